@@ -1,0 +1,59 @@
+# Set-up, demonstration and tests. `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --constraint constraints.txt
+RUN := runs/digits
+
+# TensorFlow's notes on what the machine lacks say nothing about this project.
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: help venv demo test lint clean
+
+help:
+	@echo "make demo   train on the digits, evaluate, export, and predict on an image file"
+	@echo "make test   ruff and all the tests"
+	@echo "make lint   ruff alone"
+	@echo "make venv   everything the demo and the tests need, in $(VENV)"
+	@echo "make clean  remove $(VENV), builds and caches; runs and exported models stay"
+
+# A stamp file says which environment stands; it is made again when the requirements change.
+$(VENV)/train.stamp: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable ".[train]"
+	touch $@
+
+# timm is the peer that parameter counts and outputs are compared with. It imports torchvision,
+# whose releases for this torch bring or expect CUDA builds: gigabytes. Installed without their
+# dependencies, with the last torchvision that runs on its Python code alone, both are small.
+$(VENV)/test.stamp: $(VENV)/train.stamp
+	$(INSTALL) --editable ".[test]"
+	$(INSTALL) --no-deps timm torchvision
+	touch $@
+
+venv: $(VENV)/test.stamp
+
+demo: $(VENV)/train.stamp
+	$(BIN)/python -m training.train --recipe digits --data digits --output $(RUN)
+	$(BIN)/python -m training.evaluate --model $(RUN)
+	$(BIN)/python -m savedmodels.export --model $(RUN) --output savedmodels --name digits
+	$(BIN)/python -m training.samples --data digits --output $(RUN)/samples
+	$(BIN)/python -m savedmodels.predict savedmodels/digits $(RUN)/samples/*.png
+	@echo
+	@echo "Plots:      $(RUN)/curves.png and $(RUN)/confusion.png"
+	@echo "SavedModel: savedmodels/digits/"
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Keras takes one backend a process: the whole suite on TensorFlow, then what holds on the others.
+test: lint
+	KERAS_BACKEND=tensorflow $(BIN)/pytest
+	KERAS_BACKEND=jax $(BIN)/pytest tests/test_backends.py
+	KERAS_BACKEND=torch $(BIN)/pytest tests/test_backends.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,56 @@
+"""The package `keras_preact`: what `pip install` needs to know."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "keras_preact" / "version.py").read_text())[1]
+
+TRAIN = [
+    "matplotlib",
+    "scikit-learn",
+    "tensorboard",
+    "tensorflow",
+    "tensorflow-datasets",
+]
+TEST = [
+    *TRAIN,
+    "jax",
+    "pytest",
+    "ruff",
+    "torch",
+    # What timm needs; timm itself is installed without its dependencies, see the Makefile.
+    "huggingface-hub",
+    "pillow",
+    "pyyaml",
+    "requests",
+    "safetensors",
+]
+
+setup(
+    name="keras_preact",
+    version=VERSION,
+    description="Pre-activation residual networks for Keras",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    # Only what the wheel needs: training, savedmodels and benchmarks are run from a checkout.
+    packages=find_packages(include=["keras_preact", "keras_preact.*"]),
+    python_requires=">=3.11",
+    install_requires=["h5py", "keras>=3.12", "numpy"],
+    extras_require={
+        "tensorflow": ["tensorflow"],
+        "and-cuda": ["tensorflow[and-cuda]"],
+        "train": TRAIN,
+        "test": TEST,
+    },
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
