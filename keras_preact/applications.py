@@ -1,0 +1,222 @@
+"""The published nets, each one row, with the signature of `keras.applications`."""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+import os
+import re
+from typing import Any, Protocol
+
+import keras
+
+from keras_preact.architecture import Architecture
+from keras_preact.build import build
+
+_ARGUMENTS = """
+    Args:{architecture}
+        include_top: Whether to end in global average pooling and a dense layer of `classes`.
+        weights: None for random weights, or the path of a `.weights.h5` or `.keras` file.
+        input_tensor: Symbolic Keras tensor to use as the input; a new `keras.Input` by default.
+        input_shape: Shape of an image, `(height, width, channels)`, or with the channels first.
+            Height and width may be None. By default three channels, and the size the net was
+            designed for with the top ({size}), None without.
+        pooling: Without the top, what to return: None for the last maps, `"avg"` or `"max"` for a
+            vector an image.
+        classes: Number of classes.
+        classifier_activation: Activation of the last layer; None for logits.
+        name: Name of the model.
+        data_format: `"channels_last"` or `"channels_first"`; Keras's setting by default.
+        dtype: Dtype policy of the layers; Keras's setting by default. The last layer computes in
+            the dtype of its weights, so that class scores are float32 in mixed precision.{options}
+
+    Returns:
+        A functional `keras.Model`.
+
+    Raises:
+        ValueError: If an argument is out of its range, or the file of weights does not fit.
+"""
+
+_OPTIONS = """
+        **options: Fields of `keras_preact.Architecture` to change, such as `drop_path=0.1`,
+            `zero_init_residual=True` or `stem="cifar"` (the stem for small images)."""
+
+
+def PreActResNet(
+    architecture: Architecture,
+    include_top: bool = True,
+    weights: str | os.PathLike | None = None,
+    input_tensor: Any = None,
+    input_shape: tuple[int | None, ...] | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str = "preact_resnet",
+    *,
+    data_format: str | None = None,
+    dtype: Any = None,
+) -> keras.Model:
+    """Builds the pre-activation residual net that an `Architecture` describes."""
+    return build(
+        architecture,
+        include_top,
+        weights,
+        input_tensor,
+        input_shape,
+        pooling,
+        classes,
+        classifier_activation,
+        name,
+        data_format,
+        dtype,
+    )
+
+
+PreActResNet.__doc__ += "\n" + _ARGUMENTS.format(
+    architecture="\n        architecture: Says everything about the net.",
+    size="224 pixels, or 32 with the CIFAR stem",
+    options="",
+)
+
+
+class Builder(Protocol):
+    """A function that builds one of the published nets."""
+
+    __name__: str
+    architecture: Architecture
+
+    def __call__(
+        self,
+        include_top: bool = True,
+        weights: str | os.PathLike | None = None,
+        input_tensor: Any = None,
+        input_shape: tuple[int | None, ...] | None = None,
+        pooling: str | None = None,
+        classes: int = ...,
+        classifier_activation: Any = "softmax",
+        name: str = ...,
+        *,
+        data_format: str | None = None,
+        dtype: Any = None,
+        **options: Any,
+    ) -> keras.Model:
+        """Build the net; see the builders' own documentation."""
+
+
+BUILDERS: dict[str, Builder] = {}
+
+
+def _net(name: str, summary: str, architecture: Architecture, classes: int) -> Builder:
+    """Make the builder of a published net, and enter it in the table."""
+
+    def builder(*args: Any, **kwargs: Any) -> keras.Model:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        values = bound.arguments
+        return build(architecture=architecture.replace(**values.pop("options")), **values)
+
+    signature = _signature(classes, name)
+    builder.__name__ = builder.__qualname__ = name
+    builder.__module__ = __name__
+    builder.__signature__ = signature
+    builder.__doc__ = summary + _ARGUMENTS.format(
+        architecture="", size=f"{architecture.input_size} pixels", options=_OPTIONS
+    )
+    builder.architecture = architecture
+    BUILDERS[name] = builder
+    return builder
+
+
+def _signature(classes: int, name: str) -> inspect.Signature:
+    """`PreActResNet`'s signature less its architecture, with a net's defaults and `**options`."""
+    defaults = {"classes": classes, "name": _snake_case(name)}
+    parameters = [
+        parameter.replace(default=defaults.get(parameter.name, parameter.default))
+        for parameter in inspect.signature(PreActResNet).parameters.values()
+        if parameter.name != "architecture"
+    ]
+    options = inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD, annotation=Any)
+    return inspect.Signature([*parameters, options], return_annotation=keras.Model)
+
+
+def _snake_case(name: str) -> str:
+    """`PreActResNet50` -> `preact_resnet50`, `WideResNet28_10` -> `wide_resnet28_10`."""
+    return re.sub(r"(?<!^)(?=ResNet)", "_", name).lower()
+
+
+def list_architectures(pattern: str = "*") -> list[str]:
+    """Names of the published nets.
+
+    Args:
+        pattern: Shell-style pattern, whatever the case: `"*resnet1*"`.
+
+    Returns:
+        The names that match, in the order of their table.
+    """
+    return [name for name in BUILDERS if fnmatch.fnmatch(name.lower(), pattern.lower())]
+
+
+def _imagenet(depth: int, unit: str, units: tuple[int, ...]) -> Builder:
+    expansion = {"basic": 1, "bottleneck": 4}[unit]
+    architecture = Architecture(
+        unit=unit,
+        units=units,
+        channels=tuple(expansion * channels for channels in (64, 128, 256, 512)),
+        strides=(1, 2, 2, 2),
+    )
+    summary = f"""Builds the {depth}-layer pre-activation net for ImageNet (arXiv:1603.05027).
+
+    Topology of timm's `resnetv2` nets: {unit} units, stride in the 3x3 convolution.
+"""
+    return _net(f"PreActResNet{depth}", summary, architecture, classes=1000)
+
+
+def _cifar(depth: int, unit: str) -> Builder:
+    convolutions, expansion = {"basic": (2, 1), "bottleneck": (3, 4)}[unit]
+    architecture = Architecture(
+        unit=unit,
+        units=((depth - 2) // (3 * convolutions),) * 3,
+        channels=tuple(expansion * channels for channels in (16, 32, 64)),
+        strides=(1, 2, 2),
+        stride_in="first_conv",
+        stem="cifar",
+        stem_channels=16,
+    )
+    summary = f"""Builds the {depth}-layer pre-activation net for CIFAR (arXiv:1603.05027).
+
+    Three stages of {unit} units, stride in the first convolution, as in the authors' code.
+"""
+    return _net(f"PreActResNet{depth}", summary, architecture, classes=10)
+
+
+def _wide(depth: int, widen_factor: int) -> Builder:
+    architecture = Architecture(
+        unit="basic",
+        units=((depth - 4) // 6,) * 3,
+        channels=tuple(widen_factor * channels for channels in (16, 32, 64)),
+        strides=(1, 2, 2),
+        stem="cifar",
+        stem_channels=16,
+    )
+    summary = f"""Builds WRN-{depth}-{widen_factor} for CIFAR (arXiv:1605.07146).
+
+    Three stages of basic units, {widen_factor} times as wide as the {depth - 2}-layer CIFAR net's.
+"""
+    return _net(f"WideResNet{depth}_{widen_factor}", summary, architecture, classes=10)
+
+
+PreActResNet18 = _imagenet(18, "basic", (2, 2, 2, 2))
+PreActResNet34 = _imagenet(34, "basic", (3, 4, 6, 3))
+PreActResNet50 = _imagenet(50, "bottleneck", (3, 4, 6, 3))
+PreActResNet101 = _imagenet(101, "bottleneck", (3, 4, 23, 3))
+PreActResNet152 = _imagenet(152, "bottleneck", (3, 8, 36, 3))
+PreActResNet200 = _imagenet(200, "bottleneck", (3, 24, 36, 3))
+
+PreActResNet20 = _cifar(20, "basic")
+PreActResNet56 = _cifar(56, "basic")
+PreActResNet110 = _cifar(110, "basic")
+PreActResNet164 = _cifar(164, "bottleneck")
+
+WideResNet16_8 = _wide(16, 8)
+WideResNet28_10 = _wide(28, 10)
+WideResNet40_4 = _wide(40, 4)

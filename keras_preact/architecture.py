@@ -1,0 +1,233 @@
+"""`Architecture`: one frozen dataclass that says everything about a net."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+# Input size, in pixels, that a net with this stem was designed for.
+STEM_INPUT_SIZES = {"imagenet": 224, "cifar": 32}
+UNITS = ("basic", "bottleneck")
+STRIDE_PLACES = ("first_conv", "spatial_conv")
+NORMS = ("batch",)
+PADDINGS = ("fixed", "same")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One residual unit of a net, as `Architecture.stages` works it out.
+
+    Attributes:
+        name: Prefix of its layers' names, such as `"stage3_unit1"`.
+        in_channels: Channels that come in.
+        channels: Channels that go out.
+        stride: Factor by which the height and width shrink.
+        drop_path: Probability that training drops the residual branch of an example.
+    """
+
+    name: str
+    in_channels: int
+    channels: int
+    stride: int
+    drop_path: float
+
+    @property
+    def changes_shape(self) -> bool:
+        """Whether input and output differ in shape, so that the shortcut needs a projection."""
+        return self.stride != 1 or self.in_channels != self.channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Everything that decides a net's topology and initial weights, but its input and its classes.
+
+    Args:
+        units: Residual units of each stage.
+        channels: Output channels of each stage.
+        strides: Stride of the first unit of each stage; the other units have stride 1.
+        unit: `"basic"` (two 3x3 convolutions) or `"bottleneck"` (1x1, 3x3, 1x1).
+        bottleneck_ratio: Channels inside a bottleneck as a share of its output channels.
+        stride_in: Which convolution of a unit carries its stride: `"first_conv"` (the paper's
+            code) or `"spatial_conv"`, the first 3x3 (PyTorch, timm). The same for basic units.
+        stem: `"imagenet"` (7x7 convolution of stride 2, 3x3 max pooling of stride 2) or
+            `"cifar"` (3x3 convolution).
+        stem_channels: Output channels of the stem.
+        norm: Normalisation: `"batch"`.
+        norm_momentum: Momentum of the moving statistics.
+        norm_epsilon: Added to the variance.
+        activation: Name of a Keras activation.
+        padding: `"fixed"`: half the kernel on every side, whatever the stride (Torch, PyTorch);
+            `"same"`: TensorFlow's rule, which pads bottom and right more where a stride is even.
+        use_bias: Whether convolutions have a bias.
+        dropout: Dropout rate before a unit's last convolution (Wide ResNet, arXiv:1605.07146).
+        drop_path: Stochastic depth (arXiv:1603.09382): the rate of the last unit; the rate of
+            unit l of L is `drop_path * l / L`.
+        zero_init_residual: Start with residual branches that give zero, so that every unit is an
+            identity (arXiv:1706.02677). The last convolution's kernel is what starts at zero: a
+            zero scale in the norm before it would feed zeros to a ReLU, whose gradient there
+            is zero, and the branch would never learn.
+
+    Raises:
+        ValueError: If a value is of the wrong kind or out of its range.
+    """
+
+    units: tuple[int, ...]
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    unit: str = "bottleneck"
+    bottleneck_ratio: float = 0.25
+    stride_in: str = "spatial_conv"
+    stem: str = "imagenet"
+    stem_channels: int = 64
+    norm: str = "batch"
+    norm_momentum: float = 0.9
+    norm_epsilon: float = 1e-5
+    activation: str = "relu"
+    padding: str = "fixed"
+    use_bias: bool = False
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    zero_init_residual: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("units", "channels", "strides"):
+            object.__setattr__(self, name, self._positive_integers(name))
+        if not len(self.units) == len(self.channels) == len(self.strides):
+            raise ValueError(
+                "`units`, `channels` and `strides` must have one value for each stage. "
+                f"Received: units={self.units}, channels={self.channels}, strides={self.strides}"
+            )
+        for name, allowed in (
+            ("unit", UNITS),
+            ("stride_in", STRIDE_PLACES),
+            ("stem", STEM_INPUT_SIZES),
+            ("norm", NORMS),
+            ("padding", PADDINGS),
+        ):
+            self._check_choice(name, tuple(allowed))
+        self._check_activation()
+        self._check(
+            "stem_channels",
+            isinstance(self.stem_channels, int) and self.stem_channels > 0,
+            "a positive integer",
+        )
+        self._check_number("bottleneck_ratio", lambda value: value > 0, "above 0")
+        self._check_number("norm_momentum", lambda value: 0 <= value < 1, "in [0, 1)")
+        self._check_number("norm_epsilon", lambda value: value > 0, "above 0")
+        self._check_number("dropout", lambda value: 0 <= value < 1, "in [0, 1)")
+        self._check_number("drop_path", lambda value: 0 <= value < 1, "in [0, 1)")
+        for name in ("use_bias", "zero_init_residual"):
+            self._check(name, isinstance(getattr(self, name), bool), "True or False")
+        if self.unit == "bottleneck":
+            self._check(
+                "bottleneck_ratio",
+                all(self.bottleneck_channels(channels) >= 1 for channels in self.channels),
+                f"large enough to leave a channel of {self.channels}",
+            )
+
+    def _positive_integers(self, name: str) -> tuple[int, ...]:
+        values = getattr(self, name)
+        ok = (
+            isinstance(values, Iterable)
+            and not isinstance(values, str | dict)
+            and len(tuple(values)) > 0
+            and all(isinstance(value, int) and value > 0 for value in values)
+        )
+        self._check(name, ok, "a sequence of positive integers, one for each stage")
+        return tuple(values)
+
+    def _check(self, name: str, ok: bool, expected: str) -> None:
+        if not ok:
+            raise ValueError(f"`{name}` must be {expected}. Received: {getattr(self, name)!r}")
+
+    def _check_choice(self, name: str, allowed: tuple[str, ...]) -> None:
+        self._check(name, getattr(self, name) in allowed, f"one of {allowed}")
+
+    def _check_number(self, name: str, in_range: Any, expected: str) -> None:
+        value = getattr(self, name)
+        is_number = isinstance(value, int | float) and math.isfinite(value)
+        self._check(name, is_number and in_range(value), f"a number {expected}")
+
+    def _check_activation(self) -> None:
+        try:
+            known = isinstance(self.activation, str) and keras.activations.get(self.activation)
+        except ValueError:
+            known = False
+        self._check("activation", bool(known), "the name of a Keras activation")
+
+    def bottleneck_channels(self, channels: int) -> int:
+        """Channels inside a bottleneck whose output has `channels`."""
+        return int(channels * self.bottleneck_ratio)
+
+    @property
+    def input_size(self) -> int:
+        """Default height and width of the input, in pixels."""
+        return STEM_INPUT_SIZES[self.stem]
+
+    @property
+    def stages(self) -> dict[int, tuple[Unit, ...]]:
+        """The units of each stage. The stem is stage 1, so stages count from 2, as in the paper."""
+        total = sum(self.units)
+        stages, before, in_channels = {}, 0, self.stem_channels
+        for stage, (count, channels, stride) in enumerate(
+            zip(self.units, self.channels, self.strides, strict=True), 2
+        ):
+            units = []
+            for index in range(1, count + 1):
+                units.append(
+                    Unit(
+                        name=f"stage{stage}_unit{index}",
+                        in_channels=in_channels,
+                        channels=channels,
+                        stride=stride if index == 1 else 1,
+                        drop_path=self.drop_path * (before + index) / total,
+                    )
+                )
+                in_channels = channels
+            stages[stage] = tuple(units)
+            before += count
+        return stages
+
+    def replace(self, **changes: Any) -> Architecture:
+        """The same architecture with some fields changed, checked again.
+
+        Args:
+            **changes: New values by field name.
+
+        Returns:
+            Another `Architecture`.
+
+        Raises:
+            ValueError: If a name is no field, or a value is out of its range.
+        """
+        _check_names(changes)
+        return dataclasses.replace(self, **changes)
+
+    def get_config(self) -> dict[str, Any]:
+        """The fields as plain values that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Architecture:
+        """The inverse of `get_config`.
+
+        Raises:
+            ValueError: If a name is no field, or a value is out of its range.
+        """
+        _check_names(config)
+        return cls(**config)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    fields = [field.name for field in dataclasses.fields(Architecture)]
+    for name in names:
+        if name not in fields:
+            close = difflib.get_close_matches(name, fields, n=1)
+            hint = f" Did you mean `{close[0]}`?" if close else ""
+            raise ValueError(f"`{name}` is no field of `Architecture`.{hint} Fields: {fields}")

@@ -1,0 +1,131 @@
+"""From an `Architecture` to a functional `keras.Model`.
+
+Names of the layers: `stem_conv`, `stem_pool`; in unit u of stage s, counted from 1 and 2 as in the
+paper, `stage{s}_unit{u}_norm{i}`, `_act{i}`, `_conv{i}`, `_dropout`, `_shortcut`, `_drop_path` and
+`_add`; then `head_norm`, `head_act`, `head_pool` and `predictions`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import keras
+
+from keras_preact.architecture import Architecture
+from keras_preact.parts import Parts
+from keras_preact.units import residual_unit
+from keras_preact.weights import load_weights
+
+POOLINGS = (None, "avg", "max")
+
+
+def build(
+    architecture: Architecture,
+    include_top: bool,
+    weights: str | os.PathLike | None,
+    input_tensor: Any,
+    input_shape: tuple[int | None, ...] | None,
+    pooling: str | None,
+    classes: int,
+    classifier_activation: Any,
+    name: str,
+    data_format: str | None = None,
+    dtype: Any = None,
+) -> keras.Model:
+    """Build a net. The arguments are those of `keras_preact.PreActResNet`."""
+    _check_arguments(architecture, include_top, pooling, classes)
+    parts = Parts(
+        architecture,
+        data_format=keras.config.image_data_format() if data_format is None else data_format,
+        dtype=keras.dtype_policies.get(dtype),
+    )
+    inputs = _inputs(parts, include_top, input_tensor, input_shape)
+    x = _stem(inputs, parts)
+    for units in architecture.stages.values():
+        for unit in units:
+            x = residual_unit(x, unit, parts)
+    x = parts.norm_act(x, "head")
+    if include_top:
+        x = parts.global_pool(x, "avg", name="head_pool")
+        x = parts.classifier(x, classes, classifier_activation, name="predictions")
+    elif pooling:
+        x = parts.global_pool(x, pooling, name="head_pool")
+    sources = keras.utils.get_source_inputs(inputs)
+    model = keras.Model(sources[0] if len(sources) == 1 else sources, x, name=name)
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def _check_arguments(
+    architecture: Any, include_top: bool, pooling: str | None, classes: int
+) -> None:
+    if not isinstance(architecture, Architecture):
+        raise ValueError(
+            "`architecture` must be a `keras_preact.Architecture`. "
+            f"Received: {architecture!r} (of type {type(architecture).__name__})"
+        )
+    if pooling not in POOLINGS:
+        raise ValueError(f"`pooling` must be one of {POOLINGS}. Received: {pooling!r}")
+    if include_top and not (isinstance(classes, int) and classes > 0):
+        raise ValueError(f"`classes` must be a positive integer. Received: {classes!r}")
+
+
+def _inputs(
+    parts: Parts,
+    include_top: bool,
+    input_tensor: Any,
+    input_shape: tuple[int | None, ...] | None,
+) -> Any:
+    if parts.data_format not in ("channels_first", "channels_last"):
+        raise ValueError(
+            '`data_format` must be "channels_last" or "channels_first". '
+            f"Received: {parts.data_format!r}"
+        )
+    if input_tensor is not None:
+        return _check_input_tensor(input_tensor, input_shape, parts)
+    if input_shape is None:
+        size = parts.architecture.input_size if include_top else None
+        input_shape = (3, size, size) if parts.channel_axis == 1 else (size, size, 3)
+    _check_input_shape(tuple(input_shape), parts)
+    return keras.Input(shape=input_shape)
+
+
+def _check_input_tensor(
+    input_tensor: Any, input_shape: tuple[int | None, ...] | None, parts: Parts
+) -> Any:
+    if not keras.utils.is_keras_tensor(input_tensor):
+        raise ValueError(
+            "`input_tensor` must be a symbolic Keras tensor, such as the output of `keras.Input` "
+            f"or of a layer. Received: {type(input_tensor).__name__}"
+        )
+    _check_input_shape(input_tensor.shape[1:], parts)
+    if input_shape is not None and tuple(input_shape) != tuple(input_tensor.shape[1:]):
+        raise ValueError(
+            "`input_shape` must be None or the shape of `input_tensor`. "
+            f"Received: input_shape={input_shape}, input_tensor.shape={input_tensor.shape}"
+        )
+    return input_tensor
+
+
+def _check_input_shape(shape: tuple[int | None, ...], parts: Parts) -> None:
+    sizes_ok = all(size is None or (isinstance(size, int) and size > 0) for size in shape)
+    if len(shape) != 3 or not sizes_ok:
+        raise ValueError(
+            "`input_shape` must have three dimensions, positive integers or None. "
+            f"Received: {shape}"
+        )
+    if shape[parts.channel_axis - 1] is None:
+        raise ValueError(
+            f"The number of channels must be known. Received: input_shape={shape} "
+            f"with data_format={parts.data_format!r}"
+        )
+
+
+def _stem(x: Any, parts: Parts) -> Any:
+    channels = parts.architecture.stem_channels
+    if parts.architecture.stem == "cifar":
+        return parts.conv(x, channels, 3, name="stem_conv")
+    x = parts.conv(x, channels, 7, 2, name="stem_conv")
+    return parts.max_pool(x, 3, 2, name="stem_pool")

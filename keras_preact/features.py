@@ -1,0 +1,72 @@
+"""Per-stage feature maps of a built net."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import keras
+
+_STRIDED_LAYERS = re.compile(r"stem_(conv|pool)|stage(?P<stage>\d+)_unit\d+_conv\d+")
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class FeatureExtractor(keras.Model):
+    """A net that returns a dict of maps, `{"stage2": …, "stage3": …}`, instead of class scores."""
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Pixels of the input, along height and width, to one pixel of each map."""
+        return {name: _stride(self, int(name.removeprefix("stage"))) for name in self.output}
+
+
+def _stride(model: keras.Model, stage: int) -> int:
+    matches = ((_STRIDED_LAYERS.fullmatch(layer.name), layer) for layer in model.layers)
+    return math.prod(
+        layer.strides[0] for match, layer in matches if match and int(match["stage"] or 1) <= stage
+    )
+
+
+def feature_extractor(model: keras.Model, stages: Sequence[int] | None = None) -> FeatureExtractor:
+    """The maps at the end of a net's stages, pre-activated, as dense prediction needs them.
+
+    A map is what the next weight layer sees: the stage's output after the normalisation and
+    activation that open the next stage, or after the head's. The weights are shared with `model`.
+
+    Args:
+        model: A net built by this package, or one that contains its layers.
+        stages: Numbers of the stages, from 1 (the stem) on; every stage but the stem by default.
+
+    Returns:
+        A model from the same input to `{"stage2": map, …}`; its `strides` tells each map's stride.
+
+    Raises:
+        ValueError: If the model is no such net, or has no stage of that number.
+    """
+    existing = _stage_numbers(model)
+    stages = existing[1:] if stages is None else tuple(stages)
+    if not stages or any(stage not in existing for stage in stages):
+        raise ValueError(
+            f"`stages` must be numbers of stages of {model.name!r}, which has {existing}. "
+            f"Received: {stages}"
+        )
+    outputs = {
+        f"stage{stage}": model.get_layer(
+            "head_act" if stage == existing[-1] else f"stage{stage + 1}_unit1_act1"
+        ).output
+        for stage in stages
+    }
+    return FeatureExtractor(model.input, outputs, name=f"{model.name}_features")
+
+
+def _stage_numbers(model: keras.Model) -> tuple[int, ...]:
+    names = {layer.name for layer in model.layers}
+    matches = (re.fullmatch(r"stage(\d+)_unit1_act1", name) for name in names)
+    found = sorted(int(match[1]) for match in matches if match)
+    if not found or "head_act" not in names:
+        raise ValueError(
+            "`model` must be a net of keras_preact, with layers named as "
+            f"`keras_preact.build` documents. Received: {model.name!r}"
+        )
+    return (1, *found)

@@ -1,0 +1,7 @@
+"""The layers that Keras does not have, or has in a slower form."""
+
+from keras_preact.layers.drop_path import DropPath
+from keras_preact.layers.fixed_padding import Conv2D, MaxPooling2D
+from keras_preact.layers.norm import BatchNormalization
+
+__all__ = ["BatchNormalization", "Conv2D", "DropPath", "MaxPooling2D"]

@@ -1,0 +1,142 @@
+"""Convolution and pooling padded alike on every side, whatever the stride.
+
+TensorFlow's `"same"` pads a strided layer by as little as its output size needs, more at the bottom
+and right than at the top and left. Torch and PyTorch, in which the published nets were trained, pad
+half the kernel on every side. Where the stride is 1 the two agree.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_preact.layers.device import kernels_take_channels_first
+
+
+def _check_odd(name: str, sizes: tuple[int, ...]) -> None:
+    if any(size % 2 == 0 for size in sizes):
+        raise ValueError(
+            f'With `padding="fixed"`, `{name}` must be odd in height and width. Received: {sizes}'
+        )
+
+
+def _pad(x: Any, pads: tuple[int, ...], data_format: str, value: float) -> Any:
+    height, width = ((size, size) for size in pads)
+    if data_format == "channels_first":
+        widths = ((0, 0), (0, 0), height, width)
+    else:
+        widths = ((0, 0), height, width, (0, 0))
+    return ops.pad(x, widths, constant_values=value)
+
+
+def _padded_shape(
+    shape: tuple[int | None, ...], pads: tuple[int, ...], data_format: str
+) -> tuple[int | None, ...]:
+    first = 2 if data_format == "channels_first" else 1
+    shape = list(shape)
+    for axis, size in enumerate(pads, first):
+        shape[axis] = None if shape[axis] is None else shape[axis] + 2 * size
+    return tuple(shape)
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class Conv2D(keras.layers.Conv2D):
+    """`keras.layers.Conv2D` that also knows `padding="fixed"`: half the kernel on every side.
+
+    Args:
+        filters: Output channels.
+        kernel_size: Odd integer or pair of odd integers, in pixels.
+        padding: `"fixed"`, `"same"` or `"valid"`.
+        **kwargs: As for `keras.layers.Conv2D`.
+
+    Raises:
+        ValueError: If `padding` is `"fixed"` and the kernel has an even side.
+    """
+
+    def __init__(
+        self, filters: int, kernel_size: Any, padding: str = "fixed", **kwargs: Any
+    ) -> None:
+        self.fixed = padding == "fixed"
+        super().__init__(filters, kernel_size, padding="valid" if self.fixed else padding, **kwargs)
+        self.pads = None
+        if self.fixed:
+            _check_odd("kernel_size", self.kernel_size)
+        if self.fixed and all(stride == 1 for stride in self.strides):
+            # The same result, padded inside the convolution.
+            self.padding = "same"
+        elif self.fixed and max(self.kernel_size) > 1:
+            self.pads = tuple(
+                dilation * (size // 2)
+                for size, dilation in zip(self.kernel_size, self.dilation_rate, strict=True)
+            )
+
+    def call(self, inputs: Any) -> Any:
+        if self.pads:
+            inputs = _pad(inputs, self.pads, self.data_format, 0.0)
+        return super().call(inputs)
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        """The convolution without bias, also for channels first where TensorFlow has no kernel."""
+        if self.data_format == "channels_last" or kernels_take_channels_first():
+            return super().convolution_op(inputs, kernel)
+        outputs = ops.conv(
+            ops.transpose(inputs, (0, 2, 3, 1)),
+            kernel,
+            strides=list(self.strides),
+            padding=self.padding,
+            dilation_rate=self.dilation_rate,
+            data_format="channels_last",
+        )
+        return ops.transpose(outputs, (0, 3, 1, 2))
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        if self.pads:
+            input_shape = _padded_shape(input_shape, self.pads, self.data_format)
+        return super().compute_output_shape(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        return {**config, "padding": "fixed" if self.fixed else config["padding"]}
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class MaxPooling2D(keras.layers.MaxPooling2D):
+    """`keras.layers.MaxPooling2D` that also knows `padding="fixed"`: half the window on every side.
+
+    The padding never wins: it counts as minus infinity.
+
+    Args:
+        pool_size: Odd integer or pair of odd integers, in pixels.
+        strides: Integer or pair; `pool_size` by default.
+        padding: `"fixed"`, `"same"` or `"valid"`.
+        **kwargs: As for `keras.layers.MaxPooling2D`.
+
+    Raises:
+        ValueError: If `padding` is `"fixed"` and the window has an even side.
+    """
+
+    def __init__(
+        self, pool_size: Any = 3, strides: Any = None, padding: str = "fixed", **kwargs: Any
+    ) -> None:
+        self.fixed = padding == "fixed"
+        super().__init__(pool_size, strides, padding="valid" if self.fixed else padding, **kwargs)
+        self.pads = None
+        if self.fixed:
+            _check_odd("pool_size", self.pool_size)
+            self.pads = tuple(size // 2 for size in self.pool_size)
+
+    def call(self, inputs: Any) -> Any:
+        if self.pads:
+            inputs = _pad(inputs, self.pads, self.data_format, -float("inf"))
+        return super().call(inputs)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        if self.pads:
+            input_shape = _padded_shape(input_shape, self.pads, self.data_format)
+        return super().compute_output_shape(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        return {**config, "padding": "fixed" if self.fixed else config["padding"]}

@@ -1,0 +1,5 @@
+"""Weights of the nets: for now, those in a file of the user's."""
+
+from keras_preact.weights.loader import load_weights
+
+__all__ = ["load_weights"]

@@ -1,0 +1,80 @@
+"""`Architecture`: what it works out, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from keras_preact import Architecture
+
+SMALL = Architecture(units=(1, 2), channels=(8, 16), strides=(1, 2), unit="basic", stem_channels=8)
+
+
+def test_stages_count_from_two_and_carry_the_channels_on():
+    stages = SMALL.replace(drop_path=0.3).stages
+    assert list(stages) == [2, 3]
+    units = [unit for stage in stages.values() for unit in stage]
+    assert [unit.name for unit in units] == ["stage2_unit1", "stage3_unit1", "stage3_unit2"]
+    assert [(unit.in_channels, unit.channels) for unit in units] == [(8, 8), (8, 16), (16, 16)]
+    assert [unit.stride for unit in units] == [1, 2, 1]
+    assert [unit.changes_shape for unit in units] == [False, True, False]
+
+
+def test_drop_path_grows_linearly_to_its_value():
+    rates = [u.drop_path for s in SMALL.replace(drop_path=0.3).stages.values() for u in s]
+    assert rates == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_config_survives_json():
+    config = json.loads(json.dumps(SMALL.get_config()))
+    assert Architecture.from_config(config) == SMALL
+
+
+def test_equal_architectures_have_equal_hashes():
+    assert hash(SMALL) == hash(SMALL.replace(units=[1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("units", (1, 0)),
+        ("units", 3),
+        ("units", ()),
+        ("channels", (8, 16, 32)),
+        ("channels", "8"),
+        ("strides", (1, 2.0)),
+        ("unit", "basics"),
+        ("stride_in", "last"),
+        ("stem", "mnist"),
+        ("stem_channels", 0),
+        ("norm", "batches"),
+        ("norm_momentum", 1.0),
+        ("norm_epsilon", 0.0),
+        ("norm_epsilon", float("nan")),
+        ("activation", "rely"),
+        ("activation", None),
+        ("padding", "valid"),
+        ("use_bias", 1),
+        ("dropout", 1.0),
+        ("dropout", "0.1"),
+        ("drop_path", -0.1),
+        ("zero_init_residual", "yes"),
+    ],
+)
+def test_a_bad_value_is_named(field, value):
+    with pytest.raises(ValueError, match=f"`{field}`") as error:
+        SMALL.replace(**{field: value})
+    assert repr(value) in str(error.value) or str(value) in str(error.value)
+
+
+def test_a_bottleneck_must_keep_a_channel():
+    with pytest.raises(ValueError, match="bottleneck_ratio"):
+        SMALL.replace(unit="bottleneck", bottleneck_ratio=0.1)
+
+
+def test_an_unknown_field_gets_a_suggestion():
+    with pytest.raises(ValueError, match="Did you mean `drop_path`"):
+        SMALL.replace(drop_paths=0.1)
+    with pytest.raises(ValueError, match="no field"):
+        Architecture.from_config({**SMALL.get_config(), "colour": "red"})

@@ -1,0 +1,129 @@
+"""What must hold on every backend of Keras: build, forward pass, one training step, saving.
+
+`make test` runs this file once for each backend. On JAX and torch the numbers are compared with
+TensorFlow's, computed in a process of its own, since Keras takes one backend a process.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_preact
+from keras_preact import Architecture
+
+ARCHITECTURES = {
+    "basic": Architecture(
+        units=(1, 2), channels=(8, 16), strides=(1, 2), unit="basic", stem="cifar", stem_channels=8
+    ),
+    "bottleneck": Architecture(units=(2, 1), channels=(16, 32), strides=(1, 2), stem_channels=8),
+    "same_padding": Architecture(
+        units=(1, 1), channels=(16, 32), strides=(1, 2), stem_channels=8, padding="same"
+    ),
+}
+
+
+def _filled(name: str) -> keras.Model:
+    """A net whose weights depend on nothing but their order."""
+    model = keras_preact.PreActResNet(ARCHITECTURES[name], classes=6, input_shape=(31, 36, 3))
+    rng = np.random.default_rng(5)
+    for variable in model.variables:
+        variable.assign(rng.uniform(0.1, 0.5, variable.shape) * rng.choice([1, -1, 1], 1))
+        if variable.name.endswith("variance"):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    return model
+
+
+def _batch() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(6)
+    images = rng.standard_normal((4, 31, 36, 3)).astype("float32")
+    return images, np.eye(6, dtype="float32")[[0, 2, 4, 5]]
+
+
+def compute() -> dict[str, np.ndarray]:
+    """Outputs, and the loss and weights after one training step, of every architecture."""
+    results = {}
+    images, labels = _batch()
+    for name in ARCHITECTURES:
+        model = _filled(name)
+        results[f"{name}/outputs"] = keras.ops.convert_to_numpy(model(images))
+        model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "categorical_crossentropy")
+        results[f"{name}/loss"] = np.asarray(model.train_on_batch(images, labels))
+        for layer in ("stem_conv", "stage2_unit1_norm2", "stage3_unit1_shortcut", "predictions"):
+            for weight in model.get_layer(layer).weights:
+                results[f"{name}/{layer}/{weight.name}"] = keras.ops.convert_to_numpy(weight)
+    return results
+
+
+@pytest.fixture(scope="module")
+def tensorflow_results(tmp_path_factory) -> dict[str, np.ndarray]:
+    path = tmp_path_factory.mktemp("tensorflow") / "results.npz"
+    root = Path(__file__).parents[1]
+    subprocess.run(
+        [sys.executable, __file__, str(path)],
+        check=True,
+        env={**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": str(root)},
+    )
+    return dict(np.load(path))
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="compares with TensorFlow")
+def test_same_numbers_as_on_tensorflow(tensorflow_results):
+    ours = compute()
+    assert ours.keys() == tensorflow_results.keys()
+    for name, expected in tensorflow_results.items():
+        np.testing.assert_allclose(ours[name], expected, atol=1e-4, rtol=1e-4, err_msg=name)
+
+
+def test_training_lowers_the_loss():
+    architecture = ARCHITECTURES["basic"].replace(drop_path=0.1, dropout=0.1)
+    model = keras_preact.PreActResNet(architecture, classes=6, input_shape=(31, 36, 3))
+    images, labels = _batch()
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "categorical_crossentropy")
+    losses = [float(model.train_on_batch(images, labels)) for _ in range(12)]
+    assert min(losses[-3:]) < losses[0]
+
+
+def test_saving(tmp_path):
+    model = _filled("bottleneck")
+    images, _ = _batch()
+    model.save(tmp_path / "net.keras")
+    copy = keras.saving.load_model(tmp_path / "net.keras", safe_mode=True)
+    np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(m(images)) for m in (model, copy)))
+
+
+def test_features():
+    extractor = keras_preact.feature_extractor(_filled("bottleneck"))
+    assert extractor.strides == {"stage2": 4, "stage3": 8}
+    maps = extractor(_batch()[0])
+    assert {name: tuple(value.shape) for name, value in maps.items()} == {
+        "stage2": (4, 8, 9, 16),
+        "stage3": (4, 4, 5, 32),
+    }
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="about the other backends")
+def test_import_needs_no_tensorflow():
+    code = (
+        "import sys, keras_preact; keras_preact.PreActResNet20(); "
+        "print('tensorflow' in sys.modules)"
+    )
+    root = Path(__file__).parents[1]
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert result.stdout.strip() == "False"
+
+
+if __name__ == "__main__":
+    np.savez(sys.argv[1], **compute())

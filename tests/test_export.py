@@ -1,0 +1,261 @@
+"""`keras_preact.export`: the SavedModel gives what the Keras model gives, and fails early."""
+
+import io
+import json
+import tarfile
+from importlib import resources
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from keras_preact.export import export_savedmodel
+from keras_preact.preprocessing import Preprocessing
+
+PHOTOS = [
+    (resources.files("sklearn.datasets.images") / name).read_bytes()
+    for name in ("china.jpg", "flower.jpg")
+]
+SAMPLES = Path(__file__).parents[2] / "shared" / "data" / "imagenet-samples.tar"
+COLOUR = Preprocessing(input_size=32)
+GRAY = Preprocessing(input_size=32, mean=(0.3,), std=(0.4,), crop_fraction=1.0)
+OPTIONS = {"input_shape": (32, 32, 3), "classes": 7}
+
+
+@pytest.fixture(scope="module")
+def model(small_net):
+    return small_net(**OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "1"
+    names = [f"class {index}" for index in range(7)]
+    return export_savedmodel(model, path, preprocessing=COLOUR, class_names=names)
+
+
+@pytest.fixture(scope="module")
+def signatures(exported):
+    loaded = tf.saved_model.load(str(exported))
+    # A signature does not keep its model alive.
+    yield loaded.signatures
+    del loaded
+
+
+def encoded(image, file_format):
+    """A PIL image as the content of a file."""
+    file = io.BytesIO()
+    image.save(file, file_format)
+    return file.getvalue()
+
+
+def pixels(file, channels):
+    if file.startswith(b"\xff\xd8"):
+        # JPEG decoders differ by a level or two; TensorFlow's default is the faster kind.
+        return tf.io.decode_jpeg(file, channels=channels).numpy()
+    image = np.asarray(Image.open(io.BytesIO(file)).convert({1: "L", 3: "RGB"}[channels]))
+    return image.reshape(*image.shape[:2], channels)
+
+
+def expected(model, preprocessing, files):
+    """What the Keras model says of image files."""
+    images = [pixels(file, preprocessing.channels) for file in files]
+    batch = tf.stack([preprocessing.resize_and_crop(image) for image in images])
+    return model.predict(preprocessing.normalize(batch), verbose=0)
+
+
+def probabilities(signatures, files):
+    return signatures["serving_bytes"](image_bytes=tf.constant(files, tf.string))["probabilities"]
+
+
+@pytest.mark.parametrize("batch", [0, 1, 5])
+def test_image_signature_equals_the_model(model, signatures, batch):
+    images = np.random.default_rng(0).uniform(0, 255, (batch, 32, 32, 3)).astype("float32")
+    served = signatures["serving_default"](images=tf.constant(images))["probabilities"]
+    assert served.shape == (batch, 7)
+    if batch:
+        wanted = model.predict(COLOUR.normalize(images), verbose=0)
+        np.testing.assert_allclose(served, wanted, atol=1e-5)
+
+
+def test_outputs_tell_images_apart(signatures):
+    first, second = probabilities(signatures, PHOTOS).numpy()
+    assert np.abs(first - second).max() > 0.01
+
+
+def test_bytes_signature_equals_the_model_on_photographs(model, signatures):
+    files = [encoded(Image.open(io.BytesIO(photo)), "PNG") for photo in PHOTOS] + PHOTOS
+    np.testing.assert_allclose(
+        probabilities(signatures, files), expected(model, COLOUR, files), atol=1e-5
+    )
+
+
+def test_bytes_signature_equals_the_model_on_imagenet_samples(model, signatures):
+    if not SAMPLES.exists():
+        pytest.skip(f"needs {SAMPLES.name} in ../shared/data")
+    with tarfile.open(SAMPLES) as archive:
+        members = [member for member in archive.getmembers() if member.isfile()][:8]
+        files = [archive.extractfile(member).read() for member in members]
+    np.testing.assert_allclose(
+        probabilities(signatures, files), expected(model, COLOUR, files), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("file_format", "mode"),
+    [
+        ("JPEG", "L"),
+        ("JPEG", "RGB"),
+        ("PNG", "L"),
+        ("PNG", "P"),
+        ("PNG", "RGBA"),
+        ("GIF", "P"),
+        ("BMP", "RGB"),
+        ("WEBP", "RGB"),
+    ],
+)
+def test_every_kind_of_file_is_read(model, signatures, file_format, mode):
+    image = Image.open(io.BytesIO(PHOTOS[0])).resize((60, 40)).convert(mode)
+    file = encoded(image, file_format)
+    np.testing.assert_allclose(
+        probabilities(signatures, [file]), expected(model, COLOUR, [file]), atol=1e-5
+    )
+
+
+def test_net_of_one_channel_reads_colour_and_gray(small_net, tmp_path):
+    model = small_net(**{**OPTIONS, "input_shape": (32, 32, 1)})
+    path = export_savedmodel(model, tmp_path / "1", preprocessing=GRAY)
+    loaded = tf.saved_model.load(str(path))
+    photo = Image.open(io.BytesIO(PHOTOS[1])).resize((48, 40))
+    digit = Image.fromarray(np.arange(256, dtype="uint8").reshape(16, 16))
+    files = [encoded(image, "PNG") for image in (photo, photo.convert("L"), digit)]
+    np.testing.assert_allclose(
+        probabilities(loaded.signatures, files), expected(model, GRAY, files), atol=1e-5
+    )
+
+
+def test_gray_levels_survive_decoding():
+    levels = np.arange(256, dtype="uint8").reshape(16, 16, 1)
+    assert (GRAY.decode(tf.io.encode_png(levels)).numpy() == levels).all()
+
+
+def test_net_without_a_size_takes_images_of_any(small_net, tmp_path):
+    model = small_net(**{**OPTIONS, "input_shape": (None, None, 3)})
+    path = export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR)
+    loaded = tf.saved_model.load(str(path))
+    images = np.random.default_rng(0).uniform(0, 255, (2, 40, 24, 3)).astype("float32")
+    served = loaded.signatures["serving_default"](images=tf.constant(images))["probabilities"]
+    wanted = model.predict(COLOUR.normalize(images), verbose=0)
+    np.testing.assert_allclose(served, wanted, atol=1e-5)
+    np.testing.assert_allclose(
+        probabilities(loaded.signatures, PHOTOS), expected(model, COLOUR, PHOTOS), atol=1e-5
+    )
+
+
+def test_mixed_precision_serves_float32(small_net, tmp_path):
+    model = small_net(**OPTIONS, dtype="mixed_bfloat16")
+    path = export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR)
+    loaded = tf.saved_model.load(str(path))
+    served = probabilities(loaded.signatures, PHOTOS)
+    assert served.dtype == tf.float32
+    np.testing.assert_allclose(served, expected(model, COLOUR, PHOTOS), atol=0.02)
+
+
+def test_signatures_say_what_they_take_and_give(signatures):
+    assert set(signatures) == {"serving_default", "serving_bytes"}
+    (_, images), (_, encoded) = (
+        signatures[name].structured_input_signature for name in ("serving_default", "serving_bytes")
+    )
+    assert images == {"images": tf.TensorSpec((None, 32, 32, 3), tf.float32, "images")}
+    assert encoded == {"image_bytes": tf.TensorSpec((None,), tf.string, "image_bytes")}
+    for function in signatures.values():
+        assert function.output_shapes == {"probabilities": tf.TensorShape((None, 7))}
+
+
+def test_labels_and_preprocessing_are_stored(exported):
+    lines = (exported / "assets" / "labels.txt").read_text().splitlines()
+    assert lines == [f"class {index}" for index in range(7)]
+    card = json.loads((exported / "assets.extra" / "model.json").read_text())
+    assert Preprocessing(**card["preprocessing"]) == COLOUR
+
+
+def test_labels_are_indices_by_default(model, tmp_path):
+    path = export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR)
+    assert (path / "assets" / "labels.txt").read_text().splitlines() == list("0123456")
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", PHOTOS[0][:1000]])
+def test_unreadable_image_is_an_error(signatures, content):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        probabilities(signatures, [PHOTOS[1], content])
+
+
+def test_a_failing_export_leaves_nothing_behind(model, tmp_path):
+    # The labels are the last but one thing written, and half a surrogate pair has no UTF-8 form.
+    names = [*"abcdef", "\ud800"]
+    with pytest.raises(UnicodeEncodeError):
+        export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR, class_names=names)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_leaves_its_folder_alone(exported):
+    assert list(exported.parent.iterdir()) == [exported]
+
+
+def test_existing_path_is_kept(model, tmp_path):
+    with pytest.raises(FileExistsError, match="must not exist yet"):
+        export_savedmodel(model, tmp_path, preprocessing=COLOUR)
+
+
+@pytest.mark.parametrize(
+    ("options", "preprocessing", "message"),
+    [
+        ({"classifier_activation": None}, COLOUR, "must give probabilities"),
+        ({"include_top": False}, COLOUR, "one output .*Received: outputs"),
+        ({}, Preprocessing(input_size=64), r"\(None, 64, 64, 3\).*\(None, 32, 32, 3\)"),
+        ({}, GRAY, r"\(None, 32, 32, 1\).*\(None, 32, 32, 3\)"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused(small_net, tmp_path, options, preprocessing, message):
+    model = small_net(**OPTIONS, **options)
+    with pytest.raises(ValueError, match=message):
+        export_savedmodel(model, tmp_path / "1", preprocessing=preprocessing)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a", "b"], "7 classes. Received: 2 names"),
+        ([*"abcdef", "two\nlines"], "one line of text. Received: 'two"),
+        ([*"abcdef", ""], "one line of text. Received: ''"),
+    ],
+)
+def test_class_names_that_do_not_fit_are_refused(model, tmp_path, names, message):
+    with pytest.raises(ValueError, match=message):
+        export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR, class_names=names)
+
+
+def test_only_keras_models_are_exported(tmp_path):
+    with pytest.raises(TypeError, match="keras.Model. Received: Dense"):
+        export_savedmodel(keras.layers.Dense(3), tmp_path / "1", preprocessing=COLOUR)
+
+
+def test_a_model_not_built_is_refused(tmp_path):
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match=r"one input.*Received: inputs \[\]"):
+        export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR)
+
+
+def test_preprocessing_has_its_type(model, tmp_path):
+    with pytest.raises(TypeError, match="must be a Preprocessing. Received: dict"):
+        export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR.get_config())
+
+
+def test_other_backends_are_told_what_to_do(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(RuntimeError, match="KERAS_BACKEND=tensorflow.*'jax'"):
+        export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR)

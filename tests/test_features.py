@@ -1,0 +1,59 @@
+"""Per-stage feature maps."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+import keras_preact
+
+X = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype("float32")
+
+
+def test_strides_and_shapes_of_an_imagenet_net():
+    net = keras_preact.PreActResNet18(include_top=False, input_shape=(64, 96, 3))
+    features = keras_preact.feature_extractor(net, stages=(1, 2, 3, 4, 5))
+    assert features.strides == {"stage1": 4, "stage2": 4, "stage3": 8, "stage4": 16, "stage5": 32}
+    for name, features_map in features.output.items():
+        stride = features.strides[name]
+        assert features_map.shape[1:3] == (64 // stride, 96 // stride)
+
+
+def test_every_stage_but_the_stem_by_default():
+    features = keras_preact.feature_extractor(keras_preact.PreActResNet20())
+    assert features.strides == {"stage2": 1, "stage3": 2, "stage4": 4}
+
+
+def test_strides_with_channels_first():
+    net = keras_preact.PreActResNet20(include_top=False, data_format="channels_first")
+    assert keras_preact.feature_extractor(net).strides == {"stage2": 1, "stage3": 2, "stage4": 4}
+
+
+def test_maps_are_what_the_next_layers_see():
+    net = keras_preact.PreActResNet20()
+    maps = keras_preact.feature_extractor(net)(X)
+    raw = keras.Model(net.input, net.get_layer("stage2_unit3_add").output)(X)
+    norm, act = (net.get_layer(f"stage3_unit1_{part}1") for part in ("norm", "act"))
+    np.testing.assert_array_equal(maps["stage2"], act(norm(raw)))
+    head = keras.layers.GlobalAveragePooling2D()(maps["stage4"])
+    np.testing.assert_allclose(net.get_layer("predictions")(head), net(X), atol=1e-6)
+
+
+def test_saving(tmp_path):
+    features = keras_preact.feature_extractor(keras_preact.PreActResNet20(), stages=(3,))
+    features.save(tmp_path / "features.keras")
+    copy = keras.saving.load_model(tmp_path / "features.keras")
+    assert copy.strides == {"stage3": 2}
+    np.testing.assert_array_equal(features(X)["stage3"], copy(X)["stage3"])
+
+
+def test_stages_that_do_not_exist():
+    with pytest.raises(ValueError, match=r"has \(1, 2, 3, 4\). Received: \(2, 5\)"):
+        keras_preact.feature_extractor(keras_preact.PreActResNet20(), stages=(2, 5))
+
+
+def test_a_model_of_someone_else():
+    other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="other")
+    with pytest.raises(ValueError, match="must be a net of keras_preact.*'other'"):
+        keras_preact.feature_extractor(other)

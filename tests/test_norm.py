@@ -1,0 +1,126 @@
+"""The fused batch normalisation against Keras's."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_preact.layers import BatchNormalization
+
+CHANNELS = 5
+TOLERANCE = {"float32": 1e-5, "mixed_bfloat16": 2e-2, "mixed_float16": 2e-3}
+
+
+def _pair(policy: str, axis: int = -1, **options):
+    layers = [
+        cls(axis=axis, momentum=0.8, epsilon=1e-5, dtype=policy, **options)
+        for cls in (BatchNormalization, keras.layers.BatchNormalization)
+    ]
+    rng = np.random.default_rng(1)
+    shape = [None] * 4
+    shape[axis] = CHANNELS
+    for layer in layers:
+        layer.build(tuple(shape))
+    weights = [rng.uniform(0.5, 1.5, w.shape).astype("float32") for w in layers[0].weights]
+    for layer in layers:
+        layer.set_weights(weights)
+    return layers
+
+
+def _inputs(policy: str, axis: int = -1):
+    rng = np.random.default_rng(2)
+    shape = [6, 4, 7]
+    shape.insert(axis % 4, CHANNELS)
+    x = (3 * rng.standard_normal(shape) + 1).astype("float32")
+    seed = rng.standard_normal(shape).astype("float32")
+    dtype = keras.dtype_policies.get(policy).compute_dtype
+    return tf.cast(x, dtype), tf.cast(seed, dtype)
+
+
+def _step(layer, x, weight, jit_compile):
+    """Outputs and the gradients of input, scale and shift, of one step in training."""
+
+    @tf.function(jit_compile=jit_compile)
+    def step(x, weight):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+            loss = tf.reduce_sum(tf.cast(y, "float32") * tf.cast(weight, "float32"))
+        variables = [variable.value for variable in layer.trainable_variables]
+        return y, *tape.gradient(loss, [x, *variables])
+
+    return step(x, weight)
+
+
+def _assert_close(ours, theirs, tolerance):
+    for a, b in zip(ours, theirs, strict=True):
+        a, b = (np.asarray(tf.cast(value, "float32")) for value in (a, b))
+        scale = max(1.0, np.abs(b).max())
+        np.testing.assert_allclose(a, b, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("axis", [-1, 1], ids=["channels_last", "channels_first"])
+@pytest.mark.parametrize("policy", TOLERANCE)
+def test_training_equals_keras(policy, axis, jit_compile):
+    ours, theirs = _pair(policy, axis)
+    x, weight = _inputs(policy, axis)
+    results = [_step(layer, x, weight, jit_compile) for layer in (ours, theirs)]
+    _assert_close(*results, TOLERANCE[policy])
+    assert [r.dtype for r in results[0]] == [r.dtype for r in results[1]]
+    _assert_close(ours.non_trainable_variables, theirs.non_trainable_variables, 1e-5)
+
+
+@pytest.mark.parametrize("axis", [-1, 1], ids=["channels_last", "channels_first"])
+@pytest.mark.parametrize("policy", TOLERANCE)
+def test_inference_equals_keras(policy, axis):
+    ours, theirs = _pair(policy, axis)
+    x, _ = _inputs(policy, axis)
+    before = [np.array(w) for w in ours.get_weights()]
+    _assert_close([ours(x)], [theirs(x)], TOLERANCE[policy])
+    for old, new in zip(before, ours.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("options", [{"scale": False}, {"center": False}])
+def test_without_scale_or_shift(options):
+    ours, theirs = _pair("float32", **options)
+    x, weight = _inputs("float32")
+    _assert_close(_step(ours, x, weight, False), _step(theirs, x, weight, False), 1e-5)
+
+
+def test_frozen_norm_keeps_its_statistics():
+    ours, theirs = _pair("float32")
+    ours.trainable = theirs.trainable = False
+    x, _ = _inputs("float32")
+    before = [np.array(w) for w in ours.get_weights()]
+    _assert_close([ours(x, training=True)], [theirs(x, training=True)], 1e-5)
+    for old, new in zip(before, ours.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def _node_types(layer, x) -> set[str]:
+    function = tf.function(lambda x: layer(x, training=True)).get_concrete_function(x)
+    return {operation.type for operation in function.graph.get_operations()}
+
+
+@pytest.mark.parametrize("policy", TOLERANCE)
+def test_one_fused_kernel_where_it_fits(policy):
+    ours, _ = _pair(policy)
+    assert "FusedBatchNormV3" in _node_types(ours, _inputs(policy)[0])
+
+
+def test_portable_path_where_no_kernel_fits():
+    ours, _ = _pair("float32", axis=1)
+    assert "FusedBatchNormV3" not in _node_types(ours, _inputs("float32", axis=1)[0])
+    vectors = BatchNormalization()
+    assert "FusedBatchNormV3" not in _node_types(vectors, tf.ones((3, CHANNELS)))
+
+
+def test_config_round_trip():
+    ours, _ = _pair("float32")
+    copy = keras.layers.deserialize(keras.layers.serialize(ours))
+    assert type(copy) is BatchNormalization
+    assert copy.get_config() == ours.get_config()
