@@ -1,0 +1,1 @@
+"""Exporting trained nets for serving, and predicting with what was exported."""

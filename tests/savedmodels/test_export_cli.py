@@ -1,0 +1,147 @@
+"""`python -m savedmodels.export`: what is read, where it is written, and what stops it."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_preact.preprocessing import Preprocessing
+from savedmodels.export import main
+
+PREPROCESSING = Preprocessing(input_size=16, mean=(0.3,), std=(0.4,), crop_fraction=1.0)
+CLASS_NAMES = ["zero", "one", "two"]
+NET = {"input_shape": (16, 16, 1), "classes": len(CLASS_NAMES), "name": "small"}
+OPTIONS = ["--input-size", "16", "--mean", "0.3", "--std", "0.4"]
+
+
+@pytest.fixture(scope="module")
+def run(small_net, tmp_path_factory):
+    """The parts of a training run's folder that an export reads."""
+    folder = tmp_path_factory.mktemp("run")
+    small_net(1, **NET).save(folder / "model.keras")
+    small_net(2, **NET).save(folder / "best.keras")
+    record = {"class_names": CLASS_NAMES, "preprocessing": PREPROCESSING.get_config()}
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bare(run, tmp_path_factory):
+    """A model file that lies in no run."""
+    path = tmp_path_factory.mktemp("bare") / "net.keras"
+    path.write_bytes((run / "model.keras").read_bytes())
+    return path
+
+
+def card(folder):
+    return json.loads((folder / "assets.extra" / "model.json").read_text())
+
+
+def labels(folder):
+    return (folder / "assets" / "labels.txt").read_text().splitlines()
+
+
+def refused(capsys, *arguments):
+    """The message of a command that is to fail."""
+    assert main([*map(str, arguments)]) == 2
+    return capsys.readouterr().err
+
+
+def test_a_run_brings_its_preprocessing_and_class_names(run, tmp_path, capsys):
+    assert main(["--model", str(run), "--output", str(tmp_path)]) == 0
+    folder = tmp_path / "small" / "1"
+    assert str(folder) in capsys.readouterr().out
+    assert Preprocessing(**card(folder)["preprocessing"]) == PREPROCESSING
+    assert labels(folder) == CLASS_NAMES
+
+
+@pytest.mark.parametrize(("file", "seed"), [("", 1), ("model.keras", 1), ("best.keras", 2)])
+def test_the_model_named_is_the_one_exported(run, small_net, tmp_path, file, seed):
+    assert main(["--model", str(run / file), "--output", str(tmp_path), "--name", "digits"]) == 0
+    loaded = tf.saved_model.load(str(tmp_path / "digits" / "1"))
+    images = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 1)).astype("float32")
+    served = loaded.signatures["serving_default"](images=tf.constant(images))["probabilities"]
+    wanted = small_net(seed, **NET).predict(PREPROCESSING.normalize(images), verbose=0)
+    np.testing.assert_allclose(served, wanted, atol=1e-5)
+
+
+def test_versions_count_up_from_the_highest(run, tmp_path):
+    folder = tmp_path / "small"
+    for name in ("9", "10", "latest", ".12.left-over"):
+        (folder / name).mkdir(parents=True)
+    assert main(["--model", str(run), "--output", str(tmp_path)]) == 0
+    assert (folder / "11" / "saved_model.pb").exists()
+    assert main(["--model", str(run), "--output", str(tmp_path), "--version", "20"]) == 0
+    assert (folder / "20" / "saved_model.pb").exists()
+
+
+def test_an_existing_version_is_kept(run, tmp_path, capsys):
+    (tmp_path / "small" / "3").mkdir(parents=True)
+    message = refused(capsys, "--model", run, "--output", tmp_path, "--version", 3)
+    assert "must not exist yet" in message
+    assert [path.name for path in (tmp_path / "small").iterdir()] == ["3"]
+
+
+@pytest.mark.parametrize("version", ["0", "-1", "one"])
+def test_a_version_is_a_positive_number(run, tmp_path, capsys, version):
+    with pytest.raises(SystemExit):
+        main(["--model", str(run), "--output", str(tmp_path), "--version", version])
+    assert f"'{version}'" in capsys.readouterr().err
+
+
+def test_a_bare_file_takes_its_preprocessing_from_options(bare, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("a\nb\nc\n")
+    options = [*OPTIONS, "--crop-fraction", "0.5", "--interpolation", "bilinear"]
+    arguments = ["--model", str(bare), "--output", str(tmp_path), "--labels", str(names)]
+    assert main([*arguments, *options]) == 0
+    folder = tmp_path / "small" / "1"
+    assert Preprocessing(**card(folder)["preprocessing"]) == Preprocessing(
+        input_size=16, mean=(0.3,), std=(0.4,), crop_fraction=0.5, interpolation="bilinear"
+    )
+    assert labels(folder) == ["a", "b", "c"]
+
+
+def test_options_override_the_run(run, tmp_path):
+    arguments = ["--model", str(run), "--output", str(tmp_path), "--crop-fraction", "0.8"]
+    assert main(arguments) == 0
+    stored = card(tmp_path / "small" / "1")["preprocessing"]
+    assert Preprocessing(**stored) == Preprocessing(
+        **{**PREPROCESSING.get_config(), "crop_fraction": 0.8}
+    )
+
+
+def test_a_bare_file_without_preprocessing_is_refused(bare, tmp_path, capsys):
+    message = refused(capsys, "--model", bare, "--output", tmp_path, "--mean", 0.3)
+    assert "needs --input-size, --std:" in message
+
+
+def test_labels_that_do_not_fit_are_refused(bare, tmp_path, capsys):
+    names = tmp_path / "names.txt"
+    names.write_text("a\nb\n")
+    message = refused(
+        capsys, "--model", bare, "--output", tmp_path / "out", *OPTIONS, "--labels", names
+    )
+    assert "3 classes. Received: 2 names" in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["", "missing", "missing.keras"])
+def test_a_missing_model_is_named(tmp_path, capsys, name):
+    message = refused(capsys, "--model", tmp_path / name, "--output", tmp_path / "out", *OPTIONS)
+    assert f"there is no {tmp_path / name}" in message
+
+
+def test_a_file_that_is_no_model_is_named(tmp_path, capsys):
+    file = tmp_path / "net.keras"
+    file.write_text("not a model")
+    message = refused(capsys, "--model", file, "--output", tmp_path / "out", *OPTIONS)
+    assert f"{file} is not a .keras file" in message
+
+
+def test_a_broken_record_of_the_run_is_named(bare, tmp_path, capsys):
+    (tmp_path / "model.keras").write_bytes(bare.read_bytes())
+    (tmp_path / "run.json").write_text("{")
+    message = refused(capsys, "--model", tmp_path, "--output", tmp_path / "out")
+    assert "run.json is not the record of a run" in message
