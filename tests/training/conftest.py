@@ -1,0 +1,67 @@
+"""A training run that takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import keras
+import pytest
+
+if keras.backend.backend() != "tensorflow":
+    collect_ignore_glob = ["test_*.py"]
+
+TINY = """
+model = "PreActResNet20"
+epochs = 3
+batch_size = 128
+reference_batch_size = 128
+learning_rate = 0.1
+schedule = "one_cycle"
+warmup_epochs = 1
+nesterov = true
+ema_momentum = 0.9
+label_smoothing = 0.1
+input_size = 8
+channels = 1
+mean = [0.305]
+std = [0.376]
+crop_fraction = 1.0
+crop = "pad"
+pad = 1
+flip = false
+
+[model_options]
+units = [1, 1]
+channels = [8, 16]
+strides = [1, 2]
+dropout = 0.1
+drop_path = 0.2
+"""
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path: Path) -> Path:
+    """Path of a recipe with all that a resumed run must restore: dropout, drop path, averages."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def train(tiny_recipe: Path) -> Callable[..., int]:
+    """Runs the training command on the digits with the tiny recipe."""
+    from training.train import main
+
+    def run(output: Path, *options: str) -> int:
+        required = ["--recipe", str(tiny_recipe), "--data", "digits", "--output", str(output)]
+        return main([*required, *options])
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def clear_keras() -> Iterator[None]:
+    """Forget the names of layers, so that every net gets the same ones."""
+    keras.backend.clear_session()
+    yield

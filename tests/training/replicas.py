@@ -1,0 +1,107 @@
+"""Train on some logical CPU devices and write what came out.
+
+Run as `python replicas.py NUMBER_OF_DEVICES OUTPUT.npz`: logical devices must be set before
+TensorFlow starts, so each number of them needs a process of its own.
+"""
+
+import sys
+
+import keras
+import numpy as np
+
+import keras_preact
+from training.callbacks import Evaluation
+from training.recipe import Recipe
+from training.strategy import average_statistics, make_strategy
+from training.train import compile_for_training
+
+CLASSES = 3
+STEPS = 4
+
+
+def residual_net() -> keras.Model:
+    architecture = keras_preact.Architecture(
+        unit="basic", units=(1, 1), channels=(8, 16), strides=(1, 2), stem="cifar", stem_channels=8
+    )
+    return keras_preact.PreActResNet(architecture, input_shape=(8, 8, 1), classes=CLASSES)
+
+
+def net_without_norm() -> keras.Model:
+    inputs = keras.Input((8, 8, 1))
+    maps = keras.layers.Conv2D(8, 3, activation="relu")(inputs)
+    vector = keras.layers.GlobalAveragePooling2D()(maps)
+    return keras.Model(inputs, keras.layers.Dense(CLASSES, activation="softmax")(vector))
+
+
+def images_and_labels(distinct: int, copies: int) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of some images, each part of it the same."""
+    random = np.random.RandomState(0)
+    images = random.normal(size=(distinct, 8, 8, 1)).astype("float32")
+    labels = np.eye(CLASSES, dtype="float32")[random.randint(0, CLASSES, distinct)]
+    return np.tile(images, (copies, 1, 1, 1)), np.tile(labels, (copies, 1))
+
+
+def train(net: keras.Model, images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Some steps on one global batch of 12; evaluation in parts of two images, but the last one.
+
+    No part is empty: TensorFlow's oneDNN convolution of an empty batch has a wrong shape on CPUs.
+    """
+    recipe = Recipe(ema_momentum=0.5, nesterov=True, schedule="constant", label_smoothing=0.1)
+    model = compile_for_training(net, recipe, STEPS)
+    history = model.fit(
+        images,
+        labels,
+        batch_size=len(images),
+        epochs=STEPS,
+        shuffle=False,
+        verbose=0,
+        validation_data=(
+            np.concatenate([images, images[:3]]),
+            np.concatenate([labels, labels[:3]]),
+        ),
+        validation_batch_size=8,
+        callbacks=[Evaluation()],
+    ).history
+    weights = {f"weight {index}": weight.numpy() for index, weight in enumerate(net.weights)}
+    return {**{name: np.array(values) for name, values in history.items()}, **weights}
+
+
+def spread_of_statistics(net: keras.Model) -> np.ndarray:
+    """How far the moving statistics of the replicas lie apart, at most."""
+    local = net.distribute_strategy.experimental_local_results
+    copies = [np.stack(local(weight.value)) for weight in net.non_trainable_variables]
+    return np.max([np.ptp(values, axis=0).max() for values in copies])
+
+
+def main(devices: int, output: str) -> None:
+    strategy = make_strategy([f"CPU:{index}" for index in range(devices)])
+    assert strategy.num_replicas_in_sync == devices
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        # Batch norm takes the statistics of a replica's part of the batch, so that the outcome
+        # can only be the same for any number of replicas if the parts are alike.
+        net = residual_net()
+        plain = net_without_norm()
+    runs = {
+        "alike": train(net, *images_and_labels(distinct=3, copies=4)),
+        "distinct": train(plain, *images_and_labels(distinct=12, copies=1)),
+    }
+    results = {f"{run} {name}": runs[run][name] for run in runs for name in runs[run]}
+    # Parts that differ: the statistics drift apart, and are averaged.
+    model = compile_for_training(net, Recipe(), STEPS)
+    images, labels = images_and_labels(distinct=12, copies=1)
+    model.fit(images, labels, batch_size=12, verbose=0)
+    results["spread before"] = spread_of_statistics(net)
+    local = strategy.experimental_local_results
+    expected = [
+        np.mean(np.stack(local(each.value)), axis=0) for each in net.non_trainable_variables
+    ]
+    average_statistics(model)
+    results["spread after"] = spread_of_statistics(net)
+    for variable, mean in zip(net.non_trainable_variables, expected, strict=True):
+        np.testing.assert_allclose(variable.numpy(), mean, rtol=1e-5)
+    np.savez(output, **results)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,113 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_preact
+from training.optimizer import SGD, build_optimizer
+from training.recipe import Recipe
+from training.schedules import Warmup
+
+START = np.array([[1.0, -2.0], [0.5, 3.0]], np.float32)
+RATES = [0.1, 0.2, 0.3, 0.3, 0.05]
+
+
+def gradients(steps: int) -> list[np.ndarray]:
+    random = np.random.RandomState(0)
+    return [random.normal(size=START.shape).astype("float32") for _ in range(steps)]
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+def test_equals_torch_while_the_rate_changes(momentum, nesterov):
+    torch = pytest.importorskip("torch")
+    theirs = torch.nn.Parameter(torch.tensor(START))
+    torch_sgd = torch.optim.SGD(
+        [theirs], lr=1.0, momentum=momentum, nesterov=nesterov, weight_decay=0.1
+    )
+    ours = keras.Variable(START, name="kernel")
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
+        [0.0, 1.0, 3.0], RATES[:3] + [0.05]
+    )
+    sgd = SGD(schedule, momentum, nesterov, l2=0.1, penalized=[ours.path])
+    for rate, gradient in zip(RATES, gradients(5), strict=True):
+        torch_sgd.param_groups[0]["lr"] = rate
+        theirs.grad = torch.tensor(gradient)
+        torch_sgd.step()
+        sgd.apply([tf.constant(gradient)], [ours])
+        np.testing.assert_allclose(ours.numpy(), theirs.detach().numpy(), rtol=1e-5)
+
+
+def test_the_penalty_is_that_of_a_loss():
+    def train(l2: float, in_loss: float) -> np.ndarray:
+        variable = keras.Variable(START, name="kernel")
+        sgd = SGD(0.1, 0.9, l2=l2, penalized=[variable.path])
+        for gradient in gradients(4):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(gradient * variable.value)
+                loss += in_loss / 2 * tf.reduce_sum(variable.value**2)
+            sgd.apply([tape.gradient(loss, variable.value)], [variable])
+        return variable.numpy()
+
+    np.testing.assert_allclose(train(0.2, 0.0), train(0.0, 0.2), rtol=1e-5)
+
+
+def test_only_kernels_are_penalized(small_net):
+    net = small_net(input_shape=(8, 8, 1), classes=3)
+    recipe = Recipe(momentum=0.0, weight_decay=0.5, schedule="constant", reference_batch_size=0)
+    before = {variable.path: variable.numpy() for variable in net.trainable_variables}
+    optimizer = build_optimizer(recipe, net, steps_per_epoch=10)
+    optimizer.apply(
+        [tf.zeros(variable.shape) for variable in net.trainable_variables], net.trainable_variables
+    )
+    kernels = {variable.path for variable in keras_preact.decayed_variables(net)}
+    assert kernels and kernels != set(before)
+    for variable in net.trainable_variables:
+        factor = 1 - 0.1 * 0.5 if variable.path in kernels else 1.0
+        np.testing.assert_allclose(variable.numpy(), factor * before[variable.path], rtol=1e-6)
+
+
+def test_moving_average_of_the_weights():
+    variable = keras.Variable(START, name="kernel")
+    sgd = SGD(0.1, 0.9, use_ema=True, ema_momentum=0.8)
+    seen = []
+    for gradient in gradients(3):
+        sgd.apply([tf.constant(gradient)], [variable])
+        seen.append(variable.numpy())
+    average = 0.8 * (0.8 * seen[0] + 0.2 * seen[1]) + 0.2 * seen[2]
+    sgd.finalize_variable_values([variable])
+    np.testing.assert_allclose(variable.numpy(), average, rtol=1e-5)
+
+
+def test_mixed_float16_scales_the_loss_and_skips_overflows(small_net):
+    net = small_net(input_shape=(8, 8, 1), classes=3, dtype="mixed_float16")
+    optimizer = build_optimizer(Recipe(dtype_policy="mixed_float16"), net, steps_per_epoch=10)
+    optimizer.build(net.trainable_variables)
+    before = [variable.numpy() for variable in net.trainable_variables]
+    scale = float(optimizer.dynamic_scale)
+    overflow = [tf.fill(variable.shape, np.inf) for variable in net.trainable_variables]
+    optimizer.apply(overflow, net.trainable_variables)
+    assert float(optimizer.scale_loss(1.0)) == scale / 2
+    assert int(optimizer.iterations) == 0
+    for variable, value in zip(net.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+def test_the_optimiser_is_serialisable():
+    schedule = Warmup(keras.optimizers.schedules.CosineDecay(0.1, 10), 5, 0.01)
+    sgd = SGD(schedule, 0.8, True, l2=0.1, penalized=["a/kernel"], use_ema=True, ema_momentum=0.7)
+    config = keras.saving.serialize_keras_object(sgd)
+    again = keras.saving.deserialize_keras_object(config)
+    assert isinstance(again, SGD)
+    assert again.get_config() == sgd.get_config()
+    assert config["registered_name"] == "training>SGD"
+
+
+def test_a_second_weight_decay_is_refused():
+    with pytest.raises(ValueError, match="weight_decay=0.1"):
+        SGD(0.1, weight_decay=0.1)
+
+
+def test_a_penalty_on_an_unknown_variable_is_refused():
+    sgd = SGD(0.1, l2=0.1, penalized=["nowhere/kernel"])
+    with pytest.raises(ValueError, match="nowhere/kernel"):
+        sgd.build([keras.Variable(START)])

@@ -1,0 +1,126 @@
+import argparse
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from training.recipe import (
+    RECIPES,
+    Recipe,
+    add_recipe_arguments,
+    differences,
+    load_recipe,
+    override_recipe,
+)
+
+NAMES = sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def parse(recipe: Recipe, *arguments: str) -> Recipe:
+    parser = argparse.ArgumentParser()
+    add_recipe_arguments(parser, recipe)
+    return override_recipe(recipe, parser.parse_args(arguments))
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recipes_load_and_name_their_source(name):
+    assert load_recipe(name) == load_recipe(RECIPES / f"{name}.toml")
+    assert (RECIPES / f"{name}.toml").read_text().startswith("# ")
+
+
+def test_values_from_a_file(tmp_path):
+    path = write(tmp_path, "epochs = 20\nmean = [0, 0.5, 1]\n[model_options]\ndrop_path = 0.1\n")
+    recipe = load_recipe(path)
+    assert recipe.epochs == 20
+    assert recipe.mean == (0.0, 0.5, 1.0)
+    assert recipe.model_options == {"drop_path": 0.1}
+    assert recipe.batch_size == Recipe().batch_size
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch = 3", "'epoch'; did you mean 'epochs'"),
+        ("epochs = 3.5", "`epochs` must be of type int. Received: 3.5"),
+        ("nesterov = 1", "`nesterov` must be of type bool. Received: 1"),
+        ("epochs = true", "`epochs` must be of type int. Received: True"),
+        ("mean = 0.5", "`mean` must be a list of numbers. Received: 0.5"),
+        ("mean = [0.5]", "`mean` must have one value for each of `channels` = 3"),
+        ("std = [0.1, 0, 0.1]", "`std` must be above 0"),
+        ("momentum = 1", "`momentum` must be below 1. Received: 1.0"),
+        ("learning_rate = nan", "`learning_rate` must be above 0. Received: nan"),
+        ("batch_size = 0", "`batch_size` must be at least 1. Received: 0"),
+        ("schedule = 'cosin'", "'one_cycle'. Received: 'cosin'"),
+        ("schedule = 'step'", "`step_epochs` must name rising epochs"),
+        ("schedule = 'step'\nstep_epochs = [60, 30]", "Received: (60.0, 30.0)"),
+        ("epochs = 5\nwarmup_epochs = 5", "`warmup_epochs` must be below `epochs` = 5"),
+        ("epochs =", "Invalid value"),
+    ],
+)
+def test_wrong_values_are_refused(tmp_path, text, message):
+    path = write(tmp_path, text)
+    with pytest.raises(ValueError) as error:
+        load_recipe(path)
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_unknown_recipe_suggests_one():
+    with pytest.raises(FileNotFoundError, match="did you mean 'cifar_short'"):
+        load_recipe("cifar_shrt")
+
+
+def test_every_value_has_an_option():
+    parser = argparse.ArgumentParser()
+    add_recipe_arguments(parser, Recipe())
+    text = parser.format_help()
+    for each in dataclasses.fields(Recipe):
+        assert "--" + each.name.replace("_", "-") in text
+
+
+def test_help_shows_the_values_of_the_recipe():
+    parser = argparse.ArgumentParser()
+    add_recipe_arguments(parser, Recipe(batch_size=96, model_options={"drop_path": 0.1}))
+    text = " ".join(parser.format_help().split())
+    assert "(default: 96)" in text
+    assert "(default: drop_path=0.1)" in text
+
+
+def test_options_override_the_recipe():
+    recipe = Recipe(model_options={"drop_path": 0.1, "stem": "cifar"}, flip=True)
+    changed = parse(
+        recipe,
+        *("--learning-rate", "1", "--no-flip", "--schedule", "step", "--step-epochs", "2", "4.5"),
+        *("--channels", "1", "--mean", "0.5", "--std", "0.25"),
+        *("--model-options", "drop_path=0.2", "zero_init_residual=true"),
+    )
+    assert changed == recipe.replace(
+        learning_rate=1.0,
+        flip=False,
+        schedule="step",
+        step_epochs=(2.0, 4.5),
+        channels=1,
+        mean=(0.5,),
+        std=(0.25,),
+        model_options={"drop_path": 0.2, "stem": "cifar", "zero_init_residual": True},
+    )
+
+
+def test_without_options_the_recipe_stays():
+    recipe = Recipe(batch_size=96)
+    assert parse(recipe) == recipe
+
+
+def test_malformed_model_options_are_refused():
+    with pytest.raises(ValueError, match="NAME=VALUE.*Received: stem=cifar"):
+        parse(Recipe(), "--model-options", "stem=cifar")
+
+
+def test_differences_are_named():
+    assert differences({"a": 1, "b": 2}, {"a": 1, "b": 3}) == ["b: 2 then, 3 now"]

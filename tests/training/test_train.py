@@ -1,0 +1,186 @@
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from training.callbacks import Evaluation, averaged_weights
+from training.files import replacing
+from training.recipe import Recipe
+from training.run import read_run
+from training.train import build_net, compile_for_training, parse_arguments
+
+
+def test_a_run_leaves_what_it_promises(train, tmp_path, capsys):
+    output = tmp_path / "run"
+    assert train(output, "--seed", "7") == 0
+    record = read_run(output)
+    assert record["status"] == "finished"
+    assert record["recipe"]["seed"] == record["seed"] == 7
+    assert record["source"] == "digits"
+    assert record["class_names"] == [str(digit) for digit in range(10)]
+    assert record["preprocessing"]["input_size"] == 8
+    assert {"keras_preact", "keras", "tensorflow", "numpy", "python"} <= record["versions"].keys()
+    assert "--seed 7" in record["command"]
+    assert [epoch["epoch"] for epoch in record["history"]] == [1, 2, 3]
+    assert record["best"] == max(record["history"], key=lambda epoch: epoch["val_top1"])
+    with open(output / "history.csv") as file:
+        assert [float(row["val_top1"]) for row in csv.DictReader(file)] == [
+            epoch["val_top1"] for epoch in record["history"]
+        ]
+    assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((output / "tensorboard").glob("*/events*"))
+    assert not list(output.glob("**/partial-*"))
+    printed = capsys.readouterr().out
+    assert f"best {record['best']['val_top1']:.2%}" in printed
+    assert str(output / "curves.png") in printed
+
+    # The same command again: nothing is left to do.
+    written = (output / "model.keras").stat().st_mtime_ns
+    assert train(output, "--seed", "7") == 0
+    assert "finished" in capsys.readouterr().out
+    assert (output / "model.keras").stat().st_mtime_ns == written
+
+    # Another recipe: not in this folder.
+    assert train(output, "--seed", "8") == 2
+    assert "seed: 7 then, 8 now" in capsys.readouterr().err
+
+    # The saved net needs nothing of this package, and is the net of the last evaluation.
+    net = keras.saving.load_model(output / "model.keras")
+    assert not net.compiled
+    net.compile(metrics=["accuracy"], loss="categorical_crossentropy")
+    from training.data import evaluation_pipeline
+    from training.sources import open_source
+
+    recipe = Recipe(**record["preprocessing"], channels=1)
+    results = net.evaluate(
+        evaluation_pipeline(open_source("digits"), recipe), verbose=0, return_dict=True
+    )
+    assert results["accuracy"] == pytest.approx(record["history"][-1]["val_top1"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--model", "PreActResNet21"), "Did you mean PreActResNet20?"),
+        (("--model-options", "drop_pth=0.1"), "drop_pth"),
+        (("--channels", "3"), "`mean` must have one value for each of `channels` = 3"),
+        (("--batch-size", "2000"), "1437"),
+        (("--data", "digit"), "Did you mean"),
+        (("--devices", "TPU:0"), "Received: TPU:0"),
+        (("--devices", "GPU:99"), "GPU:99"),
+        (("--recipe", "cifar_shrt"), "did you mean 'cifar_short'"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_written(
+    train, tmp_path, capsys, options, message
+):
+    output = tmp_path / "run"
+    assert train(output, *options) == 2
+    assert message in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_folder_with_other_things_is_refused(train, tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("work of years")
+    assert train(tmp_path) == 2
+    assert "thesis.txt" in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_stops(train, tmp_path, capsys):
+    output = tmp_path / "run"
+    assert train(output, "--learning-rate", "1e30", "--warmup-epochs", "0") == 1
+    assert "The loss is nan after epoch 1" in capsys.readouterr().err
+    assert read_run(output)["history"] == []
+
+
+def test_help_is_complete(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parse_arguments(["--help", "--recipe", "imagenet_paper"])
+    assert exit_.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for option in ("--data", "--output", "--devices", "--deterministic", "--mixup-alpha"):
+        assert option in text
+    assert "(default: 30.0 60.0)" in text
+
+
+@pytest.mark.parametrize(("classes", "names"), [(5, ["top1"]), (6, ["top1", "top5"])])
+def test_top5_is_measured_where_it_says_something(small_net, classes, names):
+    net = small_net(input_shape=(8, 8, 1), classes=classes)
+    model = compile_for_training(net, Recipe(), 10)
+    results = model.evaluate(np.zeros((2, 8, 8, 1)), np.eye(classes)[:2], verbose=0)
+    assert len(results) == 1 + len(names)
+    assert [metric.name for metric in model.metrics[-1].metrics] == names
+
+
+def test_the_net_follows_the_recipe():
+    recipe = Recipe(
+        model="PreActResNet20",
+        input_size=16,
+        channels=1,
+        mean=(0.5,),
+        std=(0.5,),
+        dtype_policy="mixed_bfloat16",
+        model_options={"units": [1, 1, 1], "drop_path": 0.1},
+    )
+    net = build_net(recipe, classes=7)
+    assert net.input_shape == (None, 16, 16, 1)
+    assert net.output_shape == (None, 7)
+    assert net.output.dtype == "float32"
+    assert {layer.compute_dtype for layer in net.layers} >= {"bfloat16"}
+    assert any("drop_path" in layer.name for layer in net.layers)
+
+
+def test_a_confident_mistake_still_gets_a_gradient(small_net):
+    # The loss must reach the logits: clipped probabilities would have no gradient here.
+    net = small_net(input_shape=(8, 8, 1), classes=3)
+    recipe = Recipe(momentum=0.0, weight_decay=0.0, schedule="constant", reference_batch_size=0)
+    model = compile_for_training(net, recipe, 10)
+    kernel, bias = net.get_layer("predictions").weights
+    kernel.assign(np.zeros(kernel.shape))
+    bias.assign([40.0, 0.0, 0.0])
+    loss = model.train_on_batch(np.zeros((2, 8, 8, 1)), np.eye(3)[[1, 1]])[0]
+    assert float(loss) == pytest.approx(40.0, rel=1e-4)
+    np.testing.assert_allclose(bias.numpy(), [39.9, 0.1, 0.0], atol=1e-5)
+
+
+def test_evaluation_uses_the_average_and_leaves_no_trace(small_net):
+    net = small_net(input_shape=(8, 8, 1), classes=3)
+    recipe = Recipe(ema_momentum=0.9, learning_rate=1.0, schedule="constant")
+    model = compile_for_training(net, recipe, 10)
+    images = np.random.RandomState(0).normal(size=(6, 8, 8, 1)).astype("float32")
+    labels = np.eye(3)[[0, 1, 2, 0, 1, 2]]
+    for _ in range(3):
+        model.train_on_batch(images, labels)
+    trained = [weight.numpy() for weight in net.weights]
+    plain = model.evaluate(images, labels, verbose=0, return_dict=True)
+    averaged = model.evaluate(images, labels, verbose=0, return_dict=True, callbacks=[Evaluation()])
+    with averaged_weights(model):
+        expected = model.evaluate(images, labels, verbose=0, return_dict=True)
+    assert averaged == expected
+    assert averaged["loss"] != plain["loss"]
+    for weight, value in zip(net.weights, trained, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), value)
+
+
+def test_xla_takes_the_same_step(small_net):
+    images = np.random.RandomState(0).normal(size=(6, 8, 8, 1)).astype("float32")
+    labels = np.eye(3)[[0, 1, 2, 0, 1, 2]]
+    weights = []
+    for compiled in (False, True):
+        net = small_net(1, input_shape=(8, 8, 1), classes=3)
+        model = compile_for_training(net, Recipe(jit_compile=compiled), 10)
+        model.train_on_batch(images, labels)
+        weights.append([weight.numpy() for weight in net.weights])
+    for plain, xla in zip(*weights, strict=True):
+        np.testing.assert_allclose(plain, xla, rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "value.json"
+    path.write_text(json.dumps("old"))
+    with pytest.raises(RuntimeError), replacing(path) as partial:
+        partial.write_text('"ne')
+        raise RuntimeError("killed")
+    assert json.loads(path.read_text()) == "old"

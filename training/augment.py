@@ -1,0 +1,298 @@
+"""Random changes to training images, on whole batches.
+
+Every function takes a seed, an integer tensor `(2,)`, and gives the same result for the same
+seed. Images are `(batch, height, width, channels)`, float32, pixels in 0..255 unless said
+otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+# Weights of red, green and blue in the luma of ITU-R BT.601.
+LUMA = (0.299, 0.587, 0.114)
+PCA_DEVIATIONS = (0.2175, 0.0188, 0.0045)
+PCA_COMPONENTS = (
+    (-0.5675, 0.7192, 0.4009),
+    (-0.5808, -0.0045, -0.8140),
+    (-0.5836, -0.6948, 0.4203),
+)
+
+
+def pad_and_crop(
+    images: tf.Tensor, seed: tf.Tensor, *, pad: int, fill: Sequence[float]
+) -> tf.Tensor:
+    """Shift each image by up to `pad` pixels in both directions.
+
+    Args:
+        images: Batch of images of any dtype.
+        seed: Integer tensor `(2,)`.
+        pad: Pixels of padding on each side before the crop to the original size.
+        fill: Value of the padding in each channel; with the mean colour the padding is zero
+            once normalised, as in the CIFAR recipe of the paper (arXiv:1512.03385, 4.2).
+
+    Returns:
+        The images, of the same shape and dtype.
+    """
+    batch, height, width, channels = images.shape
+    fill = tf.constant(fill, images.dtype)
+    # Rows of pixels as one axis: broadcasting over an axis of 3 is several times slower.
+    rows = tf.reshape(images, [batch, height, width * channels]) - tf.tile(fill, [width])
+    rows = tf.pad(rows, [[0, 0], [pad, pad], [channels * pad, channels * pad]])
+    rows += tf.tile(fill, [width + 2 * pad])
+    padded = tf.reshape(rows, [batch, height + 2 * pad, width + 2 * pad, channels])
+    corner = tf.random.stateless_uniform([batch, 2], seed, 0, 2 * pad + 1, tf.int32)
+    cropped = tf.gather(padded, corner[:, :1] + tf.range(height), axis=1, batch_dims=1)
+    return tf.gather(cropped, corner[:, 1:] + tf.range(width), axis=2, batch_dims=1)
+
+
+def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Mirror each image left-right with probability 1/2.
+
+    Args:
+        images: Batch of images of any dtype.
+        seed: Integer tensor `(2,)`.
+
+    Returns:
+        The images, of the same shape and dtype.
+    """
+    batch, _, width, _ = images.shape
+    mirrored = tf.random.stateless_uniform([batch, 1], seed) < 0.5
+    columns = tf.where(mirrored, tf.range(width - 1, -1, -1), tf.range(width))
+    return tf.gather(images, columns, axis=2, batch_dims=1)
+
+
+def random_box(shape: tf.Tensor, seed: tf.Tensor, *, min_area: float) -> tf.Tensor:
+    """A random part of an image, as the Inception nets are trained on (arXiv:1409.4842, 6).
+
+    Its area is a share of the image's, uniform in `min_area`..1, and its aspect ratio lies
+    between 3/4 and 4/3.
+
+    Args:
+        shape: Integer tensor `(3,)`: height, width and channels of the image.
+        seed: Integer tensor `(2,)`.
+        min_area: Smallest share of the image's area.
+
+    Returns:
+        An int32 tensor `(4,)`: top, left, height and width of the box, in pixels. The whole
+        image where no box fits, as in an image one pixel wide.
+    """
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        shape,
+        bounding_boxes=tf.zeros([1, 0, 4]),
+        seed=seed,
+        min_object_covered=0.0,
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        area_range=(min_area, 1.0),
+        max_attempts=100,
+        use_image_if_no_bounding_boxes=True,
+    )
+    # The third value of each is that of the channels.
+    return tf.concat([begin[:2], size[:2]], axis=0)
+
+
+def luma_of(images: tf.Tensor) -> tf.Tensor:
+    """Brightness of each pixel (ITU-R BT.601).
+
+    Args:
+        images: `(..., channels)`, float32, 1 or 3 channels.
+
+    Returns:
+        A tensor `(..., 1)`.
+    """
+    return tf.tensordot(images, _luma_weights(images.shape[-1]), axes=1)
+
+
+def _luma_weights(channels: int) -> tf.Tensor:
+    return tf.constant(LUMA if channels == 3 else (1.0,), shape=[channels, 1])
+
+
+def color_jitter(images: tf.Tensor, seed: tf.Tensor, *, strength: float) -> tf.Tensor:
+    """Change the brightness, the contrast and the saturation of each image.
+
+    Each is blended with its opposite (black, the mean luma, the luma of the pixel) by a factor
+    uniform in `1 - strength`..`1 + strength`, as in the authors' ImageNet training
+    (https://github.com/facebookarchive/fb.resnet.torch). There the three are applied in a random
+    order. None of them changes what the next one blends with but by a factor, so that without
+    rounding and clipping every order gives this one product.
+
+    Args:
+        images: Batch of images with 1 or 3 channels.
+        seed: Integer tensor `(2,)`.
+        strength: Largest change of each factor.
+
+    Returns:
+        The images, not clipped to 0..255.
+    """
+    batch, height, width, channels = images.shape
+    luma = _luma_weights(channels)
+    factors = tf.random.stateless_uniform([3, batch, 1, 1], seed, 1 - strength, 1 + strength)
+    brightness, contrast, saturation = tf.unstack(factors)
+    saturate = saturation * tf.eye(channels) + (1 - saturation) * luma
+    pixels = tf.reshape(images, [batch, height * width, channels])
+    mean_luma = tf.reduce_mean(pixels, axis=1, keepdims=True) @ luma
+    jittered = pixels @ (brightness * contrast * saturate)
+    return tf.reshape(jittered + brightness * (1 - contrast) * mean_luma, images.shape)
+
+
+def lighting(images: tf.Tensor, seed: tf.Tensor, *, deviation: float) -> tf.Tensor:
+    """Add noise along the principal components of the colours of ImageNet to each image.
+
+    From AlexNet (Krizhevsky et al. 2012, 4.1), with the components published in
+    https://github.com/facebookarchive/fb.resnet.torch.
+
+    Args:
+        images: Batch of RGB images.
+        seed: Integer tensor `(2,)`.
+        deviation: Standard deviation of the noise, in units of each component's own; 0.1 in
+            the paper.
+
+    Returns:
+        The images, not clipped to 0..255.
+
+    Raises:
+        ValueError: If the images are not RGB.
+    """
+    if images.shape[-1] != 3:
+        raise ValueError(f"`lighting` needs RGB images. Received: {images.shape[-1]} channel(s)")
+    amounts = tf.random.stateless_normal([images.shape[0], 3], seed, stddev=deviation)
+    shift = 255 * (amounts * PCA_DEVIATIONS) @ tf.transpose(tf.constant(PCA_COMPONENTS))
+    return images + shift[:, tf.newaxis, tf.newaxis, :]
+
+
+def cutout(images: tf.Tensor, seed: tf.Tensor, *, size: int) -> tf.Tensor:
+    """Set a square of each image to zero, the mean colour of normalised images.
+
+    The centre lies anywhere in the image, so a square at the border is cut (arXiv:1708.04552).
+
+    Args:
+        images: Batch of normalised images.
+        seed: Integer tensor `(2,)`.
+        size: Side of the square, in pixels.
+
+    Returns:
+        The images.
+    """
+    batch, height, width, _ = images.shape
+    rows, columns = _box_mask(seed, [batch], height, width, size, size)
+    return tf.where(
+        rows[..., tf.newaxis, tf.newaxis] & columns[:, tf.newaxis, :, tf.newaxis], 0.0, images
+    )
+
+
+def _box_mask(
+    seed: tf.Tensor,
+    shape: list[int],
+    height: int,
+    width: int,
+    box_height: tf.Tensor,
+    box_width: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Which rows, `(*shape, height)`, and columns lie in boxes with their centre anywhere."""
+    seeds = tf.unstack(tf.random.split(seed, 2))
+    masks = []
+    for side, length, box in zip(seeds, (height, width), (box_height, box_width), strict=True):
+        centre = tf.random.stateless_uniform([*shape, 1], side, 0, length, tf.int32)
+        offset = tf.range(length) - centre + box // 2
+        masks.append((offset >= 0) & (offset < box))
+    return masks[0], masks[1]
+
+
+def mixup(
+    images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, *, alpha: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Average each image and its label with another of the batch (arXiv:1710.09412).
+
+    The batch comes shuffled, so each image is paired with the one at the other end of it.
+
+    Args:
+        images: Batch of images.
+        labels: `(batch, classes)`, float32.
+        seed: Integer tensor `(2,)`.
+        alpha: The weight of the batch is drawn from Beta(alpha, alpha).
+
+    Returns:
+        The images and the labels.
+    """
+    weight = _beta(seed, alpha)
+    return _blend(images, weight), _blend(labels, weight)
+
+
+def cutmix(
+    images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, *, alpha: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Paste a box of another image of the batch into each image (arXiv:1905.04899).
+
+    The labels are averaged by the share of the pixels. The box lies at the same place in the
+    whole batch, and images are paired as in `mixup`.
+
+    Args:
+        images: Batch of images.
+        labels: `(batch, classes)`, float32.
+        seed: Integer tensor `(2,)`.
+        alpha: The share of the image that is kept, before the box is cut at the border, is
+            drawn from Beta(alpha, alpha).
+
+    Returns:
+        The images and the labels.
+    """
+    _, height, width, _ = images.shape
+    share_seed, place_seed = tf.unstack(tf.random.split(seed, 2))
+    side = tf.sqrt(1 - _beta(share_seed, alpha))
+    box = [tf.cast(side * length, tf.int32) for length in (height, width)]
+    rows, columns = _box_mask(place_seed, [], height, width, *box)
+    pasted = rows[:, tf.newaxis] & columns
+    images = tf.where(pasted[..., tf.newaxis], tf.reverse(images, axis=[0]), images)
+    kept = 1 - tf.reduce_mean(tf.cast(pasted, tf.float32))
+    return images, _blend(labels, kept)
+
+
+def mix(
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    mixup_alpha: float,
+    cutmix_alpha: float,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Apply mixup or CutMix, whichever is on; if both are, one of them by the toss of a coin.
+
+    Args:
+        images: Batch of images.
+        labels: `(batch, classes)`, float32.
+        seed: Integer tensor `(2,)`.
+        mixup_alpha: Parameter of `mixup`; 0 means off.
+        cutmix_alpha: Parameter of `cutmix`; 0 means off.
+
+    Returns:
+        The images and the labels.
+    """
+    coin_seed, seed = tf.unstack(tf.random.split(seed, 2))
+    if mixup_alpha and cutmix_alpha:
+        return tf.cond(
+            tf.random.stateless_uniform([], coin_seed) < 0.5,
+            lambda: mixup(images, labels, seed, alpha=mixup_alpha),
+            lambda: cutmix(images, labels, seed, alpha=cutmix_alpha),
+        )
+    if mixup_alpha:
+        return mixup(images, labels, seed, alpha=mixup_alpha)
+    if cutmix_alpha:
+        return cutmix(images, labels, seed, alpha=cutmix_alpha)
+    return images, labels
+
+
+def _blend(values: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    return weight * values + (1 - weight) * tf.reverse(values, axis=[0])
+
+
+def _beta(seed: tf.Tensor, alpha: float) -> tf.Tensor:
+    """A scalar drawn from Beta(alpha, alpha)."""
+    gamma_seed, uniform_seed = tf.unstack(tf.random.split(seed, 2))
+    # The quotient of two Gamma(alpha) draws, as Gamma(alpha + 1) * uniform ** (1 / alpha) in
+    # logarithms: for a small alpha both draws would often round to zero.
+    gammas = tf.math.log(tf.random.stateless_gamma([2], gamma_seed, alpha + 1))
+    uniforms = tf.math.log(tf.random.stateless_uniform([2], uniform_seed, minval=1e-30))
+    logs = gammas + uniforms / alpha
+    return tf.sigmoid(logs[0] - logs[1])

@@ -1,0 +1,166 @@
+"""What happens during a run beside the steps: evaluation, records, messages."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+from training.checkpoint import Progress
+from training.strategy import average_statistics
+
+
+@contextlib.contextmanager
+def averaged_weights(model: keras.Model) -> Iterator[None]:
+    """Put the moving average of the weights into a model, for as long as the context lasts.
+
+    Args:
+        model: A compiled model. Nothing changes if its optimiser keeps no average.
+    """
+    variables = model.trainable_variables
+    weights = [variable.numpy() for variable in variables]
+    model.optimizer.finalize_variable_values(variables)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, weights, strict=True):
+            variable.assign(value)
+
+
+class Evaluation(keras.callbacks.Callback):
+    """Evaluate with the moving average of the weights, and one set of moving statistics.
+
+    `keras.callbacks.SwapEMAWeights` exchanges the weights by adding and subtracting them, which
+    changes their last bits at every evaluation.
+    """
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Exchange the weights."""
+        average_statistics(self.model)
+        self._context = averaged_weights(self.model)
+        self._context.__enter__()
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Restore the weights that are trained."""
+        self._context.__exit__(None, None, None)
+
+
+class Recorder(keras.callbacks.Callback):
+    """Add every epoch to the progress of a run and have it saved.
+
+    Args:
+        progress: What earlier parts of the run achieved; it is extended.
+        schedule: The learning rate of each step.
+        save_best: Called first if the epoch is the best so far, with the averaged weights in
+            the model, so that a run killed in between finds its best net again.
+        save_progress: Called after every epoch.
+    """
+
+    def __init__(
+        self,
+        progress: Progress,
+        schedule: keras.optimizers.schedules.LearningRateSchedule,
+        save_best: Callable[[], None],
+        save_progress: Callable[[Progress], None],
+    ) -> None:
+        super().__init__()
+        self._progress = progress
+        self._schedule = schedule
+        self._save_best = save_best
+        self._save_progress = save_progress
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Record the epoch.
+
+        Raises:
+            FloatingPointError: If the loss is no longer finite.
+        """
+        values = {name: float(value) for name, value in logs.items()}
+        if not math.isfinite(values["loss"]):
+            raise FloatingPointError(
+                f"The loss is {values['loss']} after epoch {epoch + 1}. The learning rate may be "
+                "too high, or the warm-up too short. Nothing of this epoch was kept."
+            )
+        last_step = int(self.model.optimizer.iterations.numpy()) - 1
+        record = {
+            "epoch": epoch + 1,
+            **values,
+            "learning_rate": float(self._schedule(last_step)),
+            "seconds": round(time.monotonic() - self._started, 1),
+        }
+        self._progress.history.append(record)
+        if record["val_top1"] > self._progress.best.get("val_top1", -1.0):
+            self._progress.best = record
+            with averaged_weights(self.model):
+                self._save_best()
+        self._save_progress(self._progress)
+
+
+class PlainLog(keras.callbacks.Callback):
+    """Progress as plain lines, for logs and pipes.
+
+    Args:
+        batch_size: Images of a step.
+        log_every: Number of steps between two lines.
+    """
+
+    def __init__(self, batch_size: int, log_every: int) -> None:
+        super().__init__()
+        self._batch_size = batch_size
+        self._log_every = log_every
+        self._steps_done = 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Note which epoch it is."""
+        self._epoch = epoch
+        self._epoch_started = self._line_started = time.monotonic()
+        self._line_step = 0
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Print a line every few steps."""
+        self._steps_done += 1
+        if self._steps_done == 1:
+            # The first step contains the tracing of the graph.
+            self._first_step_ended = time.monotonic()
+        step = batch + 1
+        if step % self._log_every:
+            return
+        now = time.monotonic()
+        speed = (step - self._line_step) * self._batch_size / (now - self._line_started)
+        self._line_started, self._line_step = now, step
+        print(
+            f"{self._epoch_name()}  step {step}/{self.params['steps']}  {_values(logs)}  "
+            f"{speed:.0f} images/s  ETA {self._eta(step)}",
+            flush=True,
+        )
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Print the results of the epoch."""
+        seconds = time.monotonic() - self._epoch_started
+        steps = self.params["steps"]
+        print(f"{self._epoch_name()}  {_values(logs)}  {seconds:.1f} s  ETA {self._eta(steps)}")
+
+    def _epoch_name(self) -> str:
+        return f"epoch {self._epoch + 1}/{self.params['epochs']}"
+
+    def _eta(self, step: int) -> str:
+        """Time left at the average speed so far, evaluations included, as h:mm:ss."""
+        if self._steps_done < 2:
+            return "unknown"
+        elapsed = time.monotonic() - self._first_step_ended
+        epochs_left = self.params["epochs"] - self._epoch
+        steps_left = epochs_left * self.params["steps"] - step
+        seconds = round(elapsed / (self._steps_done - 1) * steps_left)
+        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def _values(logs: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {float(value):.4f}" for name, value in logs.items())

@@ -1,0 +1,317 @@
+"""From a source of images to the batches of a run.
+
+Element `k` of epoch `e` of the training batches depends on the seed, `e` and `k` alone, so a run
+that is taken up again sees the batches that it would have seen.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+import tensorflow as tf
+
+from keras_preact.preprocessing import Preprocessing
+from training import augment
+from training.rand_augment import rand_augment
+from training.reading import ImageReader, decode, decode_part
+from training.recipe import Recipe
+from training.sources import ImageSource
+
+# Decoded training images are kept in memory up to this size.
+MAX_BYTES_IN_MEMORY = 2**30
+AUTOTUNE = tf.data.AUTOTUNE
+
+
+class _Purpose(enum.IntEnum):
+    """What a random draw is for; each purpose has a stream of numbers of its own."""
+
+    ORDER = 0
+    AUGMENT = 1
+    MIX = 2
+
+
+def steps_per_epoch(source: ImageSource, recipe: Recipe) -> int:
+    """Number of full batches in one pass over the training images.
+
+    Args:
+        source: Where the images come from.
+        recipe: Gives the batch size.
+
+    Returns:
+        The number of steps, 1 or more.
+
+    Raises:
+        ValueError: If a batch is larger than the training set.
+    """
+    images = source.num_examples("train")
+    if recipe.batch_size > images:
+        raise ValueError(
+            f"A batch of {recipe.batch_size} is larger than the training set of {source.name!r}, "
+            f"which has {images} images: set `batch_size` to {images} or less."
+        )
+    return images // recipe.batch_size
+
+
+def preprocessing_of(recipe: Recipe) -> Preprocessing:
+    """How the images of a recipe are preprocessed for evaluation.
+
+    Args:
+        recipe: Gives the input size, the colour statistics and the interpolation.
+
+    Returns:
+        The preprocessing.
+    """
+    return Preprocessing(
+        input_size=recipe.input_size,
+        mean=recipe.mean,
+        std=recipe.std,
+        crop_fraction=recipe.crop_fraction,
+        interpolation=recipe.interpolation,
+    )
+
+
+def training_pipeline(
+    source: ImageSource, recipe: Recipe, *, first_epoch: int = 0
+) -> tf.data.Dataset:
+    """The shuffled, augmented batches of a run, without end.
+
+    An epoch has `steps_per_epoch(source, recipe)` full batches. Where unreadable images leave
+    too few, the order of the epoch starts again.
+
+    Args:
+        source: Where the images come from.
+        recipe: Says how they are cropped, augmented and batched.
+        first_epoch: Epoch to start at, for a run that is taken up again.
+
+    Returns:
+        A dataset of images `(batch_size, input_size, input_size, channels)`, normalised float32,
+        and labels `(batch_size, classes)`, float32 that sum to 1.
+
+    Raises:
+        ValueError: If the source has no training split, or less than a batch of images.
+    """
+    steps = steps_per_epoch(source, recipe)
+    reader = ImageReader(source, "train", recipe.max_corrupt_images)
+    pixels = recipe.input_size * recipe.input_size * recipe.channels
+    in_memory = source.num_examples("train") * pixels <= MAX_BYTES_IN_MEMORY
+    if in_memory and recipe.crop != "random_resized":
+        batches = _batches_from_memory(reader, recipe, steps, first_epoch)
+    else:
+        batches = _streamed_batches(reader, recipe, steps, first_epoch)
+
+    def finish(step: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple:
+        return augment.mix(
+            images,
+            tf.one_hot(labels, len(source.class_names)),
+            _seed(recipe, _Purpose.MIX, step),
+            mixup_alpha=recipe.mixup_alpha,
+            cutmix_alpha=recipe.cutmix_alpha,
+        )
+
+    return _prefetched(batches.map(finish, num_parallel_calls=AUTOTUNE))
+
+
+def evaluation_pipeline(
+    source: ImageSource, recipe: Recipe, split: str = "test"
+) -> tf.data.Dataset:
+    """The images of a split once, in the stored order, as a net sees them after training.
+
+    The last batch holds what is left over. Unreadable images are left out.
+
+    Args:
+        source: Where the images come from.
+        recipe: Says how they are resized, cropped and batched.
+        split: `"test"` or `"train"`.
+
+    Returns:
+        A dataset of images `(up to batch_size, input_size, input_size, channels)`, normalised
+        float32, and one-hot labels `(up to batch_size, classes)`, float32.
+
+    Raises:
+        ValueError: If the source has no such split.
+    """
+    preprocessing = preprocessing_of(recipe)
+    reader = ImageReader(source, split, recipe.max_corrupt_images)
+    images = reader.read(
+        reader.split.examples(),
+        lambda encoded, place: _resize_and_crop(encoded, preprocessing),
+        _image_spec(recipe, tf.float32),
+    )
+
+    def finish(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        labels = tf.one_hot(labels, len(source.class_names))
+        return _normalize(images, preprocessing), labels
+
+    batches = images.batch(recipe.batch_size, num_parallel_calls=AUTOTUNE)
+    return _prefetched(batches.map(finish, num_parallel_calls=AUTOTUNE))
+
+
+def _image_spec(recipe: Recipe, dtype: tf.DType) -> tf.TensorSpec:
+    return tf.TensorSpec([recipe.input_size, recipe.input_size, recipe.channels], dtype)
+
+
+def _seed(recipe: Recipe, purpose: _Purpose, number: tf.Tensor) -> tf.Tensor:
+    """The seed of the epoch or step of this number, int64 `(2,)`."""
+    return _fold(tf.constant([recipe.seed, purpose], tf.int64), number)
+
+
+def _fold(seed: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+    return tf.random.experimental.stateless_fold_in(seed, number)
+
+
+def _prefetched(batches: tf.data.Dataset) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = True
+    # The batch is the global one: replicas share it, and workers take turns at the batches.
+    policy = tf.data.experimental.AutoShardPolicy.DATA
+    options.experimental_distribute.auto_shard_policy = policy
+    return batches.prefetch(AUTOTUNE).with_options(options)
+
+
+def _resize_and_crop(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    """An encoded image as evaluation sees it: float32, pixels in 0..255."""
+    image = decode(encoded, preprocessing.channels)
+    if preprocessing.resize_size != preprocessing.input_size:
+        return preprocessing.resize_and_crop(image)
+    # Resampling an image to its own size changes nothing, but takes longer than decoding it.
+    return tf.cond(
+        tf.reduce_all(tf.shape(image)[:2] == preprocessing.input_size),
+        lambda: tf.cast(image, tf.float32),
+        lambda: preprocessing.resize_and_crop(image),
+    )
+
+
+def _to_uint8(image: tf.Tensor) -> tf.Tensor:
+    return tf.saturate_cast(tf.round(image), tf.uint8)
+
+
+def _batches_from_memory(
+    reader: ImageReader, recipe: Recipe, steps: int, first_epoch: int
+) -> tf.data.Dataset:
+    """Shuffled batches of augmented images that were decoded beforehand, each with its step."""
+    images, labels = _load(reader, recipe)
+    count = len(images)
+
+    def gather(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        places = (step % steps) * recipe.batch_size + tf.range(recipe.batch_size, dtype=tf.int64)
+        indices = tf.random.experimental.index_shuffle(
+            places % count,
+            seed=_seed(recipe, _Purpose.ORDER, step // steps),
+            max_index=count - 1,
+        )
+        seeds = tf.random.split(_seed(recipe, _Purpose.AUGMENT, step), 2)
+        move_seed, seed = tf.unstack(seeds)
+        moved = _move(tf.gather(images, indices), move_seed, recipe)
+        return step, _augment(moved, seed, recipe), tf.gather(labels, indices)
+
+    counter = tf.data.Dataset.range(first_epoch * steps, tf.int64.max)
+    return counter.map(gather, num_parallel_calls=AUTOTUNE)
+
+
+def _load(reader: ImageReader, recipe: Recipe) -> tuple[tf.Tensor, tf.Tensor]:
+    """All readable images of a split, uint8, and their labels."""
+    preprocessing = preprocessing_of(recipe)
+    spec = _image_spec(recipe, tf.uint8)
+    dataset = reader.read(
+        reader.split.examples(),
+        lambda encoded, place: _to_uint8(_resize_and_crop(encoded, preprocessing)),
+        spec,
+    )
+    images = np.empty((reader.split.num_examples, *spec.shape), np.uint8)
+    labels = np.empty(len(images), np.int64)
+    count = 0
+    for batch, batch_labels in dataset.batch(256).prefetch(AUTOTUNE).as_numpy_iterator():
+        part = slice(count, count + len(batch))
+        images[part], labels[part] = batch, batch_labels
+        count = part.stop
+    return tf.constant(images[:count]), tf.constant(labels[:count])
+
+
+def _streamed_batches(
+    reader: ImageReader, recipe: Recipe, steps: int, first_epoch: int
+) -> tf.data.Dataset:
+    """Shuffled batches of augmented images that are read on the way, each with its step."""
+    preprocessing = preprocessing_of(recipe)
+
+    def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
+        epoch_seed = _seed(recipe, _Purpose.AUGMENT, epoch)
+
+        def prepare(encoded: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+            move_seed, seed = tf.unstack(tf.random.split(_fold(epoch_seed, place), 2))
+            if recipe.crop == "random_resized":
+                images = _random_resized_crop(encoded, move_seed, recipe)[tf.newaxis]
+            else:
+                images = _resize_and_crop(encoded, preprocessing)[tf.newaxis]
+                images = _move(images, move_seed, recipe)
+            return _augment(images, seed, recipe)[0]
+
+        order = reader.split.examples(_seed(recipe, _Purpose.ORDER, epoch)).repeat()
+        images = reader.read(order, prepare, _image_spec(recipe, tf.float32))
+        images = images.take(steps * recipe.batch_size)
+        return images.batch(recipe.batch_size, drop_remainder=True, num_parallel_calls=AUTOTUNE)
+
+    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
+    batches = epochs.flat_map(epoch_batches).enumerate(first_epoch * steps)
+    return batches.map(lambda step, batch: (step, *batch))
+
+
+def _random_resized_crop(encoded: tf.Tensor, seed: tf.Tensor, recipe: Recipe) -> tf.Tensor:
+    """A random part of an encoded image, resized and mirrored at random: float32, in 0..255."""
+    crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
+    part = decode_part(
+        encoded,
+        lambda shape: augment.random_box(shape, crop_seed, min_area=recipe.min_area),
+        recipe.input_size,
+        recipe.channels,
+    )
+    if recipe.flip:
+        # Bytes are cheaper to mirror than the floats of the resized image.
+        part = tf.image.stateless_random_flip_left_right(part, flip_seed)
+    return tf.image.resize(part, [recipe.input_size] * 2, method=recipe.interpolation)
+
+
+def _move(images: tf.Tensor, seed: tf.Tensor, recipe: Recipe) -> tf.Tensor:
+    """Shift and mirror a batch of images of the input size."""
+    pad_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
+    if recipe.crop == "pad":
+        fill = [round(255 * mean) for mean in recipe.mean]
+        images = augment.pad_and_crop(images, pad_seed, pad=recipe.pad, fill=fill)
+    if recipe.flip:
+        images = augment.random_flip(images, flip_seed)
+    return images
+
+
+def _augment(images: tf.Tensor, seed: tf.Tensor, recipe: Recipe) -> tf.Tensor:
+    """Change the colours of a batch of images, pixels in 0..255, and normalise it."""
+    # Each has a seed of its own: switching one off leaves the others as they are.
+    rand_seed, jitter_seed, lighting_seed, cutout_seed = tf.unstack(tf.random.split(seed, 4))
+    images = tf.cast(images, tf.float32)
+    if recipe.rand_augment_layers:
+        images = rand_augment(
+            images,
+            rand_seed,
+            layers=recipe.rand_augment_layers,
+            magnitude=recipe.rand_augment_magnitude,
+        )
+    if recipe.color_jitter:
+        images = augment.color_jitter(images, jitter_seed, strength=recipe.color_jitter)
+    if recipe.lighting:
+        images = augment.lighting(images, lighting_seed, deviation=recipe.lighting)
+    images = _normalize(images, preprocessing_of(recipe))
+    if recipe.cutout:
+        images = augment.cutout(images, cutout_seed, size=recipe.cutout)
+    return images
+
+
+def _normalize(images: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    """What `Preprocessing.normalize` makes of a batch of images, in half the time."""
+    black, white = (
+        preprocessing.normalize(tf.fill([preprocessing.channels], value), "float32")
+        for value in (0.0, 255.0)
+    )
+    # Rows of pixels as one axis: TensorFlow is slow at broadcasting over an axis of 3.
+    _, height, width, channels = images.shape
+    rows = tf.reshape(tf.cast(images, tf.float32), [-1, height, width * channels])
+    rows = rows * tf.tile((white - black) / 255, [width]) + tf.tile(black, [width])
+    return tf.reshape(rows, [-1, height, width, channels])

@@ -1,0 +1,256 @@
+"""Evaluate a net: `python -m training.evaluate --model RUN_OR_KERAS_FILE --data SOURCE`.
+
+Prints the accuracy, and writes `evaluation.json`, `confusion.csv` and `confusion.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import sys
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# Also registers the layers that a .keras file of this package names.
+from keras_preact.preprocessing import INTERPOLATIONS
+from training.data import evaluation_pipeline
+from training.files import replacing, write_json
+from training.recipe import Recipe
+from training.report import draw_confusion
+from training.run import read_run
+from training.sources import open_source
+
+_PREPROCESSING = ("input_size", "mean", "std", "crop_fraction", "interpolation")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a net did on labelled images.
+
+    Args:
+        class_names: Name of each class.
+        confusion: Number of images by true class (row) and predicted class (column), int64.
+        top5_hits: Number of images whose class is among the five likeliest.
+    """
+
+    class_names: tuple[str, ...]
+    confusion: np.ndarray
+    top5_hits: int
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return int(self.confusion.sum())
+
+    @property
+    def top1(self) -> float:
+        """Share of the images whose likeliest class is right."""
+        return float(np.trace(self.confusion) / self.images)
+
+    @property
+    def top5(self) -> float | None:
+        """Share of the images with `top5_hits`; None for five classes or fewer."""
+        return self.top5_hits / self.images if len(self.class_names) > 5 else None
+
+    @property
+    def per_class(self) -> dict[str, float | None]:
+        """Share of each class's images that are recognised; None for a class without images."""
+        totals = self.confusion.sum(axis=1)
+        return {
+            name: float(self.confusion[index, index] / total) if total else None
+            for index, (name, total) in enumerate(zip(self.class_names, totals, strict=True))
+        }
+
+
+def evaluate(
+    model: keras.Model, batches: tf.data.Dataset, class_names: Sequence[str]
+) -> Evaluation:
+    """Compare a net's answers with the labels.
+
+    Args:
+        model: Maps images `(batch, size, size, channels)` to class scores `(batch, classes)`.
+        batches: Images and one-hot labels `(batch, classes)`, finite.
+        class_names: Name of each class.
+
+    Returns:
+        The counts.
+
+    Raises:
+        ValueError: If there are no images.
+    """
+    confusion = np.zeros((len(class_names), len(class_names)), np.int64)
+    top5_hits = 0
+    for images, one_hot in batches:
+        scores = model.predict_on_batch(images)
+        labels = np.argmax(one_hot, axis=-1)
+        np.add.at(confusion, (labels, np.argmax(scores, axis=-1)), 1)
+        likeliest = np.argsort(-scores, axis=-1, kind="stable")[:, :5]
+        top5_hits += int(np.sum(likeliest == labels[:, np.newaxis]))
+    if not confusion.any():
+        raise ValueError("There are no images to evaluate on.")
+    return Evaluation(tuple(class_names), confusion, top5_hits)
+
+
+def write_evaluation(output: Path, evaluation: Evaluation, about: dict[str, Any]) -> None:
+    """Write `evaluation.json`, `confusion.csv` and `confusion.png`.
+
+    Args:
+        output: The folder; it is created if need be.
+        evaluation: The counts.
+        about: What `evaluation.json` says of model and images.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with (
+        replacing(output / "confusion.csv") as partial,
+        open(partial, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(["true class \\ predicted", *evaluation.class_names])
+        for name, row in zip(evaluation.class_names, evaluation.confusion, strict=True):
+            writer.writerow([name, *row])
+    draw_confusion(output / "confusion.png", evaluation.confusion, evaluation.class_names)
+    results = {name: getattr(evaluation, name) for name in ("images", "top1", "top5", "per_class")}
+    write_json(output / "evaluation.json", about | results)
+
+
+def describe(evaluation: Evaluation) -> str:
+    """The results as lines of text."""
+    width = max(len(name) for name in evaluation.class_names)
+    lines = [f"Images  {evaluation.images}", f"Top-1   {evaluation.top1:.2%}"]
+    if evaluation.top5 is not None:
+        lines.append(f"Top-5   {evaluation.top5:.2%}")
+    lines.append("By class:")
+    for name, share in evaluation.per_class.items():
+        lines.append(f"  {name:{width}}  " + ("no images" if share is None else f"{share:.2%}"))
+    return "\n".join(lines)
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.evaluate",
+        description="Measure a net's accuracy and draw its confusion matrix.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        type=Path,
+        metavar="RUN_OR_KERAS_FILE",
+        help="the folder of a run (its model.keras), or a .keras file",
+    )
+    parser.add_argument(
+        "--data", metavar="SOURCE", help="as for training.train (default: what the run used)"
+    )
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="where TensorFlow Datasets keeps its sets"
+    )
+    parser.add_argument("--split", choices=("test", "train"), default="test", help="default: test")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="where to write (default: the model's folder)"
+    )
+    parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="default: 128")
+    group = parser.add_argument_group(
+        "preprocessing", "Needed for a model outside a run's folder; otherwise they override it."
+    )
+    group.add_argument("--input-size", type=int, metavar="N", help="height and width, pixels")
+    for name, what in (("mean", "mean"), ("std", "deviation")):
+        group.add_argument(
+            f"--{name}",
+            type=float,
+            nargs="+",
+            metavar="X",
+            help=f"{what} of each channel, for pixels in 0..1",
+        )
+    group.add_argument("--crop-fraction", type=float, metavar="X", help="share the crop keeps")
+    group.add_argument("--interpolation", choices=INTERPOLATIONS, help="how images are resized")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The command line, without the program; that of the process by default.
+
+    Returns:
+        The exit status: 0, or 2 for a wrong argument.
+    """
+    options = parse_arguments(arguments)
+    try:
+        _run(options)
+    except (ValueError, OSError) as error:
+        print(f"training.evaluate: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    file = options.model / "model.keras" if options.model.is_dir() else options.model
+    record = read_run(file.parent) if (file.parent / "run.json").exists() else {}
+    model = _load(file)
+    recipe = _recipe(options, record)
+    name = options.data or record.get("source")
+    if name is None:
+        raise ValueError("--data is needed for a model outside the folder of its run.")
+    source = open_source(name, options.data_dir)
+    _check_fit(model, recipe, source.class_names)
+    if record and record["class_names"] != list(source.class_names):
+        print(f"Note: the classes of {name} are not named as those the net was trained on.")
+    batches = evaluation_pipeline(source, recipe, options.split)
+    evaluation = evaluate(model, batches, source.class_names)
+    output = options.output or file.parent
+    about = {"model": os.fspath(file), "source": source.name, "split": options.split}
+    write_evaluation(output, evaluation, about)
+    print(describe(evaluation))
+    print(f"Written: {output}/evaluation.json, confusion.csv, confusion.png")
+
+
+def _load(file: Path) -> keras.Model:
+    if not file.exists():
+        raise FileNotFoundError(
+            f"There is no {file}. Expected a .keras file or the folder of a finished run; of an "
+            "unfinished one, give its best.keras."
+        )
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"{file} is not a .keras file.")
+    return keras.saving.load_model(file, compile=False)
+
+
+def _recipe(options: argparse.Namespace, record: dict[str, Any]) -> Recipe:
+    """The run's preprocessing, each value replaced where its option is given."""
+    values = dict(record.get("preprocessing", {}))
+    for name in _PREPROCESSING:
+        if getattr(options, name) is not None:
+            values[name] = getattr(options, name)
+    missing = [name for name in ("input_size", "mean", "std") if name not in values]
+    if missing:
+        needed = ", ".join("--" + name.replace("_", "-") for name in missing)
+        raise ValueError(f"A model outside the folder of its run needs {needed}.")
+    return Recipe(**values, channels=len(values["mean"]), batch_size=options.batch_size)
+
+
+def _check_fit(model: keras.Model, recipe: Recipe, class_names: Sequence[str]) -> None:
+    expected = (recipe.input_size, recipe.input_size, recipe.channels)
+    pairs = zip(model.input_shape[1:], expected, strict=True)
+    if any(size not in (None, wanted) for size, wanted in pairs):
+        raise ValueError(
+            f"The net takes images of shape {model.input_shape[1:]}; "
+            f"the preprocessing makes {expected}."
+        )
+    if model.output_shape[-1] != len(class_names):
+        raise ValueError(
+            f"The net has {model.output_shape[-1]} classes; the images have {len(class_names)}."
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""Reading and decoding images, some of which may be damaged."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from training.sources import ImageSource
+
+# Images that a thread reads at a time. Setting a chunk up takes half a millisecond, and at the
+# end of an epoch a few chunks are read in vain.
+CHUNK = 16
+
+# The label of what marks the end of a chunk.
+END = -1
+# What a JPEG decoder can divide the size by at no cost.
+JPEG_SCALES = (1, 2, 4, 8)
+
+logger = logging.getLogger(__name__)
+
+
+def decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
+    """Decode a JPEG, PNG, GIF (its first frame), BMP or WebP image.
+
+    Args:
+        encoded: Scalar string, the content of the file.
+        channels: 1 for gray, 3 for RGB; images of another kind, CMYK included, are converted.
+
+    Returns:
+        A uint8 tensor `(height, width, channels)`.
+    """
+    # Few of the decoders turn colours to gray, but all of them make RGB of anything.
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    image.set_shape([None, None, 3])
+    return with_channels(image, channels)
+
+
+def decode_part(
+    encoded: tf.Tensor, choose: Callable[[tf.Tensor], tf.Tensor], size: int, channels: int
+) -> tf.Tensor:
+    """Decode a part of an image that is about to be resized.
+
+    Of a JPEG image only the blocks that hold the part are decoded, at 1/2, 1/4 or 1/8 of the
+    scale if the part is that much larger than needed.
+
+    Args:
+        encoded: Scalar string, the content of the file.
+        choose: Maps the shape of the image to the top, left, height and width of the part.
+        size: Height and width that the part is resized to afterwards, in pixels.
+        channels: 1 for gray, 3 for RGB.
+
+    Returns:
+        A uint8 tensor `(height, width, channels)`.
+    """
+
+    def from_jpeg() -> tf.Tensor:
+        box = choose(tf.io.extract_jpeg_shape(encoded))
+        scales = [
+            lambda scale=scale: tf.io.decode_and_crop_jpeg(
+                encoded, box // scale, channels=3, ratio=scale
+            )
+            for scale in JPEG_SCALES
+        ]
+        fits = tf.reduce_min(box[2:]) // size >= JPEG_SCALES[1:]
+        return with_channels(
+            tf.switch_case(tf.math.count_nonzero(fits, dtype=tf.int32), scales), channels
+        )
+
+    def from_other() -> tf.Tensor:
+        image = decode(encoded, channels)
+        top, left, height, width = tf.unstack(choose(tf.shape(image)))
+        return image[top : top + height, left : left + width]
+
+    return tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_other)
+
+
+def with_channels(image: tf.Tensor, channels: int) -> tf.Tensor:
+    """An RGB image, or its luma (ITU-R BT.601) if one channel is wanted.
+
+    Args:
+        image: uint8 tensor `(height, width, 3)`.
+        channels: 1 or 3.
+
+    Returns:
+        A uint8 tensor `(height, width, channels)`.
+    """
+    if channels == 3:
+        return image
+    # Whole numbers keep an image that was gray already exactly as it was.
+    weighted = tf.cast(image, tf.int32) * tf.constant([299, 587, 114])
+    luma = (tf.reduce_sum(weighted, axis=-1, keepdims=True) + 500) // 1000
+    return tf.cast(luma, tf.uint8)
+
+
+class CorruptImages:
+    """Counts and names unreadable images, and stops the run at a limit.
+
+    Args:
+        limit: Number of unreadable images that are skipped.
+        num_examples: Number of images in the split; at least one must be readable.
+    """
+
+    def __init__(self, limit: int, num_examples: int) -> None:
+        self.names: list[str] = []
+        self._limit = min(limit, num_examples - 1)
+
+    def add(self, name: str, reason: str) -> None:
+        """Count an image, once however often it is met.
+
+        Args:
+            name: Path of the image, or the record it is in.
+            reason: What is wrong with it.
+
+        Raises:
+            ValueError: If there are more unreadable images than the limit.
+        """
+        if name in self.names:
+            return
+        self.names.append(name)
+        logger.warning("Unreadable image %d: %s (%s)", len(self.names), name, reason)
+        if len(self.names) > self._limit:
+            raise ValueError(
+                f"{len(self.names)} unreadable images, but only {self._limit} may be skipped "
+                "(`max_corrupt_images`, and one image at least must be readable): "
+                + ", ".join(self.names)
+            )
+
+
+class ImageReader:
+    """Reads the images of a split, leaving out those that cannot be read.
+
+    An image cannot be read if its file is missing or damaged, or its label is none of the
+    classes.
+
+    Args:
+        source: Where the images come from.
+        split: `"train"` or `"test"`.
+        max_corrupt_images: Unreadable images that are skipped before an error is raised.
+    """
+
+    def __init__(self, source: ImageSource, split: str, max_corrupt_images: int) -> None:
+        self.split = source.split(split)
+        self.corrupt = CorruptImages(max_corrupt_images, self.split.num_examples)
+        self._classes = len(source.class_names)
+
+    def read(
+        self,
+        examples: tf.data.Dataset,
+        prepare: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+        spec: tf.TensorSpec,
+    ) -> tf.data.Dataset:
+        """Read and prepare images in parallel.
+
+        Args:
+            examples: What `Split.examples` gives.
+            prepare: Maps an encoded image and its place among the examples to the image.
+            spec: Shape and dtype of a prepared image.
+
+        Returns:
+            A dataset of prepared images and int64 labels, in the order of the examples. It
+            raises an error that names the unreadable images if there are too many.
+        """
+
+        def load(place: tf.Tensor, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            encoded, label = self.split.read(item)
+            known = tf.debugging.Assert(
+                (label >= 0) & (label < self._classes),
+                ["label", label, "is none of", self._classes, "classes"],
+            )
+            with tf.control_dependencies([known]):
+                return tf.ensure_shape(prepare(encoded, place), spec.shape), label
+
+        def load_chunk(places: tf.Tensor, examples: tuple) -> tf.data.Dataset:
+            names, items = examples
+            count = tf.size(names)
+            # A graph cannot catch an error, but a dataset can leave out the element that raises it.
+            loaded = tf.data.Dataset.from_tensor_slices((tf.range(count), places, items))
+            loaded = loaded.map(lambda number, *example: (number, *load(*example))).ignore_errors()
+            end = (count, tf.zeros(spec.shape, spec.dtype), tf.constant(END, tf.int64))
+            loaded = loaded.concatenate(tf.data.Dataset.from_tensors(end))
+
+            def name_lost(expected: tf.Tensor, element: tuple) -> tuple[tf.Tensor, tuple]:
+                number, image, label = element
+                lost = names[expected:number], items[expected:number]
+                return number + 1, (image, label, *lost)
+
+            return loaded.scan(0, name_lost)
+
+        def report(names: tf.Tensor, items: tf.Tensor) -> bool:
+            for name, item in zip(names, items, strict=True):
+                self.corrupt.add(name.numpy().decode(), _error_of(load, item))
+            return True
+
+        def is_image(
+            image: tf.Tensor, label: tf.Tensor, lost_names: tf.Tensor, lost_items: tf.Tensor
+        ) -> tf.Tensor:
+            reported = tf.cond(
+                tf.size(lost_names) > 0,
+                lambda: tf.py_function(report, [lost_names, lost_items], tf.bool),
+                lambda: True,
+            )
+            return tf.ensure_shape(reported, []) & (label != END)
+
+        chunks = examples.enumerate().batch(CHUNK)
+        images = chunks.interleave(
+            load_chunk,
+            cycle_length=tf.data.AUTOTUNE,
+            block_length=CHUNK + 1,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        return images.filter(is_image).map(lambda image, label, *lost: (image, label))
+
+
+def _error_of(load: Callable, item: tf.Tensor) -> str:
+    """The error that reading an item raises, without the name of the graph's node."""
+    try:
+        load(tf.constant(0, tf.int64), item)
+    except tf.errors.OpError as error:
+        return re.sub(r"\{\{.*?\}\} ?| \[Op:.*", "", error.message)
+    return "but it was read at a second attempt"

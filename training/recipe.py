@@ -1,0 +1,346 @@
+"""A recipe: the values of one training run, read from a short TOML file."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import tomllib
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+RECIPES = Path(__file__).parent / "recipes"
+
+# The headings of `--help`, each with the first field under it.
+_GROUPS = {
+    "model": "net",
+    "epochs": "schedule",
+    "momentum": "optimiser",
+    "input_size": "images",
+    "crop": "augmentation of the training images",
+    "dtype_policy": "machine",
+}
+
+
+def _value(help: str, default: Any, **limits: Any) -> Any:
+    """A field of a recipe with its help text and its limits.
+
+    Args:
+        help: What `--help` says of it.
+        default: Its value where a recipe does not give one.
+        **limits: `choices`, or bounds of numbers: `minimum`, `maximum`, `above`, `below`.
+    """
+    metadata = {"help": help, **limits}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides the outcome of a training run, but the images.
+
+    Every field may be set in a recipe file and overridden on the command line
+    (`batch_size` by `--batch-size`, and so on).
+    """
+
+    # The net.
+    model: str = _value("builder in keras_preact", "PreActResNet50")
+    model_options: dict[str, Any] = _value("keyword options of the builder", {})
+
+    # The schedule.
+    epochs: int = _value("passes over the training images", 90, minimum=1)
+    batch_size: int = _value("global batch: images a step over all replicas", 256, minimum=1)
+    learning_rate: float = _value("peak learning rate at the reference batch", 0.1, above=0)
+    reference_batch_size: int = _value(
+        "batch the learning rates are given for; all of them are multiplied by "
+        "batch_size / reference_batch_size; 0 means no scaling",
+        256,
+        minimum=0,
+    )
+    schedule: str = _value(
+        "shape of the learning rate", "cosine", choices=("constant", "step", "cosine", "one_cycle")
+    )
+    warmup_epochs: float = _value(
+        "epochs before the schedule: a linear ramp from warmup_learning_rate to the peak "
+        "(one_cycle: its rising part)",
+        0.0,
+        minimum=0,
+    )
+    warmup_learning_rate: float = _value(
+        "learning rate at the first step of the warm-up, at the reference batch", 0.0, minimum=0
+    )
+    warmup_constant: bool = _value("hold warmup_learning_rate instead of ramping", False)
+    step_epochs: tuple[float, ...] = _value(
+        "epochs after which `step` lowers the rate", (), above=0
+    )
+    step_factor: float = _value("factor that `step` applies each time", 0.1, above=0, maximum=1)
+    final_learning_rate: float = _value(
+        "rate that cosine and one_cycle end at, likewise", 0.0, minimum=0
+    )
+
+    # The optimiser: SGD.
+    momentum: float = _value("momentum of SGD", 0.9, minimum=0, below=1)
+    nesterov: bool = _value("Nesterov momentum", False)
+    weight_decay: float = _value("L2 penalty on conv and dense kernels only", 1e-4, minimum=0)
+    label_smoothing: float = _value(
+        "share of the label spread over all classes", 0.0, minimum=0, below=1
+    )
+    ema_momentum: float = _value(
+        "moving average of the weights; 0 means none", 0.0, minimum=0, below=1
+    )
+
+    # The images.
+    input_size: int = _value("height and width the net sees, pixels", 224, minimum=1)
+    channels: int = _value("colour channels, 1 or 3", 3, choices=(1, 3))
+    mean: tuple[float, ...] = _value("channel means, for pixels in 0..1", (0.485, 0.456, 0.406))
+    std: tuple[float, ...] = _value("channel deviations, likewise", (0.229, 0.224, 0.225), above=0)
+    interpolation: str = _value("resizing", "bicubic", choices=("bilinear", "bicubic"))
+    crop_fraction: float = _value(
+        "share of the resized image evaluation crops out", 0.875, above=0, maximum=1
+    )
+
+    # Augmentation of the training images.
+    crop: str = _value(
+        "none: as in evaluation; pad: pad and crop at random; "
+        "random_resized: a random area and aspect ratio",
+        "random_resized",
+        choices=("none", "pad", "random_resized"),
+    )
+    pad: int = _value("pixels of padding of crop = pad", 4, minimum=0)
+    min_area: float = _value(
+        "smallest share of the image random_resized crops", 0.08, above=0, maximum=1
+    )
+    flip: bool = _value("mirror left-right at random", True)
+    color_jitter: float = _value(
+        "strength of brightness, contrast, saturation; 0 is off", 0.0, minimum=0
+    )
+    lighting: float = _value(
+        "deviation of the PCA colour noise (AlexNet); 0 is off", 0.0, minimum=0
+    )
+    rand_augment_layers: int = _value("RandAugment operations an image; 0 is off", 0, minimum=0)
+    rand_augment_magnitude: float = _value(
+        "RandAugment magnitude, 0..10", 9.0, minimum=0, maximum=10
+    )
+    cutout: int = _value("side of the square blanked out, pixels; 0 is off", 0, minimum=0)
+    mixup_alpha: float = _value("Beta parameter of mixup; 0 is off", 0.0, minimum=0)
+    cutmix_alpha: float = _value("Beta parameter of CutMix; 0 is off", 0.0, minimum=0)
+    max_corrupt_images: int = _value(
+        "unreadable images skipped before the run stops", 10, minimum=0
+    )
+
+    # The machine.
+    dtype_policy: str = _value(
+        "Keras dtype policy",
+        "float32",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    jit_compile: bool = _value("compile the step with XLA", False)
+    seed: int = _value("seed of weights, data order and augmentation", 0, minimum=0)
+
+    def __post_init__(self) -> None:
+        kinds = typing.get_type_hints(type(self))
+        for each in dataclasses.fields(self):
+            value = _converted(each.name, getattr(self, each.name), kinds[each.name])
+            _check_limits(each, value)
+            object.__setattr__(self, each.name, value)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Check the values that must fit one another.
+
+        Raises:
+            ValueError: If two values do not fit.
+        """
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != self.channels:
+                raise ValueError(
+                    f"`{name}` must have one value for each of `channels` = {self.channels}. "
+                    f"Received: {getattr(self, name)}"
+                )
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"`warmup_epochs` must be below `epochs` = {self.epochs}. "
+                f"Received: {self.warmup_epochs}"
+            )
+        if self.schedule == "step":
+            times = [self.warmup_epochs, *self.step_epochs, float(self.epochs)]
+            if not self.step_epochs or times != sorted(set(times)):
+                raise ValueError(
+                    "`step_epochs` must name rising epochs between `warmup_epochs` = "
+                    f"{self.warmup_epochs} and `epochs` = {self.epochs}. "
+                    f"Received: {self.step_epochs}"
+                )
+
+    @property
+    def learning_rate_scale(self) -> float:
+        """What every learning rate is multiplied by: the linear scaling rule."""
+        if self.reference_batch_size == 0:
+            return 1.0
+        return self.batch_size / self.reference_batch_size
+
+    def replace(self, **changes: Any) -> Recipe:
+        """The same recipe with some values changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name_or_path: Name of a file in `training/recipes`, without its ending, or the path of any
+            TOML file.
+
+    Returns:
+        The recipe, checked.
+
+    Raises:
+        FileNotFoundError: If there is no such recipe.
+        ValueError: If the file is not TOML, or has an unknown key or a value out of its range.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = RECIPES / f"{name_or_path}.toml"
+    if not path.is_file():
+        known = sorted(each.stem for each in RECIPES.glob("*.toml"))
+        raise FileNotFoundError(
+            f"No recipe {str(name_or_path)!r}{_suggestion(path.stem, known)} "
+            f"The recipes are {', '.join(known)}; any other is given by the path of its .toml file."
+        )
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return Recipe(**_known_fields(values))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
+    """Add one option for each value of a recipe, grouped, with the recipe's values as defaults.
+
+    Args:
+        parser: The parser to add to.
+        recipe: The recipe that the options override.
+    """
+    kinds = typing.get_type_hints(Recipe)
+    group = None
+    for each in dataclasses.fields(Recipe):
+        if each.name in _GROUPS:
+            group = parser.add_argument_group(_GROUPS[each.name])
+        value = getattr(recipe, each.name)
+        group.add_argument(
+            "--" + each.name.replace("_", "-"),
+            # Only what is given on the command line ends up in the parsed arguments.
+            default=argparse.SUPPRESS,
+            help=f"{each.metadata['help']} (default: {_shown(value)})",
+            **_argument_form(kinds[each.name], each.metadata.get("choices")),
+        )
+
+
+def override_recipe(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
+    """Apply the options that `add_recipe_arguments` added.
+
+    Args:
+        recipe: The recipe to start from.
+        arguments: The parsed command line.
+
+    Returns:
+        The changed recipe. `--model-options` adds to the recipe's, any other option replaces.
+
+    Raises:
+        ValueError: If a value is of the wrong type or out of its range.
+    """
+    names = {each.name for each in dataclasses.fields(Recipe)}
+    changes = {name: value for name, value in vars(arguments).items() if name in names}
+    if "model_options" in changes:
+        given = _parse_options(changes["model_options"])
+        changes["model_options"] = {**recipe.model_options, **given}
+    return recipe.replace(**changes)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Say in which values two recipes, as dictionaries, differ: one line each."""
+    return [
+        f"{name}: {old.get(name)!r} then, {new.get(name)!r} now"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else "."
+
+
+def _known_fields(values: dict[str, Any]) -> dict[str, Any]:
+    names = [each.name for each in dataclasses.fields(Recipe)]
+    for name in values:
+        if name not in names:
+            raise ValueError(f"Unknown value {name!r}{_suggestion(name, names)}")
+    return values
+
+
+def _converted(name: str, value: Any, kind: Any) -> Any:
+    """A value in the type of its field: whole numbers become floats, lists tuples."""
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"`{name}` must be a list of numbers. Received: {value!r}")
+        return tuple(_converted(name, item, float) for item in value)
+    if kind is float and type(value) is int:
+        return float(value)
+    expected = typing.get_origin(kind) or kind
+    if type(value) is not expected:
+        raise ValueError(
+            f"`{name}` must be of type {expected.__name__}. "
+            f"Received: {value!r} (of type {type(value).__name__})"
+        )
+    return value
+
+
+def _check_limits(each: dataclasses.Field, value: Any) -> None:
+    limits = each.metadata
+    if "choices" in limits and value not in limits["choices"]:
+        allowed = ", ".join(repr(choice) for choice in limits["choices"])
+        raise ValueError(f"`{each.name}` must be one of {allowed}. Received: {value!r}")
+    bounds = {
+        "minimum": ("at least", lambda number, bound: number >= bound),
+        "maximum": ("at most", lambda number, bound: number <= bound),
+        "above": ("above", lambda number, bound: number > bound),
+        "below": ("below", lambda number, bound: number < bound),
+    }
+    numbers = value if isinstance(value, tuple) else (value,)
+    for limit, (words, fits) in bounds.items():
+        if limit in limits and not all(fits(number, limits[limit]) for number in numbers):
+            raise ValueError(f"`{each.name}` must be {words} {limits[limit]}. Received: {value!r}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        value = [f"{name}={item}" for name, item in value.items()]
+    if isinstance(value, (tuple, list)):
+        return " ".join(str(item) for item in value) or "none"
+    return str(value).replace("%", "%%")
+
+
+def _argument_form(kind: Any, choices: tuple | None) -> dict[str, Any]:
+    """The keyword arguments of `add_argument` that read a value of this type."""
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(kind) is tuple:
+        return {"type": float, "nargs": "*", "metavar": "NUMBER"}
+    if typing.get_origin(kind) is dict:
+        return {"nargs": "+", "metavar": "NAME=VALUE"}
+    if choices:
+        return {"type": kind, "choices": choices}
+    return {"type": kind, "metavar": {int: "N", float: "NUMBER", str: "NAME"}[kind]}
+
+
+def _parse_options(items: list[str]) -> dict[str, Any]:
+    try:
+        return tomllib.loads("\n".join(items))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(
+            "`--model-options` takes NAME=VALUE with the value as in TOML: 0.1, true, or a string "
+            f"in quotes. Received: {' '.join(items)}"
+        ) from error

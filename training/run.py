@@ -1,0 +1,147 @@
+"""The folder of a run: what it holds, and whether it may be continued."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_preact
+from training.checkpoint import Progress
+from training.files import PARTIAL, write_json
+from training.recipe import differences
+from training.report import draw_curves, write_history_csv
+
+
+class Run:
+    """The folder of a run and its `run.json`.
+
+    Args:
+        output: The folder; it need not exist yet.
+        description: What decides the outcome of the run, as JSON values: `recipe`, `source`,
+            `class_names`, `images` and so on.
+
+    Raises:
+        FileExistsError: If the folder holds something else, or a run of another description.
+    """
+
+    def __init__(self, output: Path, description: dict[str, Any]) -> None:
+        self.output = output
+        self.model = output / "model.keras"
+        self.best_model = output / "best.keras"
+        self.curves = output / "curves.png"
+        self.history_csv = output / "history.csv"
+        self.tensorboard = output / "tensorboard"
+        self.checkpoint = output / "checkpoint" / "last.npz"
+        self._record = output / "run.json"
+        self._description = description
+        self._check_output()
+
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier process completed the run."""
+        return self._record.exists() and read_run(self.output)["status"] == "finished"
+
+    def start(self, command: list[str], device_names: list[str]) -> None:
+        """Create the folder and note by whom and on what the run is done.
+
+        Args:
+            command: The command line.
+            device_names: The processors.
+        """
+        self._description |= {
+            "versions": _versions(),
+            "git_revision": _git_revision(),
+            "devices": device_names,
+            "command": shlex.join(command),
+        }
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, progress: Progress, status: str) -> None:
+        """Bring `run.json`, the table and the curves up to date.
+
+        Args:
+            progress: How far the run has come.
+            status: `"running"` or `"finished"`.
+        """
+        if progress.history:
+            write_history_csv(self.history_csv, progress.history)
+            draw_curves(self.curves, progress.history, self._title())
+        record = {"status": status, "best": progress.best, "history": progress.history}
+        write_json(self._record, self._description | record)
+
+    def _title(self) -> str:
+        recipe = self._description["recipe"]
+        name = self._description["recipe_name"]
+        return f"{recipe['model']} on {self._description['source']}, recipe {name}"
+
+    def _check_output(self) -> None:
+        if not self.output.exists():
+            return
+        if not self.output.is_dir():
+            raise FileExistsError(f"--output must be a folder. Received a file: {self.output}")
+        if self._record.exists():
+            self._check_same_run(read_run(self.output))
+            return
+        others = [path.name for path in self.output.iterdir() if not _is_ours(path)]
+        if others:
+            raise FileExistsError(
+                f"--output must be new, empty or the folder of the same run. {self.output} has no "
+                f"run.json and holds: {', '.join(sorted(others)[:5])}"
+            )
+
+    def _check_same_run(self, recorded: dict[str, Any]) -> None:
+        changes = differences(recorded["recipe"], self._description["recipe"])
+        for name in ("source", "class_names", "images"):
+            changes += differences({name: recorded[name]}, {name: self._description[name]})
+        if changes:
+            raise FileExistsError(
+                f"{self.output} holds another run. Give another --output, or the same values:\n  "
+                + "\n  ".join(changes)
+            )
+
+
+def read_run(output: str | Path) -> dict[str, Any]:
+    """Read the `run.json` of a run.
+
+    Args:
+        output: The folder of the run.
+
+    Returns:
+        Its values.
+    """
+    return json.loads((Path(output) / "run.json").read_text(encoding="utf-8"))
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a process killed before the first `run.json` may have left this file."""
+    return path.name.startswith(PARTIAL) or path.name == "checkpoint" and not any(path.iterdir())
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "keras_preact": keras_preact.__version__,
+        "keras": keras.__version__,
+        "tensorflow": tf.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _git_revision() -> str | None:
+    """The commit of the checkout, with `-dirty` if files have changed since; None outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()

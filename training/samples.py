@@ -1,0 +1,82 @@
+"""Write some test images of a source as files, to look at or to predict with.
+
+Example: `python -m training.samples --data digits --output runs/digits/samples`
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.files import replacing
+from training.sources import ImageSource, open_source
+
+
+def write_samples(source: ImageSource, folder: Path, count: int) -> list[Path]:
+    """Write the first images of the test split, as they are stored.
+
+    Args:
+        source: Where the images come from.
+        folder: Where the files go; made where it is missing.
+        count: Number of images.
+
+    Returns:
+        The paths, `{place}_class{label}.png` or `.jpg`.
+
+    Raises:
+        ValueError: If the source has no test split.
+        OSError: If a file cannot be written.
+    """
+    split = source.split("test")
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for place, (_, item) in split.examples().take(count).enumerate():
+        image, label = split.read(item)
+        encoded = image.numpy()
+        suffix = "png" if encoded.startswith(b"\x89PNG") else "jpg"
+        path = folder / f"{int(place):05d}_class{int(label)}.{suffix}"
+        with replacing(path) as partial:
+            partial.write_bytes(encoded)
+        paths.append(path)
+    return paths
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Arguments of the command line; those of the process by default.
+
+    Returns:
+        The exit code: 0, or 2 after an error.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m training.samples",
+        description="Write some test images of a source as files.",
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="SOURCE",
+        help="digits, a folder of class folders or TFRecord shards, or a TFDS name",
+    )
+    parser.add_argument("--data-dir", help="where TensorFlow Datasets keeps its prepared sets")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder of the files"
+    )
+    parser.add_argument("--count", type=int, default=3, help="number of images (default: 3)")
+    arguments = parser.parse_args(argv)
+    try:
+        source = open_source(arguments.data, arguments.data_dir)
+        paths = write_samples(source, arguments.output, arguments.count)
+    except (OSError, ValueError) as error:
+        print(f"training.samples: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(map(str, paths)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

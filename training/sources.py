@@ -1,0 +1,444 @@
+"""Where the images of a run come from: named, labelled, encoded images in splits."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import json
+import os
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
+# What sets call the split that a run is validated on, the first one found wins. A set's own
+# "test" comes last because its labels may be withheld, as ImageNet's are.
+TEST_SPLITS = ("validation", "val", "valid", "test")
+SHARD_PATTERNS = ("{split}-*.tfrecord*", "{split}-?????-of-?????")
+OPEN_SHARDS = 16
+# Encoded ImageNet photographs take 110 kB on average, so the buffer takes about 0.9 GB of memory.
+SHUFFLE_BUFFER = 8192
+
+
+class Split(Protocol):
+    """The labelled images of one part of a data set."""
+
+    num_examples: int
+
+    def examples(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
+        """One pass over the examples, none of them read yet.
+
+        Args:
+            seed: int64 tensor `(2,)` that decides the order; the stored order without it.
+
+        Returns:
+            A dataset of `(name, item)`: a string that tells the user which example it is, and
+            what `read` needs to read it.
+        """
+
+    def read(self, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The encoded image (scalar string) and the label (scalar int64) of an example."""
+
+
+class IndexedSplit:
+    """Examples that can be read in any order, so that every shuffle is a perfect one.
+
+    Args:
+        names: Name of each example.
+        labels: Class of each example, 0 for the first.
+        encoded: Content of each example's image file. Without it the names are paths of files.
+    """
+
+    def __init__(
+        self, names: Sequence[str], labels: Sequence[int], encoded: Sequence[bytes] | None = None
+    ) -> None:
+        self.num_examples = len(names)
+        self._names = tf.constant(names, tf.string)
+        self._labels = tf.constant(labels, tf.int64)
+        self._encoded = None if encoded is None else tf.constant(encoded, tf.string)
+
+    def examples(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
+        """One pass over the examples as `(name, index)`; see `Split.examples`."""
+
+        def example(place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            index = place
+            if seed is not None:
+                index = tf.random.experimental.index_shuffle(
+                    place, seed=seed, max_index=self.num_examples - 1
+                )
+            return self._names[index], index
+
+        return tf.data.Dataset.range(self.num_examples).map(example)
+
+    def read(self, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The encoded image and the label of the example at index `item`."""
+        if self._encoded is None:
+            return tf.io.read_file(self._names[item]), self._labels[item]
+        return self._encoded[item], self._labels[item]
+
+
+class RecordSplit:
+    """Examples in TFRecord shards, which are read from front to back.
+
+    They are shuffled by reading the shards in a random order, several at a time, through a
+    buffer.
+
+    Args:
+        shards: Paths of the shards.
+        num_examples: Number of records in all shards.
+        parse: Maps a serialised record to its encoded image and its label.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        num_examples: int,
+        parse: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    ) -> None:
+        self.num_examples = num_examples
+        self.read = parse
+        self._shards = tf.constant(shards, tf.string)
+
+    def examples(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
+        """One pass over the examples as `(name, record)`; see `Split.examples`."""
+        num_shards = len(self._shards)
+
+        def records(place: tf.Tensor) -> tf.data.Dataset:
+            shard = place
+            if seed is not None:
+                shard = tf.random.experimental.index_shuffle(
+                    place, seed=seed, max_index=num_shards - 1
+                )
+            path = self._shards[shard]
+            return (
+                tf.data.TFRecordDataset(path)
+                .enumerate()
+                .map(
+                    lambda number, record: (
+                        tf.strings.join([path, ", record ", tf.strings.as_string(number)]),
+                        record,
+                    )
+                )
+            )
+
+        shards = tf.data.Dataset.range(num_shards)
+        if seed is None:
+            return shards.flat_map(records)
+        examples = shards.interleave(
+            records,
+            cycle_length=OPEN_SHARDS,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        return examples.shuffle(min(self.num_examples, SHUFFLE_BUFFER), seed=seed[0] ^ seed[1])
+
+
+class ImageSource:
+    """A set of labelled images.
+
+    Args:
+        name: What the user called the source.
+        class_names: Name of each class, in the order of the labels.
+        splits: The examples, under the names `"train"` and `"test"`; either may be missing.
+    """
+
+    def __init__(self, name: str, class_names: Sequence[str], splits: Mapping[str, Split]) -> None:
+        self.name = name
+        self.class_names = tuple(class_names)
+        self._splits = dict(splits)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits: `"train"`, `"test"` or both."""
+        return tuple(self._splits)
+
+    def split(self, name: str) -> Split:
+        """The examples of a split.
+
+        Args:
+            name: `"train"` or `"test"`.
+
+        Returns:
+            The split.
+
+        Raises:
+            ValueError: If the source has no such split.
+        """
+        if name not in self._splits:
+            raise ValueError(
+                f"Source {self.name!r} has no {name!r} split. It has: {list(self._splits)}. "
+                f"The test split may also be called one of {list(TEST_SPLITS)}."
+            )
+        return self._splits[name]
+
+    def num_examples(self, split: str) -> int:
+        """Number of images in a split, unreadable ones included."""
+        return self.split(split).num_examples
+
+
+def open_source(name: str, data_dir: str | None = None) -> ImageSource:
+    """Open a set of labelled images.
+
+    Args:
+        name: One of
+
+            - `digits`: the 1,797 handwritten digits (8x8, gray) that come with scikit-learn;
+            - a folder `root/{train,test}/{class}/*.jpg` (or `.jpeg`, `.png`), where `test` may
+              also be called `validation`, `val` or `valid`;
+            - a folder of TFRecord shards named `train-*.tfrecord*` and `validation-*.tfrecord*`
+              (or `test-*`, or the plain `train-00000-of-01024`), uncompressed, of `tf.Example`
+              records with `image/encoded` (bytes of an image file) and `image/class/label`
+              (int64). Beside them lie the names of the classes: `labels.txt`, one a line, for
+              labels that count from 0; or `classes.json`, either a list of names or
+              `{"names": [...], "first_label": 1}` for labels that count from 1, as those of
+              the usual ImageNet shards do;
+            - a folder prepared by TensorFlow Datasets (it holds `dataset_info.json`);
+            - the name of a set in TensorFlow Datasets, such as `cifar10` or `imagenet2012`.
+        data_dir: Where TensorFlow Datasets keeps its prepared sets; its own default otherwise.
+
+    Returns:
+        The source, with its splits renamed to `"train"` and `"test"`.
+
+    Raises:
+        ValueError: If the name or what lies there is no set of labelled images.
+        FileNotFoundError: If the path does not exist, or the set is neither prepared nor to be
+            downloaded from here. The message says what to do.
+    """
+    if name == "digits":
+        return _open_digits()
+    path = Path(name).expanduser()
+    if name.lower().endswith(ARCHIVES):
+        raise ValueError(
+            f"{name!r} is an archive, which cannot be read at random: unpack it first and give "
+            f"the folder, for example `tar xf {name} -C FOLDER`."
+        )
+    if path.is_dir():
+        return _open_folder(path)
+    if path.exists():
+        raise ValueError(
+            f"{name!r} is a file. Expected a folder with train/CLASS/*.jpg and test/CLASS/*.jpg, "
+            "a folder of TFRecord shards, or the name of a set."
+        )
+    if path.is_absolute() or name.startswith((".", "~")):
+        raise FileNotFoundError(f"There is no folder {str(path)!r}.")
+    return _open_tfds(name, data_dir)
+
+
+def _renamed(splits: Mapping[str, Any]) -> dict[str, Any]:
+    """The splits called `"train"` and `"test"` here, whatever the set calls them."""
+    test = next((name for name in TEST_SPLITS if name in splits), None)
+    found = {"train": splits.get("train"), "test": splits.get(test)}
+    return {role: split for role, split in found.items() if split is not None}
+
+
+def _open_digits() -> ImageSource:
+    """The digits of scikit-learn, a fifth of each class held out for testing."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    # The pixels are counts of 0..16.
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
+    parts = train_test_split(
+        range(len(pixels)), test_size=0.2, random_state=0, stratify=digits.target
+    )
+    splits = {
+        split: IndexedSplit(
+            names=[f"digit {index}" for index in indices],
+            labels=digits.target[indices],
+            encoded=[tf.io.encode_png(pixels[index]).numpy() for index in indices],
+        )
+        for split, indices in zip(("train", "test"), parts, strict=True)
+    }
+    return ImageSource("digits", [str(digit) for digit in digits.target_names], splits)
+
+
+def _open_folder(root: Path) -> ImageSource:
+    """A folder prepared by TensorFlow Datasets, of TFRecord shards, or of class folders."""
+    if (root / "dataset_info.json").exists():
+        import tensorflow_datasets as tfds
+
+        return _from_builder(str(root), tfds.builder_from_directory(root))
+    shards = {split: _shards(root, split) for split in ("train", *TEST_SPLITS)}
+    shards = {split: paths for split, paths in shards.items() if paths}
+    if shards:
+        return _open_shards(root, shards)
+    return _open_class_folders(root)
+
+
+def _open_class_folders(root: Path) -> ImageSource:
+    """Image files in class folders in split folders, found by TensorFlow Datasets."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.folder_dataset.ImageFolder(str(root))
+    class_names = builder.info.features["label"].names
+    numbers = {name: number for number, name in enumerate(class_names)}
+    splits = {}
+    # The builder's public dataset reads every image to list the files, which takes hours for
+    # ImageNet, so its list is taken directly.
+    for split, examples in builder._split_examples.items():
+        ordered = sorted(examples)
+        splits[split] = IndexedSplit(
+            names=[example.image_path for example in ordered],
+            labels=[numbers[example.label] for example in ordered],
+        )
+    splits = _renamed({name: split for name, split in splits.items() if split.num_examples})
+    if not splits:
+        raise ValueError(
+            f"No images found in {str(root)!r}. Expected train/CLASS/*.jpg (or .jpeg, .png) and "
+            f"test/CLASS/*.jpg in it, where test may be called one of {list(TEST_SPLITS)}; or "
+            f"TFRecord shards. It holds: {sorted(os.listdir(root))[:10]}"
+        )
+    return ImageSource(str(root), class_names, splits)
+
+
+def _shards(root: Path, split: str) -> list[str]:
+    """Paths of the TFRecord shards of a split, in order."""
+    patterns = [pattern.format(split=split) for pattern in SHARD_PATTERNS]
+    return sorted(
+        str(root / file)
+        for file in os.listdir(root)
+        if any(fnmatch.fnmatchcase(file, pattern) for pattern in patterns)
+    )
+
+
+def _open_shards(root: Path, shards: Mapping[str, list[str]]) -> ImageSource:
+    """TFRecord shards in the layout that `open_source` documents."""
+    class_names, first_label = _read_class_names(root)
+
+    def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        features = {
+            "image/encoded": tf.io.FixedLenFeature([], tf.string),
+            "image/class/label": tf.io.FixedLenFeature([], tf.int64),
+        }
+        example = tf.io.parse_single_example(record, features)
+        return example["image/encoded"], example["image/class/label"] - first_label
+
+    splits = {
+        split: RecordSplit(paths, sum(map(_count_records, paths)), parse)
+        for split, paths in _renamed(shards).items()
+    }
+    return ImageSource(str(root), class_names, splits)
+
+
+def _read_class_names(root: Path) -> tuple[list[str], int]:
+    """The names of the classes beside TFRecord shards, and the label of the first one."""
+    if (root / "labels.txt").exists():
+        lines = (root / "labels.txt").read_text().splitlines()
+        return [line.strip() for line in lines if line.strip()], 0
+    if not (root / "classes.json").exists():
+        raise FileNotFoundError(
+            f"{str(root)!r} holds TFRecord shards but neither labels.txt (a class name a line, "
+            "labels from 0) nor classes.json (a list of names, or "
+            '{"names": [...], "first_label": 1} for labels from 1).'
+        )
+    classes = json.loads((root / "classes.json").read_text())
+    if isinstance(classes, list):
+        return classes, 0
+    try:
+        return classes["names"], int(classes["first_label"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{str(root / 'classes.json')!r} must be a list of names or "
+            f'{{"names": [...], "first_label": 1}}. Received: {str(classes)[:80]}'
+        ) from error
+
+
+def _count_records(path: str) -> int:
+    """Number of records in a TFRecord file, from the lengths in it alone.
+
+    A record is its length (8 bytes), a checksum (4), the content, another checksum (4):
+    https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
+    """
+    count, position, size = 0, 0, os.path.getsize(path)
+    with open(path, "rb") as file:
+        while position < size:
+            file.seek(position)
+            header = file.read(12)
+            length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else size
+            position += 12 + length + 4
+            if position > size:
+                raise ValueError(
+                    f"{path!r} is not a complete, uncompressed TFRecord file: record {count} "
+                    f"ends at byte {position}, the file at byte {size}."
+                )
+            count += 1
+    return count
+
+
+def _open_tfds(name: str, data_dir: str | None) -> ImageSource:
+    """A set of TensorFlow Datasets, downloaded and prepared if it is not."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+        close = difflib.get_close_matches(name, known, n=3)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise ValueError(
+            f"There is no folder {name!r} here and no set of that name in TensorFlow Datasets."
+            f"{hint} Expected `digits`, a folder, or a name such as `cifar10`."
+        ) from error
+    try:
+        builder.download_and_prepare()
+    # Downloads fail in as many ways as there are sets; each of them needs the same answer.
+    except Exception as error:
+        raise FileNotFoundError(_how_to_get(name, builder, error)) from error
+    return _from_builder(name, builder)
+
+
+def _how_to_get(name: str, builder: Any, error: Exception) -> str:
+    """What to do about a set that could not be prepared."""
+    lines = [
+        f"{name!r} is not prepared in {builder.data_dir} and could not be downloaded: {error}",
+        "Either",
+        f"- on a machine with a connection run `tfds build {name} --data_dir DIR`, copy DIR here "
+        "and give it as the data directory, or",
+        "- give a folder with train/CLASS/*.jpg and test/CLASS/*.jpg instead of the name.",
+    ]
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        lines.insert(
+            2,
+            "- download its files by hand and run `tfds build "
+            f"{name} --data_dir DIR --manual_dir FOLDER_OF_THE_FILES` "
+            f"({' '.join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())}), or",
+        )
+    return "\n".join(lines)
+
+
+def _from_builder(name: str, builder: Any) -> ImageSource:
+    """The prepared shards of a builder of TensorFlow Datasets."""
+    import tensorflow_datasets as tfds
+
+    info = builder.info
+    keys = info.supervised_keys or ("image", "label")
+    kinds = [type(info.features.get(key)) for key in keys]
+    if kinds != [tfds.features.Image, tfds.features.ClassLabel]:
+        raise ValueError(
+            f"{name!r} is not a set for image classification: expected an image and a class "
+            f"label. Its features: {list(info.features)}"
+        )
+    if info.file_format != tfds.core.FileFormat.TFRECORD:
+        raise ValueError(
+            f"{name!r} is prepared as {info.file_format.value}; expected tfrecord. Prepare it "
+            "again with `tfds build --file_format=tfrecord`."
+        )
+    image, label = keys
+    features = tfds.features.FeaturesDict({key: info.features[key] for key in keys})
+
+    def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        decoders = {image: tfds.decode.SkipDecoding()}
+        example = features.deserialize_example(record, decoders=decoders)
+        return example[image], example[label]
+
+    splits = {
+        split: RecordSplit([str(path) for path in found.filepaths], found.num_examples, parse)
+        for split, found in _renamed(info.splits).items()
+        if found.num_examples
+    }
+    return ImageSource(name, info.features[label].names, splits)

@@ -1,0 +1,361 @@
+"""Train a net: `python -m training.train --recipe NAME --data SOURCE --output DIR`.
+
+Started again with the same arguments, it goes on after the last completed epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import functools
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import keras_preact
+from training.callbacks import Evaluation, PlainLog, Recorder
+from training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from training.data import evaluation_pipeline, preprocessing_of, steps_per_epoch, training_pipeline
+from training.files import replacing
+from training.optimizer import build_optimizer
+from training.recipe import Recipe, add_recipe_arguments, load_recipe, override_recipe
+from training.run import Run
+from training.schedules import learning_rate_schedule
+from training.sources import ImageSource, open_source
+from training.strategy import device_names, make_strategy
+
+
+def build_net(recipe: Recipe, classes: int) -> keras.Model:
+    """Build the net of a recipe.
+
+    Args:
+        recipe: Names the builder and its options.
+        classes: Number of classes.
+
+    Returns:
+        An uncompiled model from images `(batch, size, size, channels)` to probabilities.
+
+    Raises:
+        ValueError: If there is no such builder, or it refuses an option.
+    """
+    builders = keras_preact.BUILDERS
+    if recipe.model not in builders:
+        close = difflib.get_close_matches(recipe.model, builders, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise ValueError(
+            f"`model` must be one of {', '.join(builders)}. Received: {recipe.model!r}.{hint}"
+        )
+    return builders[recipe.model](
+        input_shape=(recipe.input_size, recipe.input_size, recipe.channels),
+        classes=classes,
+        data_format="channels_last",
+        dtype=recipe.dtype_policy,
+        **recipe.model_options,
+    )
+
+
+def compile_for_training(net: keras.Model, recipe: Recipe, steps: int) -> keras.Model:
+    """Make the model that is trained: the same layers and weights, with optimiser and loss.
+
+    The net itself stays uncompiled, so that what is saved of it needs nothing of this package.
+
+    Args:
+        net: The net, from `build_net`.
+        recipe: The values of the run.
+        steps: Steps of one epoch.
+
+    Returns:
+        The compiled model, whose optimiser is built.
+    """
+    with net.distribute_strategy.scope():
+        classes = net.output_shape[-1]
+        metrics = [keras.metrics.CategoricalAccuracy(name="top1")]
+        if classes > 5:
+            metrics.append(keras.metrics.TopKCategoricalAccuracy(k=5, name="top5"))
+        optimizer = build_optimizer(recipe, net, steps)
+        model = keras.Model(net.inputs, net.outputs, name=net.name)
+        model.compile(
+            optimizer=optimizer,
+            loss=keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
+            metrics=metrics,
+            jit_compile=recipe.jit_compile,
+            auto_scale_loss=False,
+        )
+        optimizer.build(model.trainable_variables)
+        return model
+
+
+def train(
+    net: keras.Model,
+    recipe: Recipe,
+    source: ImageSource,
+    run: Run,
+    log_every: int = 50,
+) -> Progress:
+    """Train a net, from the last completed epoch of the run on.
+
+    Args:
+        net: The net, from `build_net`.
+        recipe: The values of the run.
+        source: The images.
+        run: Where the results go.
+        log_every: Steps between two lines of the log, where standard output is no terminal.
+
+    Returns:
+        The history of the run.
+
+    Raises:
+        FloatingPointError: If the loss is no longer finite.
+    """
+    steps = steps_per_epoch(source, recipe)
+    model = compile_for_training(net, recipe, steps)
+    progress = Progress()
+    if run.checkpoint.exists():
+        progress = load_checkpoint(run.checkpoint, model)
+        print(f"Going on after epoch {progress.epochs} of {recipe.epochs}.")
+    run.write(progress, "running")
+
+    def save_progress(progress: Progress) -> None:
+        save_checkpoint(run.checkpoint, model, progress)
+        run.write(progress, "running")
+
+    terminal = sys.stdout.isatty()
+    callbacks = [
+        Evaluation(),
+        keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
+        Recorder(
+            progress,
+            learning_rate_schedule(recipe, steps),
+            save_best=functools.partial(save_net, net, run.best_model),
+            save_progress=save_progress,
+        ),
+    ]
+    if not terminal:
+        callbacks.append(PlainLog(recipe.batch_size, log_every))
+    # Keras warns of every data set that does not tell its length, as the test images do not:
+    # how many of them are readable shows only at the end.
+    warnings.filterwarnings("ignore", "Your input ran out of data")
+    model.fit(
+        training_pipeline(source, recipe, first_epoch=progress.epochs),
+        validation_data=evaluation_pipeline(source, recipe),
+        initial_epoch=progress.epochs,
+        epochs=recipe.epochs,
+        steps_per_epoch=steps,
+        callbacks=callbacks,
+        verbose=1 if terminal else 0,
+        shuffle=False,
+    )
+    # `fit` ends with the moving average in the model, if there is one.
+    save_net(net, run.model)
+    run.write(progress, "finished")
+    return progress
+
+
+def save_net(net: keras.Model, path: Path) -> None:
+    """Save a net as a `.keras` file, whole or not at all."""
+    with replacing(path) as partial:
+        net.save(partial)
+
+
+def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recipe]:
+    """Read the command line.
+
+    Args:
+        arguments: What follows the name of the program.
+
+    Returns:
+        The options, and the recipe with the overrides applied.
+
+    Raises:
+        ValueError: If a value of the recipe is wrong.
+        FileNotFoundError: If there is no such recipe.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m training.train",
+        allow_abbrev=False,
+        description=(
+            "Train a net on labelled images. Started again with the same arguments, it goes on "
+            "after the last completed epoch."
+        ),
+        epilog="Every value of the recipe may be overridden; the defaults shown are the recipe's.",
+    )
+    parser.add_argument(
+        "--recipe", required=True, metavar="NAME", help="a name in training/recipes, or a TOML file"
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="SOURCE",
+        help="`digits`, a TensorFlow Datasets name, a folder train/CLASS/*.jpg + test/CLASS/*.jpg, "
+        "or a folder of TFRecord shards",
+    )
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="where TensorFlow Datasets keeps its sets"
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="the folder of the run"
+    )
+    parser.add_argument(
+        "--devices",
+        nargs="+",
+        default=(),
+        metavar="DEVICE",
+        help="GPU:0 GPU:1 …, or CPU:0 CPU:1 … for logical CPUs (default: all GPUs, or the CPU)",
+    )
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="the same weights bit for bit each time, on the same machine; slower",
+    )
+    parser.add_argument(
+        "--log-every",
+        type=int,
+        default=50,
+        metavar="N",
+        help="steps between two lines where the output is no terminal (default: 50)",
+    )
+    add_recipe_arguments(parser, _named_recipe(arguments))
+    options = parser.parse_args(arguments)
+    return options, override_recipe(load_recipe(options.recipe), options)
+
+
+def _named_recipe(arguments: Sequence[str]) -> Recipe:
+    """The recipe a command line names: its values are the defaults that `--help` shows."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--recipe")
+    name = parser.parse_known_args(arguments)[0].recipe
+    return load_recipe(name) if name else Recipe()
+
+
+def prepare_machine(
+    recipe: Recipe, devices: Sequence[str], deterministic: bool
+) -> tf.distribute.Strategy:
+    """Seed the random generators and choose the devices.
+
+    Args:
+        recipe: Gives the seed and whether XLA is used.
+        devices: Names of devices, for `make_strategy`.
+        deterministic: Whether every operation must give the same bits each time.
+
+    Returns:
+        The strategy.
+
+    Raises:
+        ValueError: If the devices are wrong, or cannot do what the recipe asks.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "Training runs on Keras's TensorFlow backend; set KERAS_BACKEND=tensorflow. "
+            f"Received: {keras.backend.backend()}"
+        )
+    strategy = make_strategy(devices)
+    if recipe.jit_compile and strategy.num_replicas_in_sync > 1:
+        raise ValueError(
+            "`jit_compile` works on one device only, because XLA cannot update variables that are "
+            f"mirrored. Received: {strategy.num_replicas_in_sync} devices"
+        )
+    if recipe.batch_size % strategy.num_replicas_in_sync:
+        raise ValueError(
+            f"`batch_size` must be a multiple of the {strategy.num_replicas_in_sync} devices. "
+            f"Received: {recipe.batch_size}"
+        )
+    keras.utils.set_random_seed(recipe.seed)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    return strategy
+
+
+def check_images(source: ImageSource, recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
+    """Check that there are enough images.
+
+    Args:
+        source: The images.
+        recipe: Gives the batch size.
+        strategy: The devices.
+
+    Raises:
+        ValueError: If a split is missing or smaller than it may be.
+    """
+    steps_per_epoch(source, recipe)
+    images = source.num_examples("test")
+    # Keras looks at the first batch as a whole, which needs parts of one size.
+    if strategy.num_replicas_in_sync > 1 and images < recipe.batch_size:
+        raise ValueError(
+            f"On several devices the test images must fill a batch of {recipe.batch_size}. "
+            f"Received: {images} images"
+        )
+
+
+def describe(options: argparse.Namespace, recipe: Recipe, source: ImageSource) -> dict[str, Any]:
+    """What decides the outcome of a run, as JSON values."""
+    description = {
+        "recipe_name": options.recipe,
+        "recipe": dataclasses.asdict(recipe),
+        "seed": recipe.seed,
+        "source": source.name,
+        "class_names": source.class_names,
+        "images": {split: source.num_examples(split) for split in ("train", "test")},
+        "preprocessing": preprocessing_of(recipe).get_config(),
+        "deterministic": options.deterministic,
+    }
+    # As it will be read back: lists instead of tuples.
+    return json.loads(json.dumps(description))
+
+
+def summary(run: Run, progress: Progress) -> str:
+    """The last lines a run prints."""
+    best, last = progress.best, progress.history[-1]
+    return (
+        f"Test accuracy: best {best['val_top1']:.2%} (epoch {best['epoch']}), "
+        f"last {last['val_top1']:.2%} (epoch {last['epoch']})\n"
+        f"Model: {run.model}\nBest model: {run.best_model}\n"
+        f"Curves: {run.curves}\nTable: {run.history_csv}\nTensorBoard: {run.tensorboard}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The command line, without the program; that of the process by default.
+
+    Returns:
+        The exit status: 0, 1 if the training failed, 2 for a wrong argument, 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        options, recipe = parse_arguments(arguments)
+        strategy = prepare_machine(recipe, options.devices, options.deterministic)
+        source = open_source(options.data, options.data_dir)
+        check_images(source, recipe, strategy)
+        run = Run(options.output, describe(options, recipe, source))
+        if run.finished:
+            print(f"The run in {run.output} is finished; nothing is left to do.")
+            return 0
+        with strategy.scope():
+            net = build_net(recipe, len(source.class_names))
+    except (ValueError, TypeError, OSError) as error:
+        print(f"training.train: {error}", file=sys.stderr)
+        return 2
+    run.start(["python", "-m", "training.train", *arguments], device_names())
+    try:
+        progress = train(net, recipe, source, run, options.log_every)
+    except FloatingPointError as error:
+        print(f"training.train: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on after the last completed epoch.")
+        return 130
+    print(summary(run, progress))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
