@@ -1,0 +1,53 @@
+"""What every benchmark writes: the machine, the command, a table."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+
+def device_name() -> str:
+    """The processor's name and the number of cores this process may use."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    name = models[0] if models else platform.processor() or platform.machine()
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table whose columns line up."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    ]
+    rule = "| " + " | ".join("-" * width for width in widths) + " |"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def report(title: str, command: str, packages: Sequence[str], body: str) -> str:
+    """A result as Markdown: title, how and on what it was measured, the body."""
+    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    return (
+        f"# {title}\n\n"
+        f"- Command: `{command}`\n"
+        f"- Device: {device_name()}\n"
+        f"- Versions: {versions}\n"
+        f"- Date: {date.today().isoformat()}\n\n"
+        f"{body}\n"
+    )
+
+
+def write(text: str, output: Path | None) -> None:
+    """Print a result, and write it to a file if one is given."""
+    print(text)
+    if output:
+        partial = output.with_name(output.name + ".partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(output)

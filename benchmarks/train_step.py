@@ -1,0 +1,85 @@
+"""Training images/s of PreActResNet50 against keras.applications.ResNet50V2.
+
+    python -m benchmarks.train_step
+
+Both nets train with the same optimiser, loss and images, compiled the same way, in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from benchmarks.report import report, table, write
+from benchmarks.workers import Measured, Step, measure_in_turn
+
+OURS, PEER = "PreActResNet50", "ResNet50V2"
+POLICIES = ("float32", "mixed_bfloat16")
+
+
+def prepare(net: str, policy: str, batch_size: int, size: int) -> Step:
+    """Build and compile a net; the step trains it on one batch."""
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import keras
+    import tensorflow as tf
+
+    import keras_preact
+
+    keras.config.set_dtype_policy(policy)
+    keras.utils.set_random_seed(0)
+    builders = {OURS: keras_preact.PreActResNet50, PEER: keras.applications.ResNet50V2}
+    model = builders[net](weights=None, input_shape=(size, size, 3))
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9), "categorical_crossentropy", jit_compile=False
+    )
+    images = tf.random.normal((batch_size, size, size, 3))
+    labels = tf.one_hot(tf.random.uniform((batch_size,), maxval=1000, dtype="int32"), 1000)
+    return lambda: model.train_on_batch(images, labels)
+
+
+def main() -> None:
+    """Measure, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--size", type=int, default=224, help="height and width, pixels")
+    parser.add_argument("--policies", nargs="+", default=POLICIES, choices=POLICIES)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2, help="steps a round")
+    parser.add_argument("--output", type=Path, help="also write the result here")
+    options = parser.parse_args()
+    rows = []
+    for policy in options.policies:
+        print(policy)
+        arguments = (policy, options.batch_size, options.size)
+        results = measure_in_turn(
+            {net: (prepare, (net, *arguments)) for net in (PEER, OURS)},
+            options.rounds,
+            options.steps,
+        )
+        rows += [_row(net, policy, results, options.batch_size) for net in (PEER, OURS)]
+    header = ("net", "policy", "images/s", "ratio", "peak memory, GB", "ratio", "first step, s")
+    title = f"Training step, batch {options.batch_size} at {options.size}x{options.size}"
+    body = table(header, rows) + "\n\nImages/s of the fastest round. Ratios are to ResNet50V2."
+    command = "python -m benchmarks.train_step " + shlex.join(sys.argv[1:])
+    write(report(title, command.strip(), ("keras", "tensorflow"), body), options.output)
+
+
+def _row(net: str, policy: str, results: dict[str, Measured], batch_size: int) -> tuple[str, ...]:
+    measured, peer = results[net], results[PEER]
+    return (
+        net,
+        policy,
+        f"{batch_size / measured.best_s:.2f}",
+        f"{peer.best_s / measured.best_s:.2f}",
+        f"{measured.peak_bytes / 1e9:.2f}",
+        f"{measured.peak_bytes / peer.peak_bytes:.2f}",
+        f"{measured.first_step_s:.1f}",
+    )
+
+
+if __name__ == "__main__":
+    main()

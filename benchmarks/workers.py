@@ -1,0 +1,88 @@
+"""Runs candidates side by side: each in a process of its own, measured in turn.
+
+A process of its own keeps one candidate's memory and settings out of the other's; taking turns
+spreads whatever else the machine does over all of them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+Step = Callable[[], Any]
+
+
+@dataclass
+class Measured:
+    """What one candidate did.
+
+    Attributes:
+        first_step_s: Seconds from the start of building to the end of the first step.
+        step_s: Seconds of each round, divided by its steps.
+        peak_bytes: The process's peak resident memory.
+    """
+
+    first_step_s: float = 0.0
+    step_s: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+
+    @property
+    def best_s(self) -> float:
+        """Seconds of a step in the fastest round."""
+        return min(self.step_s)
+
+
+def measure_in_turn(
+    candidates: dict[str, tuple[Callable[..., Step], tuple[Any, ...]]], rounds: int, steps: int
+) -> dict[str, Measured]:
+    """Measure candidates in turn.
+
+    Args:
+        candidates: By name, a function of a module that prepares the work and returns the step to
+            be timed, and its arguments. It runs in a new process, so that it can set what a
+            library reads when it is imported.
+        rounds: Turns of each candidate.
+        steps: Steps a turn.
+
+    Returns:
+        What each candidate did, by name.
+    """
+    context = multiprocessing.get_context("spawn")
+    workers = {}
+    results = {name: Measured() for name in candidates}
+    for name, (prepare, arguments) in candidates.items():
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, prepare, arguments), daemon=True)
+        process.start()
+        theirs.close()
+        workers[name] = (process, ours)
+        results[name].first_step_s = ours.recv()
+        print(f"{name}: first step after {results[name].first_step_s:.1f} s", flush=True)
+    for turn in range(rounds):
+        for name, (_, connection) in workers.items():
+            connection.send(steps)
+            results[name].step_s.append(connection.recv() / steps)
+        print(f"round {turn + 1} of {rounds}", flush=True)
+    for name, (process, connection) in workers.items():
+        connection.send(0)
+        results[name].peak_bytes = connection.recv()
+        process.join()
+    return results
+
+
+def _work(connection: Connection, prepare: Callable[..., Step], arguments: tuple[Any, ...]) -> None:
+    start = time.perf_counter()
+    step = prepare(*arguments)
+    step()
+    connection.send(time.perf_counter() - start)
+    while steps := connection.recv():
+        start = time.perf_counter()
+        for _ in range(steps):
+            step()
+        connection.send(time.perf_counter() - start)
+    connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
