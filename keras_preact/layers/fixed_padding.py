@@ -22,13 +22,12 @@ def _check_odd(name: str, sizes: tuple[int, ...]) -> None:
         )
 
 
-def _pad(x: Any, pads: tuple[int, ...], data_format: str, value: float) -> Any:
-    height, width = ((size, size) for size in pads)
+def _pad_widths(pads: tuple[int, ...], data_format: str) -> list[list[int]]:
+    """What to add before and after each axis of a batch."""
+    spatial = [[size, size] for size in pads]
     if data_format == "channels_first":
-        widths = ((0, 0), (0, 0), height, width)
-    else:
-        widths = ((0, 0), height, width, (0, 0))
-    return ops.pad(x, widths, constant_values=value)
+        return [[0, 0], [0, 0], *spatial]
+    return [[0, 0], *spatial, [0, 0]]
 
 
 def _padded_shape(
@@ -72,24 +71,42 @@ class Conv2D(keras.layers.Conv2D):
                 for size, dilation in zip(self.kernel_size, self.dilation_rate, strict=True)
             )
 
-    def call(self, inputs: Any) -> Any:
-        if self.pads:
-            inputs = _pad(inputs, self.pads, self.data_format, 0.0)
-        return super().call(inputs)
-
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-        """The convolution without bias, also for channels first where TensorFlow has no kernel."""
+        """The padded convolution, without the bias."""
         if self.data_format == "channels_last" or kernels_take_channels_first():
-            return super().convolution_op(inputs, kernel)
-        outputs = ops.conv(
-            ops.transpose(inputs, (0, 2, 3, 1)),
+            return self._convolve(inputs, kernel, self.data_format)
+        outputs = self._convolve(ops.transpose(inputs, (0, 2, 3, 1)), kernel, "channels_last")
+        return ops.transpose(outputs, (0, 3, 1, 2))
+
+    def _convolve(self, inputs: Any, kernel: Any, data_format: str) -> Any:
+        if self.pads:
+            widths = _pad_widths(self.pads, data_format)
+            if keras.backend.backend() == "tensorflow" and self.groups == 1:
+                return self._convolve_on_tensorflow(inputs, kernel, data_format, widths)
+            inputs = ops.pad(inputs, widths)
+        return ops.conv(
+            inputs,
             kernel,
             strides=list(self.strides),
             padding=self.padding,
             dilation_rate=self.dilation_rate,
-            data_format="channels_last",
+            data_format=data_format,
         )
-        return ops.transpose(outputs, (0, 3, 1, 2))
+
+    def _convolve_on_tensorflow(
+        self, inputs: Any, kernel: Any, data_format: str, widths: list[list[int]]
+    ) -> Any:
+        """Padded inside the kernel, so that training keeps no padded copy of the input."""
+        import tensorflow as tf
+
+        return tf.nn.conv2d(
+            inputs,
+            kernel,
+            self.strides,
+            widths,
+            data_format="NHWC" if data_format == "channels_last" else "NCHW",
+            dilations=self.dilation_rate,
+        )
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         if self.pads:
@@ -129,7 +146,8 @@ class MaxPooling2D(keras.layers.MaxPooling2D):
 
     def call(self, inputs: Any) -> Any:
         if self.pads:
-            inputs = _pad(inputs, self.pads, self.data_format, -float("inf"))
+            widths = _pad_widths(self.pads, self.data_format)
+            inputs = ops.pad(inputs, widths, constant_values=-float("inf"))
         return super().call(inputs)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

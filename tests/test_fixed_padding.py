@@ -1,0 +1,115 @@
+"""Convolution and pooling padded alike on every side, against PyTorch's."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import torch
+
+from keras_preact.layers import Conv2D, MaxPooling2D
+
+
+def _x(*shape: int) -> np.ndarray:
+    # All below zero: a pooling that pads with zeros would return them.
+    return (np.random.default_rng(0).standard_normal(shape) - 5).astype("float32")
+
+
+def _both_formats(layer_type, x, **options):
+    """Outputs of a layer with channels last and first, both returned with the channels last."""
+    last = layer_type(data_format="channels_last", **options)
+    first = layer_type(data_format="channels_first", **options)
+    first.build((None, x.shape[3], None, None))
+    last.build((None, None, None, x.shape[3]))
+    first.set_weights(last.get_weights())
+    outputs = np.asarray(last(x)), np.asarray(first(x.transpose(0, 3, 1, 2)))
+    return last, outputs[0], outputs[1].transpose(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("size", [(12, 15), (7, 8), (1, 1)])
+@pytest.mark.parametrize(
+    ("kernel_size", "strides", "dilation_rate"),
+    [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 1), (7, 2, 1), ((3, 5), (2, 1), 1), (3, 1, 2)],
+)
+def test_convolution_equals_pytorch(size, kernel_size, strides, dilation_rate):
+    x = _x(2, *size, 4)
+    layer, last, first = _both_formats(
+        Conv2D,
+        x,
+        filters=6,
+        kernel_size=kernel_size,
+        strides=strides,
+        dilation_rate=dilation_rate,
+    )
+    expected = torch.nn.functional.conv2d(
+        torch.tensor(x.transpose(0, 3, 1, 2)),
+        torch.tensor(np.asarray(layer.kernel).transpose(3, 2, 0, 1)),
+        stride=layer.strides,
+        padding=[d * (k // 2) for k, d in zip(layer.kernel_size, layer.dilation_rate, strict=True)],
+        dilation=layer.dilation_rate,
+    )
+    expected = expected.numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(last, expected, atol=1e-4)
+    np.testing.assert_allclose(first, expected, atol=1e-4)
+    assert layer.compute_output_shape(x.shape) == last.shape
+
+
+def test_grouped_convolution_equals_pytorch():
+    x = _x(2, 9, 10, 4)
+    layer = Conv2D(8, 3, strides=2, groups=2)
+    outputs = layer(x)
+    expected = torch.nn.functional.conv2d(
+        torch.tensor(x.transpose(0, 3, 1, 2)),
+        torch.tensor(np.asarray(layer.kernel).transpose(3, 2, 0, 1)),
+        stride=2,
+        padding=1,
+        groups=2,
+    )
+    np.testing.assert_allclose(outputs, expected.numpy().transpose(0, 2, 3, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(12, 15), (7, 8), (1, 1)])
+def test_pooling_equals_pytorch(size):
+    x = _x(2, *size, 4)
+    layer, last, first = _both_formats(MaxPooling2D, x, pool_size=3, strides=2)
+    expected = torch.nn.functional.max_pool2d(torch.tensor(x.transpose(0, 3, 1, 2)), 3, 2, 1)
+    expected = expected.numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(last, expected)
+    np.testing.assert_array_equal(first, expected)
+    assert layer.compute_output_shape(x.shape) == last.shape
+
+
+@pytest.mark.parametrize("layer", [Conv2D(3, 3, strides=2), MaxPooling2D(3, 2)])
+def test_xla(layer):
+    x = tf.constant(_x(1, 8, 9, 2))
+    compiled = tf.function(layer, jit_compile=True)
+    np.testing.assert_allclose(layer(x), compiled(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("ours", [Conv2D, MaxPooling2D])
+def test_keras_paddings_are_still_there(ours, padding):
+    options = {"filters": 3, "kernel_size": 3} if ours is Conv2D else {"pool_size": 3}
+    theirs = getattr(keras.layers, ours.__name__)(**options, strides=2, padding=padding)
+    layer = ours(**options, strides=2, padding=padding)
+    x = _x(1, 8, 8, 2)
+    outputs = theirs(x)
+    layer.build(x.shape)
+    layer.set_weights(theirs.get_weights())
+    np.testing.assert_allclose(layer(x), outputs, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [Conv2D(3, 3, strides=2), Conv2D(3, 3), MaxPooling2D(3, 2)])
+def test_config_round_trip(layer):
+    copy = keras.layers.deserialize(keras.layers.serialize(layer))
+    assert type(copy) is type(layer)
+    assert copy.get_config() == layer.get_config()
+    assert copy.pads == layer.pads
+
+
+def test_even_kernels_have_no_half():
+    with pytest.raises(ValueError, match=r"`kernel_size` must be odd.*\(2, 2\)"):
+        Conv2D(3, 2)
+    with pytest.raises(ValueError, match=r"`pool_size` must be odd.*\(2, 2\)"):
+        MaxPooling2D(2)
