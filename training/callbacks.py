@@ -146,7 +146,10 @@ class PlainLog(keras.callbacks.Callback):
         """Print the results of the epoch."""
         seconds = time.monotonic() - self._epoch_started
         steps = self.params["steps"]
-        print(f"{self._epoch_name()}  {_values(logs)}  {seconds:.1f} s  ETA {self._eta(steps)}")
+        print(
+            f"{self._epoch_name()}  {_values(logs)}  {seconds:.1f} s  ETA {self._eta(steps)}",
+            flush=True,
+        )
 
     def _epoch_name(self) -> str:
         return f"epoch {self._epoch + 1}/{self.params['epochs']}"

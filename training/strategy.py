@@ -38,13 +38,13 @@ def make_strategy(devices: Sequence[str] = ()) -> tf.distribute.Strategy:
 
 
 def device_names() -> list[str]:
-    """The processors this process uses, by their model where TensorFlow knows it."""
-    devices = tf.config.get_visible_devices("GPU") or tf.config.get_visible_devices("CPU")
-    details = [tf.config.experimental.get_device_details(device) for device in devices]
-    return [
-        f"{device.name.removeprefix('/physical_device:')} {detail.get('device_name', '')}".strip()
-        for device, detail in zip(devices, details, strict=True)
-    ]
+    """Names of the devices of this process, and of GPUs the model."""
+    gpus = tf.config.get_visible_devices("GPU")
+    if not gpus:
+        devices = tf.config.list_logical_devices("CPU")
+        return [device.name.removeprefix("/device:") for device in devices]
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    return [f"GPU:{index} {gpu['device_name']}" for index, gpu in enumerate(details)]
 
 
 def _select_devices(names: Sequence[str]) -> None:

@@ -8,9 +8,6 @@ from pathlib import Path
 import keras
 import pytest
 
-if keras.backend.backend() != "tensorflow":
-    collect_ignore_glob = ["test_*.py"]
-
 TINY = """
 model = "PreActResNet20"
 epochs = 3

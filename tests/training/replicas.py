@@ -8,6 +8,7 @@ import sys
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import keras_preact
 from training.callbacks import Evaluation
@@ -48,11 +49,11 @@ def train(net: keras.Model, images: np.ndarray, labels: np.ndarray) -> dict[str,
     """
     recipe = Recipe(ema_momentum=0.5, nesterov=True, schedule="constant", label_smoothing=0.1)
     model = compile_for_training(net, recipe, STEPS)
+    # One epoch of several steps: TensorFlow takes seconds to drop an iterator over logical CPUs.
     history = model.fit(
-        images,
-        labels,
-        batch_size=len(images),
-        epochs=STEPS,
+        tf.data.Dataset.from_tensors((images, labels)).repeat(),
+        epochs=1,
+        steps_per_epoch=STEPS,
         shuffle=False,
         verbose=0,
         validation_data=(

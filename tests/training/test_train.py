@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.callbacks import Evaluation, averaged_weights
-from training.files import replacing
+from training.files import replacing, write_json
 from training.recipe import Recipe
 from training.run import read_run
 from training.train import build_net, compile_for_training, parse_arguments
@@ -58,6 +58,20 @@ def test_a_run_leaves_what_it_promises(train, tmp_path, capsys):
         evaluation_pipeline(open_source("digits"), recipe), verbose=0, return_dict=True
     )
     assert results["accuracy"] == pytest.approx(record["history"][-1]["val_top1"])
+
+
+def test_a_run_killed_after_its_last_epoch_still_gets_its_model(train, tmp_path):
+    output = tmp_path / "run"
+    assert train(output, "--epochs", "2") == 0
+    expected = keras.saving.load_model(output / "model.keras").get_weights()
+    (output / "model.keras").unlink()
+    write_json(output / "run.json", read_run(output) | {"status": "running"})
+    keras.backend.clear_session()
+    assert train(output, "--epochs", "2") == 0
+    assert read_run(output)["status"] == "finished"
+    received = keras.saving.load_model(output / "model.keras").get_weights()
+    for one, other in zip(received, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(
