@@ -13,6 +13,8 @@ TRAIN = [
     "scikit-learn",
     "tensorboard",
     "tensorflow",
+    # tensorflow-datasets 4.9.10 imports it, but does not ask for it.
+    "importlib_resources",
     "tensorflow-datasets",
 ]
 TEST = [

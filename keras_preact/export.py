@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_preact.preprocessing import Preprocessing
+from keras_preact.preprocessing import Preprocessing, decode_image
 
 
 def export_savedmodel(
@@ -133,7 +133,7 @@ def _signatures(model: keras.Model, preprocessing: Preprocessing) -> dict[str, A
     import tensorflow as tf
 
     def prepare(encoded: tf.Tensor) -> tf.Tensor:
-        return preprocessing.resize_and_crop(preprocessing.decode(encoded))
+        return preprocessing.resize_and_crop(decode_image(encoded, preprocessing.channels))
 
     def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"probabilities": model(preprocessing.normalize(images), training=False)}

@@ -87,24 +87,6 @@ class Preprocessing:
         )
         return ops.cast(ops.cast(images, "float32") * scale + shift, dtype)
 
-    def decode(self, encoded: Any) -> Any:
-        """Decode an image file to the channels of the net, in a TensorFlow graph.
-
-        Args:
-            encoded: Scalar TensorFlow string, the content of a JPEG, PNG, GIF (its first frame),
-                BMP or WebP file.
-
-        Returns:
-            A uint8 tensor `(height, width, channels)`. Gray becomes RGB by repetition, RGB becomes
-            gray by its luma (ITU-R BT.601); an alpha channel is left out.
-        """
-        import tensorflow as tf
-
-        # Not every format can be decoded to one channel.
-        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-        image.set_shape((None, None, 3))
-        return tf.image.rgb_to_grayscale(image) if self.channels == 1 else image
-
     def resize_and_crop(self, image: Any) -> Any:
         """Resize the shorter side and crop the centre, in a TensorFlow graph.
 
@@ -126,3 +108,43 @@ class Preprocessing:
         image = tf.ensure_shape(image, (self.input_size, self.input_size, self.channels))
         # Bicubic interpolation overshoots.
         return tf.clip_by_value(image, 0.0, 255.0)
+
+
+def decode_image(encoded: Any, channels: int) -> Any:
+    """Decode an image file, in a TensorFlow graph.
+
+    Args:
+        encoded: Scalar TensorFlow string, the content of a JPEG, PNG, GIF (its first frame), BMP
+            or WebP file.
+        channels: 1 for gray, 3 for RGB.
+
+    Returns:
+        A uint8 tensor `(height, width, channels)`. Gray becomes RGB by repetition, CMYK is
+        converted, an alpha channel is left out.
+    """
+    import tensorflow as tf
+
+    # Not every decoder can make gray of colours, but all of them make RGB of anything.
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    image.set_shape((None, None, 3))
+    return rgb_to_channels(image, channels)
+
+
+def rgb_to_channels(image: Any, channels: int) -> Any:
+    """An RGB image, or its luma (ITU-R BT.601) if one channel is wanted.
+
+    Args:
+        image: uint8 TensorFlow tensor `(height, width, 3)`.
+        channels: 1 or 3.
+
+    Returns:
+        A uint8 tensor `(height, width, channels)`.
+    """
+    if channels == 3:
+        return image
+    import tensorflow as tf
+
+    # Whole numbers keep an image that was gray already exactly as it was.
+    weighted = tf.cast(image, tf.int32) * tf.constant([299, 587, 114])
+    luma = (tf.reduce_sum(weighted, axis=-1, keepdims=True) + 500) // 1000
+    return tf.cast(luma, tf.uint8)

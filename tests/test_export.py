@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_preact.export import export_savedmodel
-from keras_preact.preprocessing import Preprocessing
+from keras_preact.preprocessing import Preprocessing, decode_image
 
 PHOTOS = [
     (resources.files("sklearn.datasets.images") / name).read_bytes()
@@ -139,7 +139,7 @@ def test_net_of_one_channel_reads_colour_and_gray(small_net, tmp_path):
 
 def test_gray_levels_survive_decoding():
     levels = np.arange(256, dtype="uint8").reshape(16, 16, 1)
-    assert (GRAY.decode(tf.io.encode_png(levels)).numpy() == levels).all()
+    assert (decode_image(tf.io.encode_png(levels), 1).numpy() == levels).all()
 
 
 def test_net_without_a_size_takes_images_of_any(small_net, tmp_path):

@@ -11,10 +11,10 @@ import enum
 import numpy as np
 import tensorflow as tf
 
-from keras_preact.preprocessing import Preprocessing
+from keras_preact.preprocessing import Preprocessing, decode_image
 from training import augment
 from training.rand_augment import rand_augment
-from training.reading import ImageReader, decode, decode_part
+from training.reading import ImageReader, decode_part
 from training.recipe import Recipe
 from training.sources import ImageSource
 
@@ -171,15 +171,17 @@ def _prefetched(batches: tf.data.Dataset) -> tf.data.Dataset:
 
 def _resize_and_crop(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """An encoded image as evaluation sees it: float32, pixels in 0..255."""
-    image = decode(encoded, preprocessing.channels)
+    image = decode_image(encoded, preprocessing.channels)
     if preprocessing.resize_size != preprocessing.input_size:
         return preprocessing.resize_and_crop(image)
     # Resampling an image to its own size changes nothing, but takes longer than decoding it.
-    return tf.cond(
+    resized = tf.cond(
         tf.reduce_all(tf.shape(image)[:2] == preprocessing.input_size),
         lambda: tf.cast(image, tf.float32),
         lambda: preprocessing.resize_and_crop(image),
     )
+    size = preprocessing.input_size
+    return tf.ensure_shape(resized, [size, size, preprocessing.channels])
 
 
 def _to_uint8(image: tf.Tensor) -> tf.Tensor:

@@ -9,7 +9,6 @@ import argparse
 import csv
 import os
 import sys
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +18,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Also registers the layers that a .keras file of this package names.
-from keras_preact.preprocessing import INTERPOLATIONS
 from training.data import evaluation_pipeline
 from training.files import replacing, write_json
 from training.recipe import Recipe
 from training.report import draw_confusion
-from training.run import read_run
 from training.sources import open_source
-
-_PREPROCESSING = ("input_size", "mean", "std", "crop_fraction", "interpolation")
+from training.trained import Trained, add_trained_arguments, load_trained
 
 
 @dataclass(frozen=True)
@@ -140,13 +135,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Measure a net's accuracy and draw its confusion matrix.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--model",
-        required=True,
-        type=Path,
-        metavar="RUN_OR_KERAS_FILE",
-        help="the folder of a run (its model.keras), or a .keras file",
-    )
+    add_trained_arguments(parser)
     parser.add_argument(
         "--data", metavar="SOURCE", help="as for training.train (default: what the run used)"
     )
@@ -158,20 +147,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--output", type=Path, metavar="DIR", help="where to write (default: the model's folder)"
     )
     parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="default: 128")
-    group = parser.add_argument_group(
-        "preprocessing", "Needed for a model outside a run's folder; otherwise they override it."
-    )
-    group.add_argument("--input-size", type=int, metavar="N", help="height and width, pixels")
-    for name, what in (("mean", "mean"), ("std", "deviation")):
-        group.add_argument(
-            f"--{name}",
-            type=float,
-            nargs="+",
-            metavar="X",
-            help=f"{what} of each channel, for pixels in 0..1",
-        )
-    group.add_argument("--crop-fraction", type=float, metavar="X", help="share the crop keeps")
-    group.add_argument("--interpolation", choices=INTERPOLATIONS, help="how images are resized")
     return parser.parse_args(arguments)
 
 
@@ -194,52 +169,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    file = options.model / "model.keras" if options.model.is_dir() else options.model
-    record = read_run(file.parent) if (file.parent / "run.json").exists() else {}
-    model = _load(file)
-    recipe = _recipe(options, record)
-    name = options.data or record.get("source")
+    trained = load_trained(options)
+    name = options.data or trained.record.get("source")
     if name is None:
         raise ValueError("--data is needed for a model outside the folder of its run.")
     source = open_source(name, options.data_dir)
-    _check_fit(model, recipe, source.class_names)
-    if record and record["class_names"] != list(source.class_names):
+    _check_fit(trained, source.class_names)
+    if trained.record and trained.record["class_names"] != list(source.class_names):
         print(f"Note: the classes of {name} are not named as those the net was trained on.")
+    preprocessing = trained.preprocessing
+    recipe = Recipe(
+        **preprocessing.get_config(),
+        channels=preprocessing.channels,
+        batch_size=options.batch_size,
+    )
     batches = evaluation_pipeline(source, recipe, options.split)
-    evaluation = evaluate(model, batches, source.class_names)
-    output = options.output or file.parent
-    about = {"model": os.fspath(file), "source": source.name, "split": options.split}
+    evaluation = evaluate(trained.model, batches, source.class_names)
+    output = options.output or trained.file.parent
+    about = {"model": os.fspath(trained.file), "source": source.name, "split": options.split}
     write_evaluation(output, evaluation, about)
     print(describe(evaluation))
     print(f"Written: {output}/evaluation.json, confusion.csv, confusion.png")
 
 
-def _load(file: Path) -> keras.Model:
-    if not file.exists():
-        raise FileNotFoundError(
-            f"There is no {file}. Expected a .keras file or the folder of a finished run; of an "
-            "unfinished one, give its best.keras."
-        )
-    if not zipfile.is_zipfile(file):
-        raise ValueError(f"{file} is not a .keras file.")
-    return keras.saving.load_model(file, compile=False)
-
-
-def _recipe(options: argparse.Namespace, record: dict[str, Any]) -> Recipe:
-    """The run's preprocessing, each value replaced where its option is given."""
-    values = dict(record.get("preprocessing", {}))
-    for name in _PREPROCESSING:
-        if getattr(options, name) is not None:
-            values[name] = getattr(options, name)
-    missing = [name for name in ("input_size", "mean", "std") if name not in values]
-    if missing:
-        needed = ", ".join("--" + name.replace("_", "-") for name in missing)
-        raise ValueError(f"A model outside the folder of its run needs {needed}.")
-    return Recipe(**values, channels=len(values["mean"]), batch_size=options.batch_size)
-
-
-def _check_fit(model: keras.Model, recipe: Recipe, class_names: Sequence[str]) -> None:
-    expected = (recipe.input_size, recipe.input_size, recipe.channels)
+def _check_fit(trained: Trained, class_names: Sequence[str]) -> None:
+    preprocessing, model = trained.preprocessing, trained.model
+    expected = (preprocessing.input_size, preprocessing.input_size, preprocessing.channels)
     pairs = zip(model.input_shape[1:], expected, strict=True)
     if any(size not in (None, wanted) for size, wanted in pairs):
         raise ValueError(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from keras_preact.preprocessing import decode_image, rgb_to_channels
 from training.sources import ImageSource
 
 # Images that a thread reads at a time. Setting a chunk up takes half a millisecond, and at the
@@ -20,22 +21,6 @@ END = -1
 JPEG_SCALES = (1, 2, 4, 8)
 
 logger = logging.getLogger(__name__)
-
-
-def decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
-    """Decode a JPEG, PNG, GIF (its first frame), BMP or WebP image.
-
-    Args:
-        encoded: Scalar string, the content of the file.
-        channels: 1 for gray, 3 for RGB; images of another kind, CMYK included, are converted.
-
-    Returns:
-        A uint8 tensor `(height, width, channels)`.
-    """
-    # Few of the decoders turn colours to gray, but all of them make RGB of anything.
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image.set_shape([None, None, 3])
-    return with_channels(image, channels)
 
 
 def decode_part(
@@ -65,34 +50,16 @@ def decode_part(
             for scale in JPEG_SCALES
         ]
         fits = tf.reduce_min(box[2:]) // size >= JPEG_SCALES[1:]
-        return with_channels(
+        return rgb_to_channels(
             tf.switch_case(tf.math.count_nonzero(fits, dtype=tf.int32), scales), channels
         )
 
     def from_other() -> tf.Tensor:
-        image = decode(encoded, channels)
+        image = decode_image(encoded, channels)
         top, left, height, width = tf.unstack(choose(tf.shape(image)))
         return image[top : top + height, left : left + width]
 
     return tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_other)
-
-
-def with_channels(image: tf.Tensor, channels: int) -> tf.Tensor:
-    """An RGB image, or its luma (ITU-R BT.601) if one channel is wanted.
-
-    Args:
-        image: uint8 tensor `(height, width, 3)`.
-        channels: 1 or 3.
-
-    Returns:
-        A uint8 tensor `(height, width, channels)`.
-    """
-    if channels == 3:
-        return image
-    # Whole numbers keep an image that was gray already exactly as it was.
-    weighted = tf.cast(image, tf.int32) * tf.constant([299, 587, 114])
-    luma = (tf.reduce_sum(weighted, axis=-1, keepdims=True) + 500) // 1000
-    return tf.cast(luma, tf.uint8)
 
 
 class CorruptImages:
@@ -165,13 +132,8 @@ class ImageReader:
         """
 
         def load(place: tf.Tensor, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            encoded, label = self.split.read(item)
-            known = tf.debugging.Assert(
-                (label >= 0) & (label < self._classes),
-                ["label", label, "is none of", self._classes, "classes"],
-            )
-            with tf.control_dependencies([known]):
-                return tf.ensure_shape(prepare(encoded, place), spec.shape), label
+            encoded, label = self._read(item)
+            return tf.ensure_shape(prepare(encoded, place), spec.shape), label
 
         def load_chunk(places: tf.Tensor, examples: tuple) -> tf.data.Dataset:
             names, items = examples
@@ -189,17 +151,12 @@ class ImageReader:
 
             return loaded.scan(0, name_lost)
 
-        def report(names: tf.Tensor, items: tf.Tensor) -> bool:
-            for name, item in zip(names, items, strict=True):
-                self.corrupt.add(name.numpy().decode(), _error_of(load, item))
-            return True
-
         def is_image(
             image: tf.Tensor, label: tf.Tensor, lost_names: tf.Tensor, lost_items: tf.Tensor
         ) -> tf.Tensor:
             reported = tf.cond(
                 tf.size(lost_names) > 0,
-                lambda: tf.py_function(report, [lost_names, lost_items], tf.bool),
+                lambda: tf.py_function(self._report, [lost_names, lost_items], tf.bool),
                 lambda: True,
             )
             return tf.ensure_shape(reported, []) & (label != END)
@@ -214,11 +171,23 @@ class ImageReader:
         )
         return images.filter(is_image).map(lambda image, label, *lost: (image, label))
 
+    def _read(self, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The encoded image and the label of an example, checked."""
+        encoded, label = self.split.read(item)
+        known = tf.debugging.Assert(
+            (label >= 0) & (label < self._classes),
+            ["label", label, "is none of", self._classes, "classes"],
+        )
+        with tf.control_dependencies([known]):
+            return tf.identity(encoded), label
 
-def _error_of(load: Callable, item: tf.Tensor) -> str:
-    """The error that reading an item raises, without the name of the graph's node."""
-    try:
-        load(tf.constant(0, tf.int64), item)
-    except tf.errors.OpError as error:
-        return re.sub(r"\{\{.*?\}\} ?| \[Op:.*", "", error.message)
-    return "but it was read at a second attempt"
+    def _report(self, names: tf.Tensor, items: tf.Tensor) -> bool:
+        """Count examples that could not be read, and find out why not."""
+        for name, item in zip(names, items, strict=True):
+            try:
+                decode_image(self._read(item)[0], channels=3)
+                reason = "no error when it was read again"
+            except tf.errors.OpError as error:
+                reason = re.sub(r"\{\{.*?\}\} ?| \[Op:.*", "", error.message)
+            self.corrupt.add(name.numpy().decode(), reason)
+        return True

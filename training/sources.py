@@ -134,7 +134,14 @@ class RecordSplit:
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-        return examples.shuffle(min(self.num_examples, SHUFFLE_BUFFER), seed=seed[0] ^ seed[1])
+
+        def shuffled(seed: tf.Tensor) -> tf.data.Dataset:
+            # The order must not depend on the global seed; here, this is the one of the graph
+            # of this function.
+            tf.random.set_seed(1)
+            return examples.shuffle(min(self.num_examples, SHUFFLE_BUFFER), seed=seed)
+
+        return tf.data.Dataset.from_tensors(seed[0] ^ seed[1]).flat_map(shuffled)
 
 
 class ImageSource:
@@ -201,7 +208,8 @@ def open_source(name: str, data_dir: str | None = None) -> ImageSource:
         data_dir: Where TensorFlow Datasets keeps its prepared sets; its own default otherwise.
 
     Returns:
-        The source, with its splits renamed to `"train"` and `"test"`.
+        The source, with its splits renamed to `"train"` and `"test"`. Of a set that has both, the
+        validation split is taken as `"test"`.
 
     Raises:
         ValueError: If the name or what lies there is no set of labelled images.
@@ -417,7 +425,7 @@ def _from_builder(name: str, builder: Any) -> ImageSource:
 
     info = builder.info
     keys = info.supervised_keys or ("image", "label")
-    kinds = [type(info.features.get(key)) for key in keys]
+    kinds = [type(info.features[key]) for key in keys if key in info.features]
     if kinds != [tfds.features.Image, tfds.features.ClassLabel]:
         raise ValueError(
             f"{name!r} is not a set for image classification: expected an image and a class "

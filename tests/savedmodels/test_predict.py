@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from keras_preact.export import export_savedmodel
-from keras_preact.preprocessing import Preprocessing
+from keras_preact.preprocessing import Preprocessing, decode_image
 from savedmodels.predict import main
 
 PREPROCESSING = Preprocessing(input_size=32)
@@ -45,7 +45,7 @@ def images(tmp_path_factory):
 
 def best(model, image, count):
     """Indices and probabilities of the classes that the Keras model finds most probable."""
-    pixels = PREPROCESSING.resize_and_crop(PREPROCESSING.decode(image.read_bytes()))
+    pixels = PREPROCESSING.resize_and_crop(decode_image(image.read_bytes(), PREPROCESSING.channels))
     scores = model.predict(PREPROCESSING.normalize(pixels)[None], verbose=0)[0]
     order = np.argsort(scores)[::-1][:count]
     return order.tolist(), scores[order]

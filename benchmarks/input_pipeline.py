@@ -1,0 +1,149 @@
+"""Images/s of the ImageNet training pipeline against image_dataset_from_directory.
+
+    python -m benchmarks.input_pipeline --archive ../shared/data/imagenet-samples.tar
+
+All pipelines read the same folder of class folders in turn, in one process, which takes the
+batches and drops them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import statistics
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import keras
+import tensorflow as tf
+
+from benchmarks.report import report, table, write
+from training.data import training_pipeline
+from training.recipe import Recipe, load_recipe
+from training.sources import open_source
+
+# Times each photograph is in the folder, so that an epoch is several batches long.
+COPIES = 8
+PEER = "image_dataset_from_directory"
+
+
+def unpack(archive: Path, root: Path) -> None:
+    """Unpack photographs named CLASS_LABEL.JPEG into `root/train/CLASS/`."""
+    with tarfile.open(archive) as photographs:
+        for member in filter(tarfile.TarInfo.isfile, photographs):
+            name = Path(member.name)
+            folder = root / "train" / name.stem.split("_")[0]
+            folder.mkdir(parents=True)
+            content = photographs.extractfile(member).read()
+            for copy in range(COPIES):
+                (folder / f"{copy}{name.suffix}").write_bytes(content)
+
+
+def plain(root: Path, recipe: Recipe, size: int) -> tf.data.Dataset:
+    """The peer: whole images, resized and nothing else."""
+    return keras.utils.image_dataset_from_directory(
+        root / "train",
+        label_mode="categorical",
+        image_size=(size, size),
+        batch_size=recipe.batch_size,
+        interpolation=recipe.interpolation,
+        verbose=False,
+    ).repeat()
+
+
+def plain_augmented(root: Path, recipe: Recipe) -> tf.data.Dataset:
+    """The peer, cropped, mirrored and normalised by Keras's layers as it is done for ImageNet."""
+    layers = keras.Sequential(
+        [
+            keras.layers.RandomCrop(recipe.input_size, recipe.input_size),
+            keras.layers.RandomFlip("horizontal"),
+            keras.layers.Normalization(
+                mean=[255 * mean for mean in recipe.mean],
+                variance=[(255 * deviation) ** 2 for deviation in recipe.std],
+            ),
+        ]
+    )
+    images = plain(root, recipe, int(recipe.input_size / recipe.crop_fraction))
+    return images.map(
+        lambda image, label: (layers(image, training=True), label),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    ).prefetch(tf.data.AUTOTUNE)
+
+
+def candidates(root: Path, batch_size: int) -> dict[str, tf.data.Dataset]:
+    """The pipelines, by name; the first is what the others are compared with."""
+    paper = load_recipe("imagenet_paper").replace(batch_size=batch_size)
+    crops_only = paper.replace(color_jitter=0.0, lighting=0.0)
+    modern = load_recipe("imagenet_modern").replace(batch_size=batch_size)
+    source = open_source(str(root))
+    return {
+        f"{PEER}, resized": plain(root, paper, paper.input_size),
+        f"{PEER}, resized; RandomCrop, RandomFlip, Normalization": plain_augmented(root, paper),
+        "ours: random resized crop, flip, normalise": training_pipeline(source, crops_only),
+        "ours: the same, colour jitter, lighting": training_pipeline(source, paper),
+        "ours: random resized crop, RandAugment, mixup, CutMix": training_pipeline(source, modern),
+    }
+
+
+def measure(dataset: tf.data.Dataset, batches: int) -> tuple[float, float]:
+    """Seconds, and seconds of processor time, from a standing start to the last batch."""
+    wall, processor = time.perf_counter(), time.process_time()
+    for _ in dataset.take(batches):
+        pass
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def main() -> None:
+    """Measure, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--archive", type=Path, required=True, help="imagenet-samples.tar")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batches", type=int, default=20, help="batches a round")
+    parser.add_argument("--rounds", type=int, default=5, help="the first is not counted")
+    parser.add_argument("--output", type=Path, help="also write the result here")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        unpack(options.archive, Path(folder))
+        datasets = candidates(Path(folder), options.batch_size)
+        rounds = [
+            {name: measure(dataset, options.batches) for name, dataset in datasets.items()}
+            for _ in range(options.rounds)
+        ][1:]
+    images = options.batch_size * options.batches
+    body = f"{_table(rounds, images)}\n\nMedian of {len(rounds)} rounds. {FOOTNOTE}"
+    command = "python -m benchmarks.input_pipeline " + shlex.join(sys.argv[1:])
+    title = f"Input pipeline, 100 ImageNet photographs, batch {options.batch_size} at 224x224"
+    write(report(title, command, ("keras", "tensorflow"), body), options.output)
+
+
+FOOTNOTE = (
+    "The ratios are to the first and to the second row and the median over the rounds of each "
+    "round's own. Images per processor second depend less on what else the machine does than "
+    "images/s."
+)
+
+
+def _table(rounds: list[dict[str, tuple[float, float]]], images: int) -> str:
+    bare, augmented, *_ = rounds[0]
+    rows = []
+    for name in rounds[0]:
+        row = [name]
+        for clock in range(2):
+            seconds = [results[name][clock] for results in rounds]
+            row.append(f"{images / statistics.median(seconds):.0f}")
+            for peer in (bare, augmented):
+                ratios = [results[peer][clock] / results[name][clock] for results in rounds]
+                row.append(f"{statistics.median(ratios):.2f}")
+        rows.append(row)
+    ratios = ["to first", "to second"]
+    return table(["pipeline", "images/s", *ratios, "per processor s", *ratios], rows)
+
+
+if __name__ == "__main__":
+    main()
