@@ -27,8 +27,9 @@ class _Purpose(enum.IntEnum):
     """What a random draw is for; each purpose has a stream of numbers of its own."""
 
     ORDER = 0
-    AUGMENT = 1
-    MIX = 2
+    MOVE = 1
+    AUGMENT = 2
+    MIX = 3
 
 
 def steps_per_epoch(source: ImageSource, recipe: Recipe) -> int:
@@ -102,7 +103,7 @@ def training_pipeline(
 
     def finish(step: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple:
         return augment.mix(
-            images,
+            _augment(images, _seed(recipe, _Purpose.AUGMENT, step), recipe),
             tf.one_hot(labels, len(source.class_names)),
             _seed(recipe, _Purpose.MIX, step),
             mixup_alpha=recipe.mixup_alpha,
@@ -191,7 +192,7 @@ def _to_uint8(image: tf.Tensor) -> tf.Tensor:
 def _batches_from_memory(
     reader: ImageReader, recipe: Recipe, steps: int, first_epoch: int
 ) -> tf.data.Dataset:
-    """Shuffled batches of augmented images that were decoded beforehand, each with its step."""
+    """Shuffled batches, uint8, of images that were decoded beforehand, each with its step."""
     images, labels = _load(reader, recipe)
     count = len(images)
 
@@ -202,10 +203,8 @@ def _batches_from_memory(
             seed=_seed(recipe, _Purpose.ORDER, step // steps),
             max_index=count - 1,
         )
-        seeds = tf.random.split(_seed(recipe, _Purpose.AUGMENT, step), 2)
-        move_seed, seed = tf.unstack(seeds)
-        moved = _move(tf.gather(images, indices), move_seed, recipe)
-        return step, _augment(moved, seed, recipe), tf.gather(labels, indices)
+        moved = _move(tf.gather(images, indices), _seed(recipe, _Purpose.MOVE, step), recipe)
+        return step, moved, tf.gather(labels, indices)
 
     counter = tf.data.Dataset.range(first_epoch * steps, tf.int64.max)
     return counter.map(gather, num_parallel_calls=AUTOTUNE)
@@ -233,23 +232,21 @@ def _load(reader: ImageReader, recipe: Recipe) -> tuple[tf.Tensor, tf.Tensor]:
 def _streamed_batches(
     reader: ImageReader, recipe: Recipe, steps: int, first_epoch: int
 ) -> tf.data.Dataset:
-    """Shuffled batches of augmented images that are read on the way, each with its step."""
+    """Shuffled batches, uint8, of images that are read on the way, each with its step."""
     preprocessing = preprocessing_of(recipe)
 
     def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
-        epoch_seed = _seed(recipe, _Purpose.AUGMENT, epoch)
+        epoch_seed = _seed(recipe, _Purpose.MOVE, epoch)
 
         def prepare(encoded: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
-            move_seed, seed = tf.unstack(tf.random.split(_fold(epoch_seed, place), 2))
+            seed = _fold(epoch_seed, place)
             if recipe.crop == "random_resized":
-                images = _random_resized_crop(encoded, move_seed, recipe)[tf.newaxis]
-            else:
-                images = _resize_and_crop(encoded, preprocessing)[tf.newaxis]
-                images = _move(images, move_seed, recipe)
-            return _augment(images, seed, recipe)[0]
+                return _to_uint8(_random_resized_crop(encoded, seed, recipe))
+            image = _to_uint8(_resize_and_crop(encoded, preprocessing))
+            return _move(image[tf.newaxis], seed, recipe)[0]
 
         order = reader.split.examples(_seed(recipe, _Purpose.ORDER, epoch)).repeat()
-        images = reader.read(order, prepare, _image_spec(recipe, tf.float32))
+        images = reader.read(order, prepare, _image_spec(recipe, tf.uint8))
         images = images.take(steps * recipe.batch_size)
         return images.batch(recipe.batch_size, drop_remainder=True, num_parallel_calls=AUTOTUNE)
 
