@@ -80,7 +80,8 @@ class Run:
     def _title(self) -> str:
         recipe = self._description["recipe"]
         name = self._description["recipe_name"]
-        return f"{recipe['model']} on {self._description['source']}, recipe {name}"
+        source = Path(self._description["source"]).name
+        return f"{recipe['model']} on {source}, recipe {name}"
 
     def _check_output(self) -> None:
         if not self.output.exists():
