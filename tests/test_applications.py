@@ -42,14 +42,8 @@ def _randomize(model: keras.Model) -> None:
             variable.assign(rng.uniform(0.5, 1.5, variable.shape) * 0.3)
 
 
-# timm's resnetv2_18 to _152 (timm counts trainable parameters).
-@pytest.mark.parametrize(
-    ("depth", "parameters"),
-    [(18, 11_687_720), (34, 21_795_880), (50, 25_549_352), (101, 44_541_480), (152, 60_185_128)],
-)
-def test_imagenet_nets_have_timms_parameter_counts(depth, parameters):
-    model = keras_preact.BUILDERS[f"PreActResNet{depth}"]()
-    assert _trainable_count(model) == parameters
+def test_defaults_are_those_of_imagenet():
+    model = keras_preact.PreActResNet18()
     assert model.input_shape == (None, 224, 224, 3)
     assert model.output_shape == (None, 1000)
 
