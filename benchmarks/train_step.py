@@ -8,16 +8,30 @@ Both nets train with the same optimiser, loss and images, compiled the same way,
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.report import report, table, write
 from benchmarks.workers import Measured, Step, measure_in_turn
 
+if TYPE_CHECKING:
+    import keras
+
 OURS, PEER = "PreActResNet50", "ResNet50V2"
 POLICIES = ("float32", "mixed_bfloat16")
+
+
+def _build(net: str, size: int) -> keras.Model:
+    import keras
+
+    import keras_preact
+
+    builders = {OURS: keras_preact.PreActResNet50, PEER: keras.applications.ResNet50V2}
+    return builders[net](weights=None, input_shape=(size, size, 3))
 
 
 def prepare(net: str, policy: str, batch_size: int, size: int) -> Step:
@@ -27,18 +41,26 @@ def prepare(net: str, policy: str, batch_size: int, size: int) -> Step:
     import keras
     import tensorflow as tf
 
-    import keras_preact
-
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(0)
-    builders = {OURS: keras_preact.PreActResNet50, PEER: keras.applications.ResNet50V2}
-    model = builders[net](weights=None, input_shape=(size, size, 3))
+    model = _build(net, size)
     model.compile(
         keras.optimizers.SGD(0.1, momentum=0.9), "categorical_crossentropy", jit_compile=False
     )
     images = tf.random.normal((batch_size, size, size, 3))
     labels = tf.one_hot(tf.random.uniform((batch_size,), maxval=1000, dtype="int32"), 1000)
     return lambda: model.train_on_batch(images, labels)
+
+
+def multiply_adds(net: str, size: int) -> int:
+    """Multiplications of one image's forward pass, in convolutions and dense layers."""
+    import keras
+
+    total = 0
+    for layer in _build(net, size).layers:
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+            total += math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
+    return total
 
 
 def main() -> None:
@@ -63,7 +85,12 @@ def main() -> None:
         rows += [_row(net, policy, results, options.batch_size) for net in (PEER, OURS)]
     header = ("net", "policy", "images/s", "ratio", "peak memory, GB", "ratio", "first step, s")
     title = f"Training step, batch {options.batch_size} at {options.size}x{options.size}"
-    body = table(header, rows) + "\n\nImages/s of the fastest round. Ratios are to ResNet50V2."
+    counts = [multiply_adds(net, options.size) for net in (PEER, OURS)]
+    body = (
+        f"{table(header, rows)}\n\nImages/s of the fastest round. Ratios are to {PEER}. "
+        f"Multiply-adds of an image's forward pass: {PEER} {counts[0] / 1e9:.2f}e9, "
+        f"{OURS} {counts[1] / 1e9:.2f}e9, ratio {counts[1] / counts[0]:.2f}."
+    )
     command = "python -m benchmarks.train_step " + shlex.join(sys.argv[1:])
     write(report(title, command.strip(), ("keras", "tensorflow"), body), options.output)
 
