@@ -40,8 +40,24 @@ def _padded_shape(
     return tuple(shape)
 
 
+class _FixedPadding:
+    """What convolution and pooling share: `fixed`, and `pads`, the pixels added on either side."""
+
+    fixed: bool
+    pads: tuple[int, ...] | None
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        if self.pads:
+            input_shape = _padded_shape(input_shape, self.pads, self.data_format)
+        return super().compute_output_shape(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        return {**config, "padding": "fixed" if self.fixed else config["padding"]}
+
+
 @keras.saving.register_keras_serializable(package="keras_preact")
-class Conv2D(keras.layers.Conv2D):
+class Conv2D(_FixedPadding, keras.layers.Conv2D):
     """`keras.layers.Conv2D` that also knows `padding="fixed"`: half the kernel on every side.
 
     Args:
@@ -108,18 +124,9 @@ class Conv2D(keras.layers.Conv2D):
             dilations=self.dilation_rate,
         )
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        if self.pads:
-            input_shape = _padded_shape(input_shape, self.pads, self.data_format)
-        return super().compute_output_shape(input_shape)
-
-    def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        return {**config, "padding": "fixed" if self.fixed else config["padding"]}
-
 
 @keras.saving.register_keras_serializable(package="keras_preact")
-class MaxPooling2D(keras.layers.MaxPooling2D):
+class MaxPooling2D(_FixedPadding, keras.layers.MaxPooling2D):
     """`keras.layers.MaxPooling2D` that also knows `padding="fixed"`: half the window on every side.
 
     The padding never wins: it counts as minus infinity.
@@ -149,12 +156,3 @@ class MaxPooling2D(keras.layers.MaxPooling2D):
             widths = _pad_widths(self.pads, self.data_format)
             inputs = ops.pad(inputs, widths, constant_values=-float("inf"))
         return super().call(inputs)
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        if self.pads:
-            input_shape = _padded_shape(input_shape, self.pads, self.data_format)
-        return super().compute_output_shape(input_shape)
-
-    def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        return {**config, "padding": "fixed" if self.fixed else config["padding"]}
