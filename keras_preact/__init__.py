@@ -1,6 +1,6 @@
 """Pre-activation residual networks for Keras."""
 
-from keras_preact import layers, preprocessing, weights
+from keras_preact import layers, preprocessing, transforms, weights
 from keras_preact.applications import (
     BUILDERS,
     PreActResNet,
@@ -14,6 +14,7 @@ from keras_preact.applications import (
     PreActResNet152,
     PreActResNet164,
     PreActResNet200,
+    PreActResNet1001,
     WideResNet16_8,
     WideResNet28_10,
     WideResNet40_4,
@@ -40,6 +41,7 @@ __all__ = [
     "PreActResNet152",
     "PreActResNet164",
     "PreActResNet200",
+    "PreActResNet1001",
     "WideResNet16_8",
     "WideResNet28_10",
     "WideResNet40_4",
@@ -50,5 +52,6 @@ __all__ = [
     "feature_extractor",
     "layers",
     "preprocessing",
+    "transforms",
     "weights",
 ]

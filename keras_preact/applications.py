@@ -216,6 +216,7 @@ PreActResNet20 = _cifar(20, "basic")
 PreActResNet56 = _cifar(56, "basic")
 PreActResNet110 = _cifar(110, "basic")
 PreActResNet164 = _cifar(164, "bottleneck")
+PreActResNet1001 = _cifar(1001, "bottleneck")
 
 WideResNet16_8 = _wide(16, 8)
 WideResNet28_10 = _wide(28, 10)

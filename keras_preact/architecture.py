@@ -17,6 +17,8 @@ UNITS = ("basic", "bottleneck")
 STRIDE_PLACES = ("first_conv", "spatial_conv")
 NORMS = ("batch",)
 PADDINGS = ("fixed", "same")
+# `scan_units="auto"` runs a stage as a loop from this number of units on.
+AUTO_SCAN_UNITS = 24
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,11 @@ class Architecture:
             identity (arXiv:1706.02677). The last convolution's kernel is what starts at zero: a
             zero scale in the norm before it would feed zeros to a ReLU, whose gradient there
             is zero, and the branch would never learn.
+        scan_units: Whether the units of a stage after its first, which are identical, run as one
+            loop over stacked weights (`keras_preact.layers.StackedUnits`), so that building and
+            tracing take the same time at any depth; `"auto"`: in stages of 24 units or more.
+        rematerialize: Recompute the inside of those units in the backward pass instead of keeping
+            it, so that memory grows with the units' inputs alone (arXiv:1604.06174).
 
     Raises:
         ValueError: If a value is of the wrong kind or out of its range.
@@ -94,6 +101,8 @@ class Architecture:
     dropout: float = 0.0
     drop_path: float = 0.0
     zero_init_residual: bool = False
+    scan_units: bool | str = "auto"
+    rematerialize: bool = False
 
     def __post_init__(self) -> None:
         for name in ("units", "channels", "strides"):
@@ -122,8 +131,10 @@ class Architecture:
         self._check_number("norm_epsilon", lambda value: value > 0, "above 0")
         self._check_number("dropout", lambda value: 0 <= value < 1, "in [0, 1)")
         self._check_number("drop_path", lambda value: 0 <= value < 1, "in [0, 1)")
-        for name in ("use_bias", "zero_init_residual"):
+        for name in ("use_bias", "zero_init_residual", "rematerialize"):
             self._check(name, isinstance(getattr(self, name), bool), "True or False")
+        scan_ok = isinstance(self.scan_units, bool) or self.scan_units == "auto"
+        self._check("scan_units", scan_ok, 'True, False or "auto"')
         if self.unit == "bottleneck":
             self._check(
                 "bottleneck_ratio",
@@ -193,6 +204,12 @@ class Architecture:
             stages[stage] = tuple(units)
             before += count
         return stages
+
+    def scans(self, units: tuple[Unit, ...]) -> bool:
+        """Whether the units of a stage, after its first, run as one loop."""
+        if self.scan_units == "auto":
+            return len(units) >= AUTO_SCAN_UNITS
+        return self.scan_units and len(units) > 2
 
     def replace(self, **changes: Any) -> Architecture:
         """The same architecture with some fields changed, checked again.

@@ -2,7 +2,8 @@
 
 Names of the layers: `stem_conv`, `stem_pool`; in unit u of stage s, counted from 1 and 2 as in the
 paper, `stage{s}_unit{u}_norm{i}`, `_act{i}`, `_conv{i}`, `_dropout`, `_shortcut`, `_drop_path` and
-`_add`; then `head_norm`, `head_act`, `head_pool` and `predictions`.
+`_add`; then `head_norm`, `head_act`, `head_pool` and `predictions`. Units 2 to n of a stage that
+runs as one loop are the layer `stage{s}_unit2to{n}`; `keras_preact.stages` has every form.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import keras
 
 from keras_preact.architecture import Architecture
 from keras_preact.parts import Parts
-from keras_preact.units import residual_unit
+from keras_preact.stages import check_separate_units, residual_stage
 from keras_preact.weights import load_weights
 
 POOLINGS = (None, "avg", "max")
@@ -42,9 +43,10 @@ def build(
     )
     inputs = _inputs(parts, include_top, input_tensor, input_shape)
     x = _stem(inputs, parts)
-    for units in architecture.stages.values():
-        for unit in units:
-            x = residual_unit(x, unit, parts)
+    stages = architecture.stages.values()
+    check_separate_units(sum(1 if architecture.scans(units) else len(units) for units in stages))
+    for units in stages:
+        x = residual_stage(x, units, parts)
     x = parts.norm_act(x, "head")
     if include_top:
         x = parts.global_pool(x, "avg", name="head_pool")

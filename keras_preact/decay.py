@@ -22,6 +22,7 @@ def decayed_variables(model: keras.Model) -> list[Any]:
         model: A built model.
 
     Returns:
-        The trainable variables named `kernel`, in the order of `model.trainable_variables`.
+        The trainable variables named `kernel`, or `…_kernel` where units are stacked, in the order
+        of `model.trainable_variables`.
     """
-    return [variable for variable in model.trainable_variables if variable.name == "kernel"]
+    return [each for each in model.trainable_variables if each.name.split("_")[-1] == "kernel"]

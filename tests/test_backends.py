@@ -26,7 +26,24 @@ ARCHITECTURES = {
     "same_padding": Architecture(
         units=(1, 1), channels=(16, 32), strides=(1, 2), stem_channels=8, padding="same"
     ),
+    "stacked": Architecture(
+        units=(4, 1),
+        channels=(8, 16),
+        strides=(1, 2),
+        unit="basic",
+        stem_channels=8,
+        scan_units=True,
+        rematerialize=True,
+    ),
 }
+
+COMPARED_LAYERS = (
+    "stem_conv",
+    "stage2_unit1_norm2",
+    "stage2_unit2to4",
+    "stage3_unit1_shortcut",
+    "predictions",
+)
 
 
 def _filled(name: str) -> keras.Model:
@@ -55,9 +72,11 @@ def compute() -> dict[str, np.ndarray]:
         results[f"{name}/outputs"] = keras.ops.convert_to_numpy(model(images))
         model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "categorical_crossentropy")
         results[f"{name}/loss"] = np.asarray(model.train_on_batch(images, labels))
-        for layer in ("stem_conv", "stage2_unit1_norm2", "stage3_unit1_shortcut", "predictions"):
-            for weight in model.get_layer(layer).weights:
-                results[f"{name}/{layer}/{weight.name}"] = keras.ops.convert_to_numpy(weight)
+        for layer in model.layers:
+            if layer.name in COMPARED_LAYERS:
+                for weight in layer.weights:
+                    values = keras.ops.convert_to_numpy(weight)
+                    results[f"{name}/{layer.name}/{weight.name}"] = values
     return results
 
 
@@ -82,7 +101,7 @@ def test_same_numbers_as_on_tensorflow(tensorflow_results):
 
 
 def test_training_lowers_the_loss():
-    architecture = ARCHITECTURES["basic"].replace(drop_path=0.1, dropout=0.1)
+    architecture = ARCHITECTURES["stacked"].replace(drop_path=0.1, dropout=0.1)
     model = keras_preact.PreActResNet(architecture, classes=6, input_shape=(31, 36, 3))
     images, labels = _batch()
     model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "categorical_crossentropy")

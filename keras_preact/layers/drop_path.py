@@ -15,7 +15,7 @@ class DropPath(keras.layers.Layer):
     What is kept is divided by the probability of keeping it, so that inference needs no scaling.
 
     Args:
-        rate: Probability of dropping an example's branch, in [0, 1).
+        rate: Probability of dropping an example's branch, in [0, 1). A call may give another.
         seed: Integer seed of the draws; by default drawn from Keras's global seed.
         **kwargs: As for `keras.layers.Layer`.
 
@@ -24,7 +24,8 @@ class DropPath(keras.layers.Layer):
     """
 
     def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        # The branch comes in the dtype to compute in; the rate of a call stays float32.
+        super().__init__(autocast=False, **kwargs)
         if not 0 <= rate < 1:
             raise ValueError(f"`rate` must be in [0, 1). Received: {rate}")
         self.rate = rate
@@ -32,10 +33,10 @@ class DropPath(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.built = True
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
-        if not training or self.rate == 0:
+    def call(self, inputs: Any, rate: Any = None, training: bool = False) -> Any:
+        if not training:
             return inputs
-        keep = 1 - self.rate
+        keep = 1 - (self.rate if rate is None else rate)
         shape = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
         draws = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
         mask = ops.cast(draws < keep, inputs.dtype)

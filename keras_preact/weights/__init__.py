@@ -1,5 +1,6 @@
 """Weights of the nets: for now, those in a file of the user's."""
 
 from keras_preact.weights.loader import load_weights
+from keras_preact.weights.named import named_weights, set_named_weights
 
-__all__ = ["load_weights"]
+__all__ = ["load_weights", "named_weights", "set_named_weights"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import keras
+
+from keras_preact.weights.named import NamedWeights, collect, set_named_weights
 
 SUFFIXES = (".weights.h5", ".keras")
 
@@ -17,8 +19,9 @@ SUFFIXES = (".weights.h5", ".keras")
 def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
     """Load every weight of a model from a file that Keras saved.
 
-    Keras matches layers by their order; here their names must be the same too, so that a net whose
-    first layers happen to fit is refused.
+    Keras matches layers by their order; here it is by their names, so that a net whose first layers
+    happen to fit is refused, and the file and the model may have their units in different forms:
+    separate, nested or stacked.
 
     Args:
         model: The model, built.
@@ -26,7 +29,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
 
     Raises:
         ValueError: If the name ends otherwise, there is no such file, or its weights are those of
-            another net. The model's weights are then as they were, unless only shapes differ.
+            another net. The model's weights are then as they were.
     """
     path = Path(path)
     if not path.name.endswith(SUFFIXES):
@@ -37,11 +40,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
     if not path.is_file():
         raise ValueError(f"`weights` names no file: {str(path)!r}")
     try:
-        _check_layers(model, _saved_layers(path))
-        with warnings.catch_warnings():
-            # Keras 3.15 warns of containers that hold no weights, for every functional model.
-            warnings.filterwarnings("ignore", message="Skipping nested container")
-            model.load_weights(path)
+        set_named_weights(model, _saved(path))
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{str(path)!r} does not hold the weights of {model.name!r} "
@@ -49,23 +48,21 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
         ) from error
 
 
-def _saved_layers(path: Path) -> set[str]:
-    """Names of the layers that have weights in a file."""
+def _saved(path: Path) -> NamedWeights:
+    """The weights in a file, by the names of their layers."""
     if path.name.endswith(".keras"):
         with zipfile.ZipFile(path) as archive:
             file = io.BytesIO(archive.read("model.weights.h5"))
     else:
         file = path
     with h5py.File(file, "r") as groups:
-        variables = (group["vars"] for group in groups["layers"].values() if "vars" in group)
-        return {str(group.attrs["name"]) for group in variables if len(group)}
+        return collect(_own_variables(groups["layers"]))
 
 
-def _check_layers(model: keras.Model, saved: set[str]) -> None:
-    expected = {layer.name for layer in model.layers if layer.weights}
-    stray, missing = sorted(saved - expected), sorted(expected - saved)
-    if stray or missing:
-        raise ValueError(
-            f"the file has {len(saved)} layers with weights, the net {len(expected)}; "
-            f"only in the file: {stray[:3]}, only in the net: {missing[:3]}"
-        )
+def _own_variables(group: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
+    """Name and arrays of every layer below a group, as Keras lays them out."""
+    for key, each in group.items():
+        if key == "vars" and len(each):
+            yield str(each.attrs["name"]), each
+        elif key != "vars" and isinstance(each, h5py.Group):
+            yield from _own_variables(each)

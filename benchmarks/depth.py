@@ -1,0 +1,244 @@
+"""What depth costs: build, first step, later steps, peak memory, save, load.
+
+    python -m benchmarks.depth
+
+CIFAR nets of bottleneck units, batch 32, a process a net. Their units are stacked and run in a
+loop, stacked and rematerialised, or separate; beside them the same nets in PyTorch, eager and
+channels last (`benchmarks/torch_resnet.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import multiprocessing
+import os
+import resource
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.report import report, table, write
+
+DEPTHS = (110, 164, 497, 1001, 2000, 4997)
+# Separate units of deeper nets take minutes and tens of gigabytes.
+DEEPEST_SEPARATE = 1001
+FORMS = ("stacked", "rematerialised", "separate", "PyTorch")
+BATCH_SIZE = 32
+
+
+@dataclass
+class Cost:
+    """What one net cost.
+
+    Attributes:
+        form: One of `FORMS`.
+        depth: Layers with weights along the longest path.
+        build_s: Seconds to build the net.
+        first_step_s: Seconds of the first training step, tracing included.
+        step_s: Seconds of the fastest later training step.
+        hundred_steps_s: Seconds from a cold start, imports included, to the end of the 100th
+            training step: those until the end of the first, and 99 times `step_s`.
+        peak_gb: Peak resident memory of the process up to here, in 1e9 bytes.
+        save_s: Seconds to save the net; None for PyTorch, as for `load_s`.
+        load_s: Seconds to load it.
+    """
+
+    form: str
+    depth: int
+    build_s: float
+    first_step_s: float
+    step_s: float
+    hundred_steps_s: float
+    peak_gb: float
+    save_s: float | None = None
+    load_s: float | None = None
+
+
+def units_of(depth: int) -> int:
+    """Bottleneck units in each of the three stages of a CIFAR net."""
+    return (depth - 2) // 9
+
+
+def measure(form: str, depth: int, steps: int) -> Cost:
+    """Measure one net, in a process that has done nothing else."""
+    start = time.perf_counter()
+    build, train = (_torch if form == "PyTorch" else _keras)(form, depth)
+    build_s, net = _timed(build)
+    first_step_s, _ = _timed(lambda: train(net))
+    first_step_end = time.perf_counter() - start
+    step_s = min(_timed(lambda: train(net))[0] for _ in range(steps))
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    hundred_steps_s = first_step_end + 99 * step_s
+    cost = Cost(form, depth, build_s, first_step_s, step_s, hundred_steps_s, peak_gb)
+    if form != "PyTorch":
+        cost.save_s, cost.load_s = _save_and_load(net)
+    return cost
+
+
+def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = function()
+    return time.perf_counter() - start, result
+
+
+def _batch() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((BATCH_SIZE, 32, 32, 3)).astype("float32")
+    return images, rng.integers(0, 10, BATCH_SIZE)
+
+
+def _keras(form: str, depth: int) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    """Functions that build a net of ours and that train it on a batch."""
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import keras
+
+    import keras_preact
+
+    images, labels = _batch()
+    targets = np.eye(10, dtype="float32")[labels]
+
+    def build() -> Any:
+        net = keras_preact.PreActResNet1001(
+            units=(units_of(depth),) * 3,
+            scan_units=form != "separate",
+            rematerialize=form == "rematerialised",
+        )
+        # The separate form would otherwise take minutes in XLA; the stacked one takes none of it.
+        net.compile(
+            keras.optimizers.SGD(0.01, momentum=0.9), "categorical_crossentropy", jit_compile=False
+        )
+        return net
+
+    return build, lambda net: net.train_on_batch(images, targets)
+
+
+def _torch(form: str, depth: int) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    """Functions that build the same net in PyTorch and that train it on a batch."""
+    import torch
+
+    from benchmarks.torch_resnet import CifarPreActResNet
+
+    images, labels = _batch()
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    y = torch.from_numpy(labels)
+
+    def build() -> Any:
+        net = CifarPreActResNet(units_of(depth)).to(memory_format=torch.channels_last)
+        return net, torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+
+    def train(net_and_optimizer: Any) -> float:
+        net, optimizer = net_and_optimizer
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return build, train
+
+
+def _save_and_load(net: Any) -> tuple[float, float]:
+    import keras
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.keras"
+        save_s, _ = _timed(lambda: net.save(path))
+        load_s, _ = _timed(lambda: keras.saving.load_model(path))
+    return save_s, load_s
+
+
+def _in_a_new_process(form: str, depth: int, steps: int) -> Cost:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, (form, depth, steps))
+
+
+def _row(cost: Cost) -> tuple[str, ...]:
+    seconds = [f"{each:.1f}" for each in (cost.build_s, cost.first_step_s)]
+    file = ["" if each is None else f"{each:.1f}" for each in (cost.save_s, cost.load_s)]
+    later = [f"{cost.step_s:.2f}", f"{cost.hundred_steps_s:.0f}", f"{cost.peak_gb:.2f}"]
+    return (str(cost.depth), cost.form, *seconds, *later, *file)
+
+
+def plot(costs: list[Cost], path: Path) -> None:
+    """Draw each cost against depth."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = {
+        "build_s": "build, s",
+        "first_step_s": "first training step, s",
+        "step_s": "later training step, s",
+        "peak_gb": "peak memory, GB",
+        "save_s": "save, s",
+        "load_s": "load, s",
+    }
+    figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
+    for axis, (name, title) in zip(axes.flat, panels.items(), strict=True):
+        for form in FORMS:
+            of_form = [each for each in costs if each.form == form]
+            points = [(each.depth, getattr(each, name)) for each in of_form]
+            points = [point for point in points if point[1] is not None]
+            if points:
+                axis.plot(*zip(*points, strict=True), marker="o", label=form)
+        axis.set(title=title, xlabel="layers", xscale="log", ylim=(0, None))
+    axes.flat[0].legend()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Measure, print and write the table and the plot."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--depths", nargs="+", type=int, default=DEPTHS)
+    parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
+    parser.add_argument(
+        "--steps", type=int, default=3, help="later steps, of which the fastest counts"
+    )
+    parser.add_argument("--output", type=Path, help="write the table here, and a plot beside it")
+    options = parser.parse_args()
+    costs = []
+    for depth in options.depths:
+        for form in options.forms:
+            if form == "separate" and depth > DEEPEST_SEPARATE:
+                continue
+            costs.append(_in_a_new_process(form, depth, options.steps))
+            print(dataclasses.asdict(costs[-1]), flush=True)
+    header = (
+        "layers",
+        "units",
+        "build, s",
+        "first step, s",
+        "later step, s",
+        "start to step 100, s",
+        "peak memory, GB",
+        "save, s",
+        "load, s",
+    )
+    body = (
+        f"{table(header, [_row(cost) for cost in costs])}\n\n"
+        f"Bottleneck units, CIFAR form, batch {BATCH_SIZE}, float32. A later step is the fastest "
+        f"of {options.steps}; the time to step 100 is that until the end of the first, imports "
+        "included, and 99 later steps, not 100 steps run."
+    )
+    if options.output:
+        path = options.output.with_suffix(".png")
+        plot(costs, path)
+        body += f"\n\n![Cost against depth]({path.name})"
+    command = "python -m benchmarks.depth " + shlex.join(sys.argv[1:])
+    text = report("Depth", command.strip(), ("keras", "tensorflow", "torch"), body)
+    write(text, options.output)
+
+
+if __name__ == "__main__":
+    main()

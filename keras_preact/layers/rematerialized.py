@@ -1,0 +1,57 @@
+"""A layer whose inside is computed again in the backward pass instead of being kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_preact.layers.pure_call import pure_call
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class Rematerialized(keras.layers.Wrapper):
+    """Keeps only the input of a layer for the backward pass (arXiv:1604.06174).
+
+    Outputs, gradients and updates of moving statistics are those of the layer itself: its
+    variables go in and come out as tensors, so that computing twice updates once, and random
+    layers draw the same masks again.
+
+    Args:
+        layer: A layer or a functional model with one input and one output.
+        **kwargs: As for `keras.layers.Wrapper`.
+    """
+
+    def __init__(self, layer: keras.layers.Layer, **kwargs: Any) -> None:
+        super().__init__(layer, **kwargs)
+        self.autocast = False
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        if not training:
+            return self.layer(inputs, training=False)
+        variables = self.layer.variables
+        states = [index for index, each in enumerate(variables) if not each.trainable]
+        # Tensors apart from the variables: torch updates those in place before the inside is
+        # computed again, and TensorFlow would differentiate by a variable twice.
+        current = [ops.copy(each) for each in variables]
+
+        def compute(x: Any, *trained: Any) -> tuple[Any, ...]:
+            remaining = iter(trained)
+            values = [
+                next(remaining) if variable.trainable else value
+                for variable, value in zip(variables, current, strict=True)
+            ]
+            outputs, values = pure_call(self.layer, variables, values, x, training=True)
+            return outputs, *(ops.stop_gradient(values[index]) for index in states)
+
+        trained = [
+            value for variable, value in zip(variables, current, strict=True) if variable.trainable
+        ]
+        outputs, *updates = keras.remat(compute)(inputs, *trained)
+        for index, value in zip(states, updates, strict=True):
+            variables[index].assign(value)
+        return outputs
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return self.layer.compute_output_shape(input_shape)

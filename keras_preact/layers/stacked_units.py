@@ -1,0 +1,225 @@
+"""Many identical units, run as one loop over stacked weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_preact.layers.device import has_gpu
+from keras_preact.layers.loop import loop
+from keras_preact.layers.pure_call import pure_call
+
+# What the names of a template's layers begin with, in place of a unit's name.
+TEMPLATE_PREFIX = "unit_"
+_CONSTANT = (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant)
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class StackedUnits(keras.layers.Layer):
+    """Identical residual units one after the other: one loop, whatever their number.
+
+    Every variable of a unit is held once, with a leading axis of length n for the n units, and the
+    units run in a loop whose body is traced once. So the graph does not grow with depth. Weights,
+    batch statistics, dropout masks and drop path rates are each unit's own.
+
+    A single unit cannot be frozen, nor its inside inspected: `keras_preact.transforms.unroll`
+    turns this layer into separate units.
+
+    Args:
+        template: One unit as a functional model on a map of unknown height and width, and, where
+            it has stochastic depth, on the rate of it as a second input, a scalar. Its layers are
+            named `unit_…`. It is neither trained nor saved: only its structure counts.
+        unit_names: Names of the units, such as `("stage2_unit2", "stage2_unit3")`.
+        drop_path: Drop path rate of each unit; None where the template takes no rate.
+        rematerialize: Recompute the inside of a unit in the backward pass instead of keeping it.
+        **kwargs: As for `keras.layers.Layer`.
+
+    Raises:
+        ValueError: If there are no units, or `drop_path` does not fit the template or the number of
+            units.
+    """
+
+    def __init__(
+        self,
+        template: keras.Model,
+        unit_names: Sequence[str],
+        drop_path: Sequence[float] | None = None,
+        rematerialize: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.unit_names = tuple(unit_names)
+        self.drop_path = None if drop_path is None else tuple(drop_path)
+        self.rematerialize = rematerialize
+        self._unit = _Template(template)
+        self._check()
+        if self._unit.seeds:
+            self.seed_generator = keras.random.SeedGenerator()
+        # Measured in benchmarks/depth.py: on a CPU, XLA runs the loop many times slower.
+        self.supports_jit = keras.backend.backend() != "tensorflow" or has_gpu()
+
+    def _check(self) -> None:
+        if not self.unit_names:
+            raise ValueError("`unit_names` must name at least one unit. Received: ()")
+        if (self.drop_path is not None) != (len(self._unit.model.inputs) == 2):
+            raise ValueError(
+                "`drop_path` must be given if, and only if, the template takes a rate as its "
+                f"second input. Received: drop_path={self.drop_path}, "
+                f"template with {len(self._unit.model.inputs)} inputs"
+            )
+        if self.drop_path is not None and len(self.drop_path) != len(self.unit_names):
+            raise ValueError(
+                f"`drop_path` must have one rate for each of the {len(self.unit_names)} units. "
+                f"Received: {len(self.drop_path)} rates"
+            )
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create the stacked variables."""
+        self.stacked = [
+            self.add_weight(
+                shape=(len(self.unit_names), *variable.shape),
+                initializer=_for_each_unit(_initializer(layer, variable)),
+                dtype=variable.dtype,
+                trainable=variable.trainable,
+                autocast=False,
+                aggregation=variable.aggregation,
+                name=f"{layer.name.removeprefix(TEMPLATE_PREFIX)}_{variable.name}",
+            )
+            for layer, variable in self._unit.weights
+        ]
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        # A norm uses its moving statistics where it is frozen.
+        self._unit.model.trainable = self.trainable
+        # Copies of what is updated: torch changes a variable in place, under a later recomputation.
+        weights = [
+            ops.convert_to_tensor(variable) if variable.trainable else ops.copy(variable)
+            for variable in self.stacked
+        ]
+        rates = [] if self.drop_path is None else [ops.convert_to_tensor(self.drop_path, "float32")]
+        seeds = self._seeds() if training else []
+        states = self._unit.states if training else []
+
+        def step(x: Any, slices: list[Any]) -> tuple[Any, list[Any]]:
+            rate, seed = slices[len(weights) :][: len(rates)], slices[len(weights) + len(rates) :]
+
+            def unit(x: Any, *weights: Any) -> tuple[Any, ...]:
+                return self._unit.call(x, rate, weights, seed, states, training)
+
+            if self.rematerialize and training:
+                unit = keras.remat(unit)
+            x, *updates = unit(x, *slices[: len(weights)])
+            return x, updates
+
+        outputs, updates = loop(
+            step,
+            ops.cast(inputs, self.compute_dtype),
+            [*weights, *rates, *seeds],
+            [weights[index] for index in states],
+        )
+        for index, value in zip(states, updates, strict=True):
+            self.stacked[index].assign(value)
+        return outputs
+
+    def _seeds(self) -> list[Any]:
+        """For each random layer of the template, a seed for each unit."""
+        generators, units = len(self._unit.seeds), len(self.unit_names)
+        if not generators:
+            return []
+        key, counter = ops.split(self.seed_generator.next(), 2)
+        numbers = ops.arange(generators * units, dtype=self.seed_generator.state.dtype)
+        seeds = ops.stack([key + numbers, ops.broadcast_to(counter, numbers.shape)], axis=-1)
+        return ops.unstack(ops.reshape(seeds, (generators, units, 2)), axis=0)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Store each stacked variable under its layer and that layer's own key, `conv1.0`."""
+        for key, variable in zip(self._keys(), self.stacked, strict=True):
+            store[key] = variable
+
+    def load_own_variables(self, store: Any) -> None:
+        """The inverse of `save_own_variables`.
+
+        Raises:
+            ValueError: If the store holds other variables.
+        """
+        expected, received = sorted(self._keys()), sorted(store.keys())
+        if expected != received:
+            raise ValueError(
+                f"Layer {self.name!r} holds the variables {expected} of {len(self.unit_names)} "
+                f"stacked units. Received: {received}. `keras_preact.transforms.stack` and "
+                "`unroll` go from separate units to stacked ones and back."
+            )
+        for key, variable in zip(self._keys(), self.stacked, strict=True):
+            variable.assign(store[key])
+
+    def _keys(self) -> list[str]:
+        layers = [layer.name.removeprefix(TEMPLATE_PREFIX) for layer, _ in self._unit.weights]
+        return [f"{name}.{layers[:index].count(name)}" for index, name in enumerate(layers)]
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "template": keras.saving.serialize_keras_object(self._unit.model),
+            "unit_names": list(self.unit_names),
+            "drop_path": None if self.drop_path is None else list(self.drop_path),
+            "rematerialize": self.rematerialize,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> StackedUnits:
+        """The inverse of `get_config`."""
+        template = keras.saving.deserialize_keras_object(config["template"])
+        return cls(**{**config, "template": template})
+
+
+class _Template:
+    """A template's model and its variables, out of sight of Keras's tracking."""
+
+    def __init__(self, model: keras.Model) -> None:
+        model.trainable = True
+        self.model = model
+        self.weights = [(layer, each) for layer in model.layers for each in layer.weights]
+        known = {id(variable) for _, variable in self.weights}
+        self.seeds = [variable for variable in model.variables if id(variable) not in known]
+        # Which of the weights a training step changes by itself: the moving statistics.
+        self.states = [index for index, (_, each) in enumerate(self.weights) if not each.trainable]
+
+    def call(
+        self,
+        x: Any,
+        rate: list[Any],
+        weights: Sequence[Any],
+        seeds: list[Any],
+        states: list[int],
+        training: bool,
+    ) -> tuple[Any, ...]:
+        """The unit's output, then the new values of those weights that are states."""
+        variables = [variable for _, variable in self.weights]
+        if seeds:
+            variables += self.seeds
+        outputs, values = pure_call(
+            self.model, variables, [*weights, *seeds], [x, *rate] if rate else x, training=training
+        )
+        return outputs, *(ops.stop_gradient(values[index]) for index in states)
+
+
+def _initializer(layer: keras.layers.Layer, variable: keras.Variable) -> Any:
+    """What a layer initialises a variable with, by Keras's convention for naming it."""
+    return keras.initializers.get(getattr(layer, f"{variable.name}_initializer"))
+
+
+def _for_each_unit(initializer: Any) -> Any:
+    """An initialiser of stacked variables that gives every unit draws of its own."""
+    if isinstance(initializer, _CONSTANT):
+        return initializer
+
+    def initialize(shape: tuple[int, ...], dtype: Any = None) -> Any:
+        return ops.stack([initializer.clone()(shape[1:], dtype) for _ in range(shape[0])])
+
+    return initialize

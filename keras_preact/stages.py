@@ -1,0 +1,115 @@
+"""A stage of residual units, in one of the forms its architecture asks for.
+
+The first unit of a stage, which may change the shape, is always made of layers of its own. The
+others are identical, and may be
+
+- layers of their own too, in nets of up to `FLAT_UNITS` units;
+- nested models, one a unit, in deeper nets, since Keras walks a graph recursively;
+- nested models that are computed again in the backward pass (`rematerialize`);
+- one loop over stacked weights (`scan_units`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_preact.architecture import Unit
+from keras_preact.layers import DropPath, Rematerialized, StackedUnits
+from keras_preact.layers.stacked_units import TEMPLATE_PREFIX
+from keras_preact.parts import Parts
+from keras_preact.units import residual_unit
+
+# The units of the 110- and 164-layer CIFAR nets. A flat unit adds up to 15 steps to the graph's
+# depth, of which Python's default recursion limit leaves Keras about 900.
+FLAT_UNITS = 54
+# Each nested model is one step; some are left for the rest of the net and for the caller.
+SEPARATE_UNITS = 750
+
+
+def check_separate_units(count: int) -> None:
+    """Check that Keras can build a net of so many separate units.
+
+    Args:
+        count: Separate units of the net.
+
+    Raises:
+        ValueError: If they are too many.
+    """
+    if count > SEPARATE_UNITS:
+        raise ValueError(
+            f"A net of {count} separate units is deeper than Keras can build within Python's "
+            f"default recursion limit, which leaves room for {SEPARATE_UNITS}. Stack its units: "
+            "`scan_units=True`."
+        )
+
+
+def residual_stage(x: Any, units: tuple[Unit, ...], parts: Parts) -> Any:
+    """Apply the units of a stage.
+
+    Args:
+        x: Tensor `(batch, height, width, channels)`, or with the channels first.
+        units: What the architecture says of the stage's units.
+        parts: Makes the layers.
+
+    Returns:
+        The output of the last unit, not yet activated.
+    """
+    first, *others = units
+    x = residual_unit(x, first, parts)
+    if parts.architecture.scans(units):
+        return _stacked(x, others, parts)
+    for unit in others:
+        x = _separate(x, unit, parts)
+    return x
+
+
+def _separate(x: Any, unit: Unit, parts: Parts) -> Any:
+    architecture = parts.architecture
+    if not architecture.rematerialize and sum(architecture.units) <= FLAT_UNITS:
+        return residual_unit(x, unit, parts)
+    inputs = _unit_input(unit, parts)
+    nested = keras.Model(inputs, residual_unit(inputs, unit, parts), name=unit.name)
+    if architecture.rematerialize:
+        nested = Rematerialized(nested, dtype=parts.dtype, name=unit.name)
+    return nested(x)
+
+
+def _stacked(x: Any, units: list[Unit], parts: Parts) -> Any:
+    unit = dataclasses.replace(units[0], name=TEMPLATE_PREFIX.rstrip("_"))
+    inputs = _unit_input(unit, parts)
+    if unit.drop_path:
+        rate = keras.Input(batch_shape=(), dtype="float32", name="drop_path_rate")
+        parts = _TemplateParts(**vars(parts), rate=rate)
+        template = keras.Model([inputs, rate], residual_unit(inputs, unit, parts), name="unit")
+    else:
+        template = keras.Model(inputs, residual_unit(inputs, unit, parts), name="unit")
+    layer = StackedUnits(
+        template,
+        unit_names=[each.name for each in units],
+        drop_path=[each.drop_path for each in units] if unit.drop_path else None,
+        rematerialize=parts.architecture.rematerialize,
+        dtype=parts.dtype,
+        name=f"{units[0].name}to{units[-1].name.rpartition('unit')[2]}",
+    )
+    return layer(x)
+
+
+def _unit_input(unit: Unit, parts: Parts) -> Any:
+    shape = [None, None, None]
+    shape[parts.channel_axis - 1] = unit.in_channels
+    return keras.Input(tuple(shape), dtype=parts.dtype.compute_dtype, name=f"{unit.name}_input")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TemplateParts(Parts):
+    """Makes the layers of a template, whose drop path rate is a tensor."""
+
+    rate: Any
+
+    def drop_path(self, x: Any, rate: float, *, name: str) -> Any:
+        """Stochastic depth at the rate that the template is given."""
+        return DropPath(0.0, dtype=self.dtype, name=name)(x, rate=self.rate)

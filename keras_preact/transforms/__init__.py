@@ -1,0 +1,5 @@
+"""Surgery on a built model."""
+
+from keras_preact.transforms.stacking import stack, unroll
+
+__all__ = ["stack", "unroll"]

@@ -1,0 +1,54 @@
+"""The configuration of a functional model, as surgery needs it.
+
+`keras.Model.get_config` lists layers, each with the calls made of it; a tensor is the name of the
+layer it came from. Cutting and joining graphs there needs nothing of Keras's inside.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Config = dict[str, Any]
+
+
+def tensors(value: Any) -> Iterator[Config]:
+    """Every symbolic tensor in the arguments of a layer's calls."""
+    if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from tensors(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from tensors(each)
+
+
+def source(tensor: Config) -> str:
+    """Name of the layer that a symbolic tensor came from."""
+    return tensor["config"]["keras_history"][0]
+
+
+def tensor(layer: str, like: Config) -> Config:
+    """The output of another layer, of the shape and dtype of `like`."""
+    return {**like, "config": {**like["config"], "keras_history": [layer, 0, 0]}}
+
+
+def renamed(layers: list[Config], rename: Callable[[str], str]) -> list[Config]:
+    """The layers under other names, wherever they or their outputs are named."""
+    layers = copy.deepcopy(layers)
+    for layer in layers:
+        layer["name"] = layer["config"]["name"] = rename(layer["name"])
+        for each in tensors(layer["inbound_nodes"]):
+            each["config"]["keras_history"][0] = rename(source(each))
+    return layers
+
+
+def redirected(value: Any, names: dict[str, str]) -> Any:
+    """`input_layers` or `output_layers` of a configuration, with some layers' names replaced."""
+    if isinstance(value, dict):
+        return {key: redirected(each, names) for key, each in value.items()}
+    if len(value) == 3 and isinstance(value[0], str):
+        return [names.get(value[0], value[0]), *value[1:]]
+    return [redirected(each, names) for each in value]

@@ -1,0 +1,303 @@
+"""Stacked units into separate ones, and back."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+from typing import Any
+
+import keras
+
+from keras_preact.layers import DropPath, Rematerialized, StackedUnits
+from keras_preact.layers.stacked_units import TEMPLATE_PREFIX
+from keras_preact.stages import FLAT_UNITS, check_separate_units
+from keras_preact.transforms.config import Config, redirected, renamed, source, tensor, tensors
+from keras_preact.weights.named import named_weights, set_named_weights
+
+_UNIT = re.compile(r"(?P<stage>.*stage\d+)_unit(?P<number>\d+)(_.*)?")
+_RATE = "drop_path_rate"
+
+
+def unroll(model: keras.Model) -> keras.Model:
+    """The same net with separate units in place of stacked ones.
+
+    The units become layers of the net, or, where the net has more than
+    `keras_preact.stages.FLAT_UNITS` of them or rematerialises, nested models named
+    `stage{s}_unit{u}`.
+
+    Args:
+        model: A functional model. One without stacked units is copied.
+
+    Returns:
+        A model with weights of its own, equal to `model`'s; not compiled.
+
+    Raises:
+        ValueError: If the model is not functional, or too deep for Keras to build unit by unit.
+    """
+    config = _config(model)
+    stacks = [layer for layer in config["layers"] if _is(layer, StackedUnits)]
+    separate = {_UNIT.fullmatch(layer["name"]) for layer in config["layers"]} - {None}
+    units = {(match["stage"], match["number"]) for match in separate}
+    units |= {name for layer in stacks for name in layer["config"]["unit_names"]}
+    check_separate_units(len(units))
+    nest = len(units) > FLAT_UNITS
+    layers, outputs = [], {}
+    for layer in config["layers"]:
+        if not _is(layer, StackedUnits):
+            layers.append(layer)
+            continue
+        layers += _separate_units(layer, nest)
+        outputs[layer["name"]] = layers[-1]["name"]
+    return _rebuilt(model, config, layers, outputs)
+
+
+def stack(model: keras.Model) -> keras.Model:
+    """The same net with the identical units of each stage run as one loop.
+
+    Args:
+        model: A functional model whose units are named as `keras_preact.build` names them.
+
+    Returns:
+        A model with weights of its own, equal to `model`'s; not compiled.
+
+    Raises:
+        ValueError: If the model is not functional, has no three separate units in any stage, or
+            units of a stage differ in more than their weights and drop path rates.
+    """
+    config = _config(model)
+    stages = _stages(config["layers"])
+    if not stages:
+        raise ValueError(
+            f"{model.name!r} has no stage with three or more separate units, named "
+            "`stage{s}_unit{u}_…`, of which all but the first could be stacked."
+        )
+    first_layers = {units[0][0]["name"]: units for units in stages}
+    inside = {layer["name"] for units in stages for unit in units for layer in unit}
+    layers, outputs = [], {}
+    for layer in config["layers"]:
+        if layer["name"] in first_layers:
+            units = first_layers[layer["name"]]
+            layers.append(_stacked_layer(units))
+            outputs[units[-1][-1]["name"]] = layers[-1]["name"]
+        elif layer["name"] not in inside:
+            layers.append(layer)
+    return _rebuilt(model, config, layers, outputs)
+
+
+def _config(model: Any) -> Config:
+    if not (isinstance(model, keras.Model) and "input_layers" in model.get_config()):
+        raise ValueError(
+            f"`model` must be a functional Keras model. Received: {model!r} "
+            f"(of type {type(model).__name__})"
+        )
+    return copy.deepcopy(model.get_config())
+
+
+def _is(layer: Config, kind: type[keras.layers.Layer]) -> bool:
+    return layer["registered_name"] == keras.saving.get_registered_name(kind)
+
+
+def _rebuilt(
+    model: keras.Model, config: Config, layers: list[Config], outputs: dict[str, str]
+) -> keras.Model:
+    """A model of these layers; `outputs` names what now makes the outputs of layers that left."""
+    for layer in layers:
+        for each in tensors(layer["inbound_nodes"]):
+            each["config"]["keras_history"][0] = outputs.get(source(each), source(each))
+    config["layers"] = layers
+    config["output_layers"] = redirected(config["output_layers"], outputs)
+    result = type(model).from_config(config)
+    set_named_weights(result, named_weights(model))
+    return result
+
+
+# Unrolling.
+
+
+def _separate_units(layer: Config, nest: bool) -> list[Config]:
+    """The layers, or nested models, that do what a stack does."""
+    config = layer["config"]
+    rates = config["drop_path"] or itertools.repeat(None)
+    (x,) = tensors(layer["inbound_nodes"])
+    layers = []
+    for name, rate in zip(config["unit_names"], rates, strict=False):
+        unit = _named(config["template"], name, rate)
+        if nest or config["rematerialize"]:
+            made = [_nested(config, unit, x)]
+        else:
+            made = _spliced(unit["config"], x)
+        layers += made
+        x = tensor(made[-1]["name"], x)
+    return layers
+
+
+def _named(template: Config, name: str, rate: float | None) -> Config:
+    """A template as the unit of that name, with its own drop path rate for an input's."""
+    prefix = f"{name}_"
+    unit = copy.deepcopy(template)
+    config = unit["config"]
+    config["name"] = name
+    config["layers"] = renamed(
+        [layer for layer in config["layers"] if layer["name"] != _RATE],
+        lambda each: prefix + each.removeprefix(TEMPLATE_PREFIX),
+    )
+    for layer in config["layers"]:
+        if rate is not None and _is(layer, DropPath):
+            layer["config"]["rate"] = rate
+            layer["inbound_nodes"][0]["kwargs"].pop("rate")
+    config["input_layers"] = [f"{prefix}input", 0, 0]
+    config["output_layers"] = [
+        prefix + config["output_layers"][0].removeprefix(TEMPLATE_PREFIX),
+        *config["output_layers"][1:],
+    ]
+    return unit
+
+
+def _nested(config: Config, unit: Config, x: Config) -> Config:
+    if config["rematerialize"]:
+        model = keras.saving.deserialize_keras_object(unit)
+        dtype = keras.saving.deserialize_keras_object(config["dtype"])
+        unit = keras.saving.serialize_keras_object(
+            Rematerialized(model, dtype=dtype, name=model.name)
+        )
+    return {**unit, "name": unit["config"]["name"], "inbound_nodes": [{"args": [x], "kwargs": {}}]}
+
+
+def _spliced(unit: Config, x: Config) -> list[Config]:
+    """The layers of a unit, fed by `x` instead of an input layer."""
+    inputs = unit["input_layers"][0]
+    layers = [layer for layer in unit["layers"] if layer["name"] != inputs]
+    for layer in layers:
+        layer.pop("build_config", None)
+        for each in tensors(layer["inbound_nodes"]):
+            if source(each) == inputs:
+                each["config"] = x["config"]
+    return copy.deepcopy(layers)
+
+
+# Stacking.
+
+
+def _stages(layers: list[Config]) -> list[list[list[Config]]]:
+    """By stage, the layers of each separate unit after the first, where there are two or more."""
+    stages: dict[str, dict[int, list[Config]]] = {}
+    for layer in layers:
+        if match := _UNIT.fullmatch(layer["name"]):
+            units = stages.setdefault(match["stage"], {})
+            units.setdefault(int(match["number"]), []).append(layer)
+    others = (
+        [unit for number, unit in sorted(units.items()) if number > 1] for units in stages.values()
+    )
+    return [units for units in others if len(units) > 1]
+
+
+def _stacked_layer(units: list[list[Config]]) -> Config:
+    names = [_unit_name(unit) for unit in units]
+    templates, rates = zip(*(_template(unit) for unit in units), strict=True)
+    for name, template in zip(names, templates, strict=True):
+        if template != templates[0]:
+            raise ValueError(
+                f"`{name}` and `{names[0]}` differ in more than their weights and drop path rates, "
+                "so they cannot be stacked."
+            )
+    layer = StackedUnits(
+        keras.Model.from_config(copy.deepcopy(templates[0])),
+        unit_names=names,
+        drop_path=None if rates[0] is None else rates,
+        rematerialize=_is(units[0][0], Rematerialized),
+        dtype=keras.saving.deserialize_keras_object(templates[0]["layers"][-1]["config"]["dtype"]),
+        name=f"{names[0]}to{names[-1].rpartition('unit')[2]}",
+    )
+    serialized = keras.saving.serialize_keras_object(layer)
+    x = _unit_input(units[0])
+    return {**serialized, "name": layer.name, "inbound_nodes": [{"args": [x], "kwargs": {}}]}
+
+
+def _template(unit: list[Config]) -> tuple[Config, float | None]:
+    """A unit as a template, and its drop path rate."""
+    prefix = f"{_unit_name(unit)}_"
+    config = _unit_config(unit)
+    inputs, output = config["input_layers"][0], config["output_layers"][0]
+
+    def rename(name: str) -> str:
+        return TEMPLATE_PREFIX + name.removeprefix(prefix)
+
+    layers, rate = renamed(config["layers"], rename), None
+    for layer in layers:
+        layer.pop("build_config", None)
+        if _is(layer, DropPath):
+            rate, layer["config"]["rate"] = layer["config"]["rate"], 0.0
+            layer["inbound_nodes"][0]["kwargs"]["rate"] = _scalar(_RATE)
+    heads = [[rename(inputs), 0, 0]]
+    if rate is not None:
+        layers.insert(1, _input_layer(_RATE, [], "float32"))
+        heads.append([_RATE, 0, 0])
+    return {
+        "name": "unit",
+        "trainable": True,
+        "layers": layers,
+        "input_layers": heads if rate is not None else heads[0],
+        "output_layers": [rename(output), 0, 0],
+    }, rate
+
+
+def _unit_name(unit: list[Config]) -> str:
+    match = _UNIT.fullmatch(unit[0]["name"])
+    return f"{match['stage']}_unit{match['number']}"
+
+
+def _unit_config(unit: list[Config]) -> Config:
+    """A unit, be it flat, nested or rematerialised, as the configuration of a model."""
+    if _is(unit[0], Rematerialized):
+        return unit[0]["config"]["layer"]["config"]
+    if "input_layers" in unit[0]["config"]:
+        return unit[0]["config"]
+    inputs = f"{_unit_name(unit)}_input"
+    x = _unit_input(unit)["config"]
+    # A stack takes maps of any height and width.
+    shape = [size if axis == _channel_axis(unit) else None for axis, size in enumerate(x["shape"])]
+    layers = copy.deepcopy(unit)
+    names = {layer["name"] for layer in unit}
+    for layer in layers:
+        for each in tensors(layer["inbound_nodes"]):
+            if source(each) not in names:
+                each["config"]["keras_history"] = [inputs, 0, 0]
+    return {
+        "layers": [_input_layer(inputs, shape, x["dtype"]), *layers],
+        "input_layers": [inputs, 0, 0],
+        "output_layers": [layers[-1]["name"], 0, 0],
+    }
+
+
+def _channel_axis(unit: list[Config]) -> int:
+    formats = [layer["config"].get("data_format") for layer in unit]
+    return 1 if "channels_first" in formats else 3
+
+
+def _unit_input(unit: list[Config]) -> Config:
+    """The tensor that comes into a unit."""
+    names = {layer["name"] for layer in unit}
+    outside = [
+        each
+        for layer in unit
+        for each in tensors(layer["inbound_nodes"])
+        if source(each) not in names
+    ]
+    if len({source(each) for each in outside}) != 1:
+        raise ValueError(
+            f"`{_unit_name(unit)}` must take the output of one other layer. "
+            f"Received: {sorted({source(each) for each in outside})}"
+        )
+    return outside[0]
+
+
+def _input_layer(name: str, shape: list[int | None], dtype: str) -> Config:
+    layer = keras.layers.InputLayer(batch_shape=tuple(shape), dtype=dtype, name=name)
+    serialized = keras.saving.serialize_keras_object(layer)
+    return {**serialized, "name": name, "inbound_nodes": []}
+
+
+def _scalar(name: str) -> Config:
+    config = {"shape": [], "dtype": "float32", "keras_history": [name, 0, 0]}
+    return {"class_name": "__keras_tensor__", "config": config}

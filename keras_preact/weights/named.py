@@ -1,0 +1,113 @@
+"""The weights of a net by the names of its layers, whichever form its units are in.
+
+A net with stacked units (`keras_preact.layers.StackedUnits`), with nested ones and with flat ones
+has the same names here: `stage2_unit5_conv1` is one slice of a stack, or a layer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_preact.layers import StackedUnits
+
+# By name of the layer, its arrays, under the keys that `Layer.save_own_variables` gives them.
+NamedWeights = dict[str, dict[str, np.ndarray]]
+
+_STACK = re.compile(r"(?P<stage>.*_unit)(?P<first>\d+)to(?P<last>\d+)")
+
+
+def named_weights(model: keras.Model) -> NamedWeights:
+    """Copies of a net's weights.
+
+    Args:
+        model: A built model.
+
+    Returns:
+        By name of each layer that has weights, its arrays.
+
+    Raises:
+        ValueError: If two layers have the same name.
+    """
+    return collect((layer.name, _own_weights(layer)) for layer in _layers(model))
+
+
+def collect(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> NamedWeights:
+    """The weights of layers given as names and arrays, those of stacked units by unit.
+
+    Raises:
+        ValueError: If two layers have the same name.
+    """
+    named: NamedWeights = {}
+    for name, arrays in layers:
+        for each, own in _by_unit(name, {key: np.asarray(arrays[key]) for key in arrays}):
+            if each in named:
+                raise ValueError(f"Two layers with weights have the name {each!r}.")
+            named[each] = own
+    return named
+
+
+def set_named_weights(model: keras.Model, named: NamedWeights) -> None:
+    """Give a net the weights that another, perhaps with its units in another form, had.
+
+    Args:
+        model: A built model.
+        named: Weights of every layer of the model.
+
+    Raises:
+        ValueError: If names or shapes differ. The model's weights are then as they were.
+    """
+    expected = named_weights(model)
+    stray, missing = sorted(named.keys() - expected), sorted(expected.keys() - named)
+    if stray or missing:
+        raise ValueError(
+            f"{len(named)} layers with weights are given, the net has {len(expected)}; "
+            f"only given: {stray[:3]}, only in the net: {missing[:3]}"
+        )
+    for name, arrays in expected.items():
+        shapes, given = _shapes(arrays), _shapes(named[name])
+        if shapes != given:
+            raise ValueError(f"{name!r} has weights of shapes {shapes}. Received: {given}")
+    for layer in _layers(model):
+        layer.load_own_variables(_gathered(layer, named))
+
+
+def _layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Every layer with weights of its own, nested ones too."""
+    return [layer for layer in model._flatten_layers() if _own_weights(layer)]
+
+
+def _own_weights(layer: keras.layers.Layer) -> dict[str, Any]:
+    store: dict[str, Any] = {}
+    layer.save_own_variables(store)
+    return {key: keras.ops.convert_to_numpy(value) for key, value in store.items()}
+
+
+def _by_unit(name: str, arrays: dict[str, np.ndarray]) -> Iterable[tuple[str, dict]]:
+    match = _STACK.fullmatch(name)
+    if not match:
+        return [(name, arrays)]
+    layers: NamedWeights = {}
+    for key, stacked in arrays.items():
+        layer, _, own_key = key.rpartition(".")
+        for number, array in enumerate(stacked, int(match["first"])):
+            layers.setdefault(f"{match['stage']}{number}_{layer}", {})[own_key] = array
+    return layers.items()
+
+
+def _gathered(layer: keras.layers.Layer, named: NamedWeights) -> dict[str, np.ndarray]:
+    if not isinstance(layer, StackedUnits):
+        return named[layer.name]
+    return {
+        key: np.stack([named[f"{unit}_{inner}"][own_key] for unit in layer.unit_names])
+        for key in _own_weights(layer)
+        for inner, _, own_key in [key.rpartition(".")]
+    }
+
+
+def _shapes(arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {key: array.shape for key, array in arrays.items()}

@@ -1,0 +1,255 @@
+"""Stacked and rematerialised units against separate ones, which are the reference."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_preact
+from keras_preact import Architecture
+from keras_preact.layers import DropPath, Rematerialized, StackedUnits
+from keras_preact.weights import named_weights, set_named_weights
+
+TINY = Architecture(units=(4, 3), channels=(16, 32), strides=(1, 2), stem="cifar", stem_channels=8)
+SIZE = 8
+LABELS = np.eye(4, dtype="float32")
+
+
+def _net(architecture: Architecture = TINY, seed: int = 0, **options) -> keras.Model:
+    shape = (3, SIZE, SIZE) if options.get("data_format") == "channels_first" else (SIZE, SIZE, 3)
+    model = keras_preact.PreActResNet(architecture, classes=4, input_shape=shape, **options)
+    rng = np.random.default_rng(seed)
+    named = {
+        name: {key: rng.uniform(0.1, 0.5, array.shape) for key, array in arrays.items()}
+        for name, arrays in sorted(named_weights(model).items())
+    }
+    set_named_weights(model, named)
+    return model
+
+
+def _images(model: keras.Model) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((4, *model.input_shape[1:])).astype("float32")
+
+
+def _differ(first: keras.Model, second: keras.Model) -> float:
+    """The largest difference of weights, relative to the largest weight of the layer."""
+    one, other = named_weights(first), named_weights(second)
+    assert one.keys() == other.keys()
+    return max(
+        abs(one[name][key] - other[name][key]).max() / abs(one[name][key]).max()
+        for name in one
+        for key in one[name]
+    )
+
+
+def _train(model: keras.Model, steps: int = 2) -> list[float]:
+    model.compile(
+        keras.optimizers.SGD(0.01, momentum=0.9), "categorical_crossentropy", jit_compile=False
+    )
+    return [float(model.train_on_batch(_images(model), LABELS)) for _ in range(steps)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({}, {}),
+        ({"unit": "basic", "use_bias": True}, {}),
+        ({"rematerialize": True}, {}),
+        ({}, {"data_format": "channels_first"}),
+        ({}, {"dtype": "mixed_bfloat16"}),
+    ],
+    ids=str,
+)
+def test_outputs_and_training_equal_those_of_separate_units(changes, options):
+    separate = _net(
+        TINY.replace(**{**changes, "scan_units": False, "rematerialize": False}), **options
+    )
+    stacked = _net(TINY.replace(**{**changes, "scan_units": True}), **options)
+    assert any(isinstance(layer, StackedUnits) for layer in stacked.layers)
+    assert separate.count_params() == stacked.count_params()
+    images = _images(separate)
+    tolerance = 1e-5 if not options.get("dtype") else 1e-2
+    np.testing.assert_allclose(separate(images), stacked(images), atol=tolerance)
+    np.testing.assert_allclose(_train(separate), _train(stacked), rtol=tolerance)
+    # Batch statistics are weights too.
+    assert _differ(separate, stacked) < tolerance
+    np.testing.assert_allclose(separate(images), stacked(images), atol=tolerance)
+
+
+@pytest.mark.parametrize("scan_units", [True, False])
+def test_rematerialised_gradients_are_the_same(scan_units):
+    plain = _net(TINY.replace(scan_units=scan_units))
+    remat = _net(TINY.replace(scan_units=scan_units, rematerialize=True))
+    gradients = []
+    for model in (plain, remat):
+        with tf.GradientTape() as tape:
+            loss = keras.losses.CategoricalCrossentropy()(
+                LABELS, model(_images(model), training=True)
+            )
+        gradients.append(tape.gradient(loss, [v.value for v in model.trainable_variables]))
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-4)
+    assert _differ(plain, remat) == 0
+
+
+def test_rematerialised_random_layers_draw_the_same_masks_again():
+    # The gradient of sum(dropout(x)) is the mask; a second draw would give another.
+    inputs = keras.Input((64,))
+    layer = Rematerialized(keras.Model(inputs, keras.layers.Dropout(0.5)(inputs)))
+    x = tf.ones((3, 64))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=True)
+    np.testing.assert_array_equal(tape.gradient(y, x), y)
+    assert (np.asarray(layer(x, training=True)) != np.asarray(y)).any()
+
+
+def _dropping_units(rates: list[float]) -> StackedUnits:
+    """Units that double a map, or, dropped, hand it on."""
+    x, rate = keras.Input((None, None, 1)), keras.Input(batch_shape=(), name="drop_path_rate")
+    branch = DropPath(0.0, name="unit_drop_path")(x, rate=rate)
+    template = keras.Model([x, rate], keras.layers.Add(name="unit_add")([x, branch]))
+    return StackedUnits(template, [f"unit{index}" for index in range(len(rates))], rates)
+
+
+def test_every_unit_has_its_own_drop_path_rate():
+    rates = [0.0, 0.5, 0.9]
+    x = np.ones((4000, 1, 1, 1), "float32")
+    y = np.asarray(_dropping_units(rates)(x, training=True)).ravel()
+    # A branch that is kept is divided by the probability of keeping it.
+    outcomes = {2.0, 2 * 3.0, 2 * 11.0, 2 * 3.0 * 11.0}
+    assert set(np.round(y, 3)) == outcomes
+    kept = [
+        np.isin(np.round(y, 3), [6.0, 66.0]).mean(),
+        np.isin(np.round(y, 3), [22.0, 66.0]).mean(),
+    ]
+    np.testing.assert_allclose(kept, [0.5, 0.1], atol=5 * np.sqrt(0.25 / 4000))
+    # Independent masks: both kept as often as the product says.
+    assert abs((np.round(y, 3) == 66).mean() - 0.05) < 5 * np.sqrt(0.05 * 0.95 / 4000)
+
+
+def test_masks_differ_from_call_to_call():
+    units = _dropping_units([0.5, 0.5])
+    x = np.ones((64, 1, 1, 1), "float32")
+    assert (np.asarray(units(x, training=True)) != np.asarray(units(x, training=True))).any()
+    np.testing.assert_array_equal(units(x), 4 * x)
+
+
+def test_units_start_with_weights_of_their_own():
+    layer = keras_preact.PreActResNet(TINY.replace(scan_units=True)).get_layer("stage2_unit2to4")
+    kernels = next(np.asarray(each) for each in layer.weights if each.name == "conv2_kernel")
+    assert kernels.shape == (3, 3, 3, 4, 4)
+    assert (kernels[0] != kernels[1]).all()
+    # He: deviation sqrt(2 / (3 * 3 * 4)); 432 draws.
+    assert kernels.std() == pytest.approx(np.sqrt(2 / 36), rel=0.2)
+
+
+def test_frozen_units_keep_their_statistics():
+    model = _net(TINY.replace(scan_units=True))
+    layer = model.get_layer("stage2_unit2to4")
+    layer.trainable = False
+    before = [np.asarray(weight) for weight in layer.weights]
+    _train(model)
+    for old, new in zip(before, layer.weights, strict=True):
+        np.testing.assert_array_equal(old, new)
+    layer.trainable = True
+    _train(model)
+    assert all(
+        (old != np.asarray(new)).any() for old, new in zip(before, layer.weights, strict=True)
+    )
+
+
+def test_weight_decay_finds_stacked_kernels():
+    counts = [
+        sum(np.prod(each.shape) for each in keras_preact.decayed_variables(_net(architecture)))
+        for architecture in (TINY.replace(scan_units=True), TINY.replace(scan_units=False))
+    ]
+    assert counts[0] == counts[1] > 0
+
+
+def test_features_of_stacked_stages():
+    separate, stacked = (_net(TINY.replace(scan_units=scan)) for scan in (False, True))
+    maps = [keras_preact.feature_extractor(model) for model in (separate, stacked)]
+    assert maps[0].strides == maps[1].strides == {"stage2": 1, "stage3": 2}
+    images = _images(separate)
+    for name, expected in maps[0](images).items():
+        np.testing.assert_allclose(maps[1](images)[name], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rematerialize", [True, False])
+@pytest.mark.parametrize("scan_units", [True, False])
+def test_saving(tmp_path, scan_units, rematerialize):
+    model = _net(
+        TINY.replace(scan_units=scan_units, rematerialize=rematerialize, drop_path=0.2, dropout=0.1)
+    )
+    _train(model)
+    model.save(tmp_path / "net.keras")
+    copy = keras.saving.load_model(tmp_path / "net.keras", safe_mode=True)
+    np.testing.assert_array_equal(model(_images(model)), copy(_images(model)))
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    np.testing.assert_array_equal(model(_images(model)), clone(_images(model)))
+
+
+def test_auto_scans_stages_of_many_units():
+    def stacks(**changes) -> list[str]:
+        model = keras_preact.PreActResNet200(include_top=False, **changes)
+        return [layer.name for layer in model.layers if isinstance(layer, StackedUnits)]
+
+    assert stacks() == ["stage3_unit2to24", "stage4_unit2to36"]
+    assert stacks(scan_units=True) == [
+        "stage2_unit2to3",
+        "stage3_unit2to24",
+        "stage4_unit2to36",
+        "stage5_unit2to3",
+    ]
+
+
+def test_two_hundred_separate_units_build():
+    architecture = Architecture(
+        units=(200,), channels=(4,), strides=(1,), stem="cifar", stem_channels=4, scan_units=False
+    )
+    model = keras_preact.PreActResNet(architecture, classes=2, input_shape=(8, 8, 3))
+    unit = model.get_layer("stage2_unit200")
+    assert unit.get_layer("stage2_unit200_conv3").kernel.shape == (1, 1, 1, 4)
+
+
+def test_too_many_separate_units():
+    architecture = keras_preact.PreActResNet1001.architecture.replace(
+        units=(1000, 1, 1), scan_units=False
+    )
+    with pytest.raises(ValueError, match="1002 separate units.*scan_units=True"):
+        keras_preact.PreActResNet(architecture)
+
+
+def _train_step_nodes(depth: int, **changes) -> int:
+    """Nodes in the graph of Keras's own training step, those of its functions included."""
+    units = ((depth - 2) // 9,) * 3
+    model = keras_preact.PreActResNet1001(units=units, **changes)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "categorical_crossentropy")
+    assert not model.jit_compile
+    batch = tf.zeros((2, 32, 32, 3)), tf.zeros((2, 10))
+    graph = tf.function(model.train_step).get_concrete_function(batch).graph.as_graph_def()
+    return len(graph.node) + sum(len(each.node_def) for each in graph.library.function)
+
+
+@pytest.mark.parametrize(
+    ("depths", "rematerialize"), [((164, 497, 1001, 2000), False), ((164, 2000), True)]
+)
+def test_graph_does_not_grow_with_depth(depths, rematerialize):
+    # 164 layers are fewer than "auto" scans.
+    nodes = {
+        depth: _train_step_nodes(depth, scan_units=True, rematerialize=rematerialize)
+        for depth in depths
+    }
+    assert len(set(nodes.values())) == 1, nodes
+
+
+def test_drop_path_that_does_not_fit():
+    with pytest.raises(ValueError, match="one rate for each of the 2 units. Received: 1"):
+        units = _dropping_units([0.1, 0.2])
+        StackedUnits(units._unit.model, ["unit1", "unit2"], [0.1])
+    with pytest.raises(ValueError, match="if, and only if, the template takes a rate"):
+        StackedUnits(units._unit.model, ["unit1", "unit2"])
