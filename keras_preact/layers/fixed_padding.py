@@ -7,12 +7,17 @@ half the kernel on every side. Where the stride is 1 the two agree.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_preact.layers.device import kernels_take_channels_first
+from keras_preact.layers.device import has_gpu, kernels_take_channels_first
+
+# On a CPU, TensorFlow trains a 1x1 convolution of up to so many weights faster as a matrix product
+# of the pixels; in wider ones the convolution kernel wins (`benchmarks/pointwise.py`).
+_PRODUCT_WEIGHTS = 16384
 
 
 def _check_odd(name: str, sizes: tuple[int, ...]) -> None:
@@ -86,6 +91,25 @@ class Conv2D(_FixedPadding, keras.layers.Conv2D):
                 dilation * (size // 2)
                 for size, dilation in zip(self.kernel_size, self.dilation_rate, strict=True)
             )
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        # In inference a convolution is better: TensorFlow merges it with the norm that follows.
+        if not (training and self._product_is_faster()):
+            return super().call(inputs)
+        outputs = ops.matmul(inputs, self.kernel[0, 0])
+        if self.use_bias:
+            outputs = ops.add(outputs, self.bias)
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def _product_is_faster(self) -> bool:
+        return (
+            self.kernel_size == self.strides == (1, 1)
+            and self.groups == 1
+            and self.data_format == "channels_last"
+            and math.prod(self.kernel.shape) <= _PRODUCT_WEIGHTS
+            and keras.backend.backend() == "tensorflow"
+            and not has_gpu()
+        )
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         """The padded convolution, without the bias."""
