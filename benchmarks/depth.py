@@ -3,19 +3,18 @@
     python -m benchmarks.depth
 
 CIFAR nets of bottleneck units, batch 32, a process a net. Their units are stacked and run in a
-loop, stacked and rematerialised, or separate; beside them the same nets in PyTorch, eager and
-channels last (`benchmarks/torch_resnet.py`).
+loop, the same compiled by XLA, stacked and rematerialised, or separate; beside them the same nets
+in PyTorch, eager and channels last (`benchmarks/torch_resnet.py`).
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import multiprocessing
 import os
 import resource
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,8 +28,8 @@ from benchmarks.report import report, table, write
 
 DEPTHS = (110, 164, 497, 1001, 2000, 4997)
 # Deeper, a form takes many minutes to trace or tens of gigabytes.
-DEEPEST = {"stacked": 2000, "separate": 1001, "PyTorch": 2000}
-FORMS = ("stacked", "rematerialised", "separate", "PyTorch")
+DEEPEST = {"stacked": 2000, "stacked, XLA": 110, "separate": 1001, "PyTorch": 2000}
+FORMS = ("stacked", "stacked, XLA", "rematerialised", "separate", "PyTorch")
 BATCH_SIZE = 32
 
 
@@ -112,9 +111,14 @@ def _keras(form: str, depth: int) -> tuple[Callable[[], Any], Callable[[Any], An
             scan_units=form != "separate",
             rematerialize=form == "rematerialised",
         )
-        # Keras would compile the separate form with XLA, which takes far longer to start.
+        if form == "stacked, XLA":
+            # What the layers say against XLA is put to the test here.
+            for layer in net.layers:
+                layer.supports_jit = True
         net.compile(
-            keras.optimizers.SGD(0.01, momentum=0.9), "categorical_crossentropy", jit_compile=False
+            keras.optimizers.SGD(0.01, momentum=0.9),
+            "categorical_crossentropy",
+            jit_compile=form == "stacked, XLA",
         )
         return net
 
@@ -168,6 +172,12 @@ def _row(cost: Cost) -> tuple[str, ...]:
     return (str(cost.depth), cost.form, *seconds, *later, *file)
 
 
+def merged(old: list[Cost], new: list[Cost]) -> list[Cost]:
+    """Both, in order; what was measured again counts once."""
+    costs = {(cost.depth, FORMS.index(cost.form)): cost for cost in [*old, *new]}
+    return [costs[key] for key in sorted(costs)]
+
+
 def plot(costs: list[Cost], path: Path) -> None:
     """Draw each cost against depth."""
     import matplotlib
@@ -200,20 +210,32 @@ def plot(costs: list[Cost], path: Path) -> None:
 def main() -> None:
     """Measure, print and write the table and the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--depths", nargs="+", type=int, default=DEPTHS)
+    parser.add_argument(
+        "--depths", nargs="*", type=int, default=DEPTHS, help="none: only draw the results again"
+    )
     parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
     parser.add_argument(
         "--steps", type=int, default=3, help="later steps, of which the fastest counts"
     )
-    parser.add_argument("--output", type=Path, help="write the table here, and a plot beside it")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="write the table here, and a plot and a JSON file beside it; rows that the JSON file "
+        "has and this run does not measure are kept",
+    )
     options = parser.parse_args()
-    costs = []
+    costs: list[Cost] = []
     for depth in options.depths:
         for form in options.forms:
             if depth > DEEPEST.get(form, depth):
                 continue
             costs.append(_in_a_new_process(form, depth, options.steps))
             print(dataclasses.asdict(costs[-1]), flush=True)
+    if options.output:
+        data = options.output.with_suffix(".json")
+        old = json.loads(data.read_text()) if data.exists() else []
+        costs = merged([Cost(**each) for each in old], costs)
+        data.write_text(json.dumps([dataclasses.asdict(each) for each in costs], indent=1) + "\n")
     header = (
         "layers",
         "units",
@@ -229,14 +251,14 @@ def main() -> None:
         f"{table(header, [_row(cost) for cost in costs])}\n\n"
         f"Bottleneck units, CIFAR form, batch {BATCH_SIZE}, float32. A later step is the fastest "
         f"of {options.steps}; the time to step 100 is that until the end of the first, imports "
-        "included, and 99 later steps, not 100 steps run."
+        "included, and 99 later steps, not 100 steps run. Rows come from runs of their own, with "
+        "`--depths` and `--forms`."
     )
     if options.output:
         path = options.output.with_suffix(".png")
         plot(costs, path)
         body += f"\n\n![Cost against depth]({path.name})"
-    command = "python -m benchmarks.depth " + shlex.join(sys.argv[1:])
-    text = report("Depth", command.strip(), ("keras", "tensorflow", "torch"), body)
+    text = report("Depth", "python -m benchmarks.depth", ("keras", "tensorflow", "torch"), body)
     write(text, options.output)
 
 

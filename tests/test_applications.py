@@ -70,6 +70,13 @@ def test_cifar_nets_have_the_papers_parameter_counts(name, millions):
     assert model.output_shape == (None, 10)
 
 
+def test_kernels_of_1001_layers_are_the_papers_count():
+    # 10.2 million in arXiv:1605.07146, which leaves out the norms: here they no longer round away.
+    kernels = keras_preact.decayed_variables(keras_preact.PreActResNet1001())
+    count = sum(int(np.prod(kernel.shape)) for kernel in kernels)
+    assert count / 1e6 == pytest.approx(10.2, abs=0.05)
+
+
 @pytest.mark.parametrize("name", keras_preact.BUILDERS)
 def test_depth_in_the_name_counts_the_weight_layers(name):
     builder = keras_preact.BUILDERS[name]

@@ -113,3 +113,28 @@ def test_even_kernels_have_no_half():
         Conv2D(3, 2)
     with pytest.raises(ValueError, match=r"`pool_size` must be odd.*\(2, 2\)"):
         MaxPooling2D(2)
+
+
+def _gradients(layer, x, training):
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=training)
+        return y, *tape.gradient(y, [x, *(each.value for each in layer.trainable_variables)], y)
+
+    kinds = {each.type for each in step.get_concrete_function(x).graph.get_operations()}
+    return step(x), kinds
+
+
+@pytest.mark.parametrize(("filters", "is_product"), [(8, True), (4096, False)])
+def test_narrow_1x1_convolutions_train_as_matrix_products(filters, is_product):
+    x = tf.constant(_x(2, 5, 3, 16))
+    layer = Conv2D(filters, 1, activation="relu", bias_initializer="ones")
+    layer(x)
+    trained, kinds = _gradients(layer, x, training=True)
+    expected, kinds_of_inference = _gradients(layer, x, training=False)
+    assert ("MatMul" in kinds) == is_product == ("Conv2D" not in kinds)
+    assert "Conv2D" in kinds_of_inference
+    for one, other in zip(trained, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)

@@ -143,7 +143,7 @@ def test_units_start_with_weights_of_their_own():
     assert kernels.shape == (3, 3, 3, 4, 4)
     assert (kernels[0] != kernels[1]).all()
     # He: deviation sqrt(2 / (3 * 3 * 4)); 432 draws.
-    assert kernels.std() == pytest.approx(np.sqrt(2 / 36), rel=0.2)
+    assert kernels.std() == pytest.approx(np.sqrt(2 / 36), rel=0.15)
 
 
 def test_frozen_units_keep_their_statistics():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,7 +59,7 @@ class StackedUnits(keras.layers.Layer):
         self._check()
         if self._unit.seeds:
             self.seed_generator = keras.random.SeedGenerator()
-        # Measured in benchmarks/depth.py: on a CPU, XLA runs the loop many times slower.
+        # On a CPU, XLA runs the loop 16 times slower (benchmarks/results/depth.md, 110 layers).
         self.supports_jit = keras.backend.backend() != "tensorflow" or has_gpu()
 
     def _check(self) -> None:
@@ -220,6 +221,11 @@ def _for_each_unit(initializer: Any) -> Any:
         return initializer
 
     def initialize(shape: tuple[int, ...], dtype: Any = None) -> Any:
-        return ops.stack([initializer.clone()(shape[1:], dtype) for _ in range(shape[0])])
+        units = shape[0]
+        if isinstance(initializer, keras.initializers.VarianceScaling):
+            # One draw for all. It takes the leading axis for a part of the receptive field, and
+            # divides the variance by its length.
+            return initializer(shape, dtype) * math.sqrt(units)
+        return ops.stack([initializer.clone()(shape[1:], dtype) for _ in range(units)])
 
     return initialize

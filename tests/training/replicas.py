@@ -22,7 +22,13 @@ STEPS = 4
 
 def residual_net() -> keras.Model:
     architecture = keras_preact.Architecture(
-        unit="basic", units=(1, 1), channels=(8, 16), strides=(1, 2), stem="cifar", stem_channels=8
+        unit="basic",
+        units=(3, 1),
+        channels=(8, 16),
+        strides=(1, 2),
+        stem="cifar",
+        stem_channels=8,
+        scan_units=True,
     )
     return keras_preact.PreActResNet(architecture, input_shape=(8, 8, 1), classes=CLASSES)
 

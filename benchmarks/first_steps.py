@@ -1,0 +1,138 @@
+"""The first training steps of the 1001-layer net on real images: loss and learning rate.
+
+    python -m benchmarks.first_steps --data DATA/cifar10 --output benchmarks/results/resnet1001
+
+Where a whole schedule would take days, this shows that the net trains: batches of the recipe's own
+pipeline, its optimiser and its warm-up, and a loss that falls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.report import report, table, write
+
+# Steps that one line of the table averages over.
+WINDOW = 20
+
+
+def train(data: str, model: str, batch_size: int, steps: int, csv_path: Path) -> list[dict]:
+    """Train for some steps, and write a line of the CSV file after each.
+
+    Args:
+        data: Source of the images, as for `training.train`.
+        model: Name of a builder.
+        batch_size: Images a step.
+        steps: How many steps.
+        csv_path: The CSV file.
+
+    Returns:
+        A record for each step.
+    """
+    import keras
+
+    from training.data import steps_per_epoch, training_pipeline
+    from training.recipe import load_recipe
+    from training.sources import open_source
+    from training.train import build_net, compile_for_training
+
+    # The paper's rates, unscaled: 0.01 for the first 400 steps.
+    recipe = load_recipe("cifar_paper").replace(
+        model=model, batch_size=batch_size, reference_batch_size=batch_size
+    )
+    keras.utils.set_random_seed(recipe.seed)
+    source = open_source(data)
+    net = build_net(recipe, len(source.class_names))
+    net = compile_for_training(net, recipe, steps_per_epoch(source, recipe))
+    batches = itertools.islice(iter(training_pipeline(source, recipe)), steps)
+    records: list[dict[str, Any]] = []
+    with open(csv_path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["step", "loss", "top1", "learning_rate", "seconds"])
+        writer.writeheader()
+        for step, (images, labels) in enumerate(batches, 1):
+            start = time.perf_counter()
+            rate = float(keras.ops.convert_to_numpy(net.optimizer.learning_rate))
+            net.reset_metrics()
+            logs = net.train_on_batch(images, labels, return_dict=True)
+            seconds = time.perf_counter() - start
+            records.append(
+                {
+                    "step": step,
+                    "loss": float(logs["loss"]),
+                    "top1": float(logs["top1"]),
+                    "learning_rate": rate,
+                    "seconds": round(seconds, 2),
+                }
+            )
+            writer.writerow(records[-1])
+            file.flush()
+            print(records[-1], flush=True)
+    return records
+
+
+def draw(records: list[dict], title: str, path: Path) -> None:
+    """Draw the loss of every step, its moving mean, and what guessing would give."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    steps = [record["step"] for record in records]
+    losses = np.array([record["loss"] for record in records])
+    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    axis.plot(steps, losses, color="#bbbbbb", label="each step")
+    if len(losses) >= WINDOW:
+        mean = np.convolve(losses, np.ones(WINDOW) / WINDOW, "valid")
+        axis.plot(steps[WINDOW - 1 :], mean, color="#0b6fb8", label=f"mean of {WINDOW} steps")
+    axis.axhline(np.log(10), color="#888888", linestyle=":", label="guessing, ln 10")
+    axis.set(title=title, xlabel="step", ylabel="training loss")
+    axis.legend()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Train, print and write the table and the plot."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="source of the images")
+    parser.add_argument("--model", default="PreActResNet1001", help="builder in keras_preact")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
+    options = parser.parse_args()
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    options.output.mkdir(parents=True, exist_ok=True)
+    records = train(
+        options.data, options.model, options.batch_size, options.steps, options.output / "steps.csv"
+    )
+    title = f"{options.model}, the first {len(records)} steps of {options.batch_size} images"
+    draw(records, title, options.output / "loss.png")
+    rows = []
+    for start in range(0, len(records), WINDOW):
+        part = records[start : start + WINDOW]
+        means = [np.mean([record[name] for record in part]) for name in ("loss", "top1")]
+        seconds = f"{np.median([record['seconds'] for record in part]):.1f}"
+        span = f"{part[0]['step']} to {part[-1]['step']}"
+        rows.append((span, f"{means[0]:.3f}", f"{means[1]:.1%}", seconds))
+    body = (
+        f"{table(('steps', 'training loss', 'training top-1', 'seconds a step'), rows)}\n\n"
+        "Means over the steps (median of the seconds). This is the beginning of the paper's "
+        "schedule, no trained net.\n\n![Training loss](loss.png)"
+    )
+    command = "python -m benchmarks.first_steps " + shlex.join(sys.argv[1:])
+    text = report(title, command.strip(), ("keras", "tensorflow"), body)
+    write(text, options.output / "README.md")
+
+
+if __name__ == "__main__":
+    main()
