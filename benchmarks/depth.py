@@ -201,7 +201,7 @@ def plot(costs: list[Cost], path: Path) -> None:
             points = [point for point in points if point[1] is not None]
             if points:
                 axis.plot(*zip(*points, strict=True), marker="o", label=form)
-        axis.set(title=title, xlabel="layers", xscale="log", ylim=(0, None))
+        axis.set(title=title, xlabel="layers", xlim=(0, None), ylim=(0, None))
     axes.flat[0].legend()
     figure.savefig(path, dpi=100)
     plt.close(figure)

@@ -3,7 +3,8 @@
     python -m benchmarks.first_steps --data DATA/cifar10 --output benchmarks/results/resnet1001
 
 Where a whole schedule would take days, this shows that the net trains: batches of the recipe's own
-pipeline, its optimiser and its warm-up, and a loss that falls.
+pipeline, its optimiser and its warm-up, and a loss that falls. Every value of the recipe is an
+option, as for `training.train`.
 """
 
 from __future__ import annotations
@@ -11,45 +12,44 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
-import os
 import shlex
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from benchmarks.report import report, table, write
+from training.data import steps_per_epoch, training_pipeline
+from training.recipe import Recipe, add_recipe_arguments, load_recipe, override_recipe
+from training.sources import open_source
+from training.train import build_net, compile_for_training
 
 # Steps that one line of the table averages over.
 WINDOW = 20
 
 
-def train(data: str, model: str, batch_size: int, steps: int, csv_path: Path) -> list[dict]:
+def paper_recipe() -> Recipe:
+    """The paper's CIFAR schedule for 1001 layers, its rates unscaled; it warms up at 0.01."""
+    return load_recipe("cifar_paper").replace(
+        model="PreActResNet1001", batch_size=32, reference_batch_size=0
+    )
+
+
+def train(data: str, recipe: Recipe, steps: int, csv_path: Path) -> list[dict[str, Any]]:
     """Train for some steps, and write a line of the CSV file after each.
 
     Args:
         data: Source of the images, as for `training.train`.
-        model: Name of a builder.
-        batch_size: Images a step.
+        recipe: What is trained, and how.
         steps: How many steps.
         csv_path: The CSV file.
 
     Returns:
         A record for each step.
     """
-    import keras
-
-    from training.data import steps_per_epoch, training_pipeline
-    from training.recipe import load_recipe
-    from training.sources import open_source
-    from training.train import build_net, compile_for_training
-
-    # The paper's rates, unscaled: 0.01 for the first 400 steps.
-    recipe = load_recipe("cifar_paper").replace(
-        model=model, batch_size=batch_size, reference_batch_size=batch_size
-    )
     keras.utils.set_random_seed(recipe.seed)
     source = open_source(data)
     net = build_net(recipe, len(source.class_names))
@@ -80,6 +80,18 @@ def train(data: str, model: str, batch_size: int, steps: int, csv_path: Path) ->
     return records
 
 
+def recorded(csv_path: Path) -> list[dict[str, Any]]:
+    """The records that an earlier run wrote, also one that was stopped on the way."""
+    if not csv_path.exists():
+        return []
+    with open(csv_path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {name: int(value) if name == "step" else float(value) for name, value in row.items()}
+        for row in rows
+    ]
+
+
 def draw(records: list[dict], title: str, path: Path) -> None:
     """Draw the loss of every step, its moving mean, and what guessing would give."""
     import matplotlib
@@ -105,17 +117,22 @@ def main() -> None:
     """Train, print and write the table and the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="source of the images")
-    parser.add_argument("--model", default="PreActResNet1001", help="builder in keras_preact")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
-    options = parser.parse_args()
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    options.output.mkdir(parents=True, exist_ok=True)
-    records = train(
-        options.data, options.model, options.batch_size, options.steps, options.output / "steps.csv"
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=100,
+        help="where the output folder holds as many already, they are only drawn again",
     )
-    title = f"{options.model}, the first {len(records)} steps of {options.batch_size} images"
+    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
+    add_recipe_arguments(parser, paper_recipe())
+    options = parser.parse_args()
+    recipe = override_recipe(paper_recipe(), options)
+    options.output.mkdir(parents=True, exist_ok=True)
+    csv_path = options.output / "steps.csv"
+    records = recorded(csv_path)[: options.steps]
+    if len(records) < options.steps:
+        records = train(options.data, recipe, options.steps, csv_path)
+    title = f"{recipe.model}, the first {len(records)} steps of {recipe.batch_size} images"
     draw(records, title, options.output / "loss.png")
     rows = []
     for start in range(0, len(records), WINDOW):
