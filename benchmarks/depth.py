@@ -120,6 +120,8 @@ def _keras(form: str, depth: int) -> tuple[Callable[[], Any], Callable[[Any], An
             "categorical_crossentropy",
             jit_compile=form == "stacked, XLA",
         )
+        # As `fit` does: else TensorFlow, which meets new variables, traces the first step twice.
+        net.optimizer.build(net.trainable_variables)
         return net
 
     return build, lambda net: net.train_on_batch(images, targets)
