@@ -20,10 +20,13 @@ from typing import Any
 
 import keras
 import numpy as np
+from matplotlib.figure import Figure
 
 from benchmarks.report import report, table, write
 from training.data import steps_per_epoch, training_pipeline
+from training.files import replacing
 from training.recipe import Recipe, add_recipe_arguments, load_recipe, override_recipe
+from training.report import write_history_csv
 from training.sources import open_source
 from training.train import build_net, compile_for_training
 
@@ -56,27 +59,22 @@ def train(data: str, recipe: Recipe, steps: int, csv_path: Path) -> list[dict[st
     net = compile_for_training(net, recipe, steps_per_epoch(source, recipe))
     batches = itertools.islice(iter(training_pipeline(source, recipe)), steps)
     records: list[dict[str, Any]] = []
-    with open(csv_path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["step", "loss", "top1", "learning_rate", "seconds"])
-        writer.writeheader()
-        for step, (images, labels) in enumerate(batches, 1):
-            start = time.perf_counter()
-            rate = float(keras.ops.convert_to_numpy(net.optimizer.learning_rate))
-            net.reset_metrics()
-            logs = net.train_on_batch(images, labels, return_dict=True)
-            seconds = time.perf_counter() - start
-            records.append(
-                {
-                    "step": step,
-                    "loss": float(logs["loss"]),
-                    "top1": float(logs["top1"]),
-                    "learning_rate": rate,
-                    "seconds": round(seconds, 2),
-                }
-            )
-            writer.writerow(records[-1])
-            file.flush()
-            print(records[-1], flush=True)
+    for step, (images, labels) in enumerate(batches, 1):
+        start = time.perf_counter()
+        rate = float(keras.ops.convert_to_numpy(net.optimizer.learning_rate))
+        net.reset_metrics()
+        logs = net.train_on_batch(images, labels, return_dict=True)
+        records.append(
+            {
+                "step": step,
+                "loss": float(logs["loss"]),
+                "top1": float(logs["top1"]),
+                "learning_rate": rate,
+                "seconds": round(time.perf_counter() - start, 2),
+            }
+        )
+        write_history_csv(csv_path, records)
+        print(records[-1], flush=True)
     return records
 
 
@@ -94,14 +92,10 @@ def recorded(csv_path: Path) -> list[dict[str, Any]]:
 
 def draw(records: list[dict], title: str, path: Path) -> None:
     """Draw the loss of every step, its moving mean, and what guessing would give."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     steps = [record["step"] for record in records]
     losses = np.array([record["loss"] for record in records])
-    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
+    axis = figure.subplots()
     axis.plot(steps, losses, color="#bbbbbb", label="each step")
     if len(losses) >= WINDOW:
         mean = np.convolve(losses, np.ones(WINDOW) / WINDOW, "valid")
@@ -109,8 +103,8 @@ def draw(records: list[dict], title: str, path: Path) -> None:
     axis.axhline(np.log(10), color="#888888", linestyle=":", label="guessing, ln 10")
     axis.set(title=title, xlabel="step", ylabel="training loss")
     axis.legend()
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png")
 
 
 def main() -> None:

@@ -6,37 +6,18 @@ python -m benchmarks.profile_step
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
+from benchmarks.depth import BATCH_SIZE, keras_net
 from benchmarks.report import report, table, write
 
-BATCH_SIZE = 32
 # Kinds of kernels that a row of their own is given.
 SHOWN = 12
-
-
-def _trained_net(depth: int) -> tuple[Any, Any]:
-    """A net of stacked bottleneck units, and the batch that it has been trained on thrice."""
-    import keras
-    import numpy as np
-
-    import keras_preact
-
-    rng = np.random.default_rng(0)
-    images = rng.standard_normal((BATCH_SIZE, 32, 32, 3)).astype("float32")
-    labels = np.eye(10, dtype="float32")[rng.integers(0, 10, BATCH_SIZE)]
-    net = keras_preact.PreActResNet1001(units=((depth - 2) // 9,) * 3, scan_units=True)
-    net.compile(keras.optimizers.SGD(0.01, momentum=0.9), "categorical_crossentropy")
-    for _ in range(3):
-        net.train_on_batch(images, labels)
-    return net, (images, labels)
 
 
 def kernel_times(folder: Path) -> tuple[Counter, Counter]:
@@ -66,18 +47,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--output", type=Path, help="also write the result here")
     options = parser.parse_args()
-    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    build, train = keras_net("stacked", options.depth)
     import tensorflow as tf
 
-    net, batch = _trained_net(options.depth)
+    net = build()
+    for _ in range(3):
+        train(net)
     start = time.perf_counter()
-    net.train_on_batch(*batch)
+    train(net)
     step_s = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as folder:
         with tf.profiler.experimental.Profile(folder):
             for _ in range(options.steps):
-                net.train_on_batch(*batch)
+                train(net)
         seconds, calls = kernel_times(Path(folder))
     total = sum(seconds.values())
     rows = [

@@ -19,7 +19,7 @@ import keras
 
 from keras_preact.architecture import Unit
 from keras_preact.layers import DropPath, Rematerialized, StackedUnits
-from keras_preact.layers.stacked_units import TEMPLATE_PREFIX
+from keras_preact.layers.stacked_units import RATE_INPUT, TEMPLATE_PREFIX, stack_name
 from keras_preact.parts import Parts
 from keras_preact.units import residual_unit
 
@@ -80,20 +80,19 @@ def _separate(x: Any, unit: Unit, parts: Parts) -> Any:
 
 def _stacked(x: Any, units: list[Unit], parts: Parts) -> Any:
     unit = dataclasses.replace(units[0], name=TEMPLATE_PREFIX.rstrip("_"))
-    inputs = _unit_input(unit, parts)
+    x_input = inputs = _unit_input(unit, parts)
     if unit.drop_path:
-        rate = keras.Input(batch_shape=(), dtype="float32", name="drop_path_rate")
+        rate = keras.Input(batch_shape=(), dtype="float32", name=RATE_INPUT)
         parts = _TemplateParts(**vars(parts), rate=rate)
-        template = keras.Model([inputs, rate], residual_unit(inputs, unit, parts), name="unit")
-    else:
-        template = keras.Model(inputs, residual_unit(inputs, unit, parts), name="unit")
+        inputs = [x_input, rate]
+    names = [each.name for each in units]
     layer = StackedUnits(
-        template,
-        unit_names=[each.name for each in units],
+        keras.Model(inputs, residual_unit(x_input, unit, parts), name="unit"),
+        unit_names=names,
         drop_path=[each.drop_path for each in units] if unit.drop_path else None,
         rematerialize=parts.architecture.rematerialize,
         dtype=parts.dtype,
-        name=f"{units[0].name}to{units[-1].name.rpartition('unit')[2]}",
+        name=stack_name(names),
     )
     return layer(x)
 

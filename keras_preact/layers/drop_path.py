@@ -34,9 +34,10 @@ class DropPath(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any, rate: Any = None, training: bool = False) -> Any:
-        if not training:
+        rate = self.rate if rate is None else rate
+        if not training or (isinstance(rate, int | float) and rate == 0):
             return inputs
-        keep = 1 - (self.rate if rate is None else rate)
+        keep = 1 - rate
         shape = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
         draws = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
         mask = ops.cast(draws < keep, inputs.dtype)

@@ -15,7 +15,14 @@ from keras_preact.layers.pure_call import pure_call
 
 # What the names of a template's layers begin with, in place of a unit's name.
 TEMPLATE_PREFIX = "unit_"
+# Name of a template's second input.
+RATE_INPUT = "drop_path_rate"
 _CONSTANT = (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant)
+
+
+def stack_name(unit_names: Sequence[str]) -> str:
+    """The name of a stack of units: `stage2_unit2to9` of `stage2_unit2` to `stage2_unit9`."""
+    return f"{unit_names[0]}to{unit_names[-1].rpartition('unit')[2]}"
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")

@@ -10,13 +10,12 @@ from typing import Any
 import keras
 
 from keras_preact.layers import DropPath, Rematerialized, StackedUnits
-from keras_preact.layers.stacked_units import TEMPLATE_PREFIX
+from keras_preact.layers.stacked_units import RATE_INPUT, TEMPLATE_PREFIX, stack_name
 from keras_preact.stages import FLAT_UNITS, check_separate_units
 from keras_preact.transforms.config import Config, redirected, renamed, source, tensor, tensors
 from keras_preact.weights.named import named_weights, set_named_weights
 
 _UNIT = re.compile(r"(?P<stage>.*stage\d+)_unit(?P<number>\d+)(_.*)?")
-_RATE = "drop_path_rate"
 
 
 def unroll(model: keras.Model) -> keras.Model:
@@ -36,10 +35,7 @@ def unroll(model: keras.Model) -> keras.Model:
         ValueError: If the model is not functional, or too deep for Keras to build unit by unit.
     """
     config = _config(model)
-    stacks = [layer for layer in config["layers"] if _is(layer, StackedUnits)]
-    separate = {_UNIT.fullmatch(layer["name"]) for layer in config["layers"]} - {None}
-    units = {(match["stage"], match["number"]) for match in separate}
-    units |= {name for layer in stacks for name in layer["config"]["unit_names"]}
+    units = {name for layer in config["layers"] for name in _units_in(layer)}
     check_separate_units(len(units))
     nest = len(units) > FLAT_UNITS
     layers, outputs = [], {}
@@ -115,6 +111,13 @@ def _rebuilt(
 # Unrolling.
 
 
+def _units_in(layer: Config) -> list[str]:
+    """Names of the units that a layer stands for, or is a part of."""
+    if _is(layer, StackedUnits):
+        return layer["config"]["unit_names"]
+    return [_unit_name([layer])] if _UNIT.fullmatch(layer["name"]) else []
+
+
 def _separate_units(layer: Config, nest: bool) -> list[Config]:
     """The layers, or nested models, that do what a stack does."""
     config = layer["config"]
@@ -139,7 +142,7 @@ def _named(template: Config, name: str, rate: float | None) -> Config:
     config = unit["config"]
     config["name"] = name
     config["layers"] = renamed(
-        [layer for layer in config["layers"] if layer["name"] != _RATE],
+        [layer for layer in config["layers"] if layer["name"] != RATE_INPUT],
         lambda each: prefix + each.removeprefix(TEMPLATE_PREFIX),
     )
     for layer in config["layers"]:
@@ -207,7 +210,7 @@ def _stacked_layer(units: list[list[Config]]) -> Config:
         drop_path=None if rates[0] is None else rates,
         rematerialize=_is(units[0][0], Rematerialized),
         dtype=keras.saving.deserialize_keras_object(templates[0]["layers"][-1]["config"]["dtype"]),
-        name=f"{names[0]}to{names[-1].rpartition('unit')[2]}",
+        name=stack_name(names),
     )
     serialized = keras.saving.serialize_keras_object(layer)
     x = _unit_input(units[0])
@@ -228,11 +231,11 @@ def _template(unit: list[Config]) -> tuple[Config, float | None]:
         layer.pop("build_config", None)
         if _is(layer, DropPath):
             rate, layer["config"]["rate"] = layer["config"]["rate"], 0.0
-            layer["inbound_nodes"][0]["kwargs"]["rate"] = _scalar(_RATE)
+            layer["inbound_nodes"][0]["kwargs"]["rate"] = _scalar(RATE_INPUT)
     heads = [[rename(inputs), 0, 0]]
     if rate is not None:
-        layers.insert(1, _input_layer(_RATE, [], "float32"))
-        heads.append([_RATE, 0, 0])
+        layers.insert(1, _input_layer(RATE_INPUT, [], "float32"))
+        heads.append([RATE_INPUT, 0, 0])
     return {
         "name": "unit",
         "trainable": True,

@@ -7,11 +7,12 @@ has the same names here: `stage2_unit5_conv1` is one slice of a stack, or a laye
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_preact.layers import StackedUnits
 
@@ -33,7 +34,10 @@ def named_weights(model: keras.Model) -> NamedWeights:
     Raises:
         ValueError: If two layers have the same name.
     """
-    return collect((layer.name, _own_weights(layer)) for layer in _layers(model))
+    return collect(
+        (layer.name, {key: ops.convert_to_numpy(each) for key, each in variables.items()})
+        for layer, variables in _layers(model)
+    )
 
 
 def collect(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> NamedWeights:
@@ -72,19 +76,17 @@ def set_named_weights(model: keras.Model, named: NamedWeights) -> None:
         shapes, given = _shapes(arrays), _shapes(named[name])
         if shapes != given:
             raise ValueError(f"{name!r} has weights of shapes {shapes}. Received: {given}")
-    for layer in _layers(model):
-        layer.load_own_variables(_gathered(layer, named))
+    for layer, variables in _layers(model):
+        layer.load_own_variables(_gathered(layer, variables, named))
 
 
-def _layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """Every layer with weights of its own, nested ones too."""
-    return [layer for layer in model._flatten_layers() if _own_weights(layer)]
-
-
-def _own_weights(layer: keras.layers.Layer) -> dict[str, Any]:
-    store: dict[str, Any] = {}
-    layer.save_own_variables(store)
-    return {key: keras.ops.convert_to_numpy(value) for key, value in store.items()}
+def _layers(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, dict[str, Any]]]:
+    """Every layer with variables of its own, nested ones too, and those, by their keys."""
+    for layer in model._flatten_layers():
+        variables: dict[str, Any] = {}
+        layer.save_own_variables(variables)
+        if variables:
+            yield layer, variables
 
 
 def _by_unit(name: str, arrays: dict[str, np.ndarray]) -> Iterable[tuple[str, dict]]:
@@ -99,12 +101,14 @@ def _by_unit(name: str, arrays: dict[str, np.ndarray]) -> Iterable[tuple[str, di
     return layers.items()
 
 
-def _gathered(layer: keras.layers.Layer, named: NamedWeights) -> dict[str, np.ndarray]:
+def _gathered(
+    layer: keras.layers.Layer, keys: Iterable[str], named: NamedWeights
+) -> dict[str, np.ndarray]:
     if not isinstance(layer, StackedUnits):
         return named[layer.name]
     return {
         key: np.stack([named[f"{unit}_{inner}"][own_key] for unit in layer.unit_names])
-        for key in _own_weights(layer)
+        for key in keys
         for inner, _, own_key in [key.rpartition(".")]
     }
 
