@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import keras
 
+from keras_preact.weights.keras_h5 import own_variables
 from keras_preact.weights.named import NamedWeights, collect, set_named_weights
 
 SUFFIXES = (".weights.h5", ".keras")
@@ -56,13 +56,4 @@ def _saved(path: Path) -> NamedWeights:
     else:
         file = path
     with h5py.File(file, "r") as groups:
-        return collect(_own_variables(groups["layers"]))
-
-
-def _own_variables(group: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
-    """Name and arrays of every layer below a group, as Keras lays them out."""
-    for key, each in group.items():
-        if key == "vars" and len(each):
-            yield str(each.attrs["name"]), each
-        elif key != "vars" and isinstance(each, h5py.Group):
-            yield from _own_variables(each)
+        return collect(own_variables(groups["layers"]))
