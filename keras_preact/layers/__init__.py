@@ -3,6 +3,7 @@
 from keras_preact.layers.drop_path import DropPath
 from keras_preact.layers.evonorm import EvoNormS0
 from keras_preact.layers.fixed_padding import Conv2D, MaxPooling2D
+from keras_preact.layers.nearest_resize import NearestResize
 from keras_preact.layers.norm import BatchNormalization
 from keras_preact.layers.rematerialized import Rematerialized
 from keras_preact.layers.stacked_units import StackedUnits
@@ -14,6 +15,7 @@ __all__ = [
     "DropPath",
     "EvoNormS0",
     "MaxPooling2D",
+    "NearestResize",
     "Rematerialized",
     "StackedUnits",
     "StandardizedConv2D",

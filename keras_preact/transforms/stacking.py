@@ -5,14 +5,21 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from typing import Any
 
 import keras
 
 from keras_preact.layers import DropPath, Rematerialized, StackedUnits
 from keras_preact.layers.stacked_units import RATE_INPUT, TEMPLATE_PREFIX, stack_name
 from keras_preact.stages import FLAT_UNITS, check_separate_units
-from keras_preact.transforms.config import Config, redirected, renamed, source, tensor, tensors
+from keras_preact.transforms.config import (
+    Config,
+    functional_config,
+    redirected,
+    renamed,
+    source,
+    tensor,
+    tensors,
+)
 from keras_preact.weights.named import named_weights, set_named_weights
 
 _UNIT = re.compile(r"(?P<stage>.*stage\d+)_unit(?P<number>\d+)(_.*)?")
@@ -34,7 +41,7 @@ def unroll(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: If the model is not functional, or too deep for Keras to build unit by unit.
     """
-    config = _config(model)
+    config = functional_config(model)
     units = {name for layer in config["layers"] for name in _units_in(layer)}
     check_separate_units(len(units))
     nest = len(units) > FLAT_UNITS
@@ -61,7 +68,7 @@ def stack(model: keras.Model) -> keras.Model:
         ValueError: If the model is not functional, has no three separate units in any stage, or
             units of a stage differ in more than their weights and drop path rates.
     """
-    config = _config(model)
+    config = functional_config(model)
     stages = _stages(config["layers"])
     if not stages:
         raise ValueError(
@@ -79,15 +86,6 @@ def stack(model: keras.Model) -> keras.Model:
         elif layer["name"] not in inside:
             layers.append(layer)
     return _rebuilt(model, config, layers, outputs)
-
-
-def _config(model: Any) -> Config:
-    if not (isinstance(model, keras.Model) and "input_layers" in model.get_config()):
-        raise ValueError(
-            f"`model` must be a functional Keras model. Received: {model!r} "
-            f"(of type {type(model).__name__})"
-        )
-    return copy.deepcopy(model.get_config())
 
 
 def _is(layer: Config, kind: type[keras.layers.Layer]) -> bool:
@@ -125,7 +123,7 @@ def _separate_units(layer: Config, nest: bool) -> list[Config]:
     (x,) = tensors(layer["inbound_nodes"])
     layers = []
     for name, rate in zip(config["unit_names"], rates, strict=False):
-        unit = _named(config["template"], name, rate)
+        unit = _named(config["template"], name, rate, config["trainable"])
         if nest or config["rematerialize"]:
             made = [_nested(config, unit, x)]
         else:
@@ -135,17 +133,18 @@ def _separate_units(layer: Config, nest: bool) -> list[Config]:
     return layers
 
 
-def _named(template: Config, name: str, rate: float | None) -> Config:
+def _named(template: Config, name: str, rate: float | None, trainable: bool) -> Config:
     """A template as the unit of that name, with its own drop path rate for an input's."""
     prefix = f"{name}_"
     unit = copy.deepcopy(template)
     config = unit["config"]
-    config["name"] = name
+    config["name"], config["trainable"] = name, trainable
     config["layers"] = renamed(
         [layer for layer in config["layers"] if layer["name"] != RATE_INPUT],
         lambda each: prefix + each.removeprefix(TEMPLATE_PREFIX),
     )
     for layer in config["layers"]:
+        layer["config"]["trainable"] = trainable
         if rate is not None and _is(layer, DropPath):
             layer["config"]["rate"] = rate
             layer["inbound_nodes"][0]["kwargs"].pop("rate")
@@ -162,7 +161,7 @@ def _nested(config: Config, unit: Config, x: Config) -> Config:
         model = keras.saving.deserialize_keras_object(unit)
         dtype = keras.saving.deserialize_keras_object(config["dtype"])
         unit = keras.saving.serialize_keras_object(
-            Rematerialized(model, dtype=dtype, name=model.name)
+            Rematerialized(model, trainable=model.trainable, dtype=dtype, name=model.name)
         )
     return {**unit, "name": unit["config"]["name"], "inbound_nodes": [{"args": [x], "kwargs": {}}]}
 
@@ -209,12 +208,29 @@ def _stacked_layer(units: list[list[Config]]) -> Config:
         unit_names=names,
         drop_path=None if rates[0] is None else rates,
         rematerialize=_is(units[0][0], Rematerialized),
+        trainable=_trainable(units),
         dtype=keras.saving.deserialize_keras_object(templates[0]["layers"][-1]["config"]["dtype"]),
         name=stack_name(names),
     )
     serialized = keras.saving.serialize_keras_object(layer)
     x = _unit_input(units[0])
     return {**serialized, "name": layer.name, "inbound_nodes": [{"args": [x], "kwargs": {}}]}
+
+
+def _trainable(units: list[list[Config]]) -> bool:
+    """Whether the units train, which must be so of all their layers or of none."""
+    flags = {
+        layer["config"]["trainable"]
+        for unit in units
+        for layer in _unit_config(unit)["layers"]
+        if "trainable" in layer["config"]  # not of an input layer
+    }
+    if len(flags) > 1:
+        raise ValueError(
+            f"`{_unit_name(units[0])}` to `{_unit_name(units[-1])}` are frozen in part. A stack is "
+            "frozen as a whole: `keras_preact.transforms.freeze` does so by stage."
+        )
+    return flags.pop()
 
 
 def _template(unit: list[Config]) -> tuple[Config, float | None]:
@@ -229,6 +245,7 @@ def _template(unit: list[Config]) -> tuple[Config, float | None]:
     layers, rate = renamed(config["layers"], rename), None
     for layer in layers:
         layer.pop("build_config", None)
+        layer["config"]["trainable"] = True
         if _is(layer, DropPath):
             rate, layer["config"]["rate"] = layer["config"]["rate"], 0.0
             layer["inbound_nodes"][0]["kwargs"]["rate"] = _scalar(RATE_INPUT)
