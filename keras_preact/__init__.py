@@ -24,6 +24,7 @@ from keras_preact.architecture import Architecture
 from keras_preact.decay import decayed_variables
 from keras_preact.export import export_savedmodel
 from keras_preact.features import FeatureExtractor, feature_extractor
+from keras_preact.preprocessing import Preprocessor, decode_predictions, preprocess_input
 from keras_preact.version import __version__
 
 __all__ = [
@@ -42,15 +43,18 @@ __all__ = [
     "PreActResNet164",
     "PreActResNet200",
     "PreActResNet1001",
+    "Preprocessor",
     "WideResNet16_8",
     "WideResNet28_10",
     "WideResNet40_4",
     "list_architectures",
     "__version__",
     "decayed_variables",
+    "decode_predictions",
     "export_savedmodel",
     "feature_extractor",
     "layers",
+    "preprocess_input",
     "preprocessing",
     "transforms",
     "weights",
