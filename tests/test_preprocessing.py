@@ -87,15 +87,11 @@ def assert_same_pixels(images, expected, preprocessing):
 def assert_photographs_are_those_of_timm(contents, preprocessing):
     """By Pillow, and in a graph, from the pixels that Pillow decodes."""
     preprocessor = Preprocessor(preprocessing)
-    in_graph = tf.function(
-        preprocessing.resize_and_crop,
-        input_signature=[tf.TensorSpec((None, None, preprocessing.channels), tf.uint8)],
-    )
     for content in contents:
         image = Image.open(io.BytesIO(content)).convert("RGB")
         expected = evaluated_by_timm(image, preprocessing)
         assert_same_pixels(preprocessor(content), expected, preprocessing)
-        cropped = in_graph(np.asarray(image))
+        cropped = preprocessing.resize_and_crop(np.asarray(image))
         assert_same_pixels(preprocessing.normalize(cropped), expected, preprocessing)
 
 
@@ -276,6 +272,26 @@ def test_preprocessor_needs_an_entry():
         Preprocessor(224)
     with pytest.raises(ValueError, match="Received: 'NHWC'"):
         Preprocessor(SMALL, data_format="NHWC")
+
+
+def test_entries_bring_their_preprocessing():
+    catalogue = pytest.importorskip("keras_preact.weights.catalogue")
+    for entry in catalogue.list_weights():
+        assert Preprocessor(entry.name).preprocessing == entry.preprocessing
+        images = preprocess_input(picture(), weights=entry.name)
+        np.testing.assert_array_equal(images, entry.preprocessing.normalize(picture()))
+    with pytest.raises(ValueError, match="resnetv2_7"):
+        preprocess_input(picture(), weights="resnetv2_7")
+
+
+def test_imagenet_means_what_the_builders_load():
+    catalogue = pytest.importorskip("keras_preact.weights.catalogue")
+    entries = [catalogue.imagenet_weights(name) for name in keras_preact.BUILDERS]
+    assert any(entries)
+    for entry in filter(None, entries):
+        np.testing.assert_array_equal(
+            preprocess_input(picture(), weights=entry.name), preprocess_input(picture())
+        )
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "float16", "float32", "float64"])
