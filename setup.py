@@ -45,11 +45,14 @@ setup(
     license_files=["LICENSE"],
     # Only what the wheel needs: training, savedmodels and benchmarks are run from a checkout.
     packages=find_packages(include=["keras_preact", "keras_preact.*"]),
+    package_data={"keras_preact": ["data/*"]},
     python_requires=">=3.11",
     install_requires=["h5py", "keras>=3.12", "numpy"],
     extras_require={
         "tensorflow": ["tensorflow"],
         "and-cuda": ["tensorflow[and-cuda]"],
+        # Of keras_preact.Preprocessor. Version 13 resizes tall images in another order.
+        "images": ["pillow>=13"],
         "train": TRAIN,
         "test": TEST,
     },

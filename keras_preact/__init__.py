@@ -39,6 +39,7 @@ from keras_preact.decay import decayed_variables
 from keras_preact.depths import layer_depths
 from keras_preact.export import export_savedmodel
 from keras_preact.features import FeatureExtractor, feature_extractor
+from keras_preact.preprocessing import Preprocessor, decode_predictions, preprocess_input
 from keras_preact.version import __version__
 
 __all__ = [
@@ -71,16 +72,19 @@ __all__ = [
     "PreActResNet164",
     "PreActResNet200",
     "PreActResNet1001",
+    "Preprocessor",
     "WideResNet16_8",
     "WideResNet28_10",
     "WideResNet40_4",
     "list_architectures",
     "__version__",
     "decayed_variables",
+    "decode_predictions",
     "export_savedmodel",
     "feature_extractor",
     "layer_depths",
     "layers",
+    "preprocess_input",
     "preprocessing",
     "transforms",
     "weights",
