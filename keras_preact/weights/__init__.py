@@ -1,6 +1,6 @@
 """Weights of the nets: the catalogue of published ones, their download, and files."""
 
-from keras_preact.weights.catalogue import Entry, find_weights, list_weights
+from keras_preact.weights.catalogue import Entry, find_entry, list_weights
 from keras_preact.weights.conversion import convert
 from keras_preact.weights.download import DownloadError, cached_path
 from keras_preact.weights.loader import load_weights
@@ -12,7 +12,7 @@ __all__ = [
     "Entry",
     "cached_path",
     "convert",
-    "find_weights",
+    "find_entry",
     "list_weights",
     "load_weights",
     "named_weights",

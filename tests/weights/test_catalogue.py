@@ -11,7 +11,7 @@ import timm
 from keras.src.applications import resnet
 
 import keras_preact
-from keras_preact.weights import Entry, find_weights, list_weights
+from keras_preact.weights import Entry, find_entry, list_weights
 from keras_preact.weights.__main__ import main
 from keras_preact.weights.catalogue import imagenet_weights
 
@@ -33,7 +33,7 @@ def test_every_checkpoint_of_timm_is_there():
 
 @pytest.mark.parametrize("name", TIMM)
 def test_timms_own_configuration(name):
-    entry, theirs = find_weights(f"timm/{name}"), timm.get_pretrained_cfg(name)
+    entry, theirs = find_entry(f"timm/{name}"), timm.get_pretrained_cfg(name)
     ours = entry.preprocessing
     assert theirs.input_size == (3, ours.input_size, ours.input_size)
     assert (theirs.mean, theirs.std) == (ours.mean, ours.std)
@@ -54,7 +54,7 @@ def test_timms_own_configuration(name):
 @pytest.mark.parametrize("depth", [50, 101, 152])
 @pytest.mark.parametrize(("suffix", "which"), [("", 0), ("_notop", 1)])
 def test_keras_applications_own_addresses_and_hashes(depth, suffix, which):
-    entry = find_weights(f"keras_applications/resnet{depth}v2{suffix}")
+    entry = find_entry(f"keras_applications/resnet{depth}v2{suffix}")
     name = f"resnet{depth}v2"
     assert entry.hash == f"md5:{resnet.WEIGHTS_HASHES[name][which]}"
     file_name = f"{name}_weights_tf_dim_ordering_tf_kernels{suffix}.h5"
@@ -104,7 +104,7 @@ def test_list_weights_wants_a_name():
 
 def test_an_unknown_name_gets_a_hint():
     with pytest.raises(ValueError, match="Did you mean 'timm/resnetv2_50.a1h_in1k'"):
-        find_weights("timm/resnetv2_50.a1_in1k")
+        find_entry("timm/resnetv2_50.a1_in1k")
 
 
 @pytest.mark.parametrize(
