@@ -5,7 +5,6 @@ from keras_preact.weights.conversion import convert
 from keras_preact.weights.download import DownloadError, cached_path
 from keras_preact.weights.loader import load_weights
 from keras_preact.weights.named import named_weights, set_named_weights
-from keras_preact.weights.resolve import resolve_weights
 
 __all__ = [
     "DownloadError",
@@ -16,6 +15,5 @@ __all__ = [
     "list_weights",
     "load_weights",
     "named_weights",
-    "resolve_weights",
     "set_named_weights",
 ]

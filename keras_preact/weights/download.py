@@ -87,7 +87,7 @@ def fetch(entry: Entry, check: Callable[[Path], None]) -> Path:
     except OSError as error:
         raise DownloadError(
             f"{str(path)!r} cannot be written: {error}. Set the environment variable KERAS_HOME to "
-            f"a folder that can, or have someone who may put {entry.url} there."
+            f"a folder that can, or put the file of {entry.url} there by hand."
         ) from error
     return path
 
