@@ -23,11 +23,15 @@ TEST = [
     "pytest",
     "ruff",
     "torch",
-    # What timm needs; timm itself is installed without its dependencies, see the Makefile.
+    # What timm and keras-hub need; both are installed without their dependencies, see the Makefile.
     "huggingface-hub",
+    "kagglehub",
     "pillow",
     "pyyaml",
+    "regex",
     "requests",
+    "sentencepiece",
+    "tokenizers",
 ]
 
 setup(
