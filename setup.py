@@ -30,7 +30,6 @@ TEST = [
     "pyyaml",
     "regex",
     "requests",
-    "safetensors",
     "sentencepiece",
     "tokenizers",
 ]
@@ -47,7 +46,8 @@ setup(
     packages=find_packages(include=["keras_preact", "keras_preact.*"]),
     package_data={"keras_preact": ["data/*"]},
     python_requires=">=3.11",
-    install_requires=["h5py", "keras>=3.12", "numpy"],
+    # filelock and safetensors are imported only where published weights are loaded.
+    install_requires=["filelock", "h5py", "keras>=3.12", "numpy", "safetensors"],
     extras_require={
         "tensorflow": ["tensorflow"],
         "and-cuda": ["tensorflow[and-cuda]"],
