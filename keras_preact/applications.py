@@ -20,7 +20,8 @@ _ARGUMENTS = """
         include_top: Whether to end in global average pooling and a dense layer of `classes`.
         weights: None for random weights; `"imagenet"` for the net's best published ones that know
             ImageNet-1k's classes; the name of an entry of `keras_preact.weights.list_weights()`;
-            or the path of a file.{default_weights}
+            or the path of a file. Published weights are adapted to another number of channels
+            than three.{default_weights}
         input_tensor: Symbolic Keras tensor to use as the input; a new `keras.Input` by default.
         input_shape: Shape of an image, `(height, width, channels)`, or with the channels first.
             Height and width may be None. By default three channels, and the size the net was
