@@ -42,7 +42,8 @@ setup(
     # Only what the wheel needs: training, savedmodels and benchmarks are run from a checkout.
     packages=find_packages(include=["keras_preact", "keras_preact.*"]),
     python_requires=">=3.11",
-    install_requires=["h5py", "keras>=3.12", "numpy"],
+    # filelock: only the download of weights imports it.
+    install_requires=["filelock", "h5py", "keras>=3.12", "numpy"],
     extras_require={
         "tensorflow": ["tensorflow"],
         "and-cuda": ["tensorflow[and-cuda]"],

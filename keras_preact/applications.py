@@ -12,11 +12,15 @@ import keras
 
 from keras_preact.architecture import Architecture
 from keras_preact.build import build
+from keras_preact.weights.catalogue import imagenet_weights
+from keras_preact.weights.resolve import IMAGENET, resolve_weights
 
 _ARGUMENTS = """
     Args:{architecture}
         include_top: Whether to end in global average pooling and a dense layer of `classes`.
-        weights: None for random weights, or the path of a `.weights.h5` or `.keras` file.
+        weights: None for random weights; `"imagenet"` for the net's best published ones that know
+            ImageNet-1k's classes; the name of an entry of `keras_preact.weights.list_weights()`;
+            or the path of a file.{default_weights}
         input_tensor: Symbolic Keras tensor to use as the input; a new `keras.Input` by default.
         input_shape: Shape of an image, `(height, width, channels)`, or with the channels first.
             Height and width may be None. By default three channels, and the size the net was
@@ -34,7 +38,8 @@ _ARGUMENTS = """
         A functional `keras.Model`.
 
     Raises:
-        ValueError: If an argument is out of its range, or the file of weights does not fit.
+        ValueError: If an argument is out of its range, or the weights do not exist or do not fit.
+        keras_preact.weights.DownloadError: If published weights cannot be had.
 """
 
 _OPTIONS = """
@@ -60,7 +65,7 @@ def PreActResNet(
     return build(
         architecture,
         include_top,
-        weights,
+        resolve_weights(weights, None, include_top, classes),
         input_tensor,
         input_shape,
         pooling,
@@ -75,6 +80,7 @@ def PreActResNet(
 PreActResNet.__doc__ += "\n" + _ARGUMENTS.format(
     architecture="\n        architecture: Says everything about the net.",
     size="224 pixels, or 32 with the CIFAR stem",
+    default_weights="",
     options="",
 )
 
@@ -88,7 +94,7 @@ class Builder(Protocol):
     def __call__(
         self,
         include_top: bool = True,
-        weights: str | os.PathLike | None = None,
+        weights: str | os.PathLike | None = ...,
         input_tensor: Any = None,
         input_shape: tuple[int | None, ...] | None = None,
         pooling: str | None = None,
@@ -113,23 +119,29 @@ def _net(name: str, summary: str, architecture: Architecture, classes: int) -> B
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         values = bound.arguments
+        values["weights"] = resolve_weights(
+            values["weights"], name, values["include_top"], values["classes"]
+        )
         return build(architecture=architecture.replace(**values.pop("options")), **values)
 
-    signature = _signature(classes, name)
+    weights = IMAGENET if imagenet_weights(name) else None
+    signature = _signature({"weights": weights, "classes": classes, "name": _snake_case(name)})
     builder.__name__ = builder.__qualname__ = name
     builder.__module__ = __name__
     builder.__signature__ = signature
     builder.__doc__ = summary + _ARGUMENTS.format(
-        architecture="", size=f"{architecture.input_size} pixels", options=_OPTIONS
+        architecture="",
+        size=f"{architecture.input_size} pixels",
+        default_weights=f" By default {weights!r}.",
+        options=_OPTIONS,
     )
     builder.architecture = architecture
     BUILDERS[name] = builder
     return builder
 
 
-def _signature(classes: int, name: str) -> inspect.Signature:
+def _signature(defaults: dict[str, Any]) -> inspect.Signature:
     """`PreActResNet`'s signature less its architecture, with a net's defaults and `**options`."""
-    defaults = {"classes": classes, "name": _snake_case(name)}
     parameters = [
         parameter.replace(default=defaults.get(parameter.name, parameter.default))
         for parameter in inspect.signature(PreActResNet).parameters.values()

@@ -12,7 +12,7 @@ X = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype("float32")
 
 
 def test_strides_and_shapes_of_an_imagenet_net():
-    net = keras_preact.PreActResNet18(include_top=False, input_shape=(64, 96, 3))
+    net = keras_preact.PreActResNet18(include_top=False, weights=None, input_shape=(64, 96, 3))
     features = keras_preact.feature_extractor(net, stages=(1, 2, 3, 4, 5))
     assert features.strides == {"stage1": 4, "stage2": 4, "stage3": 8, "stage4": 16, "stage5": 32}
     for name, features_map in features.output.items():

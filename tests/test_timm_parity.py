@@ -62,7 +62,7 @@ def _transfer(theirs: torch.nn.Module, ours: keras.Model) -> None:
 def test_same_weights_give_the_same_scores(depth):
     theirs = _randomized(f"resnetv2_{depth}")
     ours = keras_preact.BUILDERS[f"PreActResNet{depth}"](
-        input_shape=X.shape[1:], classifier_activation=None
+        weights=None, input_shape=X.shape[1:], classifier_activation=None
     )
     _transfer(theirs, ours)
     with torch.inference_mode():
@@ -76,14 +76,14 @@ def test_same_weights_give_the_same_scores(depth):
 def test_same_number_of_parameters(depth):
     with torch.device("meta"):
         theirs = timm.create_model(f"resnetv2_{depth}", pretrained=False)
-    ours = keras_preact.BUILDERS[f"PreActResNet{depth}"]()
+    ours = keras_preact.BUILDERS[f"PreActResNet{depth}"](weights=None)
     count = sum(int(np.prod(variable.shape)) for variable in ours.trainable_variables)
     assert count == sum(parameter.numel() for parameter in theirs.parameters())
 
 
 def test_last_maps_equal_timms_features():
     theirs = _randomized("resnetv2_50", num_classes=0, global_pool="")
-    ours = keras_preact.PreActResNet50(include_top=False)
+    ours = keras_preact.PreActResNet50(include_top=False, weights=None)
     _transfer(theirs, ours)
     with torch.inference_mode():
         expected = theirs(torch.tensor(X.transpose(0, 3, 1, 2))).numpy().transpose(0, 2, 3, 1)

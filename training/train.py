@@ -53,6 +53,7 @@ def build_net(recipe: Recipe, classes: int) -> keras.Model:
             f"`model` must be one of {', '.join(builders)}. Received: {recipe.model!r}.{hint}"
         )
     return builders[recipe.model](
+        weights=None,
         input_shape=(recipe.input_size, recipe.input_size, recipe.channels),
         classes=classes,
         data_format="channels_last",

@@ -2,67 +2,62 @@
 
 from __future__ import annotations
 
-import io
+import functools
 import os
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import h5py
 import keras
 
-from keras_preact.weights.named import NamedWeights, collect, set_named_weights
+from keras_preact.weights.catalogue import CATALOGUE, Entry
+from keras_preact.weights.download import fetch
+from keras_preact.weights.identify import check_builder
+from keras_preact.weights.named import set_named_weights
+from keras_preact.weights.sources import read, source_of
 
-SUFFIXES = (".weights.h5", ".keras")
+HEAD = "predictions"
 
 
-def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
-    """Load every weight of a model from a file that Keras saved.
+def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None:
+    """Load every weight of a model.
 
     Keras matches layers by their order; here it is by their names, so that a net whose first layers
     happen to fit is refused, and the file and the model may have their units in different forms:
-    separate, nested or stacked.
+    separate, nested or stacked. A model without the top takes no weights for it.
 
     Args:
         model: The model, built.
-        path: A `.weights.h5` file (`model.save_weights`) or a `.keras` file (`model.save`).
+        weights: Name of an entry of the catalogue, which is downloaded unless it is in the cache;
+            or the path of a `.weights.h5` file (`model.save_weights`), of a `.keras` file
+            (`model.save`), or of a file as timm (`.safetensors`), keras.applications (`.h5`) or
+            BiT (`.npz`) publish them.
 
     Raises:
         ValueError: If the name ends otherwise, there is no such file, or its weights are those of
             another net. The model's weights are then as they were.
+        keras_preact.weights.DownloadError: If the file of an entry cannot be had.
     """
-    path = Path(path)
-    if not path.name.endswith(SUFFIXES):
-        raise ValueError(
-            f"`weights` must be None or the path of a file that ends in {' or '.join(SUFFIXES)}. "
-            f"Received: {str(path)!r}"
-        )
-    if not path.is_file():
-        raise ValueError(f"`weights` names no file: {str(path)!r}")
+    entry = weights if isinstance(weights, Entry) else CATALOGUE.get(os.fspath(weights))
+    if entry:
+        path, source = fetch(entry, functools.partial(_check, entry)), entry.source
+        description = f"{entry.name!r}, in {str(path)!r},"
+        hint = f" If the file is damaged, delete it, and it is downloaded again from {entry.url}."
+    else:
+        path = Path(weights)
+        source, description, hint = source_of(path), repr(str(path)), ""
+        if not path.is_file():
+            raise ValueError(f"`weights` names no file: {str(path)!r}")
     try:
-        set_named_weights(model, _saved(path))
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        named = read(path, source)
+        if all(layer.name != HEAD for layer in model.layers):
+            named.pop(HEAD, None)
+        set_named_weights(model, named)
+    except ValueError as error:
         raise ValueError(
-            f"{str(path)!r} does not hold the weights of {model.name!r} "
-            f"({model.count_params():,} parameters): {error}"
+            f"{description} does not hold the weights of {model.name!r} "
+            f"({model.count_params():,} parameters): {error}.{hint}"
         ) from error
 
 
-def _saved(path: Path) -> NamedWeights:
-    """The weights in a file, by the names of their layers."""
-    if path.name.endswith(".keras"):
-        with zipfile.ZipFile(path) as archive:
-            file = io.BytesIO(archive.read("model.weights.h5"))
-    else:
-        file = path
-    with h5py.File(file, "r") as groups:
-        return collect(_own_variables(groups["layers"]))
-
-
-def _own_variables(group: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
-    """Name and arrays of every layer below a group, as Keras lays them out."""
-    for key, each in group.items():
-        if key == "vars" and len(each):
-            yield str(each.attrs["name"]), each
-        elif key != "vars" and isinstance(each, h5py.Group):
-            yield from _own_variables(each)
+def _check(entry: Entry, path: Path) -> None:
+    """Check that a file holds weights of the net that its entry says."""
+    check_builder(read(path, entry.source), entry.builder)

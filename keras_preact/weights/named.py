@@ -65,7 +65,7 @@ def set_named_weights(model: keras.Model, named: NamedWeights) -> None:
     Raises:
         ValueError: If names or shapes differ. The model's weights are then as they were.
     """
-    expected = named_weights(model)
+    expected = _placeholders(model)
     stray, missing = sorted(named.keys() - expected), sorted(expected.keys() - named)
     if stray or missing:
         raise ValueError(
@@ -78,6 +78,14 @@ def set_named_weights(model: keras.Model, named: NamedWeights) -> None:
             raise ValueError(f"{name!r} has weights of shapes {shapes}. Received: {given}")
     for layer, variables in _layers(model):
         layer.load_own_variables(_gathered(layer, variables, named))
+
+
+def _placeholders(model: keras.Model) -> NamedWeights:
+    """What `named_weights` gives, in shape; the arrays take no memory."""
+    return collect(
+        (layer.name, {key: np.broadcast_to(0.0, each.shape) for key, each in variables.items()})
+        for layer, variables in _layers(model)
+    )
 
 
 def _layers(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, dict[str, Any]]]:

@@ -1,0 +1,75 @@
+"""The command line: `python -m keras_preact.weights list | convert`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from keras_preact.weights import convert, list_weights
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 is success."""
+    parser = argparse.ArgumentParser(prog="python -m keras_preact.weights", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    listing = commands.add_parser("list", help="print the published weights")
+    listing.add_argument(
+        "pattern", nargs="?", default="*", help='pattern of builders, such as "BiT*"'
+    )
+    conversion = commands.add_parser("convert", help="write another library's weights for Keras")
+    conversion.add_argument("source_file", help=".safetensors, .h5, .weights.h5 or .npz")
+    conversion.add_argument("--to", required=True, metavar="OUT.weights.h5")
+    conversion.add_argument("--architecture", help="builder of the net; found out by default")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "list":
+            print(table(options.pattern))
+        else:
+            name = convert(options.source_file, options.to, options.architecture)
+            print(f"{options.to}: weights of {name}")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def table(pattern: str) -> str:
+    """The catalogue as text, a row an entry.
+
+    Args:
+        pattern: Shell-style pattern of builders' names.
+
+    Returns:
+        Lines of equal columns, the first of which names them.
+
+    Raises:
+        ValueError: If no entry is of such a builder.
+    """
+    entries = list_weights(pattern)
+    if not entries:
+        builders = ", ".join(dict.fromkeys(entry.builder for entry in list_weights()))
+        raise ValueError(f"No weights are of a builder {pattern!r}. There are some of {builders}.")
+    rows = [("weights", "builder", "classes", "input", "top-1", "trained on", "licence")]
+    for entry in entries:
+        top1 = f"{entry.top1:.1f} at {entry.top1_size}" if entry.top1 else ""
+        rows.append(
+            (
+                entry.name,
+                entry.builder,
+                "" if entry.classes is None else str(entry.classes),
+                str(entry.input_size),
+                top1,
+                entry.training_data,
+                entry.licence,
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,347 @@
+"""The published weights of these nets: what exists, where it is, and how it was trained.
+
+One row a checkpoint. A published top-1 accuracy is that of its source, with the input size it was
+measured at; where none was found there is none here:
+
+- timm's checkpoints: `results/results-imagenet.csv` of timm's repository;
+- keras.applications': the table of https://keras.io/api/applications, measured at 224 pixels;
+- BiT's distilled nets: the README of https://github.com/google-research/big_transfer.
+
+A hash is one that the source publishes: MD5 in the code of keras.applications, SHA-256 on the page
+of a file on Hugging Face. Rows without one are checked against the hash that the server sends with
+the file (`keras_preact.weights.download`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from keras_preact.preprocessing import Preprocessing
+
+_IN1K = "ImageNet-1k"
+_IN21K = "ImageNet-21k"
+_IN21K_IN1K = "ImageNet-21k, then ImageNet-1k"
+_DISTILLED = "ImageNet-1k, labelled by BiT-M R152x2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One published checkpoint.
+
+    Attributes:
+        name: The name that `weights=` takes: its source and the source's own name for it.
+        builder: Name of the builder whose net it fits.
+        url: Where the file is.
+        hash: `"sha256:…"` or `"md5:…"` of the file, where the source publishes one.
+        licence: SPDX identifier.
+        training_data: What it was trained on.
+        classes: Number of classes of its classifier; None where the file holds none.
+        top1: Published top-1 accuracy on ImageNet-1k's validation images, in percent.
+        top1_size: Input size that `top1` was measured at, in pixels.
+        preprocessing: What happened to the images it was evaluated on.
+        reference: The paper, or the page of the source.
+    """
+
+    name: str
+    builder: str
+    url: str
+    hash: str | None = None
+    licence: str = "Apache-2.0"
+    training_data: str
+    classes: int | None = 1000
+    top1: float | None = None
+    top1_size: int | None = None
+    preprocessing: Preprocessing
+    reference: str
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, which decides the format of the file."""
+        return self.name.split("/")[0]
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file."""
+        return self.url.rsplit("/", 1)[1]
+
+    @property
+    def input_size(self) -> int:
+        """Height and width of the images it was evaluated on, in pixels."""
+        return self.preprocessing.input_size
+
+
+def _preprocessing(size: int, crop_fraction: float, interpolation: str) -> Preprocessing:
+    """All of them see pixels in -1..1."""
+    return Preprocessing(
+        input_size=size,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        crop_fraction=crop_fraction,
+        interpolation=interpolation,
+    )
+
+
+# As Hugging Face's pages of these files show them.
+_SHA256 = {
+    "timm/resnetv2_18.ra4_e3600_r224_in1k": (
+        "8cbd1843d961f937eed89815af452c0dcc63f0bb5c54b60a4cd8ed5fc66ffb3e"
+    ),
+    "timm/resnetv2_34.ra4_e3600_r224_in1k": (
+        "248e47c20c4e9b995099b5e39d8fb3396efd01d8b4befa2567eebcfa55ab5601"
+    ),
+    "timm/resnetv2_101x1_bit.goog_in21k": (
+        "89c645b9480d6c72c3f95deefa67ab4e1c5ee3823f09af7fd68e27f6a9ab51d8"
+    ),
+    "timm/resnetv2_152x4_bit.goog_in21k": (
+        "1fa545b0ee4ba4b10278857ea06ea1e2507a5fabd7b3f0f53ff149e36f66aad9"
+    ),
+    "keras_hub/resnet_v2_50_imagenet": (
+        "07e053a7bb228d28b314fc9b141d7e60a82a4326154166407978f968a9ce2a7b"
+    ),
+}
+# Checkpoint, builder, input size, crop fraction, top-1 at 288 pixels uncropped.
+_TIMM = (
+    ("resnetv2_18.ra4_e3600_r224_in1k", "PreActResNet18", 224, 0.9, None),
+    ("resnetv2_18d.ra4_e3600_r224_in1k", "PreActResNet18d", 224, 0.9, None),
+    ("resnetv2_34.ra4_e3600_r224_in1k", "PreActResNet34", 224, 0.9, None),
+    ("resnetv2_34d.ra4_e3600_r224_in1k", "PreActResNet34d", 224, 0.9, None),
+    ("resnetv2_34d.ra4_e3600_r384_in1k", "PreActResNet34d", 384, 1.0, None),
+    ("resnetv2_50.a1h_in1k", "PreActResNet50", 224, 0.95, 81.398),
+    ("resnetv2_50d_gn.ah_in1k", "PreActResNet50d_GN", 224, 0.95, 81.958),
+    ("resnetv2_50d_evos.ah_in1k", "PreActResNet50d_EvoS", 224, 0.95, 82.000),
+    ("resnetv2_101.a1h_in1k", "PreActResNet101", 224, 0.95, 83.002),
+)
+# Width, input size of the fine-tuning on ImageNet-1k, top-1 at that size.
+_TIMM_BIT = (
+    ("50x1", 448, 80.340),
+    ("50x3", 448, 84.020),
+    ("101x1", 448, 82.342),
+    ("101x3", 448, 84.438),
+    ("152x2", 448, 84.510),
+    ("152x4", 480, 84.916),
+)
+# Checkpoint, width, input size, crop fraction, top-1 at that size, training data.
+_TIMM_DISTILLATION = (
+    ("goog_distilled_in1k", "50x1", 224, 0.875, 82.820, _DISTILLED),
+    ("goog_teacher_in21k_ft_in1k", "152x2", 224, 0.875, 82.876, _IN21K_IN1K),
+    ("goog_teacher_in21k_ft_in1k_384", "152x2", 384, 1.0, 83.834, _IN21K_IN1K),
+)
+# Depth, top-1 at 224 pixels, MD5 of the file with the classifier and of the one without.
+_KERAS_APPLICATIONS = (
+    (50, 76.0, "3ef43a0b657b3be2300d5770ece849e0", "fac2f116257151a9d068a22e544a4917"),
+    (101, 77.2, "6343647c601c52e1368623803854d971", "c0ed64b8031c3730f411d2eb4eea35b5"),
+    (152, 78.0, "a49b44d1979771252814e80f8ec446f9", "ed17cf2e0169df9d443503ef94b23b33"),
+)
+_KERAS_HUB_DEPTHS = (50, 101)
+# File, width, input size, crop fraction, classes, training data.
+_BIT = tuple(
+    row
+    for width in ("50x1", "50x3", "101x1", "101x3", "152x2", "152x4")
+    for row in (
+        (f"BiT-S-R{width}", width, 224, 0.875, 1000, _IN1K),
+        (f"BiT-M-R{width}", width, 224, 0.875, 21843, _IN21K),
+        (f"BiT-M-R{width}-ILSVRC2012", width, 480, 1.0, 1000, _IN21K_IN1K),
+    )
+)
+# File, width, input size, crop fraction, top-1 at that size, training data.
+_BIT_DISTILLATION = (
+    ("R50x1_224", "50x1", 224, 0.875, 82.8, _DISTILLED),
+    ("R50x1_160", "50x1", 160, 0.875, 80.5, _DISTILLED),
+    ("R152x2_T_224", "152x2", 224, 0.875, None, _IN21K_IN1K),
+    ("R152x2_T_384", "152x2", 384, 1.0, None, _IN21K_IN1K),
+)
+
+_BIT_PAPER = "https://arxiv.org/abs/1912.11370"
+_DISTILLATION_PAPER = "https://arxiv.org/abs/2106.05237"
+_BIT_FILES = "https://storage.googleapis.com/bit_models"
+_KERAS_FILES = "https://storage.googleapis.com/tensorflow/keras-applications/resnet"
+
+
+def _on_hugging_face(name: str, repository: str, file_name: str, **values: Any) -> Entry:
+    sha256 = _SHA256.get(name)
+    return Entry(
+        name=name,
+        url=f"https://huggingface.co/{repository}/resolve/main/{file_name}",
+        hash=sha256 and f"sha256:{sha256}",
+        **{"reference": f"https://huggingface.co/{repository}", **values},
+    )
+
+
+def _timm_entry(checkpoint: str, **values: Any) -> Entry:
+    name = f"timm/{checkpoint}"
+    return _on_hugging_face(name, name, "model.safetensors", **values)
+
+
+def _timm() -> Iterator[Entry]:
+    for checkpoint, builder, size, crop_fraction, top1 in _TIMM:
+        yield _timm_entry(
+            checkpoint,
+            builder=builder,
+            training_data=_IN1K,
+            top1=top1,
+            top1_size=top1 and 288,
+            preprocessing=_preprocessing(size, crop_fraction, "bicubic"),
+        )
+    for width, size, top1 in _TIMM_BIT:
+        yield _timm_entry(
+            f"resnetv2_{width}_bit.goog_in21k",
+            builder=f"BiTResNet{width}",
+            training_data=_IN21K,
+            classes=21843,
+            preprocessing=_preprocessing(224, 0.875, "bilinear"),
+            reference=_BIT_PAPER,
+        )
+        yield _timm_entry(
+            f"resnetv2_{width}_bit.goog_in21k_ft_in1k",
+            builder=f"BiTResNet{width}",
+            training_data=_IN21K_IN1K,
+            top1=top1,
+            top1_size=size,
+            preprocessing=_preprocessing(size, 1.0, "bilinear"),
+            reference=_BIT_PAPER,
+        )
+    for tag, width, size, crop_fraction, top1, training_data in _TIMM_DISTILLATION:
+        yield _timm_entry(
+            f"resnetv2_{width}_bit.{tag}",
+            builder=f"BiTResNet{width}",
+            training_data=training_data,
+            top1=top1,
+            top1_size=size,
+            preprocessing=_preprocessing(size, crop_fraction, "bicubic"),
+            reference=_DISTILLATION_PAPER,
+        )
+
+
+def _keras_applications() -> Iterator[Entry]:
+    # Keras publishes the scaling alone; size, crop and interpolation are those that TF-slim, where
+    # these weights come from, evaluates with.
+    preprocessing = _preprocessing(224, 0.875, "bilinear")
+    for depth, top1, md5, md5_notop in _KERAS_APPLICATIONS:
+        for suffix, hash_, classes in (("", md5, 1000), ("_notop", md5_notop, None)):
+            file_name = f"resnet{depth}v2_weights_tf_dim_ordering_tf_kernels{suffix}.h5"
+            yield Entry(
+                name=f"keras_applications/resnet{depth}v2{suffix}",
+                builder=f"ResNet{depth}V2",
+                url=f"{_KERAS_FILES}/{file_name}",
+                hash=f"md5:{hash_}",
+                training_data=_IN1K,
+                classes=classes,
+                top1=top1 if classes else None,
+                top1_size=224 if classes else None,
+                preprocessing=preprocessing,
+                reference="https://keras.io/api/applications",
+            )
+
+
+def _keras_hub() -> Iterator[Entry]:
+    # Keras publishes its presets on Kaggle and, under the same names, on Hugging Face.
+    for depth in _KERAS_HUB_DEPTHS:
+        preset = f"resnet_v2_{depth}_imagenet"
+        yield _on_hugging_face(
+            f"keras_hub/{preset}",
+            f"keras/{preset}",
+            "task.weights.h5",
+            builder=f"PreActResNet{depth}",
+            training_data=_IN1K,
+            preprocessing=_preprocessing(224, 1.0, "bicubic"),
+        )
+
+
+def _bit() -> Iterator[Entry]:
+    for file, width, size, crop_fraction, classes, training_data in _BIT:
+        yield Entry(
+            name=f"bit/{file}",
+            builder=f"BiTResNet{width}",
+            url=f"{_BIT_FILES}/{file}.npz",
+            training_data=training_data,
+            classes=classes,
+            preprocessing=_preprocessing(size, crop_fraction, "bilinear"),
+            reference=_BIT_PAPER,
+        )
+    for file, width, size, crop_fraction, top1, training_data in _BIT_DISTILLATION:
+        yield Entry(
+            name=f"bit/{file}",
+            builder=f"BiTResNet{width}",
+            url=f"{_BIT_FILES}/distill/{file}.npz",
+            training_data=training_data,
+            top1=top1,
+            top1_size=top1 and size,
+            preprocessing=_preprocessing(size, crop_fraction, "bilinear"),
+            reference=_DISTILLATION_PAPER,
+        )
+
+
+CATALOGUE: dict[str, Entry] = {
+    entry.name: entry
+    for source in (_timm, _keras_applications, _keras_hub, _bit)
+    for entry in source()
+}
+
+
+def list_weights(architecture: str | Callable | None = None) -> list[Entry]:
+    """The published weights.
+
+    Args:
+        architecture: Only those of this net: a builder, its name, or a shell-style pattern of
+            names, whatever the case. All of them by default.
+
+    Returns:
+        The entries, in the order of the catalogue.
+
+    Raises:
+        ValueError: If it is neither a name nor a builder.
+    """
+    pattern = "*" if architecture is None else getattr(architecture, "__name__", architecture)
+    if not isinstance(pattern, str):
+        raise ValueError(
+            "`architecture` must be None, a builder, or a name or pattern of builders, such as "
+            f'"PreActResNet50". Received: {architecture!r} (of type {type(architecture).__name__})'
+        )
+    return [
+        entry
+        for entry in CATALOGUE.values()
+        if fnmatch.fnmatch(entry.builder.lower(), pattern.lower())
+    ]
+
+
+def find_weights(name: str) -> Entry:
+    """The entry of that name.
+
+    Args:
+        name: Full name of an entry, such as `"timm/resnetv2_50.a1h_in1k"`.
+
+    Returns:
+        The entry.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in CATALOGUE:
+        raise ValueError(f"The catalogue has no weights {name!r}.{did_you_mean(name, CATALOGUE)}")
+    return CATALOGUE[name]
+
+
+def imagenet_weights(builder: str) -> Entry | None:
+    """What `weights="imagenet"` means for a builder.
+
+    Args:
+        builder: Name of the builder.
+
+    Returns:
+        The entry that tells ImageNet-1k's classes apart with the highest published top-1 accuracy;
+        the first of the catalogue where none is published; None if the builder has no such entry.
+    """
+    entries = [entry for entry in list_weights(builder) if entry.classes == 1000]
+    return max(entries, key=lambda entry: entry.top1 or 0, default=None)
+
+
+def did_you_mean(name: str, names: object) -> str:
+    """A hint at the closest of some names, with a space before it; empty if none is close."""
+    short = {each.rsplit("/", 1)[-1].lower(): each for each in names}
+    short |= {each.lower(): each for each in names}
+    close = difflib.get_close_matches(name.lower(), short, n=1)
+    return f" Did you mean {short[close[0]]!r}?" if close else ""

@@ -1,0 +1,139 @@
+"""Tells by a file's weights which net they are of."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import keras
+
+from keras_preact.architecture import Architecture
+from keras_preact.weights.catalogue import did_you_mean
+from keras_preact.weights.named import NamedWeights, set_named_weights
+
+_CONVOLUTION = re.compile(r"stage(?P<stage>\d+)_unit(?P<unit>\d+)_conv(?P<conv>\d+)")
+_UNIT_OF_CONVOLUTIONS = {2: "basic", 3: "bottleneck"}
+
+
+@dataclass(frozen=True)
+class _Outline:
+    """What nets differ in most.
+
+    Attributes:
+        unit: Kind of unit, as in `Architecture`.
+        units: Units of each stage.
+        channels: Output channels of each stage.
+    """
+
+    unit: str
+    units: tuple[int, ...]
+    channels: tuple[int, ...]
+
+    @classmethod
+    def of_architecture(cls, architecture: Architecture) -> _Outline:
+        return cls(architecture.unit, architecture.units, architecture.channels)
+
+    @classmethod
+    def of_weights(cls, named: NamedWeights) -> _Outline:
+        convolutions = {
+            tuple(int(number) for number in match.groups()): named[name]["0"].shape[-1]
+            for name in named
+            for match in [_CONVOLUTION.fullmatch(name)]
+            if match
+        }
+        if not convolutions:
+            raise ValueError(f"no residual units among its {len(named)} layers: {list(named)[:3]}")
+        last = max(conv for _, _, conv in convolutions)
+        stages = sorted({stage for stage, _, _ in convolutions})
+        return cls(
+            unit=_UNIT_OF_CONVOLUTIONS.get(last, f"units of {last} convolutions"),
+            units=tuple(max(u for s, u, _ in convolutions if s == stage) for stage in stages),
+            channels=tuple(convolutions.get((stage, 1, last), 0) for stage in stages),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.unit} units {self.units} of {self.channels} channels"
+
+
+def check_builder(named: NamedWeights, builder: str) -> None:
+    """Check, without building it, that weights are of a published net.
+
+    Args:
+        named: The weights.
+        builder: Name of the net's builder.
+
+    Raises:
+        ValueError: If they are of a net with other units.
+    """
+    expected = _Outline.of_architecture(_builders()[builder].architecture)
+    received = _Outline.of_weights(named)
+    if received != expected:
+        raise ValueError(f"{builder} has {expected}, the file {received}")
+
+
+def identified_model(
+    named: NamedWeights, architecture: str | None = None
+) -> tuple[str, keras.Model]:
+    """The published net that weights are of, with these weights.
+
+    Args:
+        named: The weights, with or without those of the top.
+        architecture: Name of the net's builder; found out by default.
+
+    Returns:
+        The builder's name and the model.
+
+    Raises:
+        ValueError: If the weights fit no published net, or not the named one, or several.
+    """
+    fitting, misfits = {}, {}
+    for name in [architecture] if architecture else _candidates(named):
+        try:
+            fitting[name] = _model(named, name)
+        except ValueError as error:
+            misfits[name] = error
+    if len(fitting) == 1:
+        return fitting.popitem()
+    if fitting:
+        raise ValueError(
+            f"The weights fit several nets: {list(fitting)}. Name the one that they are of."
+        )
+    reasons = "; ".join(f"{name}: {error}" for name, error in misfits.items())
+    raise ValueError(
+        f"The weights, of {_Outline.of_weights(named)}, fit no published net. "
+        + (reasons or f"There are {list(_builders())}.")
+    )
+
+
+def _candidates(named: NamedWeights) -> list[str]:
+    received = _Outline.of_weights(named)
+    return [
+        name
+        for name, builder in _builders().items()
+        if _Outline.of_architecture(builder.architecture) == received
+    ]
+
+
+def _model(named: NamedWeights, name: str) -> keras.Model:
+    builders = _builders()
+    if name not in builders:
+        raise ValueError(f"There is no builder {name!r}.{did_you_mean(name, builders)}")
+    head = named.get("predictions")
+    stem = next(named[each]["0"] for each in named if each.startswith("stem_conv"))
+    model = builders[name](
+        include_top=head is not None,
+        weights=None,
+        input_shape=(None, None, stem.shape[-2]),
+        data_format="channels_last",
+        dtype="float32",
+        **({} if head is None else {"classes": head["0"].shape[-1]}),
+    )
+    set_named_weights(model, named)
+    return model
+
+
+def _builders() -> dict:
+    # The builders load weights, so this module cannot import them before they are defined.
+    from keras_preact.applications import BUILDERS
+
+    return BUILDERS

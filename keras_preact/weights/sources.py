@@ -1,0 +1,103 @@
+"""Reads the weights in a file, whichever source it comes from."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h5py
+
+from keras_preact.weights.named import NamedWeights, collect
+
+# Longer endings first.
+SUFFIXES = {
+    ".weights.h5": "keras_preact",
+    ".keras": "keras_preact",
+    ".safetensors": "timm",
+    ".npz": "bit",
+    ".h5": "keras_applications",
+}
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".tar")
+
+
+def is_weights_file(path: str | os.PathLike) -> bool:
+    """Whether a name ends as a file of weights does, be it one that is not read."""
+    return os.fspath(path).endswith((*SUFFIXES, *PICKLES))
+
+
+def source_of(path: Path) -> str:
+    """The source of a file, by the ending of its name.
+
+    Raises:
+        ValueError: If the ending is none of `SUFFIXES`.
+    """
+    for suffix, source in SUFFIXES.items():
+        if path.name.endswith(suffix):
+            return source
+    if path.name.endswith(PICKLES):
+        raise ValueError(
+            f"{str(path)!r} is, by its name, a pickle, which can run any code when it is read, so "
+            "it is not. Use the `.safetensors` file that Hugging Face has beside it, or save the "
+            "weights as one with `safetensors.torch.save_file`."
+        )
+    raise ValueError(
+        f"A file of weights ends in one of {', '.join(SUFFIXES)}. Received: {str(path)!r}"
+    )
+
+
+def read(path: str | os.PathLike, source: str | None = None) -> NamedWeights:
+    """The weights in a file, under the names that the layers have here.
+
+    Args:
+        path: A file that Keras saved of one of these nets, or one of a source of the catalogue.
+        source: The source, as in `Entry.source`; by the ending of the name by default.
+
+    Returns:
+        By name of each layer, its arrays.
+
+    Raises:
+        ValueError: If there is no such file, or it cannot be read as one of its source.
+    """
+    path = Path(path)
+    source = source or source_of(path)
+    if not path.is_file():
+        raise ValueError(f"`weights` names no file: {str(path)!r}")
+    try:
+        return _reader(source)(path)
+    except ImportError:
+        raise
+    # Each format has a parser of its own, and each parser errors of its own for a broken file.
+    except Exception as error:
+        raise ValueError(f"{str(path)!r} cannot be read as a file of {source}: {error}") from error
+
+
+def _reader(source: str) -> Callable[[Path], NamedWeights]:
+    if source == "keras_preact":
+        return _read_saved
+    # Some sources need a library that only their files need.
+    from keras_preact.weights.converters import CONVERTERS
+
+    return CONVERTERS[source]
+
+
+def _read_saved(path: Path) -> NamedWeights:
+    """The weights in a file that `save_weights` or `save` wrote of one of these nets."""
+    if path.name.endswith(".keras"):
+        with zipfile.ZipFile(path) as archive:
+            file = io.BytesIO(archive.read("model.weights.h5"))
+    else:
+        file = path
+    with h5py.File(file, "r") as groups:
+        return collect(_own_variables(groups["layers"]))
+
+
+def _own_variables(group: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
+    """Name and arrays of every layer below a group, as Keras lays them out."""
+    for key, each in group.items():
+        if key == "vars" and len(each):
+            yield str(each.attrs["name"]), each
+        elif key != "vars" and isinstance(each, h5py.Group):
+            yield from _own_variables(each)
