@@ -22,6 +22,7 @@ from keras_preact.applications import (
 )
 from keras_preact.architecture import Architecture
 from keras_preact.decay import decayed_variables
+from keras_preact.depths import layer_depths
 from keras_preact.export import export_savedmodel
 from keras_preact.features import FeatureExtractor, feature_extractor
 from keras_preact.version import __version__
@@ -50,6 +51,7 @@ __all__ = [
     "decayed_variables",
     "export_savedmodel",
     "feature_extractor",
+    "layer_depths",
     "layers",
     "preprocessing",
     "transforms",

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_preact import head
 from keras_preact.architecture import Architecture
 from keras_preact.layers import BatchNormalization, Conv2D, DropPath, MaxPooling2D
 
@@ -102,14 +103,8 @@ class Parts:
 
     def global_pool(self, x: Any, kind: str, *, name: str) -> Any:
         """Mean (`"avg"`) or maximum (`"max"`) over height and width."""
-        layers = {
-            "avg": keras.layers.GlobalAveragePooling2D,
-            "max": keras.layers.GlobalMaxPooling2D,
-        }
-        return layers[kind](data_format=self.data_format, dtype=self.dtype, name=name)(x)
+        return head.global_pool(x, kind, self.data_format, self.dtype, name)
 
     def classifier(self, x: Any, classes: int, activation: Any, *, name: str) -> Any:
         """Dense layer to class scores, in float32 where the policy computes in 16 bits."""
-        mixed = self.dtype.compute_dtype != self.dtype.variable_dtype
-        dtype = self.dtype.variable_dtype if mixed else self.dtype
-        return keras.layers.Dense(classes, activation=activation, dtype=dtype, name=name)(x)
+        return head.classifier(x, classes, activation, self.dtype, name)

@@ -31,7 +31,7 @@ class Rematerialized(keras.layers.Wrapper):
         if not training:
             return self.layer(inputs, training=False)
         variables = self.layer.variables
-        states = [index for index, each in enumerate(variables) if not each.trainable]
+        states = self._states(variables)
         # Tensors apart from the variables: torch updates those in place before the inside is
         # computed again, and TensorFlow would differentiate by a variable twice.
         current = [ops.copy(each) for each in variables]
@@ -52,6 +52,16 @@ class Rematerialized(keras.layers.Wrapper):
         for index, value in zip(states, updates, strict=True):
             variables[index].assign(value)
         return outputs
+
+    def _states(self, variables: list[keras.Variable]) -> list[int]:
+        """Which of the variables a training step changes by itself."""
+        # Frozen, the inside still draws new masks.
+        fixed = set() if self.trainable else {id(each) for each in self.layer.weights}
+        return [
+            index
+            for index, each in enumerate(variables)
+            if not each.trainable and id(each) not in fixed
+        ]
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return self.layer.compute_output_shape(input_shape)

@@ -109,7 +109,7 @@ class StackedUnits(keras.layers.Layer):
         ]
         rates = [] if self.drop_path is None else [ops.convert_to_tensor(self.drop_path, "float32")]
         seeds = self._seeds() if training else []
-        states = self._unit.states if training else []
+        states = self._unit.states if training and self.trainable else []
 
         def step(x: Any, slices: list[Any]) -> tuple[Any, list[Any]]:
             rate, seed = slices[len(weights) :][: len(rates)], slices[len(weights) + len(rates) :]

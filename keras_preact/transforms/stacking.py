@@ -125,7 +125,7 @@ def _separate_units(layer: Config, nest: bool) -> list[Config]:
     (x,) = tensors(layer["inbound_nodes"])
     layers = []
     for name, rate in zip(config["unit_names"], rates, strict=False):
-        unit = _named(config["template"], name, rate)
+        unit = _named(config["template"], name, rate, config["trainable"])
         if nest or config["rematerialize"]:
             made = [_nested(config, unit, x)]
         else:
@@ -135,17 +135,18 @@ def _separate_units(layer: Config, nest: bool) -> list[Config]:
     return layers
 
 
-def _named(template: Config, name: str, rate: float | None) -> Config:
+def _named(template: Config, name: str, rate: float | None, trainable: bool) -> Config:
     """A template as the unit of that name, with its own drop path rate for an input's."""
     prefix = f"{name}_"
     unit = copy.deepcopy(template)
     config = unit["config"]
-    config["name"] = name
+    config["name"], config["trainable"] = name, trainable
     config["layers"] = renamed(
         [layer for layer in config["layers"] if layer["name"] != RATE_INPUT],
         lambda each: prefix + each.removeprefix(TEMPLATE_PREFIX),
     )
     for layer in config["layers"]:
+        layer["config"]["trainable"] = trainable
         if rate is not None and _is(layer, DropPath):
             layer["config"]["rate"] = rate
             layer["inbound_nodes"][0]["kwargs"].pop("rate")
@@ -162,7 +163,7 @@ def _nested(config: Config, unit: Config, x: Config) -> Config:
         model = keras.saving.deserialize_keras_object(unit)
         dtype = keras.saving.deserialize_keras_object(config["dtype"])
         unit = keras.saving.serialize_keras_object(
-            Rematerialized(model, dtype=dtype, name=model.name)
+            Rematerialized(model, trainable=model.trainable, dtype=dtype, name=model.name)
         )
     return {**unit, "name": unit["config"]["name"], "inbound_nodes": [{"args": [x], "kwargs": {}}]}
 
@@ -209,12 +210,29 @@ def _stacked_layer(units: list[list[Config]]) -> Config:
         unit_names=names,
         drop_path=None if rates[0] is None else rates,
         rematerialize=_is(units[0][0], Rematerialized),
+        trainable=_trainable(units),
         dtype=keras.saving.deserialize_keras_object(templates[0]["layers"][-1]["config"]["dtype"]),
         name=stack_name(names),
     )
     serialized = keras.saving.serialize_keras_object(layer)
     x = _unit_input(units[0])
     return {**serialized, "name": layer.name, "inbound_nodes": [{"args": [x], "kwargs": {}}]}
+
+
+def _trainable(units: list[list[Config]]) -> bool:
+    """Whether the units train, which must be so of all their layers or of none."""
+    flags = {
+        layer["config"]["trainable"]
+        for unit in units
+        for layer in _unit_config(unit)["layers"]
+        if "trainable" in layer["config"]  # not of an input layer
+    }
+    if len(flags) > 1:
+        raise ValueError(
+            f"`{_unit_name(units[0])}` to `{_unit_name(units[-1])}` are frozen in part. A stack is "
+            "frozen as a whole: `keras_preact.transforms.freeze` does so by stage."
+        )
+    return flags.pop()
 
 
 def _template(unit: list[Config]) -> tuple[Config, float | None]:
@@ -229,6 +247,7 @@ def _template(unit: list[Config]) -> tuple[Config, float | None]:
     layers, rate = renamed(config["layers"], rename), None
     for layer in layers:
         layer.pop("build_config", None)
+        layer["config"]["trainable"] = True
         if _is(layer, DropPath):
             rate, layer["config"]["rate"] = layer["config"]["rate"], 0.0
             layer["inbound_nodes"][0]["kwargs"]["rate"] = _scalar(RATE_INPUT)

@@ -1,0 +1,53 @@
+"""What the names of a net's layers, as `keras_preact.build` gives them, say about it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import keras
+
+_STAGE = re.compile(r"stage(?P<stage>\d+)_unit\d+(to\d+)?(_.*)?")
+# The layers after the last stage's units.
+HEAD = ("head_norm", "head_act", "head_pool", "predictions")
+
+
+def stage_of(layer_name: str) -> int | None:
+    """Number of the stage that a layer is in: 1 for the stem, None for the head and any other."""
+    if layer_name.startswith("stem_"):
+        return 1
+    match = _STAGE.fullmatch(layer_name)
+    return int(match["stage"]) if match else None
+
+
+def stage_numbers(model: Any) -> tuple[int, ...]:
+    """Numbers of a net's stages, the stem's, 1, first.
+
+    Args:
+        model: A net built by this package, or a functional model that contains its layers.
+
+    Returns:
+        The numbers, ascending.
+
+    Raises:
+        ValueError: If it is no such model.
+    """
+    names = [layer.name for layer in model.layers] if isinstance(model, keras.Model) else []
+    numbers = tuple(sorted({stage_of(name) for name in names} - {None}))
+    if len(numbers) < 2 or numbers[0] != 1:
+        raise ValueError(
+            "`model` must be a net of keras_preact, with layers named as `keras_preact.build` "
+            f"documents. Received: {getattr(model, 'name', model)!r} "
+            f"(of type {type(model).__name__})"
+        )
+    return numbers
+
+
+def data_format(model: keras.Model) -> str:
+    """`"channels_last"` or `"channels_first"`, as a net's first convolution has it."""
+    return first_convolution(model).data_format
+
+
+def first_convolution(model: keras.Model) -> keras.layers.Layer:
+    """The convolution that sees the image."""
+    return next(layer for layer in model.layers if layer.name.startswith("stem_conv"))

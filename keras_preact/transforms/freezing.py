@@ -1,0 +1,66 @@
+"""Which stages of a net train."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+
+from keras_preact.layer_names import HEAD, stage_numbers, stage_of
+
+
+def freeze(model: keras.Model, up_to_stage: int) -> int:
+    """Freeze a net's stem and its first stages, and let everything after them train.
+
+    Frozen norms normalise by their moving statistics, which stay as they are, in training too.
+    Dropout and stochastic depth go on. The last stage takes the norm that closes it, `head_norm`,
+    with it, so that freezing up to it leaves `predictions` alone to train: a linear probe.
+
+    Each call sets every layer anew: `freeze(model, 3)` after `freeze(model, 4)` lets stage 4 train
+    again. Call `model.compile` afterwards: Keras reads what trains when it compiles.
+
+    Args:
+        model: A net built by this package, or a functional model that contains its layers, such as
+            a feature extractor. Changed in place, as are models that share layers with it.
+        up_to_stage: Number of the last stage to freeze; the stem is stage 1; 0 freezes nothing.
+
+    Returns:
+        The number of parameters that are frozen: weights, without the norms' statistics.
+
+    Raises:
+        ValueError: If the model is no such net, or has no stage of that number.
+    """
+    stages = stage_numbers(model)
+    _check_stage(model, up_to_stage, stages)
+    trainable = _parameters(_unfrozen(model))
+    for layer in model.layers:
+        if (_closing_stage(layer.name, stages[-1]) or math.inf) <= up_to_stage:
+            layer.trainable = False
+    return trainable - _parameters(model)
+
+
+def _check_stage(model: keras.Model, up_to_stage: Any, stages: tuple[int, ...]) -> None:
+    integer = isinstance(up_to_stage, int) and not isinstance(up_to_stage, bool)
+    if not integer or up_to_stage not in (0, *stages):
+        raise ValueError(
+            f"`up_to_stage` must be 0 or the number of a stage of {model.name!r}, which has "
+            f"{stages}. Received: {up_to_stage!r} (of type {type(up_to_stage).__name__})"
+        )
+
+
+def _unfrozen(model: keras.Model) -> keras.Model:
+    # Layer by layer: on TensorFlow, setting a model's flag to the value it has reaches no layer.
+    for layer in model._flatten_layers():
+        layer.trainable = True
+    return model
+
+
+def _closing_stage(name: str, last: int) -> int | None:
+    """The stage that a layer is frozen with."""
+    return last if name in HEAD[:-1] else stage_of(name)
+
+
+def _parameters(model: keras.Model) -> int:
+    """Parameters that train."""
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)

@@ -1,0 +1,73 @@
+"""A new head on the body of a net."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_preact.head import classifier, global_pool
+from keras_preact.layer_names import data_format, stage_numbers
+
+# What a net may end in; each name that the builders give the layer before the head's next one.
+_ENDS = ("predictions", "head_pool", "head_act")
+
+
+def replace_head(
+    model: keras.Model,
+    classes: int | None,
+    classifier_activation: Any = "softmax",
+    name: str | None = None,
+) -> keras.Model:
+    """The same net with a new last layer, for other classes.
+
+    The body's layers are those of `model`, not copies: training or freezing them in one model does
+    so in both, and memory holds them once. For a body of its own, start from
+    `keras.models.clone_model(model)` with `model`'s weights. `predictions` is new and starts as in
+    a new net. A net without the top gets one: its pooling, or the mean where it has none, and
+    `predictions`.
+
+    Args:
+        model: A net built by this package, with or without its top.
+        classes: Number of classes; None or 0 for no `predictions`: the model then returns the
+            pooled vector of each image.
+        classifier_activation: Activation of the last layer; None for logits.
+        name: Name of the new model; `model`'s by default.
+
+    Returns:
+        A functional model from `model`'s input to the scores, not compiled.
+
+    Raises:
+        ValueError: If the model is no such net or goes on after its head, or `classes` is no
+            number of classes.
+    """
+    if not (classes is None or (_is_integer(classes) and classes >= 0)):
+        raise ValueError(
+            "`classes` must be a positive integer, or None or 0 for no classifier. "
+            f"Received: {classes!r} (of type {type(classes).__name__})"
+        )
+    x = _pooled(model)
+    if classes:
+        policy = model.get_layer("head_act").dtype_policy
+        x = classifier(x, classes, classifier_activation, policy, name="predictions")
+    return keras.Model(model.input, x, name=name or model.name)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _pooled(model: Any) -> Any:
+    """The vector of each image that a net's classifier takes."""
+    stage_numbers(model)
+    end = model.get_layer(index=-1)
+    if len(model.outputs) != 1 or end.name not in _ENDS or end.output is not model.outputs[0]:
+        raise ValueError(
+            f"`model` must end in one of the layers {_ENDS}, as the builders' nets do. "
+            f"Received: {model.name!r}, which returns {model.output}"
+        )
+    if end.name == "predictions":
+        return end.input
+    if end.name == "head_pool":
+        return end.output
+    return global_pool(end.output, "avg", data_format(model), end.dtype_policy, name="head_pool")
