@@ -114,6 +114,24 @@ class SGD(keras.optimizers.SGD):
         return {**super().get_config(), **own}
 
 
+def layer_decay_factors(model: keras.Model, decay: float) -> dict[str, float]:
+    """Layer-wise decay of the learning rate, as in BEiT (arXiv:2106.08254).
+
+    Args:
+        model: A net of keras_preact.
+        decay: Factor between the rates of a stage and the next.
+
+    Returns:
+        By path of each trainable variable, `decay ** n` for one that lies n stages below the head;
+        empty if `decay` is 1.
+    """
+    if decay == 1.0:
+        return {}
+    depths = keras_preact.layer_depths(model)
+    deepest = max(depths.values())
+    return {path: decay ** (deepest - depth) for path, depth in depths.items()}
+
+
 def build_optimizer(recipe: Recipe, model: keras.Model, steps_per_epoch: int) -> keras.Optimizer:
     """Build the optimiser of a run.
 
@@ -132,6 +150,7 @@ def build_optimizer(recipe: Recipe, model: keras.Model, steps_per_epoch: int) ->
         recipe.nesterov,
         l2=recipe.weight_decay,
         penalized=[kernel.path for kernel in keras_preact.decayed_variables(model)],
+        rate_factors=layer_decay_factors(model, recipe.layer_decay),
         use_ema=recipe.ema_momentum > 0,
         ema_momentum=recipe.ema_momentum,
     )

@@ -68,7 +68,7 @@ class Recipe:
         "none",
     )
     layer_decay: float = _value(
-        "factor between the learning rates of a unit and the one after it; the head's is whole",
+        "factor between the learning rates of a stage and the next; that of the head is whole",
         1.0,
         above=0,
         maximum=1,
@@ -252,9 +252,27 @@ def load_recipe(name_or_path: str | Path, defaults: Mapping[str, Any] | None = N
         FileNotFoundError: If there is no such recipe.
         ValueError: If the file is not TOML, or has an unknown key or a value out of its range.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        path = RECIPES / f"{name_or_path}.toml"
+    values = {**(defaults or {}), **recipe_values(name_or_path)}
+    try:
+        return Recipe(**values)
+    except ValueError as error:
+        raise ValueError(f"{_recipe_path(name_or_path)}: {error}") from error
+
+
+def recipe_values(name_or_path: str | Path) -> dict[str, Any]:
+    """The values that a recipe's file gives, none of them checked yet but for their names.
+
+    Args:
+        name_or_path: As for `load_recipe`.
+
+    Returns:
+        The values, by name.
+
+    Raises:
+        FileNotFoundError: If there is no such recipe.
+        ValueError: If the file is not TOML, or has an unknown key.
+    """
+    path = _recipe_path(name_or_path)
     if not path.is_file():
         known = sorted(each.stem for each in RECIPES.glob("*.toml"))
         raise FileNotFoundError(
@@ -262,10 +280,14 @@ def load_recipe(name_or_path: str | Path, defaults: Mapping[str, Any] | None = N
             f"The recipes are {', '.join(known)}; any other is given by the path of its .toml file."
         )
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        return Recipe(**{**(defaults or {}), **_known_fields(values)})
+        return _known_fields(tomllib.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _recipe_path(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    return path if path.suffix == ".toml" else RECIPES / f"{name_or_path}.toml"
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
