@@ -28,7 +28,6 @@ TEST = [
     "pillow",
     "pyyaml",
     "requests",
-    "safetensors",
 ]
 
 setup(
@@ -42,8 +41,8 @@ setup(
     # Only what the wheel needs: training, savedmodels and benchmarks are run from a checkout.
     packages=find_packages(include=["keras_preact", "keras_preact.*"]),
     python_requires=">=3.11",
-    # filelock: only the download of weights imports it.
-    install_requires=["filelock", "h5py", "keras>=3.12", "numpy"],
+    # filelock and safetensors are imported only where published weights are loaded.
+    install_requires=["filelock", "h5py", "keras>=3.12", "numpy", "safetensors"],
     extras_require={
         "tensorflow": ["tensorflow"],
         "and-cuda": ["tensorflow[and-cuda]"],

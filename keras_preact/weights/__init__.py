@@ -1,21 +1,19 @@
 """Weights of the nets: the catalogue of published ones, their download, and files."""
 
-from keras_preact.weights.catalogue import Entry, find_weights, list_weights
+from keras_preact.weights.catalogue import Entry, find_entry, list_weights
 from keras_preact.weights.conversion import convert
 from keras_preact.weights.download import DownloadError, cached_path
 from keras_preact.weights.loader import load_weights
 from keras_preact.weights.named import named_weights, set_named_weights
-from keras_preact.weights.resolve import resolve_weights
 
 __all__ = [
     "DownloadError",
     "Entry",
     "cached_path",
     "convert",
-    "find_weights",
+    "find_entry",
     "list_weights",
     "load_weights",
     "named_weights",
-    "resolve_weights",
     "set_named_weights",
 ]

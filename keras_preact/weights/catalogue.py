@@ -308,7 +308,7 @@ def list_weights(architecture: str | Callable | None = None) -> list[Entry]:
     ]
 
 
-def find_weights(name: str) -> Entry:
+def find_entry(name: str) -> Entry:
     """The entry of that name.
 
     Args:

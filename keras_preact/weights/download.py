@@ -87,7 +87,7 @@ def fetch(entry: Entry, check: Callable[[Path], None]) -> Path:
     except OSError as error:
         raise DownloadError(
             f"{str(path)!r} cannot be written: {error}. Set the environment variable KERAS_HOME to "
-            f"a folder that can, or have someone who may put {entry.url} there."
+            f"a folder that can, or put the file of {entry.url} there by hand."
         ) from error
     return path
 
@@ -177,8 +177,8 @@ def _transfer(entry: Entry, path: Path, partial: Path) -> _Published:
 
 def _unreachable(entry: Entry, path: Path, reason: str) -> DownloadError:
     return DownloadError(
-        f"{entry.name!r} could not be downloaded from {entry.url}: {reason}. With a connection, "
-        "the same call goes on from where it stopped. Without one, put the file at "
+        f"{entry.name!r} could not be downloaded from {entry.url}: {reason}. The same "
+        "call goes on from where it stopped. Without a connection, put the file at "
         f"{str(path)!r} by hand."
     )
 
@@ -205,7 +205,7 @@ def _receive(entry: Entry, partial: Path, offset: int) -> _Published:
             offset = 0
         length = response.headers.get("Content-Length")
         size = offset + int(length) if length else None
-        with open(partial, "ab" if offset else "wb") as file:
+        with open(partial, "ab" if offset else "wb", buffering=0) as file:
             _copy(response, file, offset, size)
     return _Published(size, _hash([*redirects.headers, response.headers]))
 
@@ -217,7 +217,8 @@ def _copy(
     progress = keras.utils.Progbar(size)
     while True:
         try:
-            chunk = response.read(_CHUNK)
+            # `read` would lose what came of a chunk whose end does not come.
+            chunk = response.read1(_CHUNK)
         except _NETWORK_ERRORS:
             if size is None:
                 raise

@@ -1,0 +1,147 @@
+"""The catalogue against what the sources say themselves."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from urllib.parse import urlsplit
+
+import pytest
+import timm
+from keras.src.applications import resnet
+
+import keras_preact
+from keras_preact.weights import Entry, find_entry, list_weights
+from keras_preact.weights.__main__ import main
+from keras_preact.weights.catalogue import imagenet_weights
+
+TIMM = timm.list_models("resnetv2*", pretrained=True)
+
+
+def _timm_builder(architecture: str) -> str:
+    """`resnetv2_50d_gn` -> `PreActResNet50d_GN`, `resnetv2_50x1_bit` -> `BiTResNet50x1`."""
+    name = architecture.removeprefix("resnetv2_")
+    if name.endswith("_bit"):
+        return f"BiTResNet{name.removesuffix('_bit')}"
+    return f"PreActResNet{name.replace('_gn', '_GN').replace('_evos', '_EvoS')}"
+
+
+def test_every_checkpoint_of_timm_is_there():
+    ours = [entry.name for entry in list_weights() if entry.source == "timm"]
+    assert sorted(ours) == sorted(f"timm/{name}" for name in TIMM)
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timms_own_configuration(name):
+    entry, theirs = find_entry(f"timm/{name}"), timm.get_pretrained_cfg(name)
+    ours = entry.preprocessing
+    assert theirs.input_size == (3, ours.input_size, ours.input_size)
+    assert (theirs.mean, theirs.std) == (ours.mean, ours.std)
+    assert theirs.crop_pct == ours.crop_fraction
+    assert theirs.crop_mode == "center"
+    assert theirs.interpolation == ours.interpolation
+    assert theirs.num_classes == entry.classes
+    assert theirs.license == entry.licence.lower()
+    assert _timm_builder(theirs.architecture) == entry.builder
+    assert entry.url == (
+        f"https://huggingface.co/{theirs.hf_hub_id}/resolve/main/model.safetensors"
+    )
+    # Where timm tests at another size than it trained for, its published figure is of that size.
+    if entry.top1:
+        assert entry.top1_size == (theirs.test_input_size or theirs.input_size)[1]
+
+
+@pytest.mark.parametrize("depth", [50, 101, 152])
+@pytest.mark.parametrize(("suffix", "which"), [("", 0), ("_notop", 1)])
+def test_keras_applications_own_addresses_and_hashes(depth, suffix, which):
+    entry = find_entry(f"keras_applications/resnet{depth}v2{suffix}")
+    name = f"resnet{depth}v2"
+    assert entry.hash == f"md5:{resnet.WEIGHTS_HASHES[name][which]}"
+    file_name = f"{name}_weights_tf_dim_ordering_tf_kernels{suffix}.h5"
+    assert entry.url == resnet.BASE_WEIGHTS_PATH + file_name
+    assert entry.file_name == file_name
+
+
+@pytest.mark.parametrize("entry", list_weights(), ids=lambda entry: entry.name)
+def test_every_entry_is_complete(entry):
+    assert urlsplit(entry.url).scheme == urlsplit(entry.reference).scheme == "https"
+    assert entry.hash is None or re.fullmatch("md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", entry.hash)
+    assert (entry.top1 is None) == (entry.top1_size is None)
+    assert entry.classes in (1000, 21843, None)
+    assert entry.training_data.startswith("ImageNet-")
+    assert entry.preprocessing.mean == entry.preprocessing.std == (0.5, 0.5, 0.5)
+
+
+def test_names_and_files_are_distinct():
+    entries = list_weights()
+    assert len({entry.name.lower() for entry in entries}) == len(entries)
+    assert len({entry.url for entry in entries}) == len(entries)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["PreActResNet50", "preactresnet50", keras_preact.PreActResNet50]
+)
+def test_list_weights_of_one_net(architecture):
+    assert [entry.name for entry in list_weights(architecture)] == [
+        "timm/resnetv2_50.a1h_in1k",
+        "keras_hub/resnet_v2_50_imagenet",
+    ]
+
+
+def test_list_weights_takes_a_pattern():
+    assert {entry.builder for entry in list_weights("bitresnet152*")} == {
+        "BiTResNet152x2",
+        "BiTResNet152x4",
+    }
+    assert list_weights("PreActResNet20") == []
+    assert all(isinstance(entry, Entry) for entry in list_weights())
+
+
+def test_list_weights_wants_a_name():
+    with pytest.raises(ValueError, match="Received: 50 \\(of type int\\)"):
+        list_weights(50)
+
+
+def test_an_unknown_name_gets_a_hint():
+    with pytest.raises(ValueError, match="Did you mean 'timm/resnetv2_50.a1h_in1k'"):
+        find_entry("timm/resnetv2_50.a1_in1k")
+
+
+@pytest.mark.parametrize(
+    ("builder", "name"),
+    [
+        ("PreActResNet34d", "timm/resnetv2_34d.ra4_e3600_r224_in1k"),
+        ("PreActResNet50", "timm/resnetv2_50.a1h_in1k"),
+        ("ResNet50V2", "keras_applications/resnet50v2"),
+        ("BiTResNet50x1", "timm/resnetv2_50x1_bit.goog_distilled_in1k"),
+        ("BiTResNet152x2", "timm/resnetv2_152x2_bit.goog_in21k_ft_in1k"),
+        ("PreActResNet20", None),
+    ],
+)
+def test_the_best_on_imagenet(builder, name):
+    entry = imagenet_weights(builder)
+    assert (entry and entry.name) == name
+
+
+def test_imagenet_is_the_default_where_there_is_such_an_entry():
+    defaults = {
+        name: inspect.signature(builder).parameters["weights"].default
+        for name, builder in keras_preact.BUILDERS.items()
+    }
+    trained = {entry.builder for entry in list_weights() if entry.classes == 1000}
+    assert defaults == {
+        name: "imagenet" if name in trained else None for name in keras_preact.BUILDERS
+    }
+
+
+def test_the_command_prints_the_catalogue(capsys):
+    assert main(["list", "ResNet50V2"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == "weights builder classes input top-1 trained on licence".split()
+    assert [row.split()[0] for row in rows] == [
+        "keras_applications/resnet50v2",
+        "keras_applications/resnet50v2_notop",
+    ]
+    assert "76.0 at 224" in rows[0]
+    assert main(["list", "VGG*"]) == 1
+    assert "'VGG*'" in capsys.readouterr().err
