@@ -18,10 +18,11 @@ class FeatureExtractor(keras.Model):
     @property
     def strides(self) -> dict[str, int]:
         """Pixels of the input, along height and width, to one pixel of each map."""
-        return {name: _stride(self, int(name.removeprefix("stage"))) for name in self.output}
+        return {name: stage_stride(self, int(name.removeprefix("stage"))) for name in self.output}
 
 
-def _stride(model: keras.Model, stage: int) -> int:
+def stage_stride(model: keras.Model, stage: int) -> int:
+    """Pixels of a net's input, along height and width, to one pixel at the end of a stage."""
     matches = ((_STRIDED_LAYERS.fullmatch(layer.name), layer) for layer in model.layers)
     return math.prod(
         layer.strides[0] for match, layer in matches if match and int(match["stage"] or 1) <= stage

@@ -13,7 +13,7 @@ import keras
 
 import keras_preact
 from keras_preact import transforms
-from keras_preact.weights import find_weights
+from keras_preact.weights import find_entry
 from keras_preact.weights.sources import is_weights_file, read
 from training.recipe import Recipe, differences
 from training.run import read_run
@@ -94,7 +94,7 @@ def find_pretrained(init: str) -> Pretrained:
     if is_weights_file(init):
         raise FileNotFoundError(f"`init`: there is no file {init!r}.")
     try:
-        entry = find_weights(init)
+        entry = find_entry(init)
     except ValueError as error:
         raise ValueError(f"`init`: there is no folder {init!r}. {error}") from error
     preprocessing = entry.preprocessing

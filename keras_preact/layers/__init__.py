@@ -2,6 +2,7 @@
 
 from keras_preact.layers.drop_path import DropPath
 from keras_preact.layers.fixed_padding import Conv2D, MaxPooling2D
+from keras_preact.layers.nearest_resize import NearestResize
 from keras_preact.layers.norm import BatchNormalization
 from keras_preact.layers.rematerialized import Rematerialized
 from keras_preact.layers.stacked_units import StackedUnits
@@ -11,6 +12,7 @@ __all__ = [
     "Conv2D",
     "DropPath",
     "MaxPooling2D",
+    "NearestResize",
     "Rematerialized",
     "StackedUnits",
 ]

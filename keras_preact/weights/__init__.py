@@ -3,12 +3,14 @@
 from keras_preact.weights.catalogue import Entry, find_entry, list_weights
 from keras_preact.weights.conversion import convert
 from keras_preact.weights.download import DownloadError, cached_path
+from keras_preact.weights.input_channels import adapt_kernel
 from keras_preact.weights.loader import load_weights
 from keras_preact.weights.named import named_weights, set_named_weights
 
 __all__ = [
     "DownloadError",
     "Entry",
+    "adapt_kernel",
     "cached_path",
     "convert",
     "find_entry",

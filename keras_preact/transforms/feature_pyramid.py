@@ -1,0 +1,112 @@
+"""A feature pyramid on the stages of a net."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_preact.features import feature_extractor, stage_stride
+from keras_preact.layer_names import data_format, first_convolution
+from keras_preact.layers import Conv2D, NearestResize
+from keras_preact.weights.input_channels import check_channels
+
+# That of torchvision's pyramid: `kaiming_uniform_` with a gain of 1.
+_INITIALIZER = {"scale": 1.0, "mode": "fan_in", "distribution": "uniform"}
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class FeaturePyramid(keras.Model):
+    """A net that returns a dict of maps of equal channels, `{"P2": …, "P3": …}`."""
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Pixels of the input, along height and width, to one pixel of each map."""
+        names = [layer.name for layer in self.layers]
+        strides: dict[str, int] = {}
+        for level in self.output:
+            stage = int(level.removeprefix("P"))
+            has_stage = f"fpn_output{stage}" in names
+            strides[level] = (
+                stage_stride(self, stage) if has_stage else 2 * strides[f"P{stage - 1}"]
+            )
+        return strides
+
+
+def feature_pyramid(
+    model: keras.Model,
+    channels: int = 256,
+    stages: Sequence[int] | None = None,
+    extra_level: bool = False,
+) -> FeaturePyramid:
+    """A feature pyramid (arXiv:1612.03144) on the maps at the end of a net's stages.
+
+    From the last stage to the first, a 1x1 convolution of the stage's map, `fpn_lateral{s}`, is
+    added to the sum before it, resized to its height and width by the nearest pixel; a 3x3
+    convolution of each sum, `fpn_output{s}`, is a level. As in torchvision, convolutions have
+    biases, and nothing follows them.
+
+    Args:
+        model: A net built by this package, or one that contains its layers. Its weights are shared.
+        channels: Channels of every level.
+        stages: Numbers of the stages; every stage but the stem by default.
+        extra_level: Whether to add a level of half the last one's size, every second pixel of it.
+
+    Returns:
+        A model from the same input to `{"P2": map, …}`, finest first, P{s} of stage s; its
+        `strides` tells each map's stride. With a net of the ImageNet form, level l has stride 2^l,
+        as in the paper.
+
+    Raises:
+        ValueError: If the model is no such net, or has no stage of that number, or `channels` is
+            not a positive integer.
+    """
+    check_channels(channels)
+    maps = feature_extractor(model, stages).output
+    maps = {int(name.removeprefix("stage")): maps[name] for name in maps}
+    layers = _Layers(channels, data_format(model), first_convolution(model).dtype_policy)
+    levels, above = {}, None
+    for stage in sorted(maps, reverse=True):
+        x = layers.conv(maps[stage], 1, name=f"fpn_lateral{stage}")
+        if above is not None:
+            x = layers.add_resized(x, above, stage)
+        levels[f"P{stage}"] = layers.conv(x, 3, name=f"fpn_output{stage}")
+        above = x
+    levels = dict(reversed(levels.items()))
+    if extra_level:
+        last = max(maps)
+        levels[f"P{last + 1}"] = layers.halved(levels[f"P{last}"], name=f"fpn_pool{last + 1}")
+    return FeaturePyramid(model.input, levels, name=f"{model.name}_pyramid")
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """Makes and applies the pyramid's layers."""
+
+    channels: int
+    data_format: str
+    dtype: keras.DTypePolicy
+
+    def conv(self, x: Any, kernel_size: int, name: str) -> Any:
+        layer = Conv2D(
+            self.channels,
+            kernel_size,
+            kernel_initializer=keras.initializers.VarianceScaling(**_INITIALIZER),
+            data_format=self.data_format,
+            dtype=self.dtype,
+            name=name,
+        )
+        return layer(x)
+
+    def add_resized(self, x: Any, above: Any, stage: int) -> Any:
+        resize = NearestResize(self.data_format, dtype=self.dtype, name=f"fpn_resize{stage}")
+        add = keras.layers.Add(dtype=self.dtype, name=f"fpn_add{stage}")
+        return add([x, resize([above, x])])
+
+    def halved(self, x: Any, name: str) -> Any:
+        layer = keras.layers.MaxPooling2D(
+            1, 2, data_format=self.data_format, dtype=self.dtype, name=name
+        )
+        return layer(x)
