@@ -317,9 +317,9 @@ def test_corrupt_images_are_named_and_skipped(tmp_path, monkeypatch, caplog, mem
         whole = take(data.training_pipeline(source, values), 15)
     for epoch in range(3):
         shown = shades(whole[5 * epoch : 5 * epoch + 5])
-        # All that can be read, and the first of the epoch once more in place of the rest.
-        assert set(shown) == set(range(20))
-        assert shown[20:] == shown[:5]
+        # All that can be read, and some of them once more in place of the rest.
+        assert sorted(shown[:20]) == list(range(20))
+        assert len(set(shown[20:])) == 5
     for index in range(len(BROKEN)):
         lines = [record for record in caplog.messages if f"broken{index}.jpg" in record]
         assert len(lines) == 1, lines
