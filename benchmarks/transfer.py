@@ -43,15 +43,15 @@ SEEDS = range(5)
 TUNING_SEED = 5
 RUNS = Path("runs/transfer")
 
-# What all have in common: batches of half the training images, augmented as in pretraining.
-_COMMON = "--batch-size 50 --reference-batch-size 50 --epoch-steps 100 --crop pad --pad 2"
-# An epoch goes 50 times over the images. Training from scratch takes three times the steps.
+# What all have in common: one epoch, which goes 25 times over the images, and from scratch 75 times;
+# batches of a quarter of them, augmented as in pretraining.
+_COMMON = "--epochs 1 --batch-size 25 --reference-batch-size 25 --crop pad --pad 2"
 MODES = {
     "frozen features": f"--recipe finetune {_COMMON} --init {{pretrained}} --freeze body "
-    "--layer-decay 1 --epochs 1 --warmup-epochs 0.1",
+    "--layer-decay 1 --epoch-steps 100 --warmup-epochs 0.1",
     "fine-tuned": f"--recipe finetune {_COMMON} --init {{pretrained}} "
-    "--epochs 1 --warmup-epochs 0.1",
-    "from scratch": f"--recipe cifar_short {_COMMON} --epochs 3 --warmup-epochs 0.6",
+    "--epoch-steps 100 --warmup-epochs 0.1",
+    "from scratch": f"--recipe cifar_short {_COMMON} --epoch-steps 300 --warmup-epochs 0.2",
 }
 # The rates that `tune` compares, and what came out.
 RATES = {

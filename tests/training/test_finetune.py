@@ -187,3 +187,20 @@ def test_an_unfinished_run_offers_its_best_net(pretrained, tmp_path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(ValueError, match="run.json is not the record of a run"):
         find_pretrained(str(tmp_path / "best.keras"))
+
+
+def test_the_hyperrule_is_recorded_as_plain_values(pretrained, three_classes, tmp_path):
+    output = tmp_path / "run"
+    fixed = ["--recipe", "bit_hyperrule", "--init", str(pretrained), "--output", str(output)]
+    small = ["--input-size", "8", "--resize-size", "10", "--batch-size", "48", "--epoch-steps", "1"]
+    assert main([*fixed, "--data", str(three_classes), *small]) == 0
+    record = read_run(output)
+    recipe = record["recipe"]
+    assert recipe["rule"] == "bit_hyperrule"
+    assert (recipe["epochs"], recipe["epoch_steps"], recipe["batch_size"]) == (10, 1, 48)
+    assert (recipe["crop"], recipe["resize_size"]) == ("random", 10)
+    assert (recipe["schedule"], recipe["step_epochs"]) == ("step", [3.0, 6.0, 9.0])
+    # 36 images make batches of 48. The last rates of the epochs, at this batch:
+    rates = [epoch["learning_rate"] * 512 / 48 for epoch in record["history"]]
+    expected = [0.0, 0.0015, 0.003, *[3e-4] * 3, *[3e-5] * 3, 3e-6]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
