@@ -13,9 +13,9 @@ from keras_preact.weights import named_weights
 
 TINY = Architecture(
     unit="basic",
-    units=(1, 3, 1),
-    channels=(8, 8, 16),
-    strides=(1, 2, 2),
+    units=(3, 1),
+    channels=(8, 16),
+    strides=(1, 2),
     stem="cifar",
     stem_channels=8,
     drop_path=0.2,
@@ -47,10 +47,19 @@ def net(monkeypatch):
     return build
 
 
-def _fit(model: keras.Model, epochs: int = 1) -> None:
+@pytest.fixture(scope="module")
+def flat() -> keras.Model:
+    """A net for tests that change nothing."""
+    return keras_preact.PreActResNet(TINY, classes=4, input_shape=(16, 16, 3))
+
+
+def _compile(model: keras.Model) -> None:
     optimizer, loss = keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy"
     model.compile(optimizer, loss, jit_compile=False)
-    model.fit(X, Y, batch_size=4, epochs=epochs, verbose=0)
+
+
+def _fit(model: keras.Model) -> None:
+    model.fit(X, Y, batch_size=4, epochs=1, verbose=0)
 
 
 def _changed(before: dict, after: dict) -> dict[str, list[str]]:
@@ -62,16 +71,17 @@ def _changed(before: dict, after: dict) -> dict[str, list[str]]:
 
 
 def _check_frozen(before: dict, after: dict) -> None:
-    """Everything up to stage 3 is as it was, everything after it has changed."""
+    """Everything up to stage 2 is as it was, everything after it has changed."""
     for name, keys in _changed(before, after).items():
-        frozen = name.startswith(("stem", "stage2", "stage3"))
+        frozen = name.startswith(("stem", "stage2"))
         assert len(keys) == (0 if frozen else len(before[name])), (name, keys)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_frozen_stages_stay_as_they_are(net, form):
     model = replace_head(net(form), 3)
-    freeze(model, 3)
+    freeze(model, 2)
+    _compile(model)
     before = named_weights(model)
     _fit(model)
     _check_frozen(before, named_weights(model))
@@ -81,49 +91,53 @@ def test_frozen_stages_stay_as_they_are(net, form):
 def test_a_saved_model_stays_frozen_until_it_is_not(net, form, tmp_path):
     model = replace_head(net(form), 3)
     every = len(model.trainable_variables)
-    freeze(model, 3)
-    _fit(model)
+    freeze(model, 2)
+    _compile(model)
     model.save(tmp_path / "net.keras")
     loaded = keras.saving.load_model(tmp_path / "net.keras")
     np.testing.assert_array_equal(loaded(X), model(X))
     assert len(loaded.trainable_variables) == len(model.trainable_variables) < every
     before = named_weights(loaded)
-    loaded.fit(X, Y, batch_size=4, verbose=0)
+    _fit(loaded)
     _check_frozen(before, named_weights(loaded))
     assert freeze(loaded, 0) == 0
     assert len(loaded.trainable_variables) == every
     before = named_weights(loaded)
-    _fit(loaded)
-    assert all(_changed(before, named_weights(loaded)).values())
+    loaded(X, training=True)
+    for name, keys in _changed(before, named_weights(loaded)).items():
+        assert len(keys) == (2 if "norm" in name else 0), (name, keys)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["nested", "scanned"])
 def test_the_number_of_frozen_parameters(net, form):
     model = net(form)
     total = sum(int(np.prod(each.shape)) for each in model.trainable_variables)
     kernel, bias = model.get_layer("predictions").weights
     assert freeze(model, 1) == 3 * 3 * 3 * 8
-    assert freeze(model, 4) == total - 16 * 4 - 4
+    assert freeze(model, 3) == total - 16 * 4 - 4
     assert [id(each) for each in model.trainable_variables] == [id(kernel), id(bias)]
     model.trainable = False
     assert freeze(model, 0) == 0
-    assert freeze(model, 4) == total - 16 * 4 - 4
+    assert freeze(model, 3) == total - 16 * 4 - 4
 
 
-def test_dropout_goes_on_in_frozen_units(net):
-    model = net("rematerialised")
-    freeze(model, 4)
-    once, again = (np.asarray(model(X, training=True)) for _ in range(2))
-    assert np.abs(once - again).max() > 1e-6
+@pytest.mark.parametrize("form", ["rematerialised", "scanned"])
+def test_dropout_goes_on_in_frozen_units(net, form):
+    model = net(form)
+    freeze(model, 2)
+    units = model.get_layer("stage2_unit2" if form == "rematerialised" else "stage2_unit2to3")
+    x = RNG.standard_normal((8, 16, 16, 8)).astype("float32")
+    once, again = (np.asarray(units(x, training=True)) for _ in range(2))
+    assert np.abs(once - again).max() > 1e-3
 
 
 @pytest.mark.parametrize("form", ["flat", "nested", "rematerialised"])
 def test_frozen_units_stay_so_through_stacking(net, form):
     model = net(form)
-    freeze(model, 3)
+    freeze(model, 2)
     stacked = stack(model)
     separate = unroll(stacked)
-    assert not stacked.get_layer("stage3_unit2to3").trainable
+    assert not stacked.get_layer("stage2_unit2to3").trainable
     frozen = {layer.name for layer in model._flatten_layers() if not layer.trainable}
     units = {layer.name for layer in separate._flatten_layers() if not layer.trainable}
     assert all(name in units for name in frozen if name.endswith(("_conv1", "_norm2")))
@@ -133,12 +147,12 @@ def test_frozen_units_stay_so_through_stacking(net, form):
 
 def test_a_stack_is_not_frozen_in_part(net):
     model = net()
-    model.get_layer("stage3_unit2_norm1").trainable = False
-    with pytest.raises(ValueError, match="`stage3_unit2` to `stage3_unit3` are frozen in part"):
+    model.get_layer("stage2_unit2_norm1").trainable = False
+    with pytest.raises(ValueError, match="`stage2_unit2` to `stage2_unit3` are frozen in part"):
         stack(model)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["rematerialised", "scanned"])
 def test_new_classes_on_the_same_body(net, form):
     model = net(form)
     scores = np.asarray(model(X))
@@ -156,7 +170,7 @@ def test_new_classes_on_the_same_body(net, form):
 def test_a_net_without_its_top_gets_one(net, pooling):
     model = net(include_top=False, pooling=pooling, input_shape=(None, None, 3))
     logits = replace_head(model, 7, classifier_activation=None)
-    maps = keras_preact.feature_extractor(model, stages=(4,))(X)["stage4"]
+    maps = keras_preact.feature_extractor(model, stages=(3,))(X)["stage3"]
     pooled = np.max(maps, axis=(1, 2)) if pooling == "max" else np.mean(maps, axis=(1, 2))
     kernel, bias = logits.get_layer("predictions").get_weights()
     np.testing.assert_allclose(logits(X), pooled @ kernel + bias, atol=1e-5)
@@ -178,24 +192,23 @@ def test_channels_first_and_mixed_precision(net):
     assert other(X.transpose(0, 3, 1, 2)).shape == (8, 7)
 
 
-def test_the_new_layer_starts_as_in_a_new_net(net):
-    old, new = net(), replace_head(net(), 4)
+def test_the_new_layer_starts_as_in_a_new_net(flat):
+    old, new = flat, replace_head(flat, 4)
     configs = [model.get_layer("predictions").get_config() for model in (old, new)]
     assert configs[0] == configs[1]
     np.testing.assert_array_equal(new.get_layer("predictions").bias, np.zeros(4))
 
 
 @pytest.mark.parametrize("classes", [-1, 2.0, "2", True])
-def test_wrong_classes(net, classes):
+def test_wrong_classes(flat, classes):
     with pytest.raises(ValueError, match=f"`classes` must be .* Received: {classes!r}"):
-        replace_head(net(), classes)
+        replace_head(flat, classes)
 
 
-@pytest.mark.parametrize("stage", [-1, 5, "3", 2.0, True, None])
-def test_wrong_stages(net, stage):
-    message = rf"has \(1, 2, 3, 4\). Received: {stage!r}"
-    with pytest.raises(ValueError, match=message):
-        freeze(net(), stage)
+@pytest.mark.parametrize("stage", [-1, 4, "3", 2.0, True, None])
+def test_wrong_stages(flat, stage):
+    with pytest.raises(ValueError, match=rf"has \(1, 2, 3\). Received: {stage!r}"):
+        freeze(flat, stage)
 
 
 @pytest.mark.parametrize("surgery", [lambda m: replace_head(m, 2), lambda m: freeze(m, 1)])
@@ -206,10 +219,8 @@ def test_a_model_of_someone_else(surgery):
             surgery(wrong)
 
 
-def test_a_net_that_goes_on_after_its_head(net):
-    model = net()
-    longer = keras.Model(model.input, keras.layers.Dense(2, name="mine")(model.output))
-    with pytest.raises(ValueError, match="must end in one of the layers"):
-        replace_head(longer, 2)
-    with pytest.raises(ValueError, match="must end in one of the layers"):
-        replace_head(keras_preact.feature_extractor(model), 2)
+def test_a_net_that_does_not_end_in_its_head(flat):
+    longer = keras.Model(flat.input, keras.layers.Dense(2, name="mine")(flat.output))
+    for wrong in (longer, keras_preact.feature_extractor(flat)):
+        with pytest.raises(ValueError, match="must end in one of the layers"):
+            replace_head(wrong, 2)
