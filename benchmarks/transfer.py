@@ -43,7 +43,7 @@ SEEDS = range(5)
 TUNING_SEED = 5
 RUNS = Path("runs/transfer")
 
-# What all have in common: one epoch, which goes 25 times over the images, and from scratch 75 times;
+# What all have in common: an epoch of 100 steps, 25 times over the images, and of 300 from scratch;
 # batches of a quarter of them, augmented as in pretraining.
 _COMMON = "--epochs 1 --batch-size 25 --reference-batch-size 25 --crop pad --pad 2"
 MODES = {

@@ -135,20 +135,23 @@ def build_net(recipe: Recipe, classes: int, **options: Any) -> keras.Model:
         ValueError: If there is no such builder, or it refuses an option.
     """
     return _builder(recipe.model)(
-        **{"weights": None, **options},
-        input_shape=(recipe.input_size, recipe.input_size, recipe.channels),
-        classes=classes,
-        data_format="channels_last",
-        dtype=recipe.dtype_policy,
-        **recipe.model_options,
+        **{
+            "weights": None,
+            "input_shape": (recipe.input_size, recipe.input_size, recipe.channels),
+            "classes": classes,
+            "data_format": "channels_last",
+            "dtype": recipe.dtype_policy,
+            **recipe.model_options,
+            **options,
+        }
     )
 
 
 def prepare_net(recipe: Recipe, class_names: Sequence[str]) -> keras.Model:
     """Build the net of a recipe as its first step finds it.
 
-    With `init` it has those weights; its head is new unless it told the same classes apart. With
-    `freeze` its first parts will not be trained.
+    With `init` it has those weights, the first convolution's adapted to the channels; its head is
+    new unless it told the same classes apart. With `freeze` its first parts will not be trained.
 
     Args:
         recipe: The values of the run.
@@ -167,11 +170,19 @@ def prepare_net(recipe: Recipe, class_names: Sequence[str]) -> keras.Model:
         return build_net(recipe, classes)
     pretrained = find_pretrained(recipe.init)
     _check_architecture(pretrained, recipe)
-    if pretrained.predicts(class_names):
-        net = build_net(recipe, classes, weights=pretrained.weights)
-    else:
-        body = build_net(recipe, classes, weights=pretrained.weights, include_top=False)
-        net = transforms.replace_head(body, classes)
+    keep_head = pretrained.predicts(class_names)
+    channels = pretrained.values.get("channels", recipe.channels)
+    net = build_net(
+        recipe,
+        classes,
+        weights=pretrained.weights,
+        include_top=keep_head,
+        input_shape=(recipe.input_size, recipe.input_size, channels),
+    )
+    if channels != recipe.channels:
+        net = transforms.adapt_input_channels(net, recipe.channels)
+    if not keep_head:
+        net = transforms.replace_head(net, classes)
     if recipe.freeze != "none":
         transforms.freeze(net, _frozen_stage(recipe))
     return net

@@ -129,6 +129,16 @@ def test_the_head_stays_where_its_classes_do(pretrained, tmp_path, file):
     assert unchanged(expected, others) == expected.keys() - renewed
 
 
+def test_a_net_of_gray_images_learns_from_coloured_ones(pretrained):
+    recipe = recipe_of("--recipe", "finetune", "--init", str(pretrained))
+    colours = ["--channels", "3", "--mean", *["0.3"] * 3, "--std", *["0.4"] * 3]
+    coloured = recipe_of("--recipe", "finetune", "--init", str(pretrained), *colours)
+    gray = np.random.RandomState(0).normal(size=(2, 8, 8, 1)).astype("float32")
+    expected = prepare_net(recipe, DIGITS)(gray)
+    received = prepare_net(coloured, DIGITS)(np.repeat(gray, 3, axis=-1))
+    np.testing.assert_allclose(received, expected, atol=1e-5)
+
+
 def test_a_recipe_s_own_values_come_before_the_pretrained_net_s(pretrained, tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(f"init = '{pretrained}'\nfreeze = 'stem'\ninput_size = 16\nmean = [0.5]")
