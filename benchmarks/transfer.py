@@ -22,8 +22,10 @@ import argparse
 import os
 import random
 import shlex
+import shutil
 import statistics
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -180,14 +182,16 @@ def draw(path: Path, accuracies: dict[str, list[float]]) -> None:
 
 
 def write_results(runs: Path, output: Path, accuracies: dict[str, list[float]]) -> None:
-    """Write `README.md`, `seeds.csv` and `seeds.png`.
+    """Write `README.md`, `seeds.csv`, `seeds.png` and what the pretraining left.
 
     Args:
         runs: Folder of the runs.
         output: Folder to write to.
         accuracies: By mode, the test accuracy of each seed.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    (output / "pretrained").mkdir(parents=True, exist_ok=True)
+    for file in ("run.json", "history.csv", "curves.png"):
+        shutil.copyfile(runs / "pretrained" / file, output / "pretrained" / file)
     records = [
         {"mode": mode, "seed": seed, "learning_rate": CHOSEN[mode], "test_accuracy": value}
         for mode, values in accuracies.items()
@@ -201,26 +205,33 @@ def write_results(runs: Path, output: Path, accuracies: dict[str, list[float]]) 
         for mode, values in accuracies.items()
     ]
     pretrained = read_run(runs / "pretrained")
-    commands = "\n".join(
-        f"- {mode}: `python -m training.train {options} --learning-rate {CHOSEN[mode]} …`".format(
-            pretrained=runs / "pretrained"
-        )
+    _, how, *what = __doc__.strip().split("\n\n")
+    options = "\n".join(
+        f"- {mode}: `{options.format(pretrained=runs / 'pretrained')} "
+        f"--learning-rate {CHOSEN[mode]}`"
         for mode, options in MODES.items()
     )
-    body = (
-        f"{table(header, rows)}\n\n![Test accuracy of every seed](seeds.png)\n\n"
-        f"The pretrained net, a {pretrained['recipe']['model']} after "
-        f"{pretrained['recipe']['epochs']} epochs on the other eight classes (command: "
-        f"`{pretrained['command']}`), tells those apart with "
-        f"{pretrained['history'][-1]['val_top1']:.2%} accuracy on their test images.\n\n"
-        f"{commands}\n\n"
-        f"{__doc__.split(chr(10) * 2, 2)[2]}"
+    last = pretrained["history"][-1]
+    body = "\n\n".join(
+        (
+            table(header, rows),
+            "![Test accuracy of every seed](seeds.png)",
+            f"```\n{textwrap.dedent(how)}\n```",
+            *what,
+            f"The pretrained net, a {pretrained['recipe']['model']}, tells its eight classes apart "
+            f"with {last['val_top1']:.2%} accuracy on their 8,000 test images after "
+            f"{last['epoch']} epochs ([run.json](pretrained/run.json), "
+            "[curves](pretrained/curves.png)). Options of `training.train`:",
+            options,
+            "Learning rates on the draw for tuning:",
+            tune(runs, MODES),
+        )
     )
     text = report(
         "Transfer to two classes of CIFAR-10 (JPEG) from 50 images each",
         f"python -m benchmarks.transfer run --output {output}",
         ("keras", "tensorflow"),
-        body.rstrip(),
+        body,
     )
     with replacing(output / "README.md") as partial:
         partial.write_text(text, encoding="utf-8")
