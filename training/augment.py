@@ -43,8 +43,25 @@ def pad_and_crop(
     rows = tf.pad(rows, [[0, 0], [pad, pad], [channels * pad, channels * pad]])
     rows += tf.tile(fill, [width + 2 * pad])
     padded = tf.reshape(rows, [batch, height + 2 * pad, width + 2 * pad, channels])
-    corner = tf.random.stateless_uniform([batch, 2], seed, 0, 2 * pad + 1, tf.int32)
-    cropped = tf.gather(padded, corner[:, :1] + tf.range(height), axis=1, batch_dims=1)
+    return random_crop(padded, seed, height=height, width=width)
+
+
+def random_crop(images: tf.Tensor, seed: tf.Tensor, *, height: int, width: int) -> tf.Tensor:
+    """Crop each image at a random place.
+
+    Args:
+        images: Batch of images of any dtype.
+        seed: Integer tensor `(2,)`.
+        height: Height of the result, in pixels, at most that of the images.
+        width: Width, likewise.
+
+    Returns:
+        A tensor `(batch, height, width, channels)` of the same dtype.
+    """
+    batch = images.shape[0]
+    room = [images.shape[1] - height + 1.0, images.shape[2] - width + 1.0]
+    corner = tf.cast(tf.random.stateless_uniform([batch, 2], seed) * room, tf.int32)
+    cropped = tf.gather(images, corner[:, :1] + tf.range(height), axis=1, batch_dims=1)
     return tf.gather(cropped, corner[:, 1:] + tf.range(width), axis=2, batch_dims=1)
 
 

@@ -33,19 +33,21 @@ class _Purpose(enum.IntEnum):
 
 
 def steps_per_epoch(source: ImageSource, recipe: Recipe) -> int:
-    """Number of full batches in one pass over the training images.
+    """Number of steps of an epoch: the recipe's, or the full batches of one pass.
 
     Args:
         source: Where the images come from.
-        recipe: Gives the batch size.
+        recipe: Gives the batch size and perhaps the steps.
 
     Returns:
         The number of steps, 1 or more.
 
     Raises:
-        ValueError: If a batch is larger than the training set.
+        ValueError: If an epoch is one pass, and a batch is larger than the training set.
     """
     images = source.num_examples("train")
+    if recipe.epoch_steps:
+        return recipe.epoch_steps
     if recipe.batch_size > images:
         raise ValueError(
             f"A batch of {recipe.batch_size} is larger than the training set of {source.name!r}, "
@@ -77,8 +79,8 @@ def training_pipeline(
 ) -> tf.data.Dataset:
     """The shuffled, augmented batches of a run, without end.
 
-    An epoch has `steps_per_epoch(source, recipe)` full batches. Where unreadable images leave
-    too few, the order of the epoch starts again.
+    An epoch has `steps_per_epoch(source, recipe)` full batches. Where the images that can be read
+    are too few for them, another pass begins, in another order.
 
     Args:
         source: Where the images come from.
@@ -94,7 +96,7 @@ def training_pipeline(
     """
     steps = steps_per_epoch(source, recipe)
     reader = ImageReader(source, "train", recipe.max_corrupt_images)
-    pixels = recipe.input_size * recipe.input_size * recipe.channels
+    pixels = _stored_spec(recipe).shape.num_elements()
     in_memory = source.num_examples("train") * pixels <= MAX_BYTES_IN_MEMORY
     if in_memory and recipe.crop != "random_resized":
         batches = _batches_from_memory(reader, recipe, steps, first_epoch)
@@ -152,9 +154,31 @@ def _image_spec(recipe: Recipe, dtype: tf.DType) -> tf.TensorSpec:
     return tf.TensorSpec([recipe.input_size, recipe.input_size, recipe.channels], dtype)
 
 
+def _stored_spec(recipe: Recipe) -> tf.TensorSpec:
+    """A training image as it is before the crop at random."""
+    size = recipe.resize_size if recipe.crop == "random" else recipe.input_size
+    return tf.TensorSpec([size, size, recipe.channels], tf.uint8)
+
+
+def _stored_image(encoded: tf.Tensor, recipe: Recipe) -> tf.Tensor:
+    """An encoded training image as it is before the crop at random, uint8."""
+    preprocessing = preprocessing_of(recipe)
+    if recipe.crop != "random":
+        return _to_uint8(_resize_and_crop(encoded, preprocessing))
+    # The whole image, whatever its shape, as in BiT (arXiv:1912.11370).
+    image = decode_image(encoded, preprocessing.channels)
+    size = [recipe.resize_size] * 2
+    return _to_uint8(tf.image.resize(image, size, method=recipe.interpolation, antialias=True))
+
+
 def _seed(recipe: Recipe, purpose: _Purpose, number: tf.Tensor) -> tf.Tensor:
     """The seed of the epoch or step of this number, int64 `(2,)`."""
     return _fold(tf.constant([recipe.seed, purpose], tf.int64), number)
+
+
+def _order_seed(recipe: Recipe, epoch: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+    """The seed of the order of one pass, counted within its epoch."""
+    return _fold(_seed(recipe, _Purpose.ORDER, epoch), number)
 
 
 def _fold(seed: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
@@ -198,11 +222,17 @@ def _batches_from_memory(
 
     def gather(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         places = (step % steps) * recipe.batch_size + tf.range(recipe.batch_size, dtype=tf.int64)
-        indices = tf.random.experimental.index_shuffle(
-            places % count,
-            seed=_seed(recipe, _Purpose.ORDER, step // steps),
-            max_index=count - 1,
+        passes = tf.range(places[0] // count, places[-1] // count + 1)
+        shuffled = tf.map_fn(
+            lambda number: tf.random.experimental.index_shuffle(
+                places % count,
+                seed=_order_seed(recipe, step // steps, number),
+                max_index=count - 1,
+            ),
+            passes,
         )
+        # Of every place, its index in the order of its own pass.
+        indices = tf.gather(tf.transpose(shuffled), places // count - passes[0], batch_dims=1)
         moved = _move(tf.gather(images, indices), _seed(recipe, _Purpose.MOVE, step), recipe)
         return step, moved, tf.gather(labels, indices)
 
@@ -212,12 +242,9 @@ def _batches_from_memory(
 
 def _load(reader: ImageReader, recipe: Recipe) -> tuple[tf.Tensor, tf.Tensor]:
     """All readable images of a split, uint8, and their labels."""
-    preprocessing = preprocessing_of(recipe)
-    spec = _image_spec(recipe, tf.uint8)
+    spec = _stored_spec(recipe)
     dataset = reader.read(
-        reader.split.examples(),
-        lambda encoded, place: _to_uint8(_resize_and_crop(encoded, preprocessing)),
-        spec,
+        reader.split.examples(), lambda encoded, place: _stored_image(encoded, recipe), spec
     )
     images = np.empty((reader.split.num_examples, *spec.shape), np.uint8)
     labels = np.empty(len(images), np.int64)
@@ -233,7 +260,6 @@ def _streamed_batches(
     reader: ImageReader, recipe: Recipe, steps: int, first_epoch: int
 ) -> tf.data.Dataset:
     """Shuffled batches, uint8, of images that are read on the way, each with its step."""
-    preprocessing = preprocessing_of(recipe)
 
     def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
         epoch_seed = _seed(recipe, _Purpose.MOVE, epoch)
@@ -242,10 +268,12 @@ def _streamed_batches(
             seed = _fold(epoch_seed, place)
             if recipe.crop == "random_resized":
                 return _to_uint8(_random_resized_crop(encoded, seed, recipe))
-            image = _to_uint8(_resize_and_crop(encoded, preprocessing))
-            return _move(image[tf.newaxis], seed, recipe)[0]
+            return _move(_stored_image(encoded, recipe)[tf.newaxis], seed, recipe)[0]
 
-        order = reader.split.examples(_seed(recipe, _Purpose.ORDER, epoch)).repeat()
+        passes = tf.data.Dataset.range(tf.int64.max)
+        order = passes.flat_map(
+            lambda number: reader.split.examples(_order_seed(recipe, epoch, number))
+        )
         images = reader.read(order, prepare, _image_spec(recipe, tf.uint8))
         images = images.take(steps * recipe.batch_size)
         return images.batch(recipe.batch_size, drop_remainder=True, num_parallel_calls=AUTOTUNE)
@@ -271,11 +299,14 @@ def _random_resized_crop(encoded: tf.Tensor, seed: tf.Tensor, recipe: Recipe) ->
 
 
 def _move(images: tf.Tensor, seed: tf.Tensor, recipe: Recipe) -> tf.Tensor:
-    """Shift and mirror a batch of images of the input size."""
-    pad_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
+    """Crop a batch of stored images to the input size, and mirror them."""
+    crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
     if recipe.crop == "pad":
         fill = [round(255 * mean) for mean in recipe.mean]
-        images = augment.pad_and_crop(images, pad_seed, pad=recipe.pad, fill=fill)
+        images = augment.pad_and_crop(images, crop_seed, pad=recipe.pad, fill=fill)
+    if recipe.crop == "random":
+        size = recipe.input_size
+        images = augment.random_crop(images, crop_seed, height=size, width=size)
     if recipe.flip:
         images = augment.random_flip(images, flip_seed)
     return images

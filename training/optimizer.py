@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -21,7 +21,9 @@ class SGD(keras.optimizers.SGD):
 
         g = g + l2 * w
         v = momentum * v + g
-        w = w - r * v                      (Nesterov: w = w - r * (g + momentum * v))
+        w = w - f * r * v                  (Nesterov: w = w - f * r * (g + momentum * v))
+
+    The factor `f` is 1 but for the variables named in `rate_factors`.
 
     The `weight_decay` of Keras's optimisers acts on the weights beside the momentum, which makes
     it weaker by a factor of about `1 - momentum`. Keras's velocity also contains the learning
@@ -33,10 +35,11 @@ class SGD(keras.optimizers.SGD):
         nesterov: Whether to look ahead.
         l2: The penalty added to the gradient.
         penalized: Paths of the variables that the penalty applies to.
+        rate_factors: By path of a variable, what its learning rate is multiplied by.
         **options: What else `keras.optimizers.SGD` takes.
 
     Raises:
-        ValueError: If `weight_decay` is given as well.
+        ValueError: If `weight_decay` is given as well, or a factor is negative.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class SGD(keras.optimizers.SGD):
         nesterov: bool = False,
         l2: float = 0.0,
         penalized: Iterable[str] = (),
+        rate_factors: Mapping[str, float] | None = None,
         **options: Any,
     ) -> None:
         if options.get("weight_decay") is not None:
@@ -56,6 +60,10 @@ class SGD(keras.optimizers.SGD):
         super().__init__(learning_rate, momentum, nesterov, **options)
         self.l2 = l2
         self.penalized = list(penalized)
+        self.rate_factors = dict(rate_factors or {})
+        negative = {path: each for path, each in self.rate_factors.items() if not each >= 0}
+        if negative:
+            raise ValueError(f"`rate_factors` must be 0 or more. Received: {negative}")
 
     def build(self, variables: list[keras.Variable]) -> None:
         """Create the velocities.
@@ -64,18 +72,21 @@ class SGD(keras.optimizers.SGD):
             variables: The trainable variables of the net.
 
         Raises:
-            ValueError: If a path of `penalized` is not among them.
+            ValueError: If a path of `penalized` or `rate_factors` is not among them.
         """
         if self.built:
             return
-        missing = set(self.penalized) - {variable.path for variable in variables}
-        if missing:
-            raise ValueError(
-                "`penalized` must name variables that are trained. "
-                f"Received paths that are not: {', '.join(sorted(missing))}"
-            )
+        paths = [variable.path for variable in variables]
+        for name in ("penalized", "rate_factors"):
+            missing = set(getattr(self, name)) - set(paths)
+            if missing:
+                raise ValueError(
+                    f"`{name}` must name variables that are trained. "
+                    f"Received paths that are not: {', '.join(sorted(missing))}"
+                )
         super().build(variables)
-        self._is_penalized = [variable.path in self.penalized for variable in variables]
+        self._is_penalized = [path in self.penalized for path in paths]
+        self._rate_factors = [self.rate_factors.get(path, 1.0) for path in paths]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Change one variable, and its velocity.
@@ -87,7 +98,7 @@ class SGD(keras.optimizers.SGD):
         """
         index = self._get_variable_index(variable)
         gradient = ops.cast(gradient, variable.dtype)
-        learning_rate = ops.cast(learning_rate, variable.dtype)
+        learning_rate = ops.cast(learning_rate, variable.dtype) * self._rate_factors[index]
         if self._is_penalized[index]:
             gradient = gradient + self.l2 * variable
         step = gradient
@@ -99,7 +110,26 @@ class SGD(keras.optimizers.SGD):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, serialised."""
-        return {**super().get_config(), "l2": self.l2, "penalized": self.penalized}
+        own = {"l2": self.l2, "penalized": self.penalized, "rate_factors": self.rate_factors}
+        return {**super().get_config(), **own}
+
+
+def layer_decay_factors(model: keras.Model, decay: float) -> dict[str, float]:
+    """Layer-wise decay of the learning rate, as in BEiT (arXiv:2106.08254).
+
+    Args:
+        model: A net of keras_preact.
+        decay: Factor between the rates of a stage and the next.
+
+    Returns:
+        By path of each trainable variable, `decay ** n` for one that lies n stages below the head;
+        empty if `decay` is 1.
+    """
+    if decay == 1.0:
+        return {}
+    depths = keras_preact.layer_depths(model)
+    deepest = max(depths.values())
+    return {path: decay ** (deepest - depth) for path, depth in depths.items()}
 
 
 def build_optimizer(recipe: Recipe, model: keras.Model, steps_per_epoch: int) -> keras.Optimizer:
@@ -120,6 +150,7 @@ def build_optimizer(recipe: Recipe, model: keras.Model, steps_per_epoch: int) ->
         recipe.nesterov,
         l2=recipe.weight_decay,
         penalized=[kernel.path for kernel in keras_preact.decayed_variables(model)],
+        rate_factors=layer_decay_factors(model, recipe.layer_decay),
         use_ema=recipe.ema_momentum > 0,
         ema_momentum=recipe.ema_momentum,
     )

@@ -5,18 +5,24 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import re
 import tomllib
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 RECIPES = Path(__file__).parent / "recipes"
 
+# What `freeze` may be.
+FROZEN_PARTS = r"none|stem|stage[2-9]\d*|body"
+
 # The headings of `--help`, each with the first field under it.
 _GROUPS = {
     "model": "net",
-    "epochs": "schedule",
+    "init": "fine-tuning",
+    "rule": "schedule",
     "momentum": "optimiser",
     "input_size": "images",
     "crop": "augmentation of the training images",
@@ -50,8 +56,35 @@ class Recipe:
     model: str = _value("builder in keras_preact", "PreActResNet50")
     model_options: dict[str, Any] = _value("keyword options of the builder", {})
 
+    # Fine-tuning.
+    init: str = _value(
+        "weights to start from: the folder of a run, a .keras or .weights.h5 file, or the name of "
+        "published weights; the head is replaced if its classes are others",
+        "",
+    )
+    freeze: str = _value(
+        "last part that keeps its weights of init, and so do all before it: stem, stage2, …, or "
+        "body, which leaves the head alone to be trained",
+        "none",
+    )
+    layer_decay: float = _value(
+        "factor between the learning rates of a stage and the next; that of the head is whole",
+        1.0,
+        above=0,
+        maximum=1,
+    )
+
     # The schedule.
-    epochs: int = _value("passes over the training images", 90, minimum=1)
+    rule: str = _value(
+        "bit_hyperrule: number and size of the training images decide the schedule, batch_size, "
+        "input_size, the crop and mixup, where the command line does not",
+        "none",
+        choices=("none", "bit_hyperrule"),
+    )
+    epochs: int = _value("epochs, each ending with an evaluation and a checkpoint", 90, minimum=1)
+    epoch_steps: int = _value(
+        "steps of an epoch, over as many passes as it takes; 0 means one pass", 0, minimum=0
+    )
     batch_size: int = _value("global batch: images a step over all replicas", 256, minimum=1)
     learning_rate: float = _value("peak learning rate at the reference batch", 0.1, above=0)
     reference_batch_size: int = _value(
@@ -104,12 +137,15 @@ class Recipe:
 
     # Augmentation of the training images.
     crop: str = _value(
-        "none: as in evaluation; pad: pad and crop at random; "
-        "random_resized: a random area and aspect ratio",
+        "none: as in evaluation; pad: pad and crop at random; random: resize to resize_size and "
+        "crop at random; random_resized: a random area and aspect ratio",
         "random_resized",
-        choices=("none", "pad", "random_resized"),
+        choices=("none", "pad", "random", "random_resized"),
     )
     pad: int = _value("pixels of padding of crop = pad", 4, minimum=0)
+    resize_size: int = _value(
+        "height and width that crop = random resizes images to, pixels", 256, minimum=1
+    )
     min_area: float = _value(
         "smallest share of the image random_resized crops", 0.08, above=0, maximum=1
     )
@@ -165,6 +201,21 @@ class Recipe:
                 f"`warmup_epochs` must be below `epochs` = {self.epochs}. "
                 f"Received: {self.warmup_epochs}"
             )
+        if self.crop == "random" and self.resize_size < self.input_size:
+            raise ValueError(
+                f"`resize_size` must be at least `input_size` = {self.input_size} where `crop` is "
+                f"'random'. Received: {self.resize_size}"
+            )
+        if not re.fullmatch(FROZEN_PARTS, self.freeze):
+            raise ValueError(
+                "`freeze` must be none, stem, stage2, stage3 and so on, or body. "
+                f"Received: {self.freeze!r}"
+            )
+        if self.freeze != "none" and not self.init:
+            raise ValueError(
+                "`freeze` keeps the weights of `init`, which is not given: random weights would "
+                f"never learn. Received: freeze={self.freeze!r}"
+            )
         if self.schedule == "step":
             times = [self.warmup_epochs, *self.step_epochs, float(self.epochs)]
             if not self.step_epochs or times != sorted(set(times)):
@@ -186,12 +237,13 @@ class Recipe:
         return dataclasses.replace(self, **changes)
 
 
-def load_recipe(name_or_path: str | Path) -> Recipe:
+def load_recipe(name_or_path: str | Path, defaults: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe.
 
     Args:
         name_or_path: Name of a file in `training/recipes`, without its ending, or the path of any
             TOML file.
+        defaults: Values for what the file leaves open, by name; those of `Recipe` otherwise.
 
     Returns:
         The recipe, checked.
@@ -200,9 +252,27 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         FileNotFoundError: If there is no such recipe.
         ValueError: If the file is not TOML, or has an unknown key or a value out of its range.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        path = RECIPES / f"{name_or_path}.toml"
+    values = {**(defaults or {}), **recipe_values(name_or_path)}
+    try:
+        return Recipe(**values)
+    except ValueError as error:
+        raise ValueError(f"{_recipe_path(name_or_path)}: {error}") from error
+
+
+def recipe_values(name_or_path: str | Path) -> dict[str, Any]:
+    """The values that a recipe's file gives, none of them checked yet but for their names.
+
+    Args:
+        name_or_path: As for `load_recipe`.
+
+    Returns:
+        The values, by name.
+
+    Raises:
+        FileNotFoundError: If there is no such recipe.
+        ValueError: If the file is not TOML, or has an unknown key.
+    """
+    path = _recipe_path(name_or_path)
     if not path.is_file():
         known = sorted(each.stem for each in RECIPES.glob("*.toml"))
         raise FileNotFoundError(
@@ -210,10 +280,14 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
             f"The recipes are {', '.join(known)}; any other is given by the path of its .toml file."
         )
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        return Recipe(**_known_fields(values))
+        return _known_fields(tomllib.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _recipe_path(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    return path if path.suffix == ".toml" else RECIPES / f"{name_or_path}.toml"
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
@@ -320,7 +394,7 @@ def _shown(value: Any) -> str:
         value = [f"{name}={item}" for name, item in value.items()]
     if isinstance(value, (tuple, list)):
         return " ".join(str(item) for item in value) or "none"
-    return str(value).replace("%", "%%")
+    return str(value).replace("%", "%%") or "none"
 
 
 def _argument_form(kind: Any, choices: tuple | None) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import functools
 import json
 import sys
@@ -19,47 +18,24 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-import keras_preact
 from training.callbacks import Evaluation, PlainLog, Recorder
 from training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from training.data import evaluation_pipeline, preprocessing_of, steps_per_epoch, training_pipeline
 from training.files import replacing
+from training.hyperrule import apply_rule
+from training.net import find_pretrained, prepare_net
 from training.optimizer import build_optimizer
-from training.recipe import Recipe, add_recipe_arguments, load_recipe, override_recipe
+from training.recipe import (
+    Recipe,
+    add_recipe_arguments,
+    load_recipe,
+    override_recipe,
+    recipe_values,
+)
 from training.run import Run
 from training.schedules import learning_rate_schedule
 from training.sources import ImageSource, open_source
 from training.strategy import device_names, make_strategy
-
-
-def build_net(recipe: Recipe, classes: int) -> keras.Model:
-    """Build the net of a recipe.
-
-    Args:
-        recipe: Names the builder and its options.
-        classes: Number of classes.
-
-    Returns:
-        An uncompiled model from images `(batch, size, size, channels)` to probabilities.
-
-    Raises:
-        ValueError: If there is no such builder, or it refuses an option.
-    """
-    builders = keras_preact.BUILDERS
-    if recipe.model not in builders:
-        close = difflib.get_close_matches(recipe.model, builders, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise ValueError(
-            f"`model` must be one of {', '.join(builders)}. Received: {recipe.model!r}.{hint}"
-        )
-    return builders[recipe.model](
-        weights=None,
-        input_shape=(recipe.input_size, recipe.input_size, recipe.channels),
-        classes=classes,
-        data_format="channels_last",
-        dtype=recipe.dtype_policy,
-        **recipe.model_options,
-    )
 
 
 def compile_for_training(net: keras.Model, recipe: Recipe, steps: int) -> keras.Model:
@@ -68,7 +44,7 @@ def compile_for_training(net: keras.Model, recipe: Recipe, steps: int) -> keras.
     The net itself stays uncompiled, so that what is saved of it needs nothing of this package.
 
     Args:
-        net: The net, from `build_net`.
+        net: The net, from `prepare_net`.
         recipe: The values of the run.
         steps: Steps of one epoch.
 
@@ -103,7 +79,7 @@ def train(
     """Train a net, from the last completed epoch of the run on.
 
     Args:
-        net: The net, from `build_net`.
+        net: The net, from `prepare_net`.
         recipe: The values of the run.
         source: The images.
         run: Where the results go.
@@ -222,17 +198,28 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
         metavar="N",
         help="steps between two lines where the output is no terminal (default: 50)",
     )
-    add_recipe_arguments(parser, _named_recipe(arguments))
+    recipe = _named_recipe(arguments)
+    add_recipe_arguments(parser, recipe)
     options = parser.parse_args(arguments)
-    return options, override_recipe(load_recipe(options.recipe), options)
+    return options, override_recipe(recipe, options)
 
 
 def _named_recipe(arguments: Sequence[str]) -> Recipe:
-    """The recipe a command line names: its values are the defaults that `--help` shows."""
+    """The recipe a command line names: its values are the defaults that `--help` shows.
+
+    What neither the recipe's file nor, later, the command line says is as it was for the weights
+    to start from.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--recipe")
-    name = parser.parse_known_args(arguments)[0].recipe
-    return load_recipe(name) if name else Recipe()
+    parser.add_argument("--init")
+    named = parser.parse_known_args(arguments)[0]
+    if not named.recipe:
+        return Recipe()
+    init = named.init or recipe_values(named.recipe).get("init")
+    if not init:
+        return load_recipe(named.recipe)
+    return load_recipe(named.recipe, {**find_pretrained(init).values, "init": init})
 
 
 def prepare_machine(
@@ -262,19 +249,23 @@ def prepare_machine(
             "`jit_compile` works on one device only, because XLA cannot update variables that are "
             f"mirrored. Received: {strategy.num_replicas_in_sync} devices"
         )
-    if recipe.batch_size % strategy.num_replicas_in_sync:
-        raise ValueError(
-            f"`batch_size` must be a multiple of the {strategy.num_replicas_in_sync} devices. "
-            f"Received: {recipe.batch_size}"
-        )
+    _check_batch_size(recipe, strategy)
     keras.utils.set_random_seed(recipe.seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     return strategy
 
 
+def _check_batch_size(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
+    if recipe.batch_size % strategy.num_replicas_in_sync:
+        raise ValueError(
+            f"`batch_size` must be a multiple of the {strategy.num_replicas_in_sync} devices. "
+            f"Received: {recipe.batch_size}"
+        )
+
+
 def check_images(source: ImageSource, recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
-    """Check that there are enough images.
+    """Check that there are enough images for the batches.
 
     Args:
         source: The images.
@@ -282,8 +273,11 @@ def check_images(source: ImageSource, recipe: Recipe, strategy: tf.distribute.St
         strategy: The devices.
 
     Raises:
-        ValueError: If a split is missing or smaller than it may be.
+        ValueError: If a split is missing or smaller than it may be, or the devices cannot share a
+            batch.
     """
+    # The rule of a recipe may have changed the batch.
+    _check_batch_size(recipe, strategy)
     steps_per_epoch(source, recipe)
     images = source.num_examples("test")
     # Keras looks at the first batch as a whole, which needs parts of one size.
@@ -335,13 +329,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options, recipe = parse_arguments(arguments)
         strategy = prepare_machine(recipe, options.devices, options.deterministic)
         source = open_source(options.data, options.data_dir)
+        recipe = override_recipe(apply_rule(recipe, source), options)
         check_images(source, recipe, strategy)
         run = Run(options.output, describe(options, recipe, source))
         if run.finished:
             print(f"The run in {run.output} is finished; nothing is left to do.")
             return 0
         with strategy.scope():
-            net = build_net(recipe, len(source.class_names))
+            net = prepare_net(recipe, source.class_names)
     except (ValueError, TypeError, OSError) as error:
         print(f"training.train: {error}", file=sys.stderr)
         return 2

@@ -48,12 +48,15 @@ def images_and_labels(distinct: int, copies: int) -> tuple[np.ndarray, np.ndarra
     return np.tile(images, (copies, 1, 1, 1)), np.tile(labels, (copies, 1))
 
 
-def train(net: keras.Model, images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+def train(
+    net: keras.Model, images: np.ndarray, labels: np.ndarray, **changes: float
+) -> dict[str, np.ndarray]:
     """Some steps on one global batch of 12; evaluation in parts of two images, but the last one.
 
     No part is empty: TensorFlow's oneDNN convolution of an empty batch has a wrong shape on CPUs.
     """
     recipe = Recipe(ema_momentum=0.5, nesterov=True, schedule="constant", label_smoothing=0.1)
+    recipe = recipe.replace(**changes)
     model = compile_for_training(net, recipe, STEPS)
     # One epoch of several steps: TensorFlow takes seconds to drop an iterator over logical CPUs.
     history = model.fit(
@@ -90,7 +93,7 @@ def main(devices: int, output: str) -> None:
         net = residual_net()
         plain = net_without_norm()
     runs = {
-        "alike": train(net, *images_and_labels(distinct=3, copies=4)),
+        "alike": train(net, *images_and_labels(distinct=3, copies=4), layer_decay=0.5),
         "distinct": train(plain, *images_and_labels(distinct=12, copies=1)),
     }
     results = {f"{run} {name}": runs[run][name] for run in runs for name in runs[run]}

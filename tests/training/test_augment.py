@@ -184,6 +184,7 @@ def test_beta_has_the_right_moments(alpha):
     "function, options",
     [
         (augment.pad_and_crop, {"pad": 3, "fill": MEAN_COLOR}),
+        (augment.random_crop, {"height": 5, "width": 9}),
         (augment.random_flip, {}),
         (augment.color_jitter, {"strength": 0.4}),
         (augment.lighting, {"deviation": 0.1}),

@@ -66,6 +66,47 @@ def test_only_kernels_are_penalized(small_net):
         np.testing.assert_allclose(variable.numpy(), factor * before[variable.path], rtol=1e-6)
 
 
+def test_layer_decay_is_a_rate_for_each_stage(small_net):
+    """Against the rule of the momentum and of the schedule, written out."""
+    net = small_net(input_shape=(8, 8, 1), classes=3)
+    recipe = Recipe(
+        momentum=0.9,
+        weight_decay=0.0,
+        learning_rate=0.4,
+        schedule="step",
+        step_epochs=(1.0,),
+        epochs=2,
+        reference_batch_size=0,
+        layer_decay=0.5,
+        ema_momentum=0.25,
+    )
+    optimizer = build_optimizer(recipe, net, steps_per_epoch=1)
+    variables = net.trainable_variables
+    before = [variable.numpy() for variable in variables]
+    gradient = [np.full(variable.shape, 2.0, "float32") for variable in variables]
+    for _ in range(2):
+        optimizer.apply([tf.constant(each) for each in gradient], variables)
+    # Steps of rate 0.4 and 0.04, velocities 2 and 0.9 * 2 + 2; the average is 1/4 the first.
+    first, second = 0.4 * 2.0, 0.4 * 2.0 + 0.04 * 3.8
+    factors = {"stem_": 0.125, "stage2_": 0.25, "stage3_": 0.5, "head_norm": 1, "predictions": 1}
+    seen = set()
+    for variable, start in zip(variables, before, strict=True):
+        name = next(name for name in factors if variable.path.startswith(name))
+        seen.add(name)
+        np.testing.assert_allclose(variable.numpy(), start - factors[name] * second, atol=1e-6)
+    assert seen == set(factors)
+    optimizer.finalize_variable_values(variables)
+    for variable, start in zip(variables, before, strict=True):
+        name = next(name for name in factors if variable.path.startswith(name))
+        average = factors[name] * (0.25 * first + 0.75 * second)
+        np.testing.assert_allclose(variable.numpy(), start - average, atol=1e-6)
+
+
+def test_no_layer_decay_leaves_the_optimiser_as_it_was(small_net):
+    net = small_net(input_shape=(8, 8, 1), classes=3)
+    assert build_optimizer(Recipe(), net, steps_per_epoch=1).rate_factors == {}
+
+
 def test_moving_average_of_the_weights():
     variable = keras.Variable(START, name="kernel")
     sgd = SGD(0.1, 0.9, use_ema=True, ema_momentum=0.8)
@@ -94,10 +135,20 @@ def test_mixed_float16_scales_the_loss_and_skips_overflows(small_net):
 
 def test_the_optimiser_is_serialisable():
     schedule = Warmup(keras.optimizers.schedules.CosineDecay(0.1, 10), 5, 0.01)
-    sgd = SGD(schedule, 0.8, True, l2=0.1, penalized=["a/kernel"], use_ema=True, ema_momentum=0.7)
+    sgd = SGD(
+        schedule,
+        0.8,
+        True,
+        l2=0.1,
+        penalized=["a/kernel"],
+        rate_factors={"a/kernel": 0.25},
+        use_ema=True,
+        ema_momentum=0.7,
+    )
     config = keras.saving.serialize_keras_object(sgd)
     again = keras.saving.deserialize_keras_object(config)
     assert isinstance(again, SGD)
+    assert again.rate_factors == {"a/kernel": 0.25}
     assert again.get_config() == sgd.get_config()
     assert config["registered_name"] == "training>SGD"
 
@@ -105,6 +156,13 @@ def test_the_optimiser_is_serialisable():
 def test_a_second_weight_decay_is_refused():
     with pytest.raises(ValueError, match="weight_decay=0.1"):
         SGD(0.1, weight_decay=0.1)
+
+
+def test_factors_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="0 or more. Received: {'a': -1.0}"):
+        SGD(0.1, rate_factors={"a": -1.0, "b": 1.0})
+    with pytest.raises(ValueError, match="`rate_factors` must name.*nowhere/kernel"):
+        SGD(0.1, rate_factors={"nowhere/kernel": 0.5}).build([keras.Variable(START)])
 
 
 def test_a_penalty_on_an_unknown_variable_is_refused():

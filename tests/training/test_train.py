@@ -7,9 +7,10 @@ import pytest
 
 from training.callbacks import Evaluation, averaged_weights
 from training.files import replacing, write_json
+from training.net import build_net
 from training.recipe import Recipe
 from training.run import read_run
-from training.train import build_net, compile_for_training, parse_arguments
+from training.train import compile_for_training, parse_arguments
 
 
 def test_a_run_leaves_what_it_promises(train, tmp_path, capsys):

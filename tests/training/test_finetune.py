@@ -1,0 +1,216 @@
+"""Runs that start from pretrained weights."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_preact.weights import named_weights
+from training.net import build_net, find_pretrained, prepare_net
+from training.recipe import load_recipe
+from training.run import read_run
+from training.train import main, parse_arguments
+
+DIGITS = [str(digit) for digit in range(10)]
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory) -> Path:
+    """The folder of a finished run on the digits."""
+    from tests.training.conftest import TINY
+
+    folder = tmp_path_factory.mktemp("pretrained")
+    recipe = folder / "tiny.toml"
+    recipe.write_text(TINY)
+    output = folder / "run"
+    options = ["--epochs", "1", "--warmup-epochs", "0", "--batch-size", "479"]
+    assert (
+        main(["--recipe", str(recipe), "--data", "digits", "--output", str(output), *options]) == 0
+    )
+    return output
+
+
+@pytest.fixture(scope="module")
+def three_classes(tmp_path_factory) -> Path:
+    """Small images of three classes, bright on the left, on the right, or in the middle."""
+    root = tmp_path_factory.mktemp("three")
+    random = np.random.RandomState(0)
+    for split, count in (("train", 12), ("test", 4)):
+        for column, name in ((0, "left"), (6, "right"), (3, "middle")):
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = random.randint(0, 100, (8, 8, 1)).astype("uint8")
+                pixels[:, column : column + 2] += 150
+                encoded = tf.io.encode_png(pixels).numpy()
+                (root / split / name / f"{index}.png").write_bytes(encoded)
+    return root
+
+
+@pytest.fixture
+def finetune(pretrained, three_classes) -> Callable[..., int]:
+    """Runs the training command with the `finetune` recipe on the three classes."""
+
+    def run(output: Path, *options: str) -> int:
+        fixed = ["--recipe", "finetune", "--data", str(three_classes), "--output", str(output)]
+        few = ["--epochs", "2", "--warmup-epochs", "1", "--batch-size", "12", "--crop", "none"]
+        return main([*fixed, "--init", str(pretrained), *few, *options])
+
+    return run
+
+
+def weights_of(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    return named_weights(keras.saving.load_model(path, compile=False))
+
+
+def unchanged(old: dict, new: dict) -> set[str]:
+    """Names of the layers whose arrays are the same in every bit."""
+    return {
+        name
+        for name in old.keys() & new.keys()
+        if all(np.array_equal(array, new[name][key]) for key, array in old[name].items())
+    }
+
+
+def test_a_frozen_body_stays_as_it_was(finetune, pretrained, tmp_path):
+    output = tmp_path / "run"
+    assert finetune(output, "--freeze", "body", "--ema-momentum", "0.5") == 0
+    old, new = weights_of(pretrained / "model.keras"), weights_of(output / "model.keras")
+    assert old.keys() == new.keys()
+    assert old.keys() - unchanged(old, new) == {"predictions"}
+    assert new["predictions"]["0"].shape == (16, 3)
+
+    # The net, its input and its colours are the pretrained one's, and all of it is on record.
+    recipe = read_run(output)["recipe"]
+    there = read_run(pretrained)["recipe"]
+    for name in ("model", "model_options", "channels", "input_size", "mean", "std"):
+        assert recipe[name] == there[name], name
+    assert recipe["init"] == str(pretrained)
+    assert (recipe["freeze"], recipe["layer_decay"]) == (
+        "body",
+        load_recipe("finetune").layer_decay,
+    )
+
+
+def test_the_rest_is_trained(finetune, pretrained, tmp_path):
+    output = tmp_path / "run"
+    assert finetune(output, "--freeze", "stage2") == 0
+    old, new = weights_of(pretrained / "model.keras"), weights_of(output / "model.keras")
+    frozen = {name for name in old if name.startswith(("stem_", "stage2_"))}
+    assert frozen and unchanged(old, new) == frozen
+
+
+def recipe_of(*options: str):
+    return parse_arguments(["--data", "-", "--output", "-", *options])[1]
+
+
+@pytest.mark.parametrize("file", ["model.keras", "copy.weights.h5"])
+def test_the_head_stays_where_its_classes_do(pretrained, tmp_path, file):
+    expected = weights_of(pretrained / "model.keras")
+    init, options = pretrained / file, []
+    if file == "copy.weights.h5":
+        # Away from its run nothing but the file is known.
+        init = tmp_path / file
+        keras.saving.load_model(pretrained / "model.keras", compile=False).save_weights(init)
+        options = ["--model", "PreActResNet20", "--channels", "1", "--mean", "0.3", "--std", "0.4"]
+        options += ["--input-size", "8", "--model-options"]
+        options += ["units=[1, 1]", "channels=[8, 16]", "strides=[1, 2]"]
+    recipe = recipe_of("--recipe", "finetune", "--init", str(init), *options)
+    same = named_weights(prepare_net(recipe, DIGITS))
+    assert unchanged(expected, same) == expected.keys()
+    fewer = named_weights(prepare_net(recipe, DIGITS[:3]))
+    assert unchanged(expected, fewer) == expected.keys() - {"predictions"}
+    # As many classes, but others: known in the folder of a run alone.
+    others = named_weights(prepare_net(recipe, [f"another {name}" for name in DIGITS]))
+    renewed = {"predictions"} if file == "model.keras" else set()
+    assert unchanged(expected, others) == expected.keys() - renewed
+
+
+def test_a_net_of_gray_images_learns_from_coloured_ones(pretrained):
+    recipe = recipe_of("--recipe", "finetune", "--init", str(pretrained))
+    colours = ["--channels", "3", "--mean", *["0.3"] * 3, "--std", *["0.4"] * 3]
+    coloured = recipe_of("--recipe", "finetune", "--init", str(pretrained), *colours)
+    gray = np.random.RandomState(0).normal(size=(2, 8, 8, 1)).astype("float32")
+    expected = prepare_net(recipe, DIGITS)(gray)
+    received = prepare_net(coloured, DIGITS)(np.repeat(gray, 3, axis=-1))
+    np.testing.assert_allclose(received, expected, atol=1e-5)
+
+
+def test_a_recipe_s_own_values_come_before_the_pretrained_net_s(pretrained, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(f"init = '{pretrained}'\nfreeze = 'stem'\ninput_size = 16\nmean = [0.5]")
+    recipe = recipe_of("--recipe", str(path), "--mean", "0.25")
+    assert (recipe.input_size, recipe.mean, recipe.std) == (16, (0.25,), (0.376,))
+    assert (recipe.model, recipe.freeze) == ("PreActResNet20", "stem")
+    assert recipe.learning_rate == 0.1
+
+
+def test_published_weights_bring_their_net_and_preprocessing():
+    recipe = recipe_of("--recipe", "bit_hyperrule", "--init", "timm/resnetv2_50x1_bit.goog_in21k")
+    assert recipe.model == "BiTResNet50x1"
+    assert recipe.mean == recipe.std == (0.5, 0.5, 0.5)
+    assert find_pretrained("timm/resnetv2_50.a1h_in1k").values["model"] == "PreActResNet50"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--freeze", "stage9"], "has (1, 2, 3). Received: 9"),
+        (["--freeze", "stage"], "`freeze` must be none, stem, stage2"),
+        (["--init", "", "--freeze", "body"], "`init`, which is not given"),
+        (["--init", "nowhere/run"], "no folder 'nowhere/run'"),
+        (["--init", "nowhere/net.keras"], "no file 'nowhere/net.keras'"),
+        (["--init", "timm/resnetv2_50x1_bit.goog_in22k"], "Did you mean"),
+        (["--model", "PreActResNet164"], "unit: 'basic' then, 'bottleneck' now"),
+        (["--model-options", "strides=[2, 1]"], "strides: (1, 2) then, (2, 1) now"),
+        (["--model-options", "units=[2, 1]"], "units: (1, 1) then, (2, 1) now"),
+        (["--layer-decay", "0"], "`layer_decay` must be above 0"),
+        (["--crop", "random", "--resize-size", "7"], "`resize_size` must be at least `input_size`"),
+    ],
+)
+def test_what_does_not_fit_is_refused_early(finetune, tmp_path, capsys, options, message):
+    output = tmp_path / "run"
+    assert finetune(output, *options) == 2
+    assert message in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_file_of_another_net_is_refused(tmp_path):
+    options = ["--recipe", "cifar_short", "--model-options", "units=[1, 1, 1]"]
+    net = build_net(recipe_of(*options), 3)
+    net.save_weights(tmp_path / "net.weights.h5")
+    recipe = recipe_of("--recipe", "cifar_short", "--init", str(tmp_path / "net.weights.h5"))
+    with pytest.raises(ValueError, match="does not hold the weights.*only in the net"):
+        prepare_net(recipe, ["a", "b"])
+
+
+def test_an_unfinished_run_offers_its_best_net(pretrained, tmp_path):
+    shutil.copy(pretrained / "run.json", tmp_path)
+    with pytest.raises(FileNotFoundError, match="best.keras"):
+        find_pretrained(str(tmp_path))
+    shutil.copy(pretrained / "best.keras", tmp_path)
+    found = find_pretrained(str(tmp_path / "best.keras"))
+    assert found.class_names == tuple(DIGITS)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match="run.json is not the record of a run"):
+        find_pretrained(str(tmp_path / "best.keras"))
+
+
+def test_the_hyperrule_is_recorded_as_plain_values(pretrained, three_classes, tmp_path):
+    output = tmp_path / "run"
+    fixed = ["--recipe", "bit_hyperrule", "--init", str(pretrained), "--output", str(output)]
+    small = ["--input-size", "8", "--resize-size", "10", "--batch-size", "48", "--epoch-steps", "1"]
+    assert main([*fixed, "--data", str(three_classes), *small]) == 0
+    record = read_run(output)
+    recipe = record["recipe"]
+    assert recipe["rule"] == "bit_hyperrule"
+    assert (recipe["epochs"], recipe["epoch_steps"], recipe["batch_size"]) == (10, 1, 48)
+    assert (recipe["crop"], recipe["resize_size"]) == ("random", 10)
+    assert (recipe["schedule"], recipe["step_epochs"]) == ("step", [3.0, 6.0, 9.0])
+    # 36 images make batches of 48. The last rates of the epochs, at this batch:
+    rates = [epoch["learning_rate"] * 512 / 48 for epoch in record["history"]]
+    expected = [0.0, 0.0015, 0.003, *[3e-4] * 3, *[3e-5] * 3, 3e-6]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)

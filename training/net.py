@@ -1,0 +1,225 @@
+"""The net of a run before its first step: new, or with pretrained weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+import keras_preact
+from keras_preact import transforms
+from keras_preact.weights import find_entry
+from keras_preact.weights.sources import is_weights_file, read
+from training.recipe import Recipe, differences
+from training.run import read_run
+
+# What a recipe takes over from the net it starts from, where it does not say otherwise itself.
+INHERITED = (
+    "model",
+    "model_options",
+    "channels",
+    "input_size",
+    "mean",
+    "std",
+    "interpolation",
+    "crop_fraction",
+)
+# Fields of an architecture that its weights fit whatever their values.
+_FREE_FIELDS = (
+    "norm_momentum",
+    "dropout",
+    "drop_path",
+    "zero_init_residual",
+    "scan_units",
+    "rematerialize",
+)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a net is fine-tuned from.
+
+    Attributes:
+        weights: What a builder takes as its `weights`: the path of a file, or a published name.
+        values: Values of a recipe that belong to the weights, as far as they are known.
+        class_names: The classes that its head tells apart, where they are known.
+        classes: Their number; None where nothing but the file says it.
+    """
+
+    weights: str
+    values: dict[str, Any]
+    class_names: tuple[str, ...] | None = None
+    classes: int | None = None
+
+    def predicts(self, class_names: Sequence[str]) -> bool:
+        """Whether its head tells apart these classes, as far as can be known."""
+        if self.class_names is not None:
+            return self.class_names == tuple(class_names)
+        if self.classes is not None:
+            return self.classes == len(class_names)
+        head = read(self.weights).get("predictions", {})
+        return any(array.shape[-1] == len(class_names) for array in head.values())
+
+
+def find_pretrained(init: str) -> Pretrained:
+    """Find what `init` of a recipe names.
+
+    Args:
+        init: The folder of a run (its `model.keras`), a file of weights, or the name of an entry
+            of `keras_preact.weights.list_weights()`.
+
+    Returns:
+        What is known of the weights, none of which is loaded yet. In a run's folder its `run.json`
+        says how the net was built and what its images went through.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If there are no published weights of that name.
+    """
+    path = Path(init).expanduser()
+    if path.is_dir():
+        path /= "model.keras"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"`init`: there is no {path}. Give the folder of a finished run, or a file, such "
+                "as the best.keras of an unfinished one."
+            )
+    if path.is_file():
+        return _from_file(path)
+    if is_weights_file(init):
+        raise FileNotFoundError(f"`init`: there is no file {init!r}.")
+    try:
+        entry = find_entry(init)
+    except ValueError as error:
+        raise ValueError(f"`init`: there is no folder {init!r}. {error}") from error
+    preprocessing = entry.preprocessing
+    values = {**preprocessing.get_config(), "channels": preprocessing.channels}
+    return Pretrained(
+        entry.name, _inherited({**values, "model": entry.builder}), classes=entry.classes
+    )
+
+
+def _from_file(path: Path) -> Pretrained:
+    try:
+        record = read_run(path.parent)
+    except FileNotFoundError:
+        return Pretrained(str(path), {})
+    except ValueError as error:
+        raise ValueError(
+            f"{path.parent / 'run.json'} is not the record of a run: {error}"
+        ) from error
+    return Pretrained(str(path), _inherited(record["recipe"]), tuple(record["class_names"]))
+
+
+def _inherited(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in INHERITED if name in values}
+
+
+def build_net(recipe: Recipe, classes: int, **options: Any) -> keras.Model:
+    """Build the net of a recipe.
+
+    Args:
+        recipe: Names the builder and its options.
+        classes: Number of classes.
+        **options: Further arguments of the builder, such as `weights`.
+
+    Returns:
+        An uncompiled model from images `(batch, size, size, channels)` to probabilities.
+
+    Raises:
+        ValueError: If there is no such builder, or it refuses an option.
+    """
+    return _builder(recipe.model)(
+        **{
+            "weights": None,
+            "input_shape": (recipe.input_size, recipe.input_size, recipe.channels),
+            "classes": classes,
+            "data_format": "channels_last",
+            "dtype": recipe.dtype_policy,
+            **recipe.model_options,
+            **options,
+        }
+    )
+
+
+def prepare_net(recipe: Recipe, class_names: Sequence[str]) -> keras.Model:
+    """Build the net of a recipe as its first step finds it.
+
+    With `init` it has those weights, the first convolution's adapted to the channels; its head is
+    new unless it told the same classes apart. With `freeze` its first parts will not be trained.
+
+    Args:
+        recipe: The values of the run.
+        class_names: Names of the classes.
+
+    Returns:
+        An uncompiled model, as of `build_net`.
+
+    Raises:
+        ValueError: If the recipe's net is not the one that the weights are of, or has no such
+            part to freeze.
+        FileNotFoundError: If there is no such file of weights.
+    """
+    classes = len(class_names)
+    if not recipe.init:
+        return build_net(recipe, classes)
+    pretrained = find_pretrained(recipe.init)
+    _check_architecture(pretrained, recipe)
+    keep_head = pretrained.predicts(class_names)
+    channels = pretrained.values.get("channels", recipe.channels)
+    net = build_net(
+        recipe,
+        classes,
+        weights=pretrained.weights,
+        include_top=keep_head,
+        input_shape=(recipe.input_size, recipe.input_size, channels),
+    )
+    if channels != recipe.channels:
+        net = transforms.adapt_input_channels(net, recipe.channels)
+    if not keep_head:
+        net = transforms.replace_head(net, classes)
+    if recipe.freeze != "none":
+        transforms.freeze(net, _frozen_stage(recipe))
+    return net
+
+
+def _builder(name: str) -> keras_preact.applications.Builder:
+    builders = keras_preact.BUILDERS
+    if name not in builders:
+        close = difflib.get_close_matches(name, builders, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise ValueError(f"`model` must be one of {', '.join(builders)}. Received: {name!r}.{hint}")
+    return builders[name]
+
+
+def _check_architecture(pretrained: Pretrained, recipe: Recipe) -> None:
+    """Check what the shapes of weights do not show, such as strides, and name what differs."""
+    values = pretrained.values
+    if "model" not in values:
+        return
+    theirs = _topology(values["model"], values.get("model_options", {}))
+    changes = differences(theirs, _topology(recipe.model, recipe.model_options))
+    if changes:
+        raise ValueError(
+            f"`init` {recipe.init!r} holds the weights of another net, a {values['model']}. The "
+            f"recipe's is a {recipe.model}:\n  " + "\n  ".join(changes)
+        )
+
+
+def _topology(model: str, options: dict[str, Any]) -> dict[str, Any]:
+    fields = dataclasses.asdict(_builder(model).architecture.replace(**options))
+    return {name: fields[name] for name in fields if name not in _FREE_FIELDS}
+
+
+def _frozen_stage(recipe: Recipe) -> int:
+    """The number of the last frozen stage, the stem's being 1."""
+    if recipe.freeze == "stem":
+        return 1
+    if recipe.freeze == "body":
+        return 1 + len(_topology(recipe.model, recipe.model_options)["units"])
+    return int(recipe.freeze.removeprefix("stage"))
