@@ -4,6 +4,7 @@ from keras_preact.layers.drop_path import DropPath
 from keras_preact.layers.fixed_padding import Conv2D, MaxPooling2D
 from keras_preact.layers.norm import BatchNormalization
 from keras_preact.layers.rematerialized import Rematerialized
+from keras_preact.layers.scale_shift import ScaleShift
 from keras_preact.layers.stacked_units import StackedUnits
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "DropPath",
     "MaxPooling2D",
     "Rematerialized",
+    "ScaleShift",
     "StackedUnits",
 ]

@@ -10,7 +10,23 @@ import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import keras
+
 Config = dict[str, Any]
+
+
+def functional_config(model: Any) -> Config:
+    """A copy of the configuration of a functional model.
+
+    Raises:
+        ValueError: If the model is not functional.
+    """
+    if not (isinstance(model, keras.Model) and "input_layers" in model.get_config()):
+        raise ValueError(
+            f"`model` must be a functional Keras model. Received: {model!r} "
+            f"(of type {type(model).__name__})"
+        )
+    return copy.deepcopy(model.get_config())
 
 
 def tensors(value: Any) -> Iterator[Config]:

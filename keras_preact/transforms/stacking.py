@@ -5,14 +5,21 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from typing import Any
 
 import keras
 
 from keras_preact.layers import DropPath, Rematerialized, StackedUnits
 from keras_preact.layers.stacked_units import RATE_INPUT, TEMPLATE_PREFIX, stack_name
 from keras_preact.stages import FLAT_UNITS, check_separate_units
-from keras_preact.transforms.config import Config, redirected, renamed, source, tensor, tensors
+from keras_preact.transforms.config import (
+    Config,
+    functional_config,
+    redirected,
+    renamed,
+    source,
+    tensor,
+    tensors,
+)
 from keras_preact.weights.named import named_weights, set_named_weights
 
 _UNIT = re.compile(r"(?P<stage>.*stage\d+)_unit(?P<number>\d+)(_.*)?")
@@ -34,7 +41,7 @@ def unroll(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: If the model is not functional, or too deep for Keras to build unit by unit.
     """
-    config = _config(model)
+    config = functional_config(model)
     units = {name for layer in config["layers"] for name in _units_in(layer)}
     check_separate_units(len(units))
     nest = len(units) > FLAT_UNITS
@@ -61,7 +68,7 @@ def stack(model: keras.Model) -> keras.Model:
         ValueError: If the model is not functional, has no three separate units in any stage, or
             units of a stage differ in more than their weights and drop path rates.
     """
-    config = _config(model)
+    config = functional_config(model)
     stages = _stages(config["layers"])
     if not stages:
         raise ValueError(
@@ -79,15 +86,6 @@ def stack(model: keras.Model) -> keras.Model:
         elif layer["name"] not in inside:
             layers.append(layer)
     return _rebuilt(model, config, layers, outputs)
-
-
-def _config(model: Any) -> Config:
-    if not (isinstance(model, keras.Model) and "input_layers" in model.get_config()):
-        raise ValueError(
-            f"`model` must be a functional Keras model. Received: {model!r} "
-            f"(of type {type(model).__name__})"
-        )
-    return copy.deepcopy(model.get_config())
 
 
 def _is(layer: Config, kind: type[keras.layers.Layer]) -> bool:
