@@ -13,6 +13,7 @@ DAMAGED = "the image is damaged"
 UNKNOWN_FORMAT = "not a JPEG, PNG, GIF, BMP or WebP file"
 TOO_LARGE = "the image has more than {max_pixels} pixels"
 
+_JPEG = b"\xff\xd8\xff"
 # EXIF lies within the first segments of a JPEG file, which hold 64 KiB each.
 _HEADER_BYTES = 4 * 65536
 _ORIENTATION_TAG = 0x0112
@@ -96,43 +97,37 @@ def _pixels(file: Any) -> Any:
     header = tf.cast(tf.io.decode_raw(start, tf.uint8), tf.int64)
 
     def number(place: int, count: int, big_endian: bool = False) -> Any:
-        places = range(place, place + count)
-        powers = reversed(range(count)) if big_endian else range(count)
-        return sum(header[place] * 256**power for place, power in zip(places, powers, strict=True))
+        powers = [256**power for power in range(count)]
+        return tf.reduce_sum(
+            header[place : place + count] * (powers[::-1] if big_endian else powers)
+        )
 
     def starts_with(magic: bytes, at: int = 0) -> Any:
         return tf.strings.substr(start, at, len(magic)) == magic
 
-    def jpeg() -> Any:
-        shape = tf.cast(tf.io.extract_jpeg_shape(file), tf.int64)
-        return shape[0] * shape[1]
-
-    def bitmap() -> Any:
-        # A height below zero says that the rows run from the top.
-        height = number(22, 4)
-        return number(18, 4) * tf.minimum(height, 2**32 - height)
-
-    def webp_lossy() -> Any:
-        return number(26, 2) % 2**14 * (number(28, 2) % 2**14)
-
-    def webp_lossless() -> Any:
-        sizes = number(21, 4)
-        return (sizes % 2**14 + 1) * (sizes // 2**14 % 2**14 + 1)
-
-    is_webp = starts_with(b"RIFF") & starts_with(b"WEBP", 8)
+    # A bitmap's height below zero says that its rows run from the top.
+    bitmap_height = tf.minimum(number(22, 4), 2**32 - number(22, 4))
+    lossless_size = number(21, 4)
+    webp = starts_with(b"RIFF") & starts_with(b"WEBP", 8)
     formats = [
-        (starts_with(b"\xff\xd8\xff"), jpeg),
-        (starts_with(b"\x89PNG\r\n\x1a\n"), lambda: number(16, 4, True) * number(20, 4, True)),
-        (starts_with(b"GIF8"), lambda: number(6, 2) * number(8, 2)),
-        (starts_with(b"BM"), bitmap),
+        (starts_with(b"\x89PNG\r\n\x1a\n"), number(16, 4, True) * number(20, 4, True)),
+        (starts_with(b"GIF8"), number(6, 2) * number(8, 2)),
+        (starts_with(b"BM"), number(18, 4) * bitmap_height),
+        (webp & starts_with(b"VP8 ", 12), number(26, 2) % 2**14 * (number(28, 2) % 2**14)),
         (
-            is_webp & starts_with(b"VP8 ", 12),
-            lambda: number(26, 2) % 2**14 * (number(28, 2) % 2**14),
+            webp & starts_with(b"VP8L", 12),
+            (lossless_size % 2**14 + 1) * (lossless_size // 2**14 % 2**14 + 1),
         ),
-        (is_webp & starts_with(b"VP8L", 12), webp_lossless),
-        (is_webp & starts_with(b"VP8X", 12), lambda: (number(24, 3) + 1) * (number(27, 3) + 1)),
+        (webp & starts_with(b"VP8X", 12), (number(24, 3) + 1) * (number(27, 3) + 1)),
     ]
-    return tf.case(formats, default=lambda: tf.constant(-1, tf.int64))
+    pixels = tf.constant(-1, tf.int64)
+    for is_format, value in formats:
+        pixels = tf.where(is_format, value, pixels)
+
+    def jpeg() -> Any:
+        return tf.reduce_prod(tf.cast(tf.io.extract_jpeg_shape(file)[:2], tf.int64))
+
+    return tf.cond(starts_with(_JPEG), jpeg, lambda: pixels)
 
 
 def exif_orientation(file: Any) -> Any:
@@ -152,7 +147,7 @@ def exif_orientation(file: Any) -> Any:
         start = _exif_start(header)
         return tf.cond(start > 0, lambda: _orientation(header, start), lambda: tf.constant(1))
 
-    return tf.cond(tf.strings.substr(file, 0, 3) == b"\xff\xd8\xff", read, lambda: tf.constant(1))
+    return tf.cond(tf.strings.substr(file, 0, 3) == _JPEG, read, lambda: tf.constant(1))
 
 
 def _bytes(header: Any, start: Any, count: int) -> Any:

@@ -123,6 +123,9 @@ def signatures(
     import tensorflow as tf
 
     reader = ImageReader(preprocessing, options.max_pixels)
+    files = tf.TensorSpec((None,), tf.string, "image_bytes")
+    # Traced once for all signatures.
+    read = tf.function(reader.read, input_signature=[files], autograph=False)
     features = sorted({*model.output} - {PROBABILITIES})
 
     def run(images: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -137,7 +140,7 @@ def signatures(
         return run(tf.cast(images, tf.float32), [PROBABILITIES])
 
     def read_and_run(files: Any, names: Sequence[str]) -> dict[str, Any]:
-        images, errors = reader.read(files)
+        images, errors = read(files)
         outputs = run(images, names)
         # The net has an answer to a black image too, which is nobody's.
         outputs = {name: _zero_where(errors != "", output) for name, output in outputs.items()}
@@ -159,7 +162,6 @@ def signatures(
     channels = preprocessing.channels
     shape = (None, None, None, channels) if options.any_size else model.inputs[0].shape
     images = tf.TensorSpec(shape, options.image_dtype, "images")
-    files = tf.TensorSpec((None,), tf.string, "image_bytes")
     functions = {
         "serving_default": (score, images),
         "serving_bytes": (score_files, files),
