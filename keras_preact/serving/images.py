@@ -143,45 +143,45 @@ def exif_orientation(file: Any) -> Any:
 
     def read() -> tf.Tensor:
         header = tf.io.decode_raw(tf.strings.substr(file, 0, _HEADER_BYTES), tf.uint8)
-        header = tf.cast(header, tf.int32)
-        start = _exif_start(header)
-        return tf.cond(start > 0, lambda: _orientation(header, start), lambda: tf.constant(1))
+        block = _exif_block(tf.cast(header, tf.int32))
+        return tf.cond(tf.size(block) > 0, lambda: _orientation(block), lambda: tf.constant(1))
 
     return tf.cond(tf.strings.substr(file, 0, 3) == _JPEG, read, lambda: tf.constant(1))
 
 
-def _bytes(header: Any, start: Any, count: int) -> Any:
-    """Some bytes of a header; what lies outside it repeats its last or first."""
+def _bytes(block: Any, start: Any, count: int) -> Any:
+    """Some bytes of a block; what lies outside it repeats its last or first."""
     import tensorflow as tf
 
-    return tf.gather(header, tf.clip_by_value(start + tf.range(count), 0, tf.size(header) - 1))
+    return tf.gather(block, tf.clip_by_value(start + tf.range(count), 0, tf.size(block) - 1))
 
 
-def _exif_start(header: Any) -> Any:
-    """Where the TIFF structure in a JPEG's EXIF segment starts; 0 if there is none."""
+def _exif_block(header: Any) -> Any:
+    """The TIFF structure in a JPEG's EXIF segment; empty if there is none."""
     import tensorflow as tf
 
     def not_found(place: Any, start: Any) -> Any:
         segment = _bytes(header, place, 2)
         # FF DA: the image itself follows.
         is_segment = (segment[0] == 0xFF) & (segment[1] != 0xDA)
-        return (start == 0) & is_segment & (place + 10 < tf.size(header))
+        return (start == place) & is_segment & (place + 10 < tf.size(header))
 
-    def next_segment(place: Any, start: Any) -> tuple[Any, Any]:
+    def next_segment(place: Any, _: Any) -> tuple[Any, Any]:
         segment = _bytes(header, place, 10)
         is_exif = tf.reduce_all(segment[4:] == [*b"Exif\0\0"]) & (segment[1] == 0xE1)
-        length = segment[2] * 256 + segment[3]
-        return place + 2 + length, tf.where(is_exif, place + 10, 0)
+        end = place + 2 + segment[2] * 256 + segment[3]
+        return end, tf.where(is_exif, place + 10, end)
 
     # After the two bytes that every JPEG file starts with.
-    return tf.while_loop(not_found, next_segment, (tf.constant(2), tf.constant(0)))[1]
+    end, start = tf.while_loop(not_found, next_segment, (tf.constant(2), tf.constant(2)))
+    return header[start:end]
 
 
-def _orientation(header: Any, start: Any) -> Any:
+def _orientation(block: Any) -> Any:
     """The orientation in the first directory of a TIFF structure; 1 if it holds none."""
     import tensorflow as tf
 
-    little_endian = _bytes(header, start, 1)[0] == ord("I")
+    little_endian = _bytes(block, 0, 1)[0] == ord("I")
 
     def number(digits: Any) -> Any:
         """Of bytes along the last axis."""
@@ -190,11 +190,11 @@ def _orientation(header: Any, start: Any) -> Any:
         powers = tf.where(little_endian, powers, tf.reverse(powers, [0]))
         return tf.reduce_sum(digits * powers, axis=-1)
 
-    directory = start + number(_bytes(header, start + 4, 4))
+    directory = number(_bytes(block, 4, 4))
     # A directory of more is damaged; the orientation is among the first entries.
-    entries = tf.minimum(number(_bytes(header, directory, 2)), 256)
+    entries = tf.minimum(number(_bytes(block, directory, 2)), 256)
     places = directory + 2 + 12 * tf.range(entries)[:, None] + tf.range(12)
-    table = tf.gather(header, tf.clip_by_value(places, 0, tf.size(header) - 1))
+    table = tf.gather(block, tf.clip_by_value(places, 0, tf.size(block) - 1))
     values = tf.boolean_mask(number(table[:, 8:10]), number(table[:, :2]) == _ORIENTATION_TAG)
     value = tf.concat([values, [1]], 0)[0]
     return tf.where((value >= 1) & (value <= 8), value, 1)
