@@ -8,11 +8,13 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "keras_preact" / "version.py").read_text())[1]
 
+# The second holds the protocol buffers of the warm-up requests in an export.
+TENSORFLOW = ["tensorflow", "tensorflow-serving-api"]
 TRAIN = [
     "matplotlib",
     "scikit-learn",
     "tensorboard",
-    "tensorflow",
+    *TENSORFLOW,
     # tensorflow-datasets 4.9.10 imports it, but does not ask for it.
     "importlib_resources",
     "tensorflow-datasets",
@@ -44,8 +46,8 @@ setup(
     python_requires=">=3.11",
     install_requires=["h5py", "keras>=3.12", "numpy"],
     extras_require={
-        "tensorflow": ["tensorflow"],
-        "and-cuda": ["tensorflow[and-cuda]"],
+        "tensorflow": TENSORFLOW,
+        "and-cuda": ["tensorflow[and-cuda]", *TENSORFLOW[1:]],
         "train": TRAIN,
         "test": TEST,
     },
