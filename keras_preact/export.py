@@ -131,7 +131,7 @@ def export_savedmodel(
     card = model_card(
         model, preprocessing, functions, {"fold": fold, "dtype": dtype, **vars(options)}, about
     )
-    with _written_whole(path) as folder:
+    with written_whole(path) as folder:
         tf.saved_model.save(module, str(folder), signatures=functions)
         (folder / "assets").mkdir(exist_ok=True)
         (folder / "assets.extra").mkdir()
@@ -239,8 +239,15 @@ def _check_probabilities(net: Any, preprocessing: Preprocessing) -> None:
 
 
 @contextlib.contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`: renamed to it if the block succeeds, removed if not."""
+def written_whole(path: Path) -> Iterator[Path]:
+    """Write a folder under a temporary name, and rename it once it is complete.
+
+    Args:
+        path: Where the folder ends up; it must not exist.
+
+    Yields:
+        A path beside it, not yet there. What is there after an error is removed.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
