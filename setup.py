@@ -19,8 +19,11 @@ TRAIN = [
     "importlib_resources",
     "tensorflow-datasets",
 ]
+# Other formats than SavedModel: what Keras writes them with, and what runs them.
+FORMATS = ["ai-edge-litert", "onnx", "onnxruntime", "openvino", "tf2onnx"]
 TEST = [
     *TRAIN,
+    *FORMATS,
     "jax",
     "pytest",
     "ruff",
@@ -48,6 +51,7 @@ setup(
     extras_require={
         "tensorflow": TENSORFLOW,
         "and-cuda": ["tensorflow[and-cuda]", *TENSORFLOW[1:]],
+        "formats": FORMATS,
         "train": TRAIN,
         "test": TEST,
     },

@@ -115,6 +115,9 @@ def export_format(
             f"Received: {len(labels)} names"
         )
     whole = _from_pixels(transforms.fold(model) if fold else model, preprocessing)
+    # Keras writes ONNX only of a model that was called.
+    size = preprocessing.input_size
+    whole(np.zeros((1, size, size, preprocessing.channels), "float32"))
     with written_whole(path) as folder:
         folder.mkdir()
         try:

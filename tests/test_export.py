@@ -302,7 +302,7 @@ def test_images_of_any_size_as_bytes(model, tmp_path):
     serve = loaded.signatures["serving_default"]
     image = pixels(encoded(Image.open(io.BytesIO(PHOTOS[0])), "PNG"), 3)
     np.testing.assert_allclose(
-        serve(images=tf.constant([image, image]))["probabilities"],
+        serve(images=tf.constant(np.stack([image, image])))["probabilities"],
         np.repeat(expected(model, COLOUR, [encoded(Image.fromarray(image), "PNG")]), 2, axis=0),
         atol=1e-5,
     )
