@@ -6,6 +6,7 @@ from keras_preact.layers.fixed_padding import Conv2D, MaxPooling2D
 from keras_preact.layers.nearest_resize import NearestResize
 from keras_preact.layers.norm import BatchNormalization
 from keras_preact.layers.rematerialized import Rematerialized
+from keras_preact.layers.scale_shift import ScaleShift
 from keras_preact.layers.stacked_units import StackedUnits
 from keras_preact.layers.standardized_conv import StandardizedConv2D
 
@@ -17,6 +18,7 @@ __all__ = [
     "MaxPooling2D",
     "NearestResize",
     "Rematerialized",
+    "ScaleShift",
     "StackedUnits",
     "StandardizedConv2D",
 ]
