@@ -10,7 +10,8 @@ import pytest
 
 import keras_preact
 from keras_preact import Architecture
-from keras_preact.transforms import fold
+from keras_preact.transforms import fold, unroll, with_dtype
+from keras_preact.weights import named_weights, set_named_weights
 
 TINY = Architecture(
     units=(2, 3),
@@ -264,3 +265,23 @@ def test_shared_layers():
 def test_not_a_functional_model():
     with pytest.raises(ValueError, match="must be a functional Keras model. Received: 'net'"):
         fold("net")
+
+
+@pytest.mark.parametrize("flat_units", [54, 4])
+def test_another_precision_is_that_of_a_net_built_with_it(monkeypatch, flat_units):
+    monkeypatch.setattr("keras_preact.transforms.stacking.FLAT_UNITS", flat_units)
+    model = net(scan_units=True)
+    half = with_dtype(unroll(model), "mixed_bfloat16")
+    built = net(dtype="mixed_bfloat16")
+    set_named_weights(built, named_weights(model))
+    for layer in built.layers[1:]:
+        if flat_units == 54 or layer.name in {each.name for each in half.layers}:
+            assert half.get_layer(layer.name).dtype_policy == layer.dtype_policy
+    assert_equal(half, built, atol=0.03)
+    assert half.output.dtype == "float32"
+    assert_equal(with_dtype(half, "float32"), model, atol=1e-5)
+
+
+def test_no_such_precision():
+    with pytest.raises(ValueError, match="int7"):
+        with_dtype(net(), "int7")

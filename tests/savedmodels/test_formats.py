@@ -1,6 +1,7 @@
 """Every format predicts what the Keras model predicts, on photographs."""
 
 import io
+import re
 import tarfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from keras_preact.preprocessing import Preprocessing
 from savedmodels.c_api import ServedModel
 from savedmodels.export import main
 from savedmodels.formats import FORMATS, export_format
+from savedmodels.quantize import main as quantize_main
 from tests.savedmodels.files import CLASS_NAMES, PREPROCESSING
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "imagenet-samples.tar"
@@ -104,3 +106,34 @@ def test_what_cannot_be_exported(net, tmp_path):
         export_format(net, tmp_path / "1", "onnx", preprocessing=PREPROCESSING, class_names=["one"])
     with pytest.raises(FileExistsError, match="must not exist yet"):
         export_format(net, tmp_path, "onnx", preprocessing=PREPROCESSING)
+
+
+def test_int8(net, photographs, tmp_path, capsys):
+    """Most photographs keep their best class, and labelled ones tell the accuracy."""
+    export_format(net, tmp_path / "1", "onnx", preprocessing=PREPROCESSING, class_names=CLASS_NAMES)
+    folder = tmp_path / CLASS_NAMES[0]
+    folder.mkdir()
+    files = []
+    for index, content in enumerate(photographs):
+        files.append(str(folder / f"{index}.image"))
+        Path(files[-1]).write_bytes(content)
+    assert quantize_main([str(tmp_path / "1"), *files, "--check", *files]) == 0
+    size, check = capsys.readouterr().out.splitlines()[-2:]
+    assert (tmp_path / "1" / "model.int8.onnx").exists()
+    assert {path.name for path in (tmp_path / "1").iterdir()} == {
+        "model.onnx",
+        "model.int8.onnx",
+        "labels.txt",
+        "model.json",
+    }
+    assert check.startswith(f"{len(files)} images: the same best class in ")
+    agreement, float_accuracy, int8_accuracy = (
+        float(each) for each in re.findall(r"([\d.]+)%", check)
+    )
+    assert agreement > 90
+    assert abs(float_accuracy - int8_accuracy) <= 100 - agreement + 0.01
+
+
+def test_int8_of_nothing(tmp_path, capsys):
+    assert quantize_main([str(tmp_path), "image.png"]) == 2
+    assert "model.json" in capsys.readouterr().err
