@@ -51,7 +51,7 @@ lint: $(VENV)/test.stamp
 
 # Keras takes one backend a process: the whole suite on TensorFlow, then what holds on the others.
 test: lint
-	KERAS_BACKEND=tensorflow $(BIN)/pytest
+	KERAS_BACKEND=tensorflow $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 	KERAS_BACKEND=jax $(BIN)/pytest tests/test_backends.py
 	KERAS_BACKEND=torch $(BIN)/pytest tests/test_backends.py
 

@@ -26,6 +26,7 @@ TEST = [
     *FORMATS,
     "jax",
     "pytest",
+    "pytest-xdist",
     "ruff",
     "torch",
     # What timm and keras-hub need; both are installed without their dependencies, see the Makefile.
