@@ -21,7 +21,14 @@ TINY = Architecture(
     stem_channels=8,
 )
 X = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype("float32")
-REMOVED = ("BatchNormalization", "Dropout", "DropPath", "StackedUnits", "Rematerialized")
+REMOVED = (
+    "BatchNormalization",
+    "Dropout",
+    "DropPath",
+    "StackedUnits",
+    "StandardizedConv2D",
+    "Rematerialized",
+)
 
 
 def randomized(model: keras.Model) -> keras.Model:
@@ -76,6 +83,14 @@ def assert_equal(folded, model, x=X, atol=1e-4):
         {"scan_units": True, "drop_path": 0.3},
         {"rematerialize": True},
         {"stem": "imagenet", "padding": "same"},
+        {"weight_standardization": True},
+        {"stem": "deep", "downsample": "avg_pool", "norm": "group", "norm_groups": 2},
+        {
+            "strides": (2, 1),
+            "stride_unit": "last",
+            "downsample": "subsample",
+            "use_bias": "unnormalized",
+        },
     ],
     ids=str,
 )

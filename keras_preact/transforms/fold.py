@@ -16,6 +16,7 @@ from keras_preact.layers import (
     Rematerialized,
     ScaleShift,
     StackedUnits,
+    StandardizedConv2D,
 )
 from keras_preact.transforms.config import Config, functional_config, redirected, source, tensors
 from keras_preact.transforms.stacking import unroll
@@ -33,6 +34,7 @@ def fold(model: keras.Model) -> keras.Model:
     - A batch norm that alone takes a convolution's output becomes part of its kernel and bias.
     - Every other batch norm, such as a unit's first, whose input the shortcut takes too, becomes a
       `keras_preact.layers.ScaleShift` of the same name.
+    - A weight-standardised convolution becomes a plain one, with the kernel as it is used.
     - Dropout and drop path are left out.
     - Stacked units become separate ones, and rematerialised ones are kept: a loop, and what saves
       memory in training, cost time in inference.
@@ -69,9 +71,22 @@ def _fold_layers(config: Config, weights: NamedWeights) -> None:
     for layer in _of_kind(config, _IDENTITIES):
         if _is_called_once(layer) and not _always_trains(layer):
             _leave_out(layer, config)
+    for convolution in _of_kind(config, (StandardizedConv2D,)):
+        _become_plain(convolution, weights)
     for norm in _of_kind(config, _NORMS):
         if not _always_trains(norm):
             _fold_norm(norm, config, weights)
+
+
+def _become_plain(convolution: Config, weights: NamedWeights) -> None:
+    """Turn a weight-standardised convolution into one whose kernel is what that one uses."""
+    layer = StandardizedConv2D.from_config(convolution["config"])
+    arrays = weights[convolution["name"]]
+    kernel = layer.kernel_in_use(keras.ops.convert_to_tensor(arrays["0"]))
+    arrays["0"] = keras.ops.convert_to_numpy(kernel)
+    plain = keras.saving.serialize_keras_object(Conv2D.from_config(convolution["config"]))
+    for key in ("module", "class_name", "registered_name"):
+        convolution[key] = plain[key]
 
 
 def _fold_norm(norm: Config, config: Config, weights: NamedWeights) -> None:
