@@ -27,9 +27,10 @@ $(VENV)/train.stamp: setup.py constraints.txt
 # timm is the peer that parameter counts and outputs are compared with. It imports torchvision,
 # whose releases for this torch bring or expect CUDA builds: gigabytes. Installed without their
 # dependencies, with the last torchvision that runs on its Python code alone, both are small.
+# keras-hub, another peer, is installed without tensorflow-text, which only its language models need.
 $(VENV)/test.stamp: $(VENV)/train.stamp
 	$(INSTALL) --editable ".[test]"
-	$(INSTALL) --no-deps timm torchvision
+	$(INSTALL) --no-deps timm torchvision keras-hub
 	touch $@
 
 venv: $(VENV)/test.stamp
@@ -50,7 +51,7 @@ lint: $(VENV)/test.stamp
 
 # Keras takes one backend a process: the whole suite on TensorFlow, then what holds on the others.
 test: lint
-	KERAS_BACKEND=tensorflow $(BIN)/pytest
+	KERAS_BACKEND=tensorflow $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 	KERAS_BACKEND=jax $(BIN)/pytest tests/test_backends.py
 	KERAS_BACKEND=torch $(BIN)/pytest tests/test_backends.py
 

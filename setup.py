@@ -8,26 +8,36 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "keras_preact" / "version.py").read_text())[1]
 
+# The second holds the protocol buffers of the warm-up requests in an export.
+TENSORFLOW = ["tensorflow", "tensorflow-serving-api"]
 TRAIN = [
     "matplotlib",
     "scikit-learn",
     "tensorboard",
-    "tensorflow",
+    *TENSORFLOW,
     # tensorflow-datasets 4.9.10 imports it, but does not ask for it.
     "importlib_resources",
     "tensorflow-datasets",
 ]
+# Other formats than SavedModel: what Keras writes them with, and what runs them.
+FORMATS = ["ai-edge-litert", "onnx", "onnxruntime", "openvino", "tf2onnx"]
 TEST = [
     *TRAIN,
+    *FORMATS,
     "jax",
     "pytest",
+    "pytest-xdist",
     "ruff",
     "torch",
-    # What timm needs; timm itself is installed without its dependencies, see the Makefile.
+    # What timm and keras-hub need; both are installed without their dependencies, see the Makefile.
     "huggingface-hub",
+    "kagglehub",
     "pillow",
     "pyyaml",
+    "regex",
     "requests",
+    "sentencepiece",
+    "tokenizers",
 ]
 
 setup(
@@ -40,12 +50,16 @@ setup(
     license_files=["LICENSE"],
     # Only what the wheel needs: training, savedmodels and benchmarks are run from a checkout.
     packages=find_packages(include=["keras_preact", "keras_preact.*"]),
+    package_data={"keras_preact": ["data/*"]},
     python_requires=">=3.11",
     # filelock and safetensors are imported only where published weights are loaded.
     install_requires=["filelock", "h5py", "keras>=3.12", "numpy", "safetensors"],
     extras_require={
-        "tensorflow": ["tensorflow"],
-        "and-cuda": ["tensorflow[and-cuda]"],
+        "tensorflow": TENSORFLOW,
+        "and-cuda": ["tensorflow[and-cuda]", *TENSORFLOW[1:]],
+        # Of keras_preact.Preprocessor. Version 13 resizes tall images in another order.
+        "images": ["pillow>=13"],
+        "formats": FORMATS,
         "train": TRAIN,
         "test": TEST,
     },

@@ -24,11 +24,14 @@ class Measured:
     Attributes:
         first_step_s: Seconds from the start of building to the end of the first step.
         step_s: Seconds of each round, divided by its steps.
+        cpu_s: Processor seconds of each round, on all cores, divided by its steps. They depend
+            less on what else the machine does.
         peak_bytes: The process's peak resident memory.
     """
 
     first_step_s: float = 0.0
     step_s: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
     peak_bytes: int = 0
 
     @property
@@ -66,7 +69,9 @@ def measure_in_turn(
     for turn in range(rounds):
         for name, (_, connection) in workers.items():
             connection.send(steps)
-            results[name].step_s.append(connection.recv() / steps)
+            seconds, cpu_seconds = connection.recv()
+            results[name].step_s.append(seconds / steps)
+            results[name].cpu_s.append(cpu_seconds / steps)
         print(f"round {turn + 1} of {rounds}", flush=True)
     for name, (process, connection) in workers.items():
         connection.send(0)
@@ -81,8 +86,8 @@ def _work(connection: Connection, prepare: Callable[..., Step], arguments: tuple
     step()
     connection.send(time.perf_counter() - start)
     while steps := connection.recv():
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         for _ in range(steps):
             step()
-        connection.send(time.perf_counter() - start)
+        connection.send((time.perf_counter() - start, time.process_time() - cpu_start))
     connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

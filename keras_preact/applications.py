@@ -20,7 +20,8 @@ _ARGUMENTS = """
         include_top: Whether to end in global average pooling and a dense layer of `classes`.
         weights: None for random weights; `"imagenet"` for the net's best published ones that know
             ImageNet-1k's classes; the name of an entry of `keras_preact.weights.list_weights()`;
-            or the path of a file.{default_weights}
+            or the path of a file. Published weights are adapted to another number of channels
+            than three.{default_weights}
         input_tensor: Symbolic Keras tensor to use as the input; a new `keras.Input` by default.
         input_shape: Shape of an image, `(height, width, channels)`, or with the channels first.
             Height and width may be None. By default three channels, and the size the net was
@@ -168,19 +169,78 @@ def list_architectures(pattern: str = "*") -> list[str]:
     return [name for name in BUILDERS if fnmatch.fnmatch(name.lower(), pattern.lower())]
 
 
-def _imagenet(depth: int, unit: str, units: tuple[int, ...]) -> Builder:
-    expansion = {"basic": 1, "bottleneck": 4}[unit]
-    architecture = Architecture(
-        unit=unit,
-        units=units,
-        channels=tuple(expansion * channels for channels in (64, 128, 256, 512)),
-        strides=(1, 2, 2, 2),
-    )
+_IMAGENET_UNITS = {
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
+    152: ("bottleneck", (3, 8, 36, 3)),
+    200: ("bottleneck", (3, 24, 36, 3)),
+}
+
+
+def _imagenet_architecture(depth: int, widen_factor: int = 1, **changes: Any) -> Architecture:
+    unit, units = _IMAGENET_UNITS[depth]
+    expansion = {"basic": 1, "bottleneck": 4}[unit] * widen_factor
+    fields = {
+        "unit": unit,
+        "units": units,
+        "channels": tuple(expansion * channels for channels in (64, 128, 256, 512)),
+        "strides": (1, 2, 2, 2),
+        "stem_channels": 64 * widen_factor,
+    }
+    return Architecture(**{**fields, **changes})
+
+
+def _imagenet(depth: int) -> Builder:
+    architecture = _imagenet_architecture(depth)
     summary = f"""Builds the {depth}-layer pre-activation net for ImageNet (arXiv:1603.05027).
 
-    Topology of timm's `resnetv2` nets: {unit} units, stride in the 3x3 convolution.
+    Topology of timm's `resnetv2` nets: {architecture.unit} units, stride in the 3x3 convolution.
 """
     return _net(f"PreActResNet{depth}", summary, architecture, classes=1000)
+
+
+def _imagenet_d(depth: int, suffix: str = "", **changes: Any) -> Builder:
+    architecture = _imagenet_architecture(depth, stem="deep", downsample="avg_pool", **changes)
+    norm = {"batch": "batch normalisation", "group": "group normalisation"}
+    summary = f"""Builds the {depth}-layer pre-activation net with ResNet-D's stem and shortcuts.
+
+    Three 3x3 convolutions in the stem, average pooling in the shortcuts (arXiv:1812.01187),
+    {norm.get(architecture.norm, "EvoNorm-S0")}: timm's `resnetv2_{depth}d{suffix.lower()}`.
+"""
+    return _net(f"PreActResNet{depth}d{suffix}", summary, architecture, classes=1000)
+
+
+def _slim(depth: int) -> Builder:
+    architecture = _imagenet_architecture(
+        depth,
+        strides=(2, 2, 2, 1),
+        stride_unit="last",
+        downsample="subsample",
+        zero_pad_pool=True,
+        use_bias="unnormalized",
+        norm_momentum=0.99,
+        norm_epsilon=1.001e-5,
+    )
+    summary = f"""Builds `keras.applications.ResNet{depth}V2`, the {depth}-layer net of TF-slim.
+
+    Stages end in their stride, and so does `feature_extractor`'s map of a stage; where a shortcut
+    only shrinks, it leaves pixels out; convolutions that no normalisation follows have a bias.
+"""
+    return _net(f"ResNet{depth}V2", summary, architecture, classes=1000)
+
+
+def _bit(depth: int, widen_factor: int) -> Builder:
+    architecture = _imagenet_architecture(
+        depth, widen_factor, norm="group", weight_standardization=True, zero_pad_pool=True
+    )
+    summary = f"""Builds Big Transfer's R{depth}x{widen_factor} (arXiv:1912.11370).
+
+    The {depth}-layer net for ImageNet, {widen_factor} times as wide, with group normalisation and
+    weight-standardised convolutions.
+"""
+    return _net(f"BiTResNet{depth}x{widen_factor}", summary, architecture, classes=1000)
 
 
 def _cifar(depth: int, unit: str) -> Builder:
@@ -217,12 +277,29 @@ def _wide(depth: int, widen_factor: int) -> Builder:
     return _net(f"WideResNet{depth}_{widen_factor}", summary, architecture, classes=10)
 
 
-PreActResNet18 = _imagenet(18, "basic", (2, 2, 2, 2))
-PreActResNet34 = _imagenet(34, "basic", (3, 4, 6, 3))
-PreActResNet50 = _imagenet(50, "bottleneck", (3, 4, 6, 3))
-PreActResNet101 = _imagenet(101, "bottleneck", (3, 4, 23, 3))
-PreActResNet152 = _imagenet(152, "bottleneck", (3, 8, 36, 3))
-PreActResNet200 = _imagenet(200, "bottleneck", (3, 24, 36, 3))
+PreActResNet18 = _imagenet(18)
+PreActResNet34 = _imagenet(34)
+PreActResNet50 = _imagenet(50)
+PreActResNet101 = _imagenet(101)
+PreActResNet152 = _imagenet(152)
+PreActResNet200 = _imagenet(200)
+
+PreActResNet18d = _imagenet_d(18)
+PreActResNet34d = _imagenet_d(34)
+PreActResNet50d = _imagenet_d(50)
+PreActResNet50d_GN = _imagenet_d(50, "_GN", norm="group")
+PreActResNet50d_EvoS = _imagenet_d(50, "_EvoS", norm="evonorm_s0", activation="linear")
+
+ResNet50V2 = _slim(50)
+ResNet101V2 = _slim(101)
+ResNet152V2 = _slim(152)
+
+BiTResNet50x1 = _bit(50, 1)
+BiTResNet50x3 = _bit(50, 3)
+BiTResNet101x1 = _bit(101, 1)
+BiTResNet101x3 = _bit(101, 3)
+BiTResNet152x2 = _bit(152, 2)
+BiTResNet152x4 = _bit(152, 4)
 
 PreActResNet20 = _cifar(20, "basic")
 PreActResNet56 = _cifar(56, "basic")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,10 +13,14 @@ from typing import Any
 import keras
 
 # Input size, in pixels, that a net with this stem was designed for.
-STEM_INPUT_SIZES = {"imagenet": 224, "cifar": 32}
+STEM_INPUT_SIZES = {"imagenet": 224, "deep": 224, "cifar": 32}
+# Factor by which each stem shrinks height and width.
+STEM_STRIDES = {"imagenet": 4, "deep": 4, "cifar": 1}
 UNITS = ("basic", "bottleneck")
+STRIDE_UNITS = ("first", "last")
 STRIDE_PLACES = ("first_conv", "spatial_conv")
-NORMS = ("batch",)
+DOWNSAMPLINGS = ("conv", "avg_pool", "subsample")
+NORMS = ("batch", "group", "evonorm_s0")
 PADDINGS = ("fixed", "same")
 # `scan_units="auto"` runs a stage as a loop from this number of units on.
 AUTO_SCAN_UNITS = 24
@@ -30,6 +35,9 @@ class Unit:
         in_channels: Channels that come in.
         channels: Channels that go out.
         stride: Factor by which the height and width shrink.
+        projects: Whether the shortcut has a convolution, rather than being an identity.
+        dilation: Spacing of the kernels' pixels before the unit's stride, and where that stands.
+        dilation_after: The same after it: more, where dilation replaces the stride.
         drop_path: Probability that training drops the residual branch of an example.
     """
 
@@ -37,12 +45,10 @@ class Unit:
     in_channels: int
     channels: int
     stride: int
+    projects: bool
+    dilation: int
+    dilation_after: int
     drop_path: float
-
-    @property
-    def changes_shape(self) -> bool:
-        """Whether input and output differ in shape, so that the shortcut needs a projection."""
-        return self.stride != 1 or self.in_channels != self.channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,21 +58,37 @@ class Architecture:
     Args:
         units: Residual units of each stage.
         channels: Output channels of each stage.
-        strides: Stride of the first unit of each stage; the other units have stride 1.
+        strides: Stride of each stage.
+        stride_unit: Which unit of a stage carries its stride: `"first"` or `"last"` (TF-slim,
+            keras.applications).
         unit: `"basic"` (two 3x3 convolutions) or `"bottleneck"` (1x1, 3x3, 1x1).
         bottleneck_ratio: Channels inside a bottleneck as a share of its output channels.
         stride_in: Which convolution of a unit carries its stride: `"first_conv"` (the paper's
             code) or `"spatial_conv"`, the first 3x3 (PyTorch, timm). The same for basic units.
-        stem: `"imagenet"` (7x7 convolution of stride 2, 3x3 max pooling of stride 2) or
-            `"cifar"` (3x3 convolution).
+        downsample: How a shortcut shrinks the maps: `"conv"` (by the stride of its 1x1
+            convolution), `"avg_pool"` (2x2 average pooling, then the convolution: ResNet-D,
+            arXiv:1812.01187) or `"subsample"` (as `"conv"` where the channels change too, else by
+            leaving pixels out, without weights: TF-slim, keras.applications).
+        output_stride: Pixels of the input to one of the last maps: from where a stage's stride
+            would go beyond it, dilation replaces the strides (arXiv:1706.05587). The weights stay
+            the same. None for the product of the strides.
+        stem: `"imagenet"` (7x7 convolution of stride 2, 3x3 max pooling of stride 2), `"deep"`
+            (three 3x3 convolutions instead of one 7x7: ResNet-D) or `"cifar"` (3x3 convolution).
         stem_channels: Output channels of the stem.
-        norm: Normalisation: `"batch"`.
-        norm_momentum: Momentum of the moving statistics.
+        zero_pad_pool: Whether the stem's pooling counts its padding as zeros (TF-slim, BiT)
+            instead of leaving it out.
+        norm: Normalisation: `"batch"`, `"group"` (arXiv:1803.08494) or `"evonorm_s0"`
+            (arXiv:2004.02967), which contains an activation: its `activation` is `"linear"`.
+        norm_groups: Groups of channels of group normalisation and EvoNorm-S0.
+        norm_momentum: Momentum of the moving statistics of batch normalisation.
         norm_epsilon: Added to the variance.
+        weight_standardization: Whether the convolutions' kernels are used with mean 0 and variance
+            1 over each output channel (arXiv:1903.10520).
         activation: Name of a Keras activation.
         padding: `"fixed"`: half the kernel on every side, whatever the stride (Torch, PyTorch);
             `"same"`: TensorFlow's rule, which pads bottom and right more where a stride is even.
-        use_bias: Whether convolutions have a bias.
+        use_bias: Whether convolutions have a bias; `"unnormalized"`: those that no normalisation
+            follows, which are the stem's, the shortcuts' and the last of each unit.
         dropout: Dropout rate before a unit's last convolution (Wide ResNet, arXiv:1605.07146).
         drop_path: Stochastic depth (arXiv:1603.09382): the rate of the last unit; the rate of
             unit l of L is `drop_path * l / L`.
@@ -89,15 +111,21 @@ class Architecture:
     strides: tuple[int, ...]
     unit: str = "bottleneck"
     bottleneck_ratio: float = 0.25
+    stride_unit: str = "first"
     stride_in: str = "spatial_conv"
+    downsample: str = "conv"
+    output_stride: int | None = None
     stem: str = "imagenet"
     stem_channels: int = 64
+    zero_pad_pool: bool = False
     norm: str = "batch"
+    norm_groups: int = 32
     norm_momentum: float = 0.9
     norm_epsilon: float = 1e-5
+    weight_standardization: bool = False
     activation: str = "relu"
     padding: str = "fixed"
-    use_bias: bool = False
+    use_bias: bool | str = False
     dropout: float = 0.0
     drop_path: float = 0.0
     zero_init_residual: bool = False
@@ -114,25 +142,32 @@ class Architecture:
             )
         for name, allowed in (
             ("unit", UNITS),
+            ("stride_unit", STRIDE_UNITS),
             ("stride_in", STRIDE_PLACES),
+            ("downsample", DOWNSAMPLINGS),
             ("stem", STEM_INPUT_SIZES),
             ("norm", NORMS),
             ("padding", PADDINGS),
         ):
             self._check_choice(name, tuple(allowed))
         self._check_activation()
-        self._check(
-            "stem_channels",
-            isinstance(self.stem_channels, int) and self.stem_channels > 0,
-            "a positive integer",
-        )
+        for name in ("stem_channels", "norm_groups"):
+            value = getattr(self, name)
+            self._check(name, isinstance(value, int) and value > 0, "a positive integer")
         self._check_number("bottleneck_ratio", lambda value: value > 0, "above 0")
         self._check_number("norm_momentum", lambda value: 0 <= value < 1, "in [0, 1)")
         self._check_number("norm_epsilon", lambda value: value > 0, "above 0")
         self._check_number("dropout", lambda value: 0 <= value < 1, "in [0, 1)")
         self._check_number("drop_path", lambda value: 0 <= value < 1, "in [0, 1)")
-        for name in ("use_bias", "zero_init_residual", "rematerialize"):
+        for name in (
+            "zero_pad_pool",
+            "weight_standardization",
+            "zero_init_residual",
+            "rematerialize",
+        ):
             self._check(name, isinstance(getattr(self, name), bool), "True or False")
+        bias_ok = isinstance(self.use_bias, bool) or self.use_bias == "unnormalized"
+        self._check("use_bias", bias_ok, 'True, False or "unnormalized"')
         scan_ok = isinstance(self.scan_units, bool) or self.scan_units == "auto"
         self._check("scan_units", scan_ok, 'True, False or "auto"')
         if self.unit == "bottleneck":
@@ -141,6 +176,8 @@ class Architecture:
                 all(self.bottleneck_channels(channels) >= 1 for channels in self.channels),
                 f"large enough to leave a channel of {self.channels}",
             )
+        self._check_groups()
+        self._check_output_stride()
 
     def _positive_integers(self, name: str) -> tuple[int, ...]:
         values = getattr(self, name)
@@ -172,6 +209,37 @@ class Architecture:
             known = False
         self._check("activation", bool(known), "the name of a Keras activation")
 
+        own_activation = self.norm == "evonorm_s0"
+        self._check(
+            "activation",
+            not own_activation or self.activation == "linear",
+            '"linear" with `norm="evonorm_s0"`, which contains an activation',
+        )
+
+    def _check_groups(self) -> None:
+        if self.norm == "batch":
+            return
+        normalized = {*self.channels, self.stem_channels}
+        if self.unit == "bottleneck":
+            normalized |= {self.bottleneck_channels(channels) for channels in self.channels}
+        if self.stem == "deep":
+            normalized.add(self.stem_channels // 2)
+        self._check(
+            "norm_groups",
+            all(channels % self.norm_groups == 0 for channels in normalized),
+            f"a divisor of every number of channels that is normalised: {sorted(normalized)}",
+        )
+
+    def _check_output_stride(self) -> None:
+        reached = [STEM_STRIDES[self.stem]]
+        for stride in self.strides:
+            reached.append(reached[-1] * stride)
+        self._check(
+            "output_stride",
+            self.output_stride is None or self.output_stride in reached,
+            f"None or a stride that the net reaches: {sorted(set(reached))}",
+        )
+
     def bottleneck_channels(self, channels: int) -> int:
         """Channels inside a bottleneck whose output has `channels`."""
         return int(channels * self.bottleneck_ratio)
@@ -184,25 +252,33 @@ class Architecture:
     @property
     def stages(self) -> dict[int, tuple[Unit, ...]]:
         """The units of each stage. The stem is stage 1, so stages count from 2, as in the paper."""
-        total = sum(self.units)
-        stages, before, in_channels = {}, 0, self.stem_channels
-        for stage, (count, channels, stride) in enumerate(
+        numbers = itertools.count(1)
+        stages, in_channels = {}, self.stem_channels
+        reached, dilation = STEM_STRIDES[self.stem], 1
+        for stage, (count, channels, stage_stride) in enumerate(
             zip(self.units, self.channels, self.strides, strict=True), 2
         ):
             units = []
             for index in range(1, count + 1):
+                strided = index == (1 if self.stride_unit == "first" else count)
+                nominal = stage_stride if strided else 1
+                dilated = self.output_stride is not None and reached * nominal > self.output_stride
+                stride, after = (1, dilation * nominal) if dilated else (nominal, dilation)
                 units.append(
                     Unit(
                         name=f"stage{stage}_unit{index}",
                         in_channels=in_channels,
                         channels=channels,
-                        stride=stride if index == 1 else 1,
-                        drop_path=self.drop_path * (before + index) / total,
+                        stride=stride,
+                        projects=in_channels != channels
+                        or (nominal != 1 and self.downsample != "subsample"),
+                        dilation=dilation,
+                        dilation_after=after,
+                        drop_path=self.drop_path * next(numbers) / sum(self.units),
                     )
                 )
-                in_channels = channels
+                in_channels, reached, dilation = channels, reached * stride, after
             stages[stage] = tuple(units)
-            before += count
         return stages
 
     def scans(self, units: tuple[Unit, ...]) -> bool:

@@ -1,9 +1,11 @@
 """From an `Architecture` to a functional `keras.Model`.
 
-Names of the layers: `stem_conv`, `stem_pool`; in unit u of stage s, counted from 1 and 2 as in the
-paper, `stage{s}_unit{u}_norm{i}`, `_act{i}`, `_conv{i}`, `_dropout`, `_shortcut`, `_drop_path` and
-`_add`; then `head_norm`, `head_act`, `head_pool` and `predictions`. Units 2 to n of a stage that
-runs as one loop are the layer `stage{s}_unit2to{n}`; `keras_preact.stages` has every form.
+Names of the layers: `stem_conv`, `stem_pool` (a deep stem: `stem_conv1`, `stem_norm1`, `stem_act1`
+and so on to `stem_conv3`); in unit u of stage s, counted from 1 and 2 as in the paper,
+`stage{s}_unit{u}_norm{i}`, `_act{i}`, `_conv{i}`, `_dropout`, `_shortcut`, `_shortcut_pool`,
+`_drop_path` and `_add`; then `head_norm`, `head_act`, `head_pool` and `predictions`. Units 2 to n
+of a stage that runs as one loop are the layer `stage{s}_unit2to{n}`; `keras_preact.stages` has
+every form.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import keras
 from keras_preact.architecture import Architecture
 from keras_preact.parts import Parts
 from keras_preact.stages import check_separate_units, residual_stage
+from keras_preact.stem import stem
 from keras_preact.weights import load_weights
 
 POOLINGS = (None, "avg", "max")
@@ -42,7 +45,7 @@ def build(
         dtype=keras.dtype_policies.get(dtype),
     )
     inputs = _inputs(parts, include_top, input_tensor, input_shape)
-    x = _stem(inputs, parts)
+    x = stem(inputs, parts)
     stages = architecture.stages.values()
     check_separate_units(sum(1 if architecture.scans(units) else len(units) for units in stages))
     for units in stages:
@@ -123,11 +126,3 @@ def _check_input_shape(shape: tuple[int | None, ...], parts: Parts) -> None:
             f"The number of channels must be known. Received: input_shape={shape} "
             f"with data_format={parts.data_format!r}"
         )
-
-
-def _stem(x: Any, parts: Parts) -> Any:
-    channels = parts.architecture.stem_channels
-    if parts.architecture.stem == "cifar":
-        return parts.conv(x, channels, 3, name="stem_conv")
-    x = parts.conv(x, channels, 7, 2, name="stem_conv")
-    return parts.max_pool(x, 3, 2, name="stem_pool")

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from keras_preact.preprocessing import Preprocessing, decode_image
+from keras_preact import transforms
+from keras_preact.preprocessing import Preprocessing
+from keras_preact.serving.card import ABOUT, model_card, write_card
+from keras_preact.serving.signatures import Options, compiled, signatures, with_features
+from keras_preact.serving.warm_up import write_warm_up
+
+IMAGE_DTYPES = ("float32", "uint8")
+DTYPES = (None, "float32", "bfloat16", "float16")
 
 
 def export_savedmodel(
@@ -21,22 +27,39 @@ def export_savedmodel(
     *,
     preprocessing: Preprocessing,
     class_names: Sequence[str] | None = None,
+    image_dtype: str = "float32",
+    any_size: bool = False,
+    top_k: int = 5,
+    max_pixels: int = 2**26,
+    fold: bool = True,
+    dtype: str | None = None,
+    jit_compile: bool = False,
+    freeze: bool = True,
+    warm_up_batch_sizes: Sequence[int] = (1,),
+    about: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a classifier as a SavedModel that needs neither Keras nor this package to run.
 
-    It has two signatures, both for any batch size, both with the one output `probabilities`,
-    float32 `(batch, classes)`:
+    Its signatures take any number of images, and preprocess them in the graph:
 
-    - `serving_default` takes `images`, float32 `(batch, height, width, channels)`: pixels in
-      0..255, already at the size of the model's input.
-    - `serving_bytes` takes `image_bytes`, strings `(batch,)`: each a whole JPEG, PNG, GIF (first
-      frame), BMP or WebP file. They are decoded to the model's channels, resized, cropped and
-      normalised in the graph. One that cannot be decoded fails the call with
-      `tf.errors.InvalidArgumentError`. TF Serving's REST interface takes base64 `b64` values for
-      an input only where its name ends in `_bytes`.
+    - `serving_default`: `images`, `image_dtype` `(batch, height, width, channels)`, pixels in
+      0..255, to `probabilities`, float32 `(batch, classes)`.
+    - `serving_bytes`: `image_bytes`, strings `(batch,)`, each a whole JPEG, PNG, GIF (first
+      frame), BMP or WebP file, to `probabilities` and `errors`. The files are decoded, turned as a
+      JPEG's EXIF orientation says, resized, cropped and normalised. TF Serving's REST interface
+      takes base64 `b64` values for an input only where its name ends in `_bytes`.
+    - `classify`: `image_bytes` to `classes`, strings `(batch, top_k)`, the most probable first,
+      `scores`, float32 `(batch, top_k)`, and `errors`.
+    - `features`, for nets of this package: `image_bytes` to `stage2`, `stage3`, …, the maps of
+      `keras_preact.feature_extractor`, `embedding`, float32 `(batch, features)`, what the
+      classifier sees, and `errors`.
+
+    `errors`, strings `(batch,)`, is empty for an image that was read. Otherwise it says what is
+    wrong with it, its numbers are zero and its classes empty; the other images have their answers.
 
     `assets/labels.txt` holds the class names, one a line, in the order of the output;
-    `assets.extra/model.json` the name of the model, its preprocessing and the Keras version.
+    `assets.extra/tf_serving_warmup_requests` a request of each signature;
+    `assets.extra/model.json` and `README.md` the model card.
 
     Args:
         model: A model with one input of images `(batch, height, width, channels)` and one softmax
@@ -45,6 +68,22 @@ def export_savedmodel(
             temporary name beside it, which is then renamed.
         preprocessing: What the model was evaluated with.
         class_names: Name of each class; by default their indices, from `"0"`.
+        image_dtype: `"float32"` or `"uint8"`, what `serving_default` takes.
+        any_size: Whether `serving_default` takes images of any size, and resizes and crops them as
+            the others do. Otherwise they have the size of the model's input.
+        top_k: Number of classes that `classify` gives; all if the model has fewer.
+        max_pixels: Height times width of the largest image that is decoded. It bounds the memory
+            that a small file can ask for.
+        fold: Whether to write `keras_preact.transforms.fold(model)` in place of the model.
+        dtype: `"float32"`, `"bfloat16"` or `"float16"` to compute in, but for the classifier;
+            the model's own by default.
+        jit_compile: Whether XLA compiles the net, anew for each size of batch.
+        freeze: Whether the weights are constants in the graph, which lets TensorFlow lay them out
+            once, rather than variables.
+        warm_up_batch_sizes: Numbers of images in the warm-up requests; none without any. They need
+            `tensorflow-serving-api`.
+        about: What the model card shall say besides what is known, under the names `training`,
+            `metrics`, `licence`, `source`: texts, numbers or mappings of them.
 
     Returns:
         `path`.
@@ -53,7 +92,9 @@ def export_savedmodel(
         RuntimeError: If Keras does not run on TensorFlow.
         FileExistsError: If `path` exists.
         TypeError: If `model` is not a Keras model or `preprocessing` not a `Preprocessing`.
-        ValueError: If the model, its preprocessing and the class names do not fit together.
+        ValueError: If the model, its preprocessing and the class names do not fit together, an
+            option is out of its range, or the weights are too large to be constants.
+        ImportError: If warm-up records are wanted and `tensorflow-serving-api` is not installed.
     """
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
@@ -66,25 +107,80 @@ def export_savedmodel(
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"`path` must not exist yet. Received: {path}")
+    about = dict(about or {})
     _check_model(model, preprocessing)
     labels = _labels(model, class_names)
+    _check_options(image_dtype, top_k, max_pixels, dtype, warm_up_batch_sizes, about)
+    options = Options(
+        image_dtype=image_dtype,
+        any_size=any_size,
+        top_k=min(top_k, len(labels)),
+        max_pixels=max_pixels,
+        freeze=freeze,
+        jit_compile=jit_compile,
+    )
 
-    signatures = _signatures(model, preprocessing)
-    _check_probabilities(signatures["serving_default"], preprocessing)
+    served = with_features(_for_inference(model, fold, dtype))
+    net = compiled(served, preprocessing, options)
+    functions = signatures(served, net, preprocessing, labels, options)
+    _check_probabilities(net, preprocessing)
     module = tf.Module()
-    # A SavedModel keeps only the variables that it finds on the object saved.
-    module.weights = model.variables
-    with _written_whole(path) as folder:
-        tf.saved_model.save(module, str(folder), signatures=signatures)
-        (folder / "assets" / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
-        card = {
-            "model": model.name,
-            "preprocessing": preprocessing.get_config(),
-            "keras_version": keras.__version__,
-        }
+    if not freeze:
+        # A SavedModel keeps only the variables that it finds on the object saved.
+        module.weights = served.variables
+    card = model_card(
+        model, preprocessing, functions, {"fold": fold, "dtype": dtype, **vars(options)}, about
+    )
+    with written_whole(path) as folder:
+        tf.saved_model.save(module, str(folder), signatures=functions)
+        (folder / "assets").mkdir(exist_ok=True)
         (folder / "assets.extra").mkdir()
-        (folder / "assets.extra" / "model.json").write_text(json.dumps(card, indent=2) + "\n")
+        (folder / "assets" / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
+        if warm_up_batch_sizes:
+            write_warm_up(
+                folder / "assets.extra",
+                functions,
+                preprocessing.input_size,
+                warm_up_batch_sizes,
+                path.absolute().parent.name,
+            )
+        write_card(folder, card)
     return path
+
+
+def _for_inference(model: keras.Model, fold: bool, dtype: str | None) -> keras.Model:
+    """The model that is written, folded and in the precision asked for."""
+    if fold:
+        model = transforms.fold(model)
+    if dtype is None:
+        return model
+    policy = dtype if dtype == "float32" else f"mixed_{dtype}"
+    return transforms.with_dtype(model if fold else transforms.unroll(model), policy)
+
+
+def _check_options(
+    image_dtype: str,
+    top_k: int,
+    max_pixels: int,
+    dtype: str | None,
+    warm_up_batch_sizes: Sequence[int],
+    about: Mapping[str, Any],
+) -> None:
+    for name, value, allowed in (
+        ("image_dtype", image_dtype, IMAGE_DTYPES),
+        ("dtype", dtype, DTYPES),
+    ):
+        if value not in allowed:
+            raise ValueError(f"`{name}` must be one of {allowed}. Received: {value!r}")
+    for name, values in (
+        ("top_k", [top_k]),
+        ("max_pixels", [max_pixels]),
+        ("warm_up_batch_sizes", warm_up_batch_sizes),
+    ):
+        if not all(isinstance(value, int) and value >= 1 for value in values):
+            raise ValueError(f"`{name}` must be 1 or more. Received: {values}")
+    if unknown := sorted(about.keys() - {*ABOUT}):
+        raise ValueError(f"`about` may have the names {ABOUT}. Received: {unknown}")
 
 
 def _check_model(model: keras.Model, preprocessing: Preprocessing) -> None:
@@ -128,32 +224,11 @@ def _labels(model: keras.Model, class_names: Sequence[str] | None) -> list[str]:
     return list(class_names)
 
 
-def _signatures(model: keras.Model, preprocessing: Preprocessing) -> dict[str, Any]:
-    """The functions of the SavedModel, by the names they are served under."""
-    import tensorflow as tf
-
-    def prepare(encoded: tf.Tensor) -> tf.Tensor:
-        return preprocessing.resize_and_crop(decode_image(encoded, preprocessing.channels))
-
-    def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"probabilities": model(preprocessing.normalize(images), training=False)}
-
-    def classify_encoded(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return classify(tf.map_fn(prepare, image_bytes, fn_output_signature=tf.float32))
-
-    images = tf.TensorSpec(model.inputs[0].shape, tf.float32, "images")
-    image_bytes = tf.TensorSpec((None,), tf.string, "image_bytes")
-    return {
-        "serving_default": tf.function(classify, input_signature=[images]),
-        "serving_bytes": tf.function(classify_encoded, input_signature=[image_bytes]),
-    }
-
-
-def _check_probabilities(serving_default: Any, preprocessing: Preprocessing) -> None:
+def _check_probabilities(net: Any, preprocessing: Preprocessing) -> None:
     """Raise unless the output for one grey image is a probability distribution."""
     size, channels = preprocessing.input_size, preprocessing.channels
     grey = keras.ops.full((1, size, size, channels), 127.5, dtype="float32")
-    output = keras.ops.convert_to_numpy(serving_default(grey)["probabilities"]).astype("float32")
+    output = keras.ops.convert_to_numpy(net(grey)["probabilities"]).astype("float32")
     # Half-precision outputs of a thousand classes sum to 1 within about a hundredth.
     if not (output.min() >= 0 and abs(output.sum() - 1) < 0.02):
         raise ValueError(
@@ -164,8 +239,15 @@ def _check_probabilities(serving_default: Any, preprocessing: Preprocessing) -> 
 
 
 @contextlib.contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`: renamed to it if the block succeeds, removed if not."""
+def written_whole(path: Path) -> Iterator[Path]:
+    """Write a folder under a temporary name, and rename it once it is complete.
+
+    Args:
+        path: Where the folder ends up; it must not exist.
+
+    Yields:
+        A path beside it, not yet there. What is there after an error is removed.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import keras
 
-_STRIDED_LAYERS = re.compile(r"stem_(conv|pool)|stage(?P<stage>\d+)_unit\d+_conv\d+")
+_STRIDED_LAYERS = re.compile(r"stem_(conv\d*|pool)|stage(?P<stage>\d+)_unit\d+_conv\d+")
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,36 @@ import keras
 
 from keras_preact import head
 from keras_preact.architecture import Architecture
-from keras_preact.layers import BatchNormalization, Conv2D, DropPath, MaxPooling2D
+from keras_preact.layers import (
+    BatchNormalization,
+    Conv2D,
+    DropPath,
+    EvoNormS0,
+    MaxPooling2D,
+    StandardizedConv2D,
+)
 
 # He initialisation of the papers' code: deviation sqrt(2 / (k * k * channels out)).
 _HE_FAN_OUT = {"scale": 2.0, "mode": "fan_out", "distribution": "untruncated_normal"}
+
+
+def _batch_norm(architecture: Architecture, **common: Any) -> keras.layers.Layer:
+    return BatchNormalization(momentum=architecture.norm_momentum, **common)
+
+
+def _group_norm(architecture: Architecture, **common: Any) -> keras.layers.Layer:
+    return keras.layers.GroupNormalization(architecture.norm_groups, **common)
+
+
+def _evonorm_s0(architecture: Architecture, **common: Any) -> keras.layers.Layer:
+    return EvoNormS0(architecture.norm_groups, **common)
+
+
+NORMS: dict[str, Callable[..., keras.layers.Layer]] = {
+    "batch": _batch_norm,
+    "group": _group_norm,
+    "evonorm_s0": _evonorm_s0,
+}
 
 
 @dataclass(frozen=True)
@@ -40,17 +67,26 @@ class Parts:
         filters: int,
         kernel_size: int,
         stride: int = 1,
+        dilation: int = 1,
         *,
+        normalized: bool = False,
         zero_init: bool = False,
         name: str,
     ) -> Any:
-        """A convolution with He initialisation, or one that starts at zero."""
-        layer = Conv2D(
+        """A convolution with He initialisation, or one that starts at zero.
+
+        `normalized` says that a normalisation follows.
+        """
+        architecture = self.architecture
+        convolution = StandardizedConv2D if architecture.weight_standardization else Conv2D
+        layer = convolution(
             filters,
             kernel_size,
             strides=stride,
-            padding=self.architecture.padding,
-            use_bias=self.architecture.use_bias,
+            dilation_rate=dilation,
+            padding=architecture.padding,
+            use_bias=architecture.use_bias is True
+            or (architecture.use_bias == "unnormalized" and not normalized),
             kernel_initializer=(
                 keras.initializers.Zeros()
                 if zero_init
@@ -64,9 +100,9 @@ class Parts:
 
     def norm_act(self, x: Any, prefix: str, index: int | str = "") -> Any:
         """Normalisation, then activation: the pre-activation of what follows."""
-        norm = BatchNormalization(
+        norm = NORMS[self.architecture.norm](
+            self.architecture,
             axis=self.channel_axis,
-            momentum=self.architecture.norm_momentum,
             epsilon=self.architecture.norm_epsilon,
             dtype=self.dtype,
             name=f"{prefix}_norm{index}",
@@ -90,11 +126,11 @@ class Parts:
         return keras.layers.Add(dtype=self.dtype, name=name)([shortcut, branch])
 
     def max_pool(self, x: Any, size: int, stride: int, *, name: str) -> Any:
-        """Max pooling, padded as the convolutions are."""
+        """Max pooling, padded as the convolutions are, or by zeros."""
         layer = MaxPooling2D(
             size,
             stride,
-            padding=self.architecture.padding,
+            padding="zeros" if self.architecture.zero_pad_pool else self.architecture.padding,
             data_format=self.data_format,
             dtype=self.dtype,
             name=name,

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-INTERPOLATIONS = ("bilinear", "bicubic")
+from keras_preact import resampling
+from keras_preact.images import is_symbolic, is_tensorflow, to_array, to_pillow
+
+INTERPOLATIONS = tuple(resampling.KERNELS)
+# Red, green and blue in the luma of ITU-R BT.601, of 2**16 as in Pillow: whole numbers, and their
+# sum exact, keep an image that was gray already as it was.
+LUMA = (19595, 38470, 7471)
+CLASSES_FILE = Path(__file__).parent / "data" / "imagenet_classes.tsv"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """How the images of a net are resized, cropped and normalised for evaluation.
 
-    The shorter side is resized to `input_size / crop_fraction` (anti-aliased), the centre
-    `input_size` x `input_size` pixels are cropped, and each channel becomes
-    `(pixel / 255 - mean) / std`.
+    The shorter side is resized to `input_size / crop_fraction` (as Pillow does, anti-aliased and
+    in whole grey levels), the centre `input_size` x `input_size` pixels are cropped, and each
+    channel becomes `(pixel / 255 - mean) / std`. That is how timm evaluates. `Preprocessor` does
+    all of it.
 
     Args:
         input_size: Height and width the net sees, in pixels.
@@ -70,44 +81,293 @@ class Preprocessing:
         """The fields as plain JSON values; `Preprocessing(**config)` is its inverse."""
         return dataclasses.asdict(self)
 
-    def normalize(self, images: Any, dtype: str | None = None) -> Any:
+    def normalize(
+        self, images: Any, dtype: str | None = None, data_format: str = "channels_last"
+    ) -> Any:
         """Scale pixels in 0..255 to the range the net was trained on.
 
         Args:
-            images: Tensor of any shape whose last axis holds the channels; any dtype.
+            images: Tensor `(..., height, width, channels)`, or `(..., channels, height, width)`,
+                of any numeric dtype. A TensorFlow tensor does on every backend, so that the
+                function may be mapped over a `tf.data.Dataset`.
             dtype: Dtype of the result; `keras.config.floatx()` by default.
+            data_format: `"channels_last"` or `"channels_first"`.
 
         Returns:
             A tensor of the same shape.
         """
-        dtype = dtype or keras.config.floatx()
-        scale = ops.convert_to_tensor([1 / (255 * std) for std in self.std], dtype="float32")
-        shift = ops.convert_to_tensor(
-            [-mean / std for mean, std in zip(self.mean, self.std, strict=True)], dtype="float32"
-        )
-        return ops.cast(ops.cast(images, "float32") * scale + shift, dtype)
+        if is_tensorflow(images):
+            import tensorflow as tf
+
+            cast, constant = tf.cast, tf.constant
+        else:
+            cast, constant = ops.cast, ops.convert_to_tensor
+        mean, std = (np.float32(values) for values in (self.mean, self.std))
+        if data_format == "channels_first":
+            mean, std = (values[:, np.newaxis, np.newaxis] for values in (mean, std))
+        scaled = cast(images, "float32") * constant(1 / (255 * std)) - constant(mean / std)
+        return cast(scaled, dtype or keras.config.floatx())
 
     def resize_and_crop(self, image: Any) -> Any:
         """Resize the shorter side and crop the centre, in a TensorFlow graph.
 
+        The result is that of Pillow and torchvision, to the bit.
+
         Args:
             image: TensorFlow tensor `(height, width, channels)` of any numeric dtype, pixels in
-                0..255, of any size.
+                0..255, of any size. Fractions of a grey level are rounded.
 
         Returns:
-            A float32 tensor `(input_size, input_size, channels)`, pixels in 0..255.
+            A float32 tensor `(input_size, input_size, channels)`, whole grey levels in 0..255.
         """
         import tensorflow as tf
 
+        image = tf.convert_to_tensor(image)
+        if image.dtype.is_floating:
+            image = tf.round(image)
+        image = tf.saturate_cast(image, tf.uint8)
         size = tf.shape(image)[:2]
-        shorter = tf.reduce_min(size)
-        target = tf.maximum(size * self.resize_size // shorter, self.resize_size)
-        image = tf.image.resize(image, target, method=self.interpolation, antialias=True)
-        top, left = tf.unstack((target - self.input_size) // 2)
-        image = image[top : top + self.input_size, left : left + self.input_size]
+        target = tf.maximum(size * self.resize_size // tf.reduce_min(size), self.resize_size)
+        # Halves go to the even side, as in torchvision's CenterCrop.
+        corner = tf.cast(tf.round((target - self.input_size) / 2), tf.int32)
+        image = resampling.resize_and_crop(
+            image, target, corner, self.input_size, self.interpolation
+        )
         image = tf.ensure_shape(image, (self.input_size, self.input_size, self.channels))
-        # Bicubic interpolation overshoots.
-        return tf.clip_by_value(image, 0.0, 255.0)
+        return tf.cast(image, tf.float32)
+
+
+# What every net takes that a builder loads for `weights="imagenet"`: pixels scaled to -1..1.
+_IMAGENET = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+def _preprocessing_of(weights: str | Preprocessing) -> Preprocessing:
+    """The preprocessing itself, or that of the entry in the catalogue with this name."""
+    if isinstance(weights, Preprocessing):
+        return weights
+    if not isinstance(weights, str):
+        raise TypeError(
+            "`weights` must be the name of an entry in keras_preact.weights, or a Preprocessing. "
+            f"Received: {weights!r} (of type {type(weights).__name__})"
+        )
+    from keras_preact.weights.catalogue import find_entry
+
+    return find_entry(weights).preprocessing
+
+
+def preprocess_input(
+    x: Any, data_format: str | None = None, *, weights: str | Preprocessing = "imagenet"
+) -> Any:
+    """Normalise images for a net, as the function of this name in `keras.applications` does.
+
+    The images must have the net's size already; `Preprocessor` brings them to it.
+
+    Args:
+        x: RGB image `(height, width, channels)` or batch `(batch, height, width, channels)`
+            with pixels in 0..255, of any numeric dtype: an array, a tensor of the backend, a
+            `keras.KerasTensor`, or a TensorFlow tensor on any backend. It is left as it is.
+        data_format: `"channels_last"`, or `"channels_first"` for `(channels, height, width)`.
+            `keras.config.image_data_format()` by default.
+        weights: The weights that the net has: the name of an entry in `keras_preact.weights`, or
+            `"imagenet"` for what `weights="imagenet"` loads. For a net of your own training its
+            `Preprocessing`.
+
+    Returns:
+        Normalised images of the same shape, in `keras.config.floatx()`: an array for an array, a
+        tensor for a tensor.
+
+    Raises:
+        ValueError: If the shape or the data format is another, or there is no such entry.
+        TypeError: If `x` does not hold numbers, or `weights` is of another type.
+    """
+    preprocessing = _IMAGENET if weights == "imagenet" else _preprocessing_of(weights)
+    data_format = data_format or keras.config.image_data_format()
+    if data_format not in ("channels_last", "channels_first"):
+        raise ValueError(
+            "`data_format` must be 'channels_last' or 'channels_first'. (The entry is named by "
+            f"keyword: `weights=...`.) Received: {data_format!r}"
+        )
+    is_tensor = ops.is_tensor(x) or keras.backend.is_keras_tensor(x) or is_tensorflow(x)
+    images = x if is_tensor else np.asarray(x)
+    shape = tuple(images.shape)
+    if len(shape) not in (3, 4):
+        raise ValueError(f"`x` must be one image or a batch of images. Received: shape {shape}")
+    channels = shape[-1 if data_format == "channels_last" else -3]
+    if channels not in (None, preprocessing.channels):
+        raise ValueError(
+            f"`x` must have {preprocessing.channels} channel(s) in {data_format!r} order. "
+            f"Received: shape {shape}"
+        )
+    if is_tensor:
+        return preprocessing.normalize(images, data_format=data_format)
+    if not np.issubdtype(images.dtype, np.number):
+        raise TypeError(f"`x` must hold numbers in 0..255. Received: dtype {images.dtype}")
+    return ops.convert_to_numpy(preprocessing.normalize(images, data_format=data_format))
+
+
+def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, float]]]:
+    """Name the best of the 1000 ImageNet classes, as `keras.applications` does.
+
+    The names ship with the package: nothing is downloaded.
+
+    Args:
+        preds: Probabilities, or any scores, `(batch, 1000)`: what a net returns.
+        top: Number of classes to name for each image.
+
+    Returns:
+        For each image its best classes, best first, each as `(WordNet identifier, name, score)`.
+
+    Raises:
+        ValueError: If `preds` has another shape or holds NaN, or `top` is not in 1..1000.
+    """
+    preds = ops.convert_to_numpy(preds)
+    classes = _imagenet_classes()
+    if preds.ndim != 2 or preds.shape[1] != len(classes):
+        raise ValueError(
+            f"`preds` must have the shape (batch, {len(classes)}), a score for each class of "
+            f"ImageNet-1k. Received: shape {preds.shape}"
+        )
+    if not 1 <= top <= len(classes):
+        raise ValueError(f"`top` must be in 1..{len(classes)}. Received: {top}")
+    if np.isnan(preds).any():
+        raise ValueError("`preds` must be numbers that can be ordered. Received: NaN among them")
+    best = np.argsort(-preds, axis=1, kind="stable")[:, :top]
+    return [
+        [(*classes[index], float(scores[index])) for index in indices]
+        for scores, indices in zip(preds, best, strict=True)
+    ]
+
+
+@functools.cache
+def _imagenet_classes() -> tuple[tuple[str, str], ...]:
+    """WordNet identifier and name of each class, in the order of a net's outputs."""
+    lines = CLASSES_FILE.read_text(encoding="utf-8").splitlines()
+    return tuple(tuple(line.split("\t")) for line in lines)
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class Preprocessor:
+    """Makes the input of a net out of images of any size, as its weights were evaluated.
+
+    The shorter side is resized, the centre cropped, the pixels normalised. Pillow resizes, so
+    that the result is the same on every backend and equal to timm's transform for evaluation.
+
+    ```python
+    preprocessor = Preprocessor("resnetv2_50.a1h_in1k")
+    probabilities = model.predict(preprocessor(["cat.jpg", "dog.png"]))
+    ```
+
+    Args:
+        weights: The name of an entry in `keras_preact.weights`, or the `Preprocessing` of a net
+            of your own training.
+        data_format: Order of the result's axes: `"channels_last"` or `"channels_first"`.
+            `keras.config.image_data_format()` by default.
+
+    Attributes:
+        preprocessing: The `Preprocessing` that it applies.
+
+    Raises:
+        ValueError: If there is no such entry, or the data format is another.
+        TypeError: If `weights` is of another type.
+    """
+
+    def __init__(self, weights: str | Preprocessing, *, data_format: str | None = None) -> None:
+        if weights == "imagenet":
+            raise ValueError(
+                "Input size, crop and interpolation of the ImageNet entries differ: name the "
+                "entry (keras_preact.weights.list_weights() has them). Received: 'imagenet'"
+            )
+        self.preprocessing = _preprocessing_of(weights)
+        self.data_format = data_format or keras.config.image_data_format()
+        if self.data_format not in ("channels_last", "channels_first"):
+            raise ValueError(
+                "`data_format` must be 'channels_last' or 'channels_first'. "
+                f"Received: {self.data_format!r}"
+            )
+
+    def __call__(self, images: Any) -> Any:
+        """Preprocess one image or several.
+
+        Args:
+            images: One of
+
+                - the path of an image file, or the file's bytes. The picture is turned as its
+                  EXIF orientation says; an animation's first frame is taken;
+                - a `PIL.Image.Image` of any mode, taken as it is;
+                - an array or tensor `(height, width, channels)`, pixels in 0..255, of any
+                  numeric dtype; fractions of a grey level are rounded;
+                - a list of any of these, or an array or tensor `(batch, height, width, channels)`;
+                - in a `tf.data` pipeline or a `tf.function`, a tensor
+                  `(height, width, channels)`.
+
+        Returns:
+            For one image an array `(input_size, input_size, channels)`, for several
+            `(batch, input_size, input_size, channels)`; with `"channels_first"` the channels come
+            before height and width. In `keras.config.floatx()`. A tensor for a tensor of a graph.
+
+        Raises:
+            ImportError: If Pillow is not installed.
+            FileNotFoundError: If there is no such file.
+            ValueError: If a file cannot be read as an image, or an array's shape or range is
+                another. The message says which of several it is.
+            TypeError: If an image is none of these.
+        """
+        if is_symbolic(images):
+            return self._normalize(self.preprocessing.resize_and_crop(images))
+        if len(getattr(images, "shape", ())) == 4:
+            images = list(to_array(images))
+        if not isinstance(images, (list, tuple)):
+            return ops.convert_to_numpy(self._normalize(self._resize_and_crop(images)))
+        if not images:
+            raise ValueError("`images` must be one image or more. Received: none")
+        batch = []
+        for place, image in enumerate(images):
+            try:
+                batch.append(self._resize_and_crop(image))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"Image {place} of {len(images)}: {error}") from error
+        return ops.convert_to_numpy(self._normalize(np.stack(batch)))
+
+    def get_config(self) -> dict[str, Any]:
+        """The preprocessing and the data format as plain JSON values."""
+        return {**self.preprocessing.get_config(), "data_format": self.data_format}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Preprocessor:
+        """The preprocessor that `get_config` described."""
+        values = {**config}
+        return cls(data_format=values.pop("data_format"), weights=Preprocessing(**values))
+
+    def _resize_and_crop(self, image: Any) -> np.ndarray:
+        """`Preprocessing.resize_and_crop`, outside a graph and by Pillow: uint8."""
+        values = self.preprocessing
+        image = to_pillow(image, values.channels)
+        from PIL.Image import Resampling
+
+        # Pillow gives the width first.
+        shorter = min(image.size)
+        resized = image.resize(
+            [side * values.resize_size // shorter for side in image.size],
+            Resampling[values.interpolation.upper()],
+        )
+        left, top = (round((side - values.input_size) / 2) for side in resized.size)
+        box = (left, top, left + values.input_size, top + values.input_size)
+        pixels = np.asarray(resized.crop(box))
+        return pixels.reshape(values.input_size, values.input_size, values.channels)
+
+    def _normalize(self, images: Any) -> Any:
+        """Normalised images, their axes in the order of `data_format`."""
+        if self.data_format == "channels_last":
+            return self.preprocessing.normalize(images)
+        last = len(images.shape) - 1
+        order = [*range(last - 2), last, last - 2, last - 1]
+        if is_tensorflow(images):
+            import tensorflow as tf
+
+            images = tf.transpose(images, order)
+        else:
+            images = np.transpose(images, order)
+        return self.preprocessing.normalize(images, data_format=self.data_format)
 
 
 def decode_image(encoded: Any, channels: int) -> Any:
@@ -125,8 +385,14 @@ def decode_image(encoded: Any, channels: int) -> Any:
     import tensorflow as tf
 
     # Not every decoder can make gray of colours, but all of them make RGB of anything.
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image.set_shape((None, None, 3))
+    image = tf.cond(
+        tf.io.is_jpeg(encoded),
+        # The exact transform is that of Pillow and other decoders; the default is up to 24 grey
+        # levels away from it.
+        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+    )
+    image = tf.ensure_shape(image, (None, None, 3))
     return rgb_to_channels(image, channels)
 
 
@@ -144,7 +410,6 @@ def rgb_to_channels(image: Any, channels: int) -> Any:
         return image
     import tensorflow as tf
 
-    # Whole numbers keep an image that was gray already exactly as it was.
-    weighted = tf.cast(image, tf.int32) * tf.constant([299, 587, 114])
-    luma = (tf.reduce_sum(weighted, axis=-1, keepdims=True) + 500) // 1000
+    weighted = tf.cast(image, tf.int32) * tf.constant(LUMA)
+    luma = (tf.reduce_sum(weighted, axis=-1, keepdims=True) + 2**15) // 2**16
     return tf.cast(luma, tf.uint8)

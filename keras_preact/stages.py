@@ -1,7 +1,7 @@
 """A stage of residual units, in one of the forms its architecture asks for.
 
-The first unit of a stage, which may change the shape, is always made of layers of its own. The
-others are identical, and may be
+Units that may change the shape, the first of a stage and in some nets the last, are always made
+of layers of their own. The others are identical, and may be
 
 - layers of their own too, in nets of up to `FLAT_UNITS` units;
 - nested models, one a unit, in deeper nets, since Keras walks a graph recursively;
@@ -12,6 +12,7 @@ others are identical, and may be
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,11 +61,20 @@ def residual_stage(x: Any, units: tuple[Unit, ...], parts: Parts) -> Any:
     """
     first, *others = units
     x = residual_unit(x, first, parts)
-    if parts.architecture.scans(units):
-        return _stacked(x, others, parts)
-    for unit in others:
-        x = _separate(x, unit, parts)
+    for _, run in itertools.groupby(others, key=_but_name_and_rate):
+        run = list(run)
+        if len(run) > 1 and parts.architecture.scans(units):
+            x = _stacked(x, run, parts)
+        elif run[0].stride != 1:
+            x = residual_unit(x, run[0], parts)
+        else:
+            for unit in run:
+                x = _separate(x, unit, parts)
     return x
+
+
+def _but_name_and_rate(unit: Unit) -> Unit:
+    return dataclasses.replace(unit, name="", drop_path=0.0)
 
 
 def _separate(x: Any, unit: Unit, parts: Parts) -> Any:

@@ -8,13 +8,30 @@ reads. A version appears complete or not at all.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from keras_preact.export import export_savedmodel
+from keras_preact.export import DTYPES, export_savedmodel
+from savedmodels.formats import FORMATS, export_format
 from savedmodels.versions import versions
-from training.trained import add_trained_arguments, load_trained
+from training.trained import Trained, add_trained_arguments, load_trained
+
+# What a run's record says of how the model was trained.
+_TRAINING = ("recipe_name", "recipe", "source", "git_revision", "versions")
+_SAVEDMODEL_OPTIONS = (
+    "uint8",
+    "any_size",
+    "top_k",
+    "max_pixels",
+    "dtype",
+    "xla",
+    "no_freeze",
+    "warm_up",
+    "licence",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         path = _export(options)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         print(f"savedmodels.export: {error}", file=sys.stderr)
         return 2
     print(f"SavedModel: {path}")
@@ -37,18 +54,63 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _export(options: argparse.Namespace) -> Path:
+    if options.format != "savedmodel" and (given := _given(options)):
+        raise ValueError(f"--format {options.format} does not go with {', '.join(given)}")
     trained = load_trained(options)
     class_names = trained.record.get("class_names")
     if options.labels:
         class_names = options.labels.read_text(encoding="utf-8").splitlines()
-    folder = options.output / (options.name or trained.model.name)
-    version = options.version or max(versions(folder), default=0) + 1
+    name = options.name or trained.model.name
+    # A server takes every version below NAME/ for a SavedModel.
+    suffix = "" if options.format == "savedmodel" else f"-{options.format}"
+    folder = options.output / f"{name}{suffix}"
+    path = folder / str(options.version or max(versions(folder), default=0) + 1)
+    shared = {
+        "preprocessing": trained.preprocessing,
+        "class_names": class_names,
+        "fold": not options.no_fold,
+    }
+    if options.format != "savedmodel":
+        return export_format(trained.model, path, options.format, **shared)
     return export_savedmodel(
         trained.model,
-        folder / str(version),
-        preprocessing=trained.preprocessing,
-        class_names=class_names,
+        path,
+        **shared,
+        image_dtype="uint8" if options.uint8 else "float32",
+        any_size=options.any_size,
+        top_k=options.top_k,
+        max_pixels=options.max_pixels,
+        dtype=options.dtype,
+        jit_compile=options.xla,
+        freeze=not options.no_freeze,
+        warm_up_batch_sizes=options.warm_up,
+        about=_about(trained, options.licence),
     )
+
+
+def _given(options: argparse.Namespace) -> list[str]:
+    """The options of SavedModels that are not at their defaults."""
+    defaults = _parser().parse_args(["--model", "", "--output", ""])
+    return [
+        f"--{name.replace('_', '-')}"
+        for name in _SAVEDMODEL_OPTIONS
+        if getattr(options, name) != getattr(defaults, name)
+    ]
+
+
+def _about(trained: Trained, licence: str | None) -> dict[str, Any]:
+    """What the run's record and the command line tell of the model, for its card."""
+    record = trained.record
+    training = {key: record[key] for key in _TRAINING if key in record}
+    return {
+        "training": training or None,
+        "metrics": record.get("best"),
+        "licence": licence,
+        "source": {
+            "file": trained.file.name,
+            "sha256": hashlib.sha256(trained.file.read_bytes()).hexdigest(),
+        },
+    }
 
 
 def _positive(text: str) -> int:
@@ -62,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m savedmodels.export",
         description="Write a trained model as DIR/NAME/VERSION/, a SavedModel with the signatures "
-        "serving_default (images) and serving_bytes (encoded images).",
+        "serving_default (images), serving_bytes, classify and features (encoded images).",
         allow_abbrev=False,
     )
     add_trained_arguments(parser)
@@ -82,6 +144,50 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="text file with a class name a line, in order (default: the run's, else the indices)",
     )
+    parser.add_argument(
+        "--format",
+        choices=("savedmodel", *FORMATS),
+        default="savedmodel",
+        help="what to write (default: savedmodel); others go to DIR/NAME-FORMAT/VERSION/",
+    )
+    parser.add_argument(
+        "--no-fold", action="store_true", help="keep the norms, and all else, as in training"
+    )
+    group = parser.add_argument_group("SavedModel")
+    group.add_argument(
+        "--uint8", action="store_true", help="serving_default takes uint8 images, not float32"
+    )
+    group.add_argument(
+        "--any-size", action="store_true", help="serving_default takes images of any size"
+    )
+    group.add_argument(
+        "--top-k", type=_positive, default=5, metavar="N", help="classes of classify (default: 5)"
+    )
+    group.add_argument(
+        "--max-pixels",
+        type=_positive,
+        default=2**26,
+        metavar="N",
+        help=f"pixels of the largest image that is decoded (default: {2**26})",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=[dtype for dtype in DTYPES if dtype],
+        help="what the net computes in (default: as in training)",
+    )
+    group.add_argument("--xla", action="store_true", help="compile the net with XLA")
+    group.add_argument(
+        "--no-freeze", action="store_true", help="keep the weights as variables, not constants"
+    )
+    group.add_argument(
+        "--warm-up",
+        type=_positive,
+        nargs="*",
+        default=[1],
+        metavar="N",
+        help="batch sizes of the warm-up requests (default: 1)",
+    )
+    group.add_argument("--licence", help="licence of the weights, for the model card")
     return parser
 
 

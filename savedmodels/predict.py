@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from savedmodels.versions import versions
+from savedmodels.versions import version_folder
 
 SHOWN = 5  # classes an image
 
@@ -30,7 +30,7 @@ class Classifier:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = _version_folder(folder)
+        self.folder = version_folder(folder)
         labels = self.folder / "assets" / "labels.txt"
         self.class_names = labels.read_text(encoding="utf-8").splitlines()
         # The signature does not keep the variables of the loaded object alive.
@@ -49,27 +49,16 @@ class Classifier:
         Raises:
             ValueError: If the image cannot be decoded.
         """
-        serve = self._module.signatures["serving_bytes"]
-        try:
-            probabilities = serve(image_bytes=tf.constant([encoded]))["probabilities"]
-        except tf.errors.InvalidArgumentError as error:
-            raise ValueError("not a readable JPEG, PNG, GIF, BMP or WebP image") from error
-        top = tf.math.top_k(probabilities[0], min(SHOWN, len(self.class_names)))
+        answer = self._module.signatures["serving_bytes"](image_bytes=tf.constant([encoded]))
+        if error := answer["errors"][0].numpy():
+            raise ValueError(error.decode())
+        top = tf.math.top_k(answer["probabilities"][0], min(SHOWN, len(self.class_names)))
         return [
             {"class": self.class_names[index], "index": index, "probability": probability}
             for probability, index in zip(
                 top.values.numpy().tolist(), top.indices.numpy().tolist(), strict=True
             )
         ]
-
-
-def _version_folder(folder: Path) -> Path:
-    if (folder / "saved_model.pb").exists():
-        return folder
-    numbers = versions(folder)
-    if not numbers:
-        raise FileNotFoundError(f"no SavedModel in {folder}: give NAME/ or NAME/VERSION/")
-    return folder / str(numbers[-1])
 
 
 def predict(classifier: Classifier, image: Path) -> dict[str, Any]:

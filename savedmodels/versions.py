@@ -15,3 +15,23 @@ def versions(folder: Path) -> list[int]:
         Their numbers, rising.
     """
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+
+
+def version_folder(folder: Path) -> Path:
+    """The folder of a SavedModel, given that or the served model's.
+
+    Args:
+        folder: `NAME/VERSION/`, or `NAME/` for its highest version.
+
+    Returns:
+        `NAME/VERSION/`.
+
+    Raises:
+        FileNotFoundError: If there is no SavedModel.
+    """
+    if (folder / "saved_model.pb").exists():
+        return folder
+    numbers = versions(folder)
+    if not numbers:
+        raise FileNotFoundError(f"no SavedModel in {folder}: give NAME/ or NAME/VERSION/")
+    return folder / str(numbers[-1])

@@ -18,7 +18,7 @@ def test_stages_count_from_two_and_carry_the_channels_on():
     assert [unit.name for unit in units] == ["stage2_unit1", "stage3_unit1", "stage3_unit2"]
     assert [(unit.in_channels, unit.channels) for unit in units] == [(8, 8), (8, 16), (16, 16)]
     assert [unit.stride for unit in units] == [1, 2, 1]
-    assert [unit.changes_shape for unit in units] == [False, True, False]
+    assert [unit.projects for unit in units] == [False, True, False]
 
 
 def test_drop_path_grows_linearly_to_its_value():
@@ -56,6 +56,13 @@ def test_equal_architectures_have_equal_hashes():
         ("activation", None),
         ("padding", "valid"),
         ("use_bias", 1),
+        ("use_bias", "normalized"),
+        ("stride_unit", "middle"),
+        ("downsample", "max"),
+        ("output_stride", 3),
+        ("norm_groups", 0),
+        ("zero_pad_pool", 1),
+        ("weight_standardization", None),
         ("dropout", 1.0),
         ("dropout", "0.1"),
         ("drop_path", -0.1),
@@ -71,6 +78,30 @@ def test_a_bad_value_is_named(field, value):
 def test_a_bottleneck_must_keep_a_channel():
     with pytest.raises(ValueError, match="bottleneck_ratio"):
         SMALL.replace(unit="bottleneck", bottleneck_ratio=0.1)
+
+
+def test_groups_must_divide_the_channels():
+    with pytest.raises(ValueError, match=r"`norm_groups` must be a divisor.*\[8, 16\].*3"):
+        SMALL.replace(norm="group", norm_groups=3)
+
+
+def test_evonorm_brings_its_own_activation():
+    with pytest.raises(ValueError, match=r"`activation` must be \"linear\" with.*relu"):
+        SMALL.replace(norm="evonorm_s0", norm_groups=8)
+
+
+def test_dilation_replaces_strides_beyond_the_output_stride():
+    net = Architecture(units=(1, 1, 1, 2), channels=(64,) * 4, strides=(1, 2, 2, 2))
+    units = [unit for stage in net.replace(output_stride=8).stages.values() for unit in stage]
+    assert [unit.stride for unit in units] == [1, 2, 1, 1, 1]
+    assert [(unit.dilation, unit.dilation_after) for unit in units] == [
+        (1, 1),
+        (1, 1),
+        (1, 2),
+        (2, 4),
+        (4, 4),
+    ]
+    assert [unit.projects for unit in units] == [False, True, True, True, False]
 
 
 def test_an_unknown_field_gets_a_suggestion():

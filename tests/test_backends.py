@@ -35,6 +35,31 @@ ARCHITECTURES = {
         scan_units=True,
         rematerialize=True,
     ),
+    "d": Architecture(
+        units=(1, 1),
+        channels=(16, 32),
+        strides=(1, 2),
+        stem="deep",
+        stem_channels=16,
+        downsample="avg_pool",
+        norm="evonorm_s0",
+        norm_groups=4,
+        activation="linear",
+    ),
+    "slim": Architecture(
+        units=(2, 1),
+        channels=(16, 32),
+        strides=(2, 2),
+        stride_unit="last",
+        downsample="subsample",
+        output_stride=8,
+        stem_channels=8,
+        zero_pad_pool=True,
+        norm="group",
+        norm_groups=4,
+        weight_standardization=True,
+        use_bias="unnormalized",
+    ),
 }
 
 COMPARED_LAYERS = (

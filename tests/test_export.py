@@ -1,7 +1,9 @@
 """`keras_preact.export`: the SavedModel gives what the Keras model gives, and fails early."""
 
+import hashlib
 import io
 import json
+import sys
 import tarfile
 from importlib import resources
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+import keras_preact
 from keras_preact.export import export_savedmodel
 from keras_preact.preprocessing import Preprocessing, decode_image
 
@@ -53,9 +56,6 @@ def encoded(image, file_format):
 
 
 def pixels(file, channels):
-    if file.startswith(b"\xff\xd8"):
-        # JPEG decoders differ by a level or two; TensorFlow's default is the faster kind.
-        return tf.io.decode_jpeg(file, channels=channels).numpy()
     image = np.asarray(Image.open(io.BytesIO(file)).convert({1: "L", 3: "RGB"}[channels]))
     return image.reshape(*image.shape[:2], channels)
 
@@ -165,14 +165,25 @@ def test_mixed_precision_serves_float32(small_net, tmp_path):
 
 
 def test_signatures_say_what_they_take_and_give(signatures):
-    assert set(signatures) == {"serving_default", "serving_bytes"}
-    (_, images), (_, encoded) = (
-        signatures[name].structured_input_signature for name in ("serving_default", "serving_bytes")
-    )
-    assert images == {"images": tf.TensorSpec((None, 32, 32, 3), tf.float32, "images")}
-    assert encoded == {"image_bytes": tf.TensorSpec((None,), tf.string, "image_bytes")}
-    for function in signatures.values():
-        assert function.output_shapes == {"probabilities": tf.TensorShape((None, 7))}
+    shapes = {
+        "serving_default": {"probabilities": (None, 7)},
+        "serving_bytes": {"probabilities": (None, 7), "errors": (None,)},
+        "classify": {"classes": (None, 5), "scores": (None, 5), "errors": (None,)},
+        "features": {
+            "stage2": (None, 32, 32, 8),
+            "stage3": (None, 16, 16, 16),
+            "embedding": (None, 16),
+            "errors": (None,),
+        },
+    }
+    assert set(signatures) == set(shapes)
+    for name, function in signatures.items():
+        assert {key: tuple(each) for key, each in function.output_shapes.items()} == shapes[name]
+        _, inputs = function.structured_input_signature
+        if name == "serving_default":
+            assert inputs == {"images": tf.TensorSpec((None, 32, 32, 3), tf.float32, "images")}
+        else:
+            assert inputs == {"image_bytes": tf.TensorSpec((None,), tf.string, "image_bytes")}
 
 
 def test_labels_and_preprocessing_are_stored(exported):
@@ -185,12 +196,6 @@ def test_labels_and_preprocessing_are_stored(exported):
 def test_labels_are_indices_by_default(model, tmp_path):
     path = export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR)
     assert (path / "assets" / "labels.txt").read_text().splitlines() == list("0123456")
-
-
-@pytest.mark.parametrize("content", [b"", b"not an image", PHOTOS[0][:1000]])
-def test_unreadable_image_is_an_error(signatures, content):
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        probabilities(signatures, [PHOTOS[1], content])
 
 
 def test_a_failing_export_leaves_nothing_behind(model, tmp_path):
@@ -259,3 +264,109 @@ def test_other_backends_are_told_what_to_do(model, tmp_path, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(RuntimeError, match="KERAS_BACKEND=tensorflow.*'jax'"):
         export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR)
+
+
+# What an export may be asked for.
+
+
+def export(model, tmp_path, **options):
+    path = export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR, **options)
+    return tf.saved_model.load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("options", "atol"),
+    [
+        ({"fold": False, "freeze": False}, 1e-5),
+        ({"dtype": "bfloat16"}, 0.02),
+        ({"jit_compile": True}, 1e-4),
+    ],
+    ids=str,
+)
+def test_options_do_not_change_the_answers(model, tmp_path, options, atol):
+    loaded = export(model, tmp_path, **options)
+    served = probabilities(loaded.signatures, PHOTOS)
+    np.testing.assert_allclose(served, expected(model, COLOUR, PHOTOS), atol=atol)
+    described = json.loads((tmp_path / "1" / "assets.extra" / "model.json").read_text())["export"]
+    assert options.items() <= described.items()
+    variables = tmp_path / "1" / "variables" / "variables.data-00000-of-00001"
+    weights = sum(np.asarray(weight).nbytes for weight in model.weights)
+    assert (variables.stat().st_size > weights) == (options.get("freeze") is False)
+
+
+def test_images_of_any_size_as_bytes(model, tmp_path):
+    loaded = export(model, tmp_path, image_dtype="uint8", any_size=True, top_k=9, about=ABOUT)
+    serve = loaded.signatures["serving_default"]
+    image = pixels(encoded(Image.open(io.BytesIO(PHOTOS[0])), "PNG"), 3)
+    np.testing.assert_allclose(
+        serve(images=tf.constant(np.stack([image, image])))["probabilities"],
+        np.repeat(expected(model, COLOUR, [encoded(Image.fromarray(image), "PNG")]), 2, axis=0),
+        atol=1e-5,
+    )
+    assert loaded.signatures["classify"].output_shapes["scores"] == (None, 7)
+
+
+ABOUT = {"licence": "Apache-2.0", "metrics": {"top1": 0.9}}
+
+
+def test_the_card_tells_what_is_known(model, tmp_path):
+    folder = export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR, about=ABOUT)
+    card = json.loads((folder / "assets.extra" / "model.json").read_text())
+    assert card["architecture"]["parameters"] == model.count_params()
+    assert card["licence"] == "Apache-2.0" and card["training"] is None
+    assert set(card["signatures"]) == {"serving_default", "serving_bytes", "classify", "features"}
+    for name, digest in card["files_sha256"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    text = (folder / "assets.extra" / "README.md").read_text()
+    assert "- Licence: Apache-2.0" in text and "- Metrics: top1 0.9" in text
+    assert "- Training: not stated" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_dtype": "int8"}, "`image_dtype` must be one of .*Received: 'int8'"),
+        ({"dtype": "int8"}, "`dtype` must be one of"),
+        ({"top_k": 0}, r"`top_k` must be 1 or more. Received: \[0\]"),
+        ({"warm_up_batch_sizes": (1, 0)}, "`warm_up_batch_sizes` must be 1 or more"),
+        ({"about": {"license": "MIT"}}, r"may have the names .*Received: \['license'\]"),
+    ],
+)
+def test_options_that_do_not_exist(model, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        export(model, tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_too_large_to_be_constants(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_preact.serving.signatures._MAX_FROZEN_BYTES", 1000)
+    with pytest.raises(ValueError, match="`freeze` must be False .* more than 1,000 bytes"):
+        export(model, tmp_path)
+
+
+def test_warm_up_needs_the_servers_definitions(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_serving.apis.prediction_log_pb2", None)
+    with pytest.raises(ImportError, match="pip install tensorflow-serving-api"):
+        export(model, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    export(model, tmp_path, warm_up_batch_sizes=())
+    assert not [*tmp_path.rglob("*warmup*")]
+
+
+def test_a_net_of_another_kind_has_no_features(tmp_path):
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
+    loaded = export(model, tmp_path)
+    assert set(loaded.signatures) == {"serving_default", "serving_bytes", "classify"}
+
+
+def test_stacked_units_in_another_precision_unfolded(tmp_path):
+    architecture = keras_preact.Architecture(
+        units=(3,), channels=(8,), strides=(1,), stem="cifar", stem_channels=8, scan_units=True
+    )
+    model = keras_preact.PreActResNet(architecture, weights=None, classes=3)
+    loaded = export(model, tmp_path, fold=False, dtype="float16")
+    np.testing.assert_allclose(
+        probabilities(loaded.signatures, PHOTOS), expected(model, COLOUR, PHOTOS), atol=0.01
+    )

@@ -138,3 +138,15 @@ def test_narrow_1x1_convolutions_train_as_matrix_products(filters, is_product):
     assert "Conv2D" in kinds_of_inference
     for one, other in zip(trained, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_biases_go_to_the_channels_of_maps_as_wide_as_they_are_deep():
+    x = np.random.default_rng(0).standard_normal((1, 8, 8, 4)).astype("float32")
+    last = Conv2D(8, 1, bias_initializer="normal")
+    first = Conv2D(8, 1, data_format="channels_first")
+    outputs = last(x)
+    first.build((1, 4, 8, 8))
+    first.set_weights(last.get_weights())
+    np.testing.assert_allclose(
+        np.asarray(first(x.transpose(0, 3, 1, 2))).transpose(0, 2, 3, 1), outputs, atol=1e-6
+    )

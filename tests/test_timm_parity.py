@@ -1,92 +1,133 @@
-"""The ImageNet nets against timm's, with the same random weights."""
+"""The ImageNet nets against timm's, with the same random weights, read from timm's file format."""
 
 from __future__ import annotations
 
-import re
+from functools import partial
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
+from timm.layers import StdConv2d
+from timm.models.resnetv2 import ResNetV2
 
 import keras_preact
+from keras_preact.weights import set_named_weights
+from keras_preact.weights.converters import CONVERTERS
 
 X = np.random.default_rng(0).standard_normal((2, 64, 96, 3)).astype("float32")
-PARAMETERS = {
-    "gamma": "weight",
-    "beta": "bias",
-    "bias": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
+BUILDERS = {
+    "resnetv2_18": "PreActResNet18",
+    "resnetv2_18d": "PreActResNet18d",
+    "resnetv2_34": "PreActResNet34",
+    "resnetv2_34d": "PreActResNet34d",
+    "resnetv2_50": "PreActResNet50",
+    "resnetv2_50d": "PreActResNet50d",
+    "resnetv2_50d_gn": "PreActResNet50d_GN",
+    "resnetv2_50d_evos": "PreActResNet50d_EvoS",
+    "resnetv2_101": "PreActResNet101",
+    "resnetv2_152": "PreActResNet152",
+    "resnetv2_50x1_bit": "BiTResNet50x1",
 }
+BIT_WIDTHS = {"BiTResNet50x3": 3, "BiTResNet152x2": 2, "BiTResNet152x4": 4}
 
 
-def _randomized(name: str, **options) -> torch.nn.Module:
-    """A net of timm's whose every weight and statistic is random, so that none can hide."""
+def _randomize(model: torch.nn.Module) -> torch.nn.Module:
+    """Make every scale, shift and statistic random, so that none can hide."""
     torch.manual_seed(0)
-    model = timm.create_model(name, pretrained=False, **options).eval()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            for tensor in (module.weight, module.running_var):
-                torch.nn.init.uniform_(tensor, 0.5, 1.5)
-            for tensor in (module.bias, module.running_mean):
-                torch.nn.init.uniform_(tensor, -0.5, 0.5)
-    return model
+    for name, tensor in model.state_dict().items():
+        if tensor.ndim == 1:
+            scale = name.endswith(("weight", "running_var", ".v"))
+            torch.nn.init.uniform_(tensor, *((0.5, 1.5) if scale else (-0.5, 0.5)))
+    return model.eval()
 
 
-def _timm_name(layer: str) -> str:
-    """`stage3_unit2_conv1` -> `stages.1.blocks.1.conv1`."""
-    fixed = {"stem_conv": "stem.conv", "head_norm": "norm", "predictions": "head.fc"}
-    if layer in fixed:
-        return fixed[layer]
-    stage, unit, part = re.fullmatch(r"stage(\d+)_unit(\d+)_(\w+)", layer).groups()
-    part = "downsample.conv" if part == "shortcut" else part
-    return f"stages.{int(stage) - 2}.blocks.{int(unit) - 1}.{part}"
+def _timm(name: str, **options) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return _randomize(timm.create_model(name, pretrained=False, **options))
 
 
-def _transfer(theirs: torch.nn.Module, ours: keras.Model) -> None:
-    state = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
-    for layer in ours.layers:
-        for weight in layer.weights:
-            if weight.name == "kernel":
-                value = state.pop(f"{_timm_name(layer.name)}.weight").transpose(2, 3, 1, 0)
-                value = value.reshape(weight.shape)
-            else:
-                value = state.pop(f"{_timm_name(layer.name)}.{PARAMETERS[weight.name]}")
-            weight.assign(value)
-    assert all(name.endswith("num_batches_tracked") for name in state), list(state)
+def _transfer(theirs: torch.nn.Module, ours: keras.Model, folder: Path) -> None:
+    path = folder / "model.safetensors"
+    save_file(theirs.state_dict(), path)
+    set_named_weights(ours, CONVERTERS["timm"](path))
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, 101])
-def test_same_weights_give_the_same_scores(depth):
-    theirs = _randomized(f"resnetv2_{depth}")
-    ours = keras_preact.BUILDERS[f"PreActResNet{depth}"](
+def _assert_equal(ours: np.ndarray, theirs: np.ndarray) -> None:
+    scale = np.abs(theirs).max()
+    np.testing.assert_allclose(np.asarray(ours) / scale, theirs / scale, atol=1e-4)
+
+
+@torch.inference_mode()
+def _scores_and_maps(model: torch.nn.Module) -> tuple[np.ndarray, list[np.ndarray]]:
+    x = torch.tensor(X.transpose(0, 3, 1, 2))
+    last, maps = model.forward_intermediates(x)
+    # What opens the next stage; timm hands out the sum that comes before.
+    following = [stage.blocks[0].norm1 for stage in model.stages[1:]]
+    maps = [norm(each) for norm, each in zip(following, maps[1:-1], strict=True)]
+    maps = [each.numpy().transpose(0, 2, 3, 1) for each in (*maps, last)]
+    return model.forward_head(last).numpy(), maps
+
+
+def _assert_same_net(theirs: torch.nn.Module, ours: keras.Model, folder: Path) -> None:
+    _transfer(theirs, ours, folder)
+    scores, maps = _scores_and_maps(theirs)
+    extractor = keras_preact.feature_extractor(ours)
+    both = keras.Model(ours.input, [ours.output, *extractor.output.values()])
+    own_scores, *own_maps = both(X)
+    _assert_equal(own_scores, scores)
+    for own, each in zip(own_maps, maps, strict=True):
+        _assert_equal(own, each)
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name != "resnetv2_152"])
+def test_same_weights_give_the_same_scores_and_maps(name, tmp_path):
+    ours = keras_preact.BUILDERS[BUILDERS[name]](
         weights=None, input_shape=X.shape[1:], classifier_activation=None
     )
-    _transfer(theirs, ours)
-    with torch.inference_mode():
-        expected = theirs(torch.tensor(X.transpose(0, 3, 1, 2))).numpy()
-    scores = np.asarray(ours(X))
-    scale = np.abs(expected).max()
-    np.testing.assert_allclose(scores / scale, expected / scale, atol=1e-4)
+    _assert_same_net(_timm(name), ours, tmp_path)
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
-def test_same_number_of_parameters(depth):
+@pytest.mark.parametrize("name", BIT_WIDTHS)
+def test_wide_nets_with_fewer_units(name, tmp_path):
+    units = (1, 2, 1, 1)
+    theirs = ResNetV2(
+        units,
+        width_factor=BIT_WIDTHS[name],
+        stem_type="fixed",
+        conv_layer=partial(StdConv2d, eps=1e-8),
+        num_classes=10,
+    )
+    ours = keras_preact.BUILDERS[name](
+        weights=None,
+        input_shape=X.shape[1:],
+        classes=10,
+        classifier_activation=None,
+        units=units,
+    )
+    _assert_same_net(_randomize(theirs), ours, tmp_path)
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+@pytest.mark.parametrize("name", ["resnetv2_18", "resnetv2_50"])
+def test_same_maps_at_a_smaller_output_stride(name, stride, tmp_path):
+    theirs = _timm(name, output_stride=stride)
+    ours = keras_preact.BUILDERS[BUILDERS[name]](
+        weights=None,
+        input_shape=X.shape[1:],
+        classifier_activation=None,
+        output_stride=stride,
+    )
+    _assert_same_net(theirs, ours, tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDERS if not name.startswith("resnetv2_50d")])
+def test_same_number_of_parameters(name):
     with torch.device("meta"):
-        theirs = timm.create_model(f"resnetv2_{depth}", pretrained=False)
-    ours = keras_preact.BUILDERS[f"PreActResNet{depth}"](weights=None)
+        theirs = timm.create_model(name, pretrained=False)
+    ours = keras_preact.BUILDERS[BUILDERS[name]](weights=None)
     count = sum(int(np.prod(variable.shape)) for variable in ours.trainable_variables)
     assert count == sum(parameter.numel() for parameter in theirs.parameters())
-
-
-def test_last_maps_equal_timms_features():
-    theirs = _randomized("resnetv2_50", num_classes=0, global_pool="")
-    ours = keras_preact.PreActResNet50(include_top=False, weights=None)
-    _transfer(theirs, ours)
-    with torch.inference_mode():
-        expected = theirs(torch.tensor(X.transpose(0, 3, 1, 2))).numpy().transpose(0, 2, 3, 1)
-    maps = keras_preact.feature_extractor(ours, stages=(5,))(X)["stage5"]
-    scale = np.abs(expected).max()
-    np.testing.assert_allclose(np.asarray(maps) / scale, expected / scale, atol=1e-4)

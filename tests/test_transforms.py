@@ -38,7 +38,13 @@ def _channels_first(x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"unit": "basic"}, {"dropout": 0.1, "drop_path": 0.3}, {"rematerialize": True}],
+    [
+        {},
+        {"unit": "basic"},
+        {"dropout": 0.1, "drop_path": 0.3},
+        {"rematerialize": True},
+        {"stride_unit": "last", "downsample": "subsample"},
+    ],
     ids=str,
 )
 def test_there_and_back(changes):

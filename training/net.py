@@ -31,6 +31,7 @@ INHERITED = (
 )
 # Fields of an architecture that its weights fit whatever their values.
 _FREE_FIELDS = (
+    "output_stride",
     "norm_momentum",
     "dropout",
     "drop_path",

@@ -15,8 +15,6 @@ from training.sources import ImageSource
 # end of an epoch a few chunks are read in vain.
 CHUNK = 16
 
-# The label of what marks the end of a chunk.
-END = -1
 # What a JPEG decoder can divide the size by at no cost.
 JPEG_SCALES = (1, 2, 4, 8)
 
@@ -135,41 +133,30 @@ class ImageReader:
             encoded, label = self._read(item)
             return tf.ensure_shape(prepare(encoded, place), spec.shape), label
 
-        def load_chunk(places: tf.Tensor, examples: tuple) -> tf.data.Dataset:
+        def load_chunk(places: tf.Tensor, examples: tuple) -> tuple:
             names, items = examples
             count = tf.size(names)
             # A graph cannot catch an error, but a dataset can leave out the element that raises it.
             loaded = tf.data.Dataset.from_tensor_slices((tf.range(count), places, items))
             loaded = loaded.map(lambda number, *example: (number, *load(*example))).ignore_errors()
-            end = (count, tf.zeros(spec.shape, spec.dtype), tf.constant(END, tf.int64))
-            loaded = loaded.concatenate(tf.data.Dataset.from_tensors(end))
+            # One batch, also of a chunk that has no readable image.
+            first = (-1, tf.zeros(spec.shape, spec.dtype), tf.zeros([], tf.int64))
+            loaded = tf.data.Dataset.from_tensors(first).concatenate(loaded).batch(CHUNK + 1)
+            numbers, images, labels = loaded.get_single_element()
+            lost = tf.reduce_all(tf.range(count)[:, tf.newaxis] != numbers, axis=1)
+            return (names[lost], items[lost]), (images[1:], labels[1:])
 
-            def name_lost(expected: tf.Tensor, element: tuple) -> tuple[tf.Tensor, tuple]:
-                number, image, label = element
-                lost = names[expected:number], items[expected:number]
-                return number + 1, (image, label, *lost)
-
-            return loaded.scan(0, name_lost)
-
-        def is_image(
-            image: tf.Tensor, label: tf.Tensor, lost_names: tf.Tensor, lost_items: tf.Tensor
-        ) -> tf.Tensor:
+        def report(lost: tuple, chunk: tuple) -> tf.Tensor:
             reported = tf.cond(
-                tf.size(lost_names) > 0,
-                lambda: tf.py_function(self._report, [lost_names, lost_items], tf.bool),
+                tf.size(lost[0]) > 0,
+                lambda: tf.py_function(self._report, lost, tf.bool),
                 lambda: True,
             )
-            return tf.ensure_shape(reported, []) & (label != END)
+            return tf.ensure_shape(reported, [])
 
         chunks = examples.enumerate().batch(CHUNK)
-        images = chunks.interleave(
-            load_chunk,
-            cycle_length=tf.data.AUTOTUNE,
-            block_length=CHUNK + 1,
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
-        return images.filter(is_image).map(lambda image, label, *lost: (image, label))
+        chunks = chunks.map(load_chunk, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return chunks.filter(report).map(lambda lost, chunk: chunk).unbatch()
 
     def _read(self, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The encoded image and the label of an example, checked."""

@@ -94,12 +94,19 @@ class Conv2D(_FixedPadding, keras.layers.Conv2D):
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         # In inference a convolution is better: TensorFlow merges it with the norm that follows.
-        if not (training and self._product_is_faster()):
-            return super().call(inputs)
-        outputs = ops.matmul(inputs, self.kernel[0, 0])
+        if training and self._product_is_faster():
+            outputs = ops.matmul(inputs, self.kernel_in_use(self.kernel)[0, 0])
+        else:
+            outputs = self.convolution_op(inputs, self.kernel)
         if self.use_bias:
-            outputs = ops.add(outputs, self.bias)
+            outputs = self._add_bias(outputs)
         return outputs if self.activation is None else self.activation(outputs)
+
+    def _add_bias(self, outputs: Any) -> Any:
+        if self.data_format == "channels_last":
+            return ops.add(outputs, self.bias)
+        # On TensorFlow, `keras.ops.add` takes the last axis for the channels where it is as long.
+        return outputs + ops.reshape(self.bias, (1, -1, 1, 1))
 
     def _product_is_faster(self) -> bool:
         return (
@@ -111,8 +118,13 @@ class Conv2D(_FixedPadding, keras.layers.Conv2D):
             and not has_gpu()
         )
 
+    def kernel_in_use(self, kernel: Any) -> Any:
+        """What convolves: the kernel, unless a subclass makes another of it."""
+        return kernel
+
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         """The padded convolution, without the bias."""
+        kernel = self.kernel_in_use(kernel)
         if self.data_format == "channels_last" or kernels_take_channels_first():
             return self._convolve(inputs, kernel, self.data_format)
         outputs = self._convolve(ops.transpose(inputs, (0, 2, 3, 1)), kernel, "channels_last")
@@ -151,26 +163,26 @@ class Conv2D(_FixedPadding, keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class MaxPooling2D(_FixedPadding, keras.layers.MaxPooling2D):
-    """`keras.layers.MaxPooling2D` that also knows `padding="fixed"`: half the window on every side.
-
-    The padding never wins: it counts as minus infinity.
+    """`keras.layers.MaxPooling2D` that can also pad by half the window on every side.
 
     Args:
         pool_size: Odd integer or pair of odd integers, in pixels.
         strides: Integer or pair; `pool_size` by default.
-        padding: `"fixed"`, `"same"` or `"valid"`.
+        padding: `"fixed"` (half the window; it never wins, counting as minus infinity),
+            `"zeros"` (likewise, counting as zero), `"same"` or `"valid"`.
         **kwargs: As for `keras.layers.MaxPooling2D`.
 
     Raises:
-        ValueError: If `padding` is `"fixed"` and the window has an even side.
+        ValueError: If `padding` is `"fixed"` or `"zeros"` and the window has an even side.
     """
 
     def __init__(
         self, pool_size: Any = 3, strides: Any = None, padding: str = "fixed", **kwargs: Any
     ) -> None:
-        self.fixed = padding == "fixed"
+        self.fixed = padding in ("fixed", "zeros")
         super().__init__(pool_size, strides, padding="valid" if self.fixed else padding, **kwargs)
         self.pads = None
+        self.pad_value = 0.0 if padding == "zeros" else -float("inf")
         if self.fixed:
             _check_odd("pool_size", self.pool_size)
             self.pads = tuple(size // 2 for size in self.pool_size)
@@ -178,5 +190,10 @@ class MaxPooling2D(_FixedPadding, keras.layers.MaxPooling2D):
     def call(self, inputs: Any) -> Any:
         if self.pads:
             widths = _pad_widths(self.pads, self.data_format)
-            inputs = ops.pad(inputs, widths, constant_values=-float("inf"))
+            inputs = ops.pad(inputs, widths, constant_values=self.pad_value)
         return super().call(inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, serialised."""
+        config = super().get_config()
+        return {**config, "padding": "zeros"} if self.fixed and not self.pad_value else config

@@ -1,17 +1,21 @@
 """Surgery on a built model."""
 
 from keras_preact.transforms.feature_pyramid import FeaturePyramid, feature_pyramid
+from keras_preact.transforms.fold import fold
 from keras_preact.transforms.freezing import freeze
 from keras_preact.transforms.head import replace_head
 from keras_preact.transforms.input_channels import adapt_input_channels
+from keras_preact.transforms.precision import with_dtype
 from keras_preact.transforms.stacking import stack, unroll
 
 __all__ = [
     "FeaturePyramid",
     "adapt_input_channels",
     "feature_pyramid",
+    "fold",
     "freeze",
     "replace_head",
     "stack",
     "unroll",
+    "with_dtype",
 ]

@@ -182,16 +182,25 @@ def _spliced(unit: Config, x: Config) -> list[Config]:
 
 
 def _stages(layers: list[Config]) -> list[list[list[Config]]]:
-    """By stage, the layers of each separate unit after the first, where there are two or more."""
+    """By stage, the layers of the separate units that may be stacked, where there are two or more.
+
+    These are all but the first, and but a last one that carries the stage's stride.
+    """
     stages: dict[str, dict[int, list[Config]]] = {}
     for layer in layers:
         if match := _UNIT.fullmatch(layer["name"]):
             units = stages.setdefault(match["stage"], {})
             units.setdefault(int(match["number"]), []).append(layer)
     others = (
-        [unit for number, unit in sorted(units.items()) if number > 1] for units in stages.values()
+        [unit for number, unit in sorted(units.items()) if number > 1 and _is_identity(unit)]
+        for units in stages.values()
     )
     return [units for units in others if len(units) > 1]
+
+
+def _is_identity(unit: list[Config]) -> bool:
+    """Whether the shortcut of a unit has no layers."""
+    return not any(layer["name"].startswith(f"{_unit_name(unit)}_shortcut") for layer in unit)
 
 
 def _stacked_layer(units: list[list[Config]]) -> Config:

@@ -199,13 +199,16 @@ def _receive(entry: Entry, partial: Path, offset: int) -> _Published:
             raise
         # Nothing is left to send, or the file has become shorter.
         total = error.headers.get("Content-Range", "").rpartition("/")[2]
-        return _Published(int(total) if total.isdecimal() else -1, _hash([error.headers]))
+        return _Published(
+            size=int(total) if total.isdecimal() else -1,
+            hash=_hash([*redirects.headers, error.headers]),
+        )
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             offset = 0
         length = response.headers.get("Content-Length")
         size = offset + int(length) if length else None
-        with open(partial, "ab" if offset else "wb", buffering=0) as file:
+        with open(partial, "ab" if offset else "wb") as file:
             _copy(response, file, offset, size)
     return _Published(size, _hash([*redirects.headers, response.headers]))
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import keras
 
+from keras_preact.layer_names import first_convolution
 from keras_preact.weights.catalogue import CATALOGUE, Entry
 from keras_preact.weights.download import fetch
 from keras_preact.weights.identify import check_builder
-from keras_preact.weights.named import set_named_weights
+from keras_preact.weights.input_channels import adapt_kernel
+from keras_preact.weights.named import NamedWeights, set_named_weights
 from keras_preact.weights.sources import read, source_of
 
 HEAD = "predictions"
@@ -22,7 +24,8 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
 
     Keras matches layers by their order; here it is by their names, so that a net whose first layers
     happen to fit is refused, and the file and the model may have their units in different forms:
-    separate, nested or stacked. A model without the top takes no weights for it.
+    separate, nested or stacked. A model without the top takes no weights for it. Published weights
+    are adapted to a model for images of another number of channels (`adapt_kernel`).
 
     Args:
         model: The model, built.
@@ -50,12 +53,22 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
         named = read(path, source)
         if all(layer.name != HEAD for layer in model.layers):
             named.pop(HEAD, None)
+        if entry:
+            _adapt_channels(named, model)
         set_named_weights(model, named)
     except ValueError as error:
         raise ValueError(
             f"{description} does not hold the weights of {model.name!r} "
             f"({model.count_params():,} parameters): {error}.{hint}"
         ) from error
+
+
+def _adapt_channels(named: NamedWeights, model: keras.Model) -> None:
+    """Fit the first convolution's kernel to images of another number of channels."""
+    first = first_convolution(model)
+    for key, array in named.get(first.name, {}).items():
+        if array.ndim == 4:
+            named[first.name][key] = adapt_kernel(array, first.kernel.shape[2])
 
 
 def _check(entry: Entry, path: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 
+from keras_preact.weights.keras_h5 import own_variables
 from keras_preact.weights.named import NamedWeights, collect
 
 # Longer endings first.
@@ -84,20 +85,17 @@ def _reader(source: str) -> Callable[[Path], NamedWeights]:
 
 
 def _read_saved(path: Path) -> NamedWeights:
-    """The weights in a file that `save_weights` or `save` wrote of one of these nets."""
+    """The weights in a file that `save_weights` or `save` wrote: of one of these nets, or a preset.
+
+    keras_hub's files end as those of this package do; the names of their layers tell them apart.
+    """
     if path.name.endswith(".keras"):
         with zipfile.ZipFile(path) as archive:
             file = io.BytesIO(archive.read("model.weights.h5"))
     else:
         file = path
     with h5py.File(file, "r") as groups:
-        return collect(_own_variables(groups["layers"]))
-
-
-def _own_variables(group: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
-    """Name and arrays of every layer below a group, as Keras lays them out."""
-    for key, each in group.items():
-        if key == "vars" and len(each):
-            yield str(each.attrs["name"]), each
-        elif key != "vars" and isinstance(each, h5py.Group):
-            yield from _own_variables(each)
+        layers = {key: group for key, group in groups.items() if key != "optimizer"}
+        if "conv1_conv" not in (name for name, _ in own_variables(layers)):
+            return collect(own_variables(groups["layers"]))
+    return _reader("keras_hub")(path)

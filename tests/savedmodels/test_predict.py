@@ -90,8 +90,8 @@ def test_unreadable_images_are_named_and_the_others_predicted(
     broken = {
         tmp_path / "missing.jpg": "No such file",
         tmp_path: "Is a directory",
-        tmp_path / "empty.png": "not a readable",
-        tmp_path / "cut.jpg": "not a readable",
+        tmp_path / "empty.png": "not a JPEG, PNG",
+        tmp_path / "cut.jpg": "the image is damaged",
     }
     (tmp_path / "empty.png").touch()
     (tmp_path / "cut.jpg").write_bytes(images[0].read_bytes()[:2000])

@@ -30,6 +30,7 @@ class Server:
         url: Of the file, by way of a redirection.
         content: The file.
         redirect_headers: Headers of the redirection.
+        tells_size: Whether it says how long an answer is.
         cuts: Bytes after which each answer breaks off, first to last; the others are whole.
         halfway: If set, an answer stops in the middle until `go_on`.
         go_on: Lets such an answer go on.
@@ -39,6 +40,7 @@ class Server:
     url: str = ""
     content: bytes = b""
     redirect_headers: dict[str, str] = field(default_factory=dict)
+    tells_size: bool = True
     cuts: list[int] = field(default_factory=list)
     halfway: bool = False
     go_on: threading.Event = field(default_factory=threading.Event)
@@ -70,7 +72,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         rest = state.content[first:]
         self.send_response(206 if first else 200)
-        self.send_header("Content-Length", str(len(rest)))
+        if state.tells_size:
+            self.send_header("Content-Length", str(len(rest)))
         self.end_headers()
         with contextlib.suppress(ConnectionError):
             if state.cuts:

@@ -120,6 +120,16 @@ class TestWrongFiles:
             load_weights(unchanged, NAME)
         assert _files(cache) == set()
 
+    def test_cut_off_by_a_server_that_does_not_tell_the_size(
+        self, entry, server, cache, unchanged, net
+    ):
+        server.tells_size = False
+        server.cuts = [100_000]
+        with pytest.raises(DownloadError, match="not what was published.* cannot be read"):
+            load_weights(unchanged, NAME)
+        assert _files(cache) == set()
+        assert _same(BUILDER(weights=NAME), net)
+
     def test_of_another_net(self, entry, server, cache, unchanged, other_file):
         server.content = other_file.read_bytes()
         message = r"PreActResNet20 has basic units \(3, 3, 3\).*, the file basic units \(1, 1, 1\)"

@@ -90,11 +90,19 @@ def test_options_that_change_no_weight_keep_it(entry, net, options):
             np.testing.assert_array_equal(ours[layer][key], array)
 
 
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_published_weights_fit_images_of_another_number_of_channels(entry, net, data_format):
+    shape = {"channels_last": (32, 32, 4), "channels_first": (4, 32, 32)}[data_format]
+    model = BUILDER(weights=NAME, input_shape=shape, data_format=data_format)
+    ours, theirs = (keras_preact.weights.named_weights(each) for each in (model, net))
+    kernel = theirs["stem_conv"]["0"]
+    np.testing.assert_allclose(ours["stem_conv"]["0"][:, :, 3], 0.75 * kernel[:, :, 0], atol=1e-6)
+    np.testing.assert_array_equal(ours["head_norm"]["0"], theirs["head_norm"]["0"])
+
+
 def test_options_that_change_the_weights_are_refused(entry):
     with pytest.raises(ValueError, match=f"'{NAME}', in .* does not hold the weights of"):
         BUILDER(weights=NAME, stem_channels=32)
-    with pytest.raises(ValueError, match="'stem_conv' has weights of shapes"):
-        BUILDER(weights=NAME, input_shape=(32, 32, 1))
 
 
 def test_a_net_of_its_own_architecture_takes_a_full_name(entry, net):

@@ -1,0 +1,243 @@
+"""Inference images/s of PreActResNet50, exported and folded, against its peers, on a CPU.
+
+    python -m benchmarks.inference
+
+Each candidate runs in a process of its own, in turn. SavedModels are run by TensorFlow's C API, as
+TensorFlow Serving runs them; ours also normalises the pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.report import report, table, write
+from benchmarks.train_step import multiply_adds
+from benchmarks.workers import Measured, Step, measure_in_turn
+
+PEER = "keras.applications.ResNet50V2, model.export"
+OURS = "PreActResNet50"
+DTYPES = ("float32", "bfloat16")
+
+
+def _quiet_tensorflow() -> None:
+    # Off by default on processors without 16-bit instructions.
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+
+def _images(batch_size: int, size: int) -> np.ndarray:
+    images = np.random.default_rng(0).uniform(0, 255, (batch_size, size, size, 3))
+    return images.astype("float32")
+
+
+def _trained(model: Any) -> Any:
+    """The model with biases and statistics of a trained net's size.
+
+    TensorFlow leaves out additions of constants that are zero, as a new net's are.
+    """
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        if variable.name in ("gamma", "moving_variance"):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+        elif variable.name in ("beta", "moving_mean", "bias"):
+            variable.assign(rng.normal(0.0, 0.1, variable.shape))
+    return model
+
+
+def export_all(folder: Path, size: int, dtype: str, with_formats: bool) -> None:
+    """Write what the candidates load. It runs in a process of its own."""
+    _quiet_tensorflow()
+    import keras
+
+    import keras_preact
+    from keras_preact.preprocessing import Preprocessing
+    from savedmodels.formats import FORMATS, export_format
+
+    keras.utils.set_random_seed(0)
+    shape = (size, size, 3)
+    policy = None if dtype == "float32" else f"mixed_{dtype}"
+    keras.config.set_dtype_policy(policy or "float32")
+    peer = _trained(keras.applications.ResNet50V2(weights=None, input_shape=shape))
+    peer.export(str(folder / "peer"), verbose=False)
+    keras.config.set_dtype_policy("float32")
+    model = _trained(keras_preact.PreActResNet50(weights=None, input_shape=shape))
+    preprocessing = Preprocessing(input_size=size)
+    for name, options in _OPTIONS.items():
+        keras_preact.export_savedmodel(
+            model,
+            folder / name,
+            preprocessing=preprocessing,
+            dtype=None if dtype == "float32" else dtype,
+            **options,
+        )
+    paper = keras_preact.PreActResNet50(weights=None, input_shape=shape, stride_in="first_conv")
+    keras_preact.export_savedmodel(
+        _trained(paper),
+        folder / _PAPER,
+        preprocessing=preprocessing,
+        dtype=None if dtype == "float32" else dtype,
+    )
+    for name in FORMATS if with_formats else ():
+        export_format(model, folder / f"format-{name}", name, preprocessing=preprocessing)
+
+
+# Our exports: what each part of the optimisation is worth.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "folded, frozen": {},
+    "folded": {"freeze": False},
+    "as in training": {"fold": False, "freeze": False},
+    "folded, frozen, XLA": {"jit_compile": True},
+}
+
+
+# The strides where the paper's code has them, which is less work and another net.
+_PAPER = 'folded, frozen, stride_in="first_conv"'
+
+
+def prepare_savedmodel(folder: Path, batch_size: int, size: int) -> Step:
+    """A SavedModel's `serving_default`."""
+    _quiet_tensorflow()
+    from savedmodels.c_api import ServedModel
+
+    model = ServedModel(folder)
+    (name,) = model.signatures["serving_default"].inputs
+    images = _images(batch_size, size)
+    return lambda: model.run({name: images})
+
+
+def prepare_format(file: Path, name: str, batch_size: int, size: int) -> Step:
+    """Our net in the runtime of another format."""
+    from savedmodels.formats import FORMATS
+
+    predict = FORMATS[name].load(file)
+    images = _images(batch_size, size)
+    return lambda: predict(images)
+
+
+def prepare_torch(batch_size: int, size: int, dtype: str, compiled: bool) -> Step:
+    """Timm's net, which has the same topology, in PyTorch."""
+    import timm
+    import torch
+
+    model = timm.create_model("resnetv2_50", pretrained=False).eval()
+    model = model.to(memory_format=torch.channels_last, dtype=getattr(torch, dtype))
+    images = torch.from_numpy(_images(batch_size, size)).permute(0, 3, 1, 2)
+    images = images.to(memory_format=torch.channels_last, dtype=getattr(torch, dtype))
+    if compiled:
+        torch._inductor.config.freezing = True
+        model = torch.compile(model)
+
+    def step() -> None:
+        with torch.inference_mode():
+            model(images)
+
+    return step
+
+
+def _candidates(
+    folder: Path, batch_size: int, options: argparse.Namespace
+) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    size, dtype = options.size, options.dtype
+    shape = (batch_size, size)
+    found: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        PEER: (prepare_savedmodel, (folder / "peer", *shape))
+    }
+    for name in (*_OPTIONS, _PAPER):
+        found[f"{OURS}, {name}"] = (prepare_savedmodel, (folder / name, *shape))
+    found["timm resnetv2_50, PyTorch"] = (prepare_torch, (*shape, dtype, False))
+    if options.torch_compile:
+        found["timm resnetv2_50, torch.compile"] = (prepare_torch, (*shape, dtype, True))
+    if dtype == "float32":
+        from savedmodels.formats import FORMATS
+
+        for name, title in (
+            ("onnx", "ONNX Runtime"),
+            ("openvino", "OpenVINO"),
+            ("litert", "LiteRT"),
+        ):
+            file = folder / f"format-{name}" / FORMATS[name].file
+            found[f"{OURS}, {title}"] = (prepare_format, (file, name, *shape))
+    return {
+        name: each
+        for name, each in found.items()
+        if not options.only or name.endswith((PEER, *options.only))
+    }
+
+
+def main() -> None:
+    """Measure, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--size", type=int, default=224, help="height and width, pixels")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--torch-compile", action="store_true", help="needs a C++ compiler")
+    parser.add_argument("--only", nargs="+", help="candidates whose names end in one of these")
+    parser.add_argument("--output", type=Path, help="also write the result here")
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        process = multiprocessing.get_context("spawn").Process(
+            target=export_all,
+            args=(folder, options.size, options.dtype, options.dtype == "float32"),
+        )
+        process.start()
+        process.join()
+        if process.exitcode:
+            sys.exit("the exports failed")
+        for batch_size in options.batch_sizes:
+            results = measure_in_turn(
+                _candidates(folder, batch_size, options),
+                options.rounds,
+                max(1, 8 // batch_size),
+            )
+            rows += [_row(each, batch_size, results) for each in results]
+    header = (
+        "net",
+        "batch",
+        "images/s",
+        "ratio",
+        "processor s/image",
+        "ratio",
+        "peak memory, GB",
+        "first batch, s",
+    )
+    counts = [multiply_adds(net, options.size) for net in ("ResNet50V2", OURS)]
+    body = (
+        f"{table(header, rows)}\n\nImages/s of the fastest round of {options.rounds}, taken in "
+        f"turn, and its processor seconds on all cores. Ratios are to {PEER}, at the same batch "
+        f"size. Multiply-adds of an image: {PEER} {counts[0] / 1e9:.2f}e9, {OURS} "
+        f"{counts[1] / 1e9:.2f}e9, ratio {counts[1] / counts[0]:.2f}."
+    )
+    command = "python -m benchmarks.inference " + shlex.join(sys.argv[1:])
+    title = f"Inference on a CPU, {options.size}x{options.size}, {options.dtype}"
+    packages = ("keras", "tensorflow", "torch", "timm", "onnxruntime", "openvino", "ai-edge-litert")
+    write(report(title, command.strip(), packages, body), options.output)
+
+
+def _row(name: str, batch_size: int, results: dict[str, Measured]) -> tuple[str, ...]:
+    measured = results[name]
+    return (
+        name,
+        str(batch_size),
+        f"{batch_size / measured.best_s:.2f}",
+        f"{results[PEER].best_s / measured.best_s:.2f}",
+        f"{min(measured.cpu_s) / batch_size:.3f}",
+        f"{min(results[PEER].cpu_s) / min(measured.cpu_s):.2f}",
+        f"{measured.peak_bytes / 1e9:.2f}",
+        f"{measured.first_step_s:.1f}",
+    )
+
+
+if __name__ == "__main__":
+    main()

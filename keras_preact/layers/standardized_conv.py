@@ -1,0 +1,35 @@
+"""Convolution whose kernel is standardised before use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_preact.layers.fixed_padding import Conv2D
+
+# As in timm's BiT nets: the published BiT code adds 1e-10, which no float32 variance here feels.
+_EPSILON = 1e-8
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class StandardizedConv2D(Conv2D):
+    """`Conv2D` whose kernel has mean 0 and variance 1 over each output channel (arXiv:1903.10520).
+
+    The variable holds the kernel as it is trained; `kernel_in_use` is what convolves.
+    """
+
+    def kernel_in_use(self, kernel: Any) -> Any:
+        """The standardised kernel, computed in float32.
+
+        Args:
+            kernel: `(height, width, channels in, channels out)`.
+
+        Returns:
+            A tensor of the same shape and dtype.
+        """
+        dtype = keras.backend.standardize_dtype(kernel.dtype)
+        kernel = ops.cast(kernel, "float32")
+        mean, variance = ops.moments(kernel, axes=[0, 1, 2], keepdims=True)
+        return ops.cast((kernel - mean) * ops.rsqrt(variance + _EPSILON), dtype)

@@ -1,0 +1,1 @@
+"""What a SavedModel holds for a server; `keras_preact.export` writes it."""

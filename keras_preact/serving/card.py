@@ -1,0 +1,129 @@
+"""What a SavedModel says of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_preact.preprocessing import Preprocessing
+from keras_preact.version import __version__
+from keras_preact.weights.named import named_weights
+
+# What the caller may tell; the rest is known.
+ABOUT = ("training", "metrics", "licence", "source")
+
+
+def model_card(
+    model: keras.Model,
+    preprocessing: Preprocessing,
+    signatures: Mapping[str, Any],
+    options: Mapping[str, Any],
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything that is known of an exported net, as JSON values.
+
+    Args:
+        model: The net, before folding.
+        preprocessing: What its images go through.
+        signatures: The signatures by name, each a `tf.function`.
+        options: How it was exported.
+        about: Some of `ABOUT`: what the export cannot know.
+
+    Returns:
+        The card.
+    """
+    return {
+        "model": model.name,
+        "architecture": {
+            "layers": sum(1 for _ in model._flatten_layers(include_self=False)),
+            "parameters": model.count_params(),
+            "input_shape": list(model.inputs[0].shape),
+            "classes": model.outputs[0].shape[-1],
+        },
+        **{key: about.get(key) for key in ABOUT},
+        "preprocessing": preprocessing.get_config(),
+        "signatures": {name: _signature(function) for name, function in signatures.items()},
+        "export": dict(options),
+        "weights_sha256": _weights_hash(model),
+        "keras_version": keras.__version__,
+        "keras_preact_version": __version__,
+    }
+
+
+def write_card(folder: Path, card: Mapping[str, Any]) -> None:
+    """Write `model.json` and `README.md` to `assets.extra`, with the hashes of all other files.
+
+    Args:
+        folder: The SavedModel, complete but for its card.
+        card: What `model_card` returned.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    hashes = {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+    card = {**card, "files_sha256": hashes}
+    extra = folder / "assets.extra"
+    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
+    (extra / "model.json").write_text(text, encoding="utf-8")
+    (extra / "README.md").write_text(_markdown(card), encoding="utf-8")
+
+
+def _signature(function: Any) -> dict[str, Any]:
+    concrete = function.get_concrete_function()
+    (spec,) = function.input_signature
+    return {
+        "inputs": {spec.name: _tensor(spec)},
+        "outputs": {name: _tensor(each) for name, each in concrete.structured_outputs.items()},
+    }
+
+
+def _tensor(spec: Any) -> dict[str, Any]:
+    return {"dtype": spec.dtype.name, "shape": list(spec.shape)}
+
+
+def _weights_hash(model: keras.Model) -> str:
+    """A hash of all weights by name, the same for every form of a net's units."""
+    digest = hashlib.sha256()
+    for name, arrays in sorted(named_weights(model).items()):
+        for key, array in sorted(arrays.items()):
+            digest.update(f"{name}/{key} {array.dtype} {array.shape}".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _markdown(card: Mapping[str, Any]) -> str:
+    architecture, preprocessing = card["architecture"], card["preprocessing"]
+    rows = [
+        ("Parameters", f"{architecture['parameters']:,}"),
+        ("Input", architecture["input_shape"]),
+        ("Classes", architecture["classes"]),
+        ("Preprocessing", _line(preprocessing)),
+        *((key.capitalize(), _line(card[key])) for key in ABOUT),
+        ("Export", _line(card["export"])),
+        ("SHA-256 of the weights", card["weights_sha256"]),
+        ("Versions", f"keras {card['keras_version']}, keras_preact {card['keras_preact_version']}"),
+    ]
+    lines = [f"# {card['model']}", "", *(f"- {name}: {value}" for name, value in rows), ""]
+    lines += ["| signature | input | outputs |", "| --- | --- | --- |"]
+    for name, signature in card["signatures"].items():
+        inputs, outputs = (
+            ", ".join(f"`{key}` {each['dtype']} {each['shape']}" for key, each in tensors.items())
+            for tensors in (signature["inputs"], signature["outputs"])
+        )
+        lines.append(f"| `{name}` | {inputs} | {outputs} |")
+    return "\n".join(lines) + "\n"
+
+
+def _line(value: Any) -> str:
+    """A value of the card in a line of prose."""
+    if value is None:
+        return "not stated"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {each}" for key, each in value.items())
+    return str(value)

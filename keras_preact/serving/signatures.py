@@ -1,0 +1,205 @@
+"""The functions of a SavedModel, in TensorFlow's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_preact.features import feature_extractor
+from keras_preact.preprocessing import Preprocessing
+from keras_preact.serving.images import ImageReader
+
+# Images that go through the net at a time, so that memory does not grow with a batch.
+CHUNK = 64
+PROBABILITIES = "probabilities"
+EMBEDDING = "embedding"
+# A graph with its constants is one protocol buffer, which has less than 2 GiB.
+_MAX_FROZEN_BYTES = 2**31 - 2**26
+
+Net = Callable[[Any], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `keras_preact.export_savedmodel` documents under the same names."""
+
+    image_dtype: str
+    any_size: bool
+    top_k: int
+    max_pixels: int
+    freeze: bool
+    jit_compile: bool
+
+
+def with_features(model: keras.Model) -> keras.Model:
+    """A classifier that returns all that the signatures give, by name.
+
+    Args:
+        model: A classifier.
+
+    Returns:
+        A model from the same input to `{"probabilities": …, "embedding": …, "stage2": …}`; only
+        the probabilities of a net that this package did not build.
+    """
+    outputs = {PROBABILITIES: model.outputs[0]}
+    names = {layer.name for layer in model.layers}
+    if {"head_act", "head_pool"} <= names:
+        outputs |= feature_extractor(model).output
+        outputs[EMBEDDING] = model.get_layer("head_pool").output
+    return keras.Model(model.inputs[0], outputs, name=model.name)
+
+
+def compiled(model: keras.Model, preprocessing: Preprocessing, options: Options) -> Net:
+    """The net as one TensorFlow function.
+
+    Args:
+        model: What `with_features` returned.
+        preprocessing: What its images were normalised with.
+        options: `freeze` and `jit_compile`.
+
+    Returns:
+        A function from images, float32, pixels in 0..255, to float32 outputs by name.
+
+    Raises:
+        ValueError: If the weights are too large to be constants.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    def net(images: Any) -> dict[str, Any]:
+        outputs = model(preprocessing.normalize(images), training=False)
+        return {name: tf.cast(output, tf.float32) for name, output in outputs.items()}
+
+    spec = tf.TensorSpec(model.inputs[0].shape, tf.float32, "images")
+    function = tf.function(
+        net, input_signature=[spec], jit_compile=options.jit_compile, autograph=False
+    )
+    if not options.freeze:
+        return function
+    _check_size(model)
+    concrete = tf.function(net, input_signature=[spec], autograph=False).get_concrete_function()
+    names = sorted(concrete.structured_outputs)
+    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+
+    def constant_net(images: Any) -> dict[str, Any]:
+        return dict(zip(names, tf.nest.flatten(frozen(images)), strict=True))
+
+    return tf.function(
+        constant_net, input_signature=[spec], jit_compile=options.jit_compile, autograph=False
+    )
+
+
+def _check_size(model: keras.Model) -> None:
+    size = sum(keras.ops.convert_to_numpy(weight).nbytes for weight in model.weights)
+    if size > _MAX_FROZEN_BYTES:
+        raise ValueError(
+            "`freeze` must be False for a net whose weights have more than "
+            f"{_MAX_FROZEN_BYTES:,} bytes: a graph holds no more. Received: {size:,} bytes"
+        )
+
+
+def signatures(
+    model: keras.Model,
+    net: Net,
+    preprocessing: Preprocessing,
+    labels: Sequence[str],
+    options: Options,
+) -> dict[str, Any]:
+    """The functions of the SavedModel, by the names they are served under.
+
+    Args:
+        model: What `with_features` returned.
+        net: What `compiled` returned.
+        preprocessing: What the images go through.
+        labels: Names of the classes.
+        options: What the signatures take and give.
+
+    Returns:
+        A `tf.function` each, with its input signature.
+    """
+    import tensorflow as tf
+
+    reader = ImageReader(preprocessing, options.max_pixels)
+    files = tf.TensorSpec((None,), tf.string, "image_bytes")
+    # Traced once for all signatures.
+    read = tf.function(reader.read, input_signature=[files], autograph=False)
+    features = sorted({*model.output} - {PROBABILITIES})
+
+    def run(images: Any, names: Sequence[str]) -> dict[str, Any]:
+        outputs = _in_chunks(net, images, names)
+        return {name: tf.ensure_shape(outputs[name], model.output[name].shape) for name in names}
+
+    def score(images: Any) -> dict[str, Any]:
+        if options.any_size:
+            images = tf.map_fn(
+                preprocessing.resize_and_crop, images, fn_output_signature=tf.float32
+            )
+        return run(tf.cast(images, tf.float32), [PROBABILITIES])
+
+    def read_and_run(files: Any, names: Sequence[str]) -> dict[str, Any]:
+        images, errors = read(files)
+        outputs = run(images, names)
+        # The net has an answer to a black image too, which is nobody's.
+        outputs = {name: _zero_where(errors != "", output) for name, output in outputs.items()}
+        return {**outputs, "errors": errors}
+
+    def score_files(image_bytes: Any) -> dict[str, Any]:
+        return read_and_run(image_bytes, [PROBABILITIES])
+
+    def classify(image_bytes: Any) -> dict[str, Any]:
+        outputs = score_files(image_bytes)
+        scores, indices = tf.math.top_k(outputs[PROBABILITIES], options.top_k)
+        failed = outputs["errors"] != ""
+        classes = tf.where(failed[:, None], "", tf.gather(tf.constant(list(labels)), indices))
+        return {"classes": classes, "scores": scores, "errors": outputs["errors"]}
+
+    def describe(image_bytes: Any) -> dict[str, Any]:
+        return read_and_run(image_bytes, features)
+
+    channels = preprocessing.channels
+    shape = (None, None, None, channels) if options.any_size else model.inputs[0].shape
+    images = tf.TensorSpec(shape, options.image_dtype, "images")
+    functions = {
+        "serving_default": (score, images),
+        "serving_bytes": (score_files, files),
+        "classify": (classify, files),
+    }
+    if features:
+        functions["features"] = (describe, files)
+    return {
+        name: tf.function(function, input_signature=[spec], autograph=False)
+        for name, (function, spec) in functions.items()
+    }
+
+
+def _in_chunks(net: Net, images: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Some outputs of the net for any number of images, none included."""
+    import tensorflow as tf
+
+    count = tf.shape(images)[0]
+    chunks = tf.maximum((count + CHUNK - 1) // CHUNK, 1)
+    arrays = [tf.TensorArray(tf.float32, chunks, infer_shape=False) for _ in names]
+
+    def step(index: Any, arrays: list[Any]) -> tuple[Any, list[Any]]:
+        outputs = net(images[index * CHUNK : (index + 1) * CHUNK])
+        return index + 1, [
+            array.write(index, outputs[name]) for array, name in zip(arrays, names, strict=True)
+        ]
+
+    _, arrays = tf.while_loop(
+        lambda index, _: index < chunks,
+        step,
+        (tf.constant(0), arrays),
+        parallel_iterations=1,
+    )
+    return {name: array.concat() for name, array in zip(names, arrays, strict=True)}
+
+
+def _zero_where(failed: Any, output: Any) -> Any:
+    import tensorflow as tf
+
+    failed = tf.reshape(failed, [-1] + [1] * (len(output.shape) - 1))
+    return tf.where(failed, 0.0, output)

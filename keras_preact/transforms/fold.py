@@ -1,0 +1,190 @@
+"""A net for inference alone: batch norms folded away, regularisation gone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_preact.layers import (
+    BatchNormalization,
+    Conv2D,
+    DropPath,
+    Rematerialized,
+    ScaleShift,
+    StackedUnits,
+)
+from keras_preact.transforms.config import Config, functional_config, redirected, source, tensors
+from keras_preact.transforms.stacking import unroll
+from keras_preact.weights.named import NamedWeights, named_weights, set_named_weights
+
+_CONVOLUTIONS = (Conv2D, keras.layers.Conv2D)
+_NORMS = (BatchNormalization, keras.layers.BatchNormalization)
+# What gives its input unchanged in inference.
+_IDENTITIES = (DropPath, keras.layers.Dropout, keras.layers.SpatialDropout2D)
+
+
+def fold(model: keras.Model) -> keras.Model:
+    """The same function with less work: what a net needs in inference, and nothing else.
+
+    - A batch norm that alone takes a convolution's output becomes part of its kernel and bias.
+    - Every other batch norm, such as a unit's first, whose input the shortcut takes too, becomes a
+      `keras_preact.layers.ScaleShift` of the same name.
+    - Dropout and drop path are left out.
+    - Stacked units become separate ones, and rematerialised ones are kept: a loop, and what saves
+      memory in training, cost time in inference.
+
+    Norms of other kinds stay as they are. So do the names of the layers that stay, so that
+    `keras_preact.feature_extractor` takes the folded net too; train and save the net it came from.
+
+    Args:
+        model: A functional model.
+
+    Returns:
+        A model with weights of its own; not compiled.
+
+    Raises:
+        ValueError: If the model is not functional, or too deep for `unroll`.
+    """
+    config = functional_config(model)
+    if any(_is(layer, (StackedUnits,)) for layer in config["layers"]):
+        config = unroll(model).get_config()
+    weights = named_weights(model)
+    _fold_layers(config, weights)
+    result = type(model).from_config(config)
+    set_named_weights(result, weights)
+    return result
+
+
+def _fold_layers(config: Config, weights: NamedWeights) -> None:
+    """Fold the configuration of a functional model, and its weights, in place."""
+    config["layers"] = [_kept_in_memory(layer) for layer in config["layers"]]
+    for layer in config["layers"]:
+        if "input_layers" in layer["config"]:
+            layer.pop("build_config", None)
+            _fold_layers(layer["config"], weights)
+    for layer in _of_kind(config, _IDENTITIES):
+        if _is_called_once(layer) and not _always_trains(layer):
+            _leave_out(layer, config)
+    for norm in _of_kind(config, _NORMS):
+        if not _always_trains(norm):
+            _fold_norm(norm, config, weights)
+
+
+def _fold_norm(norm: Config, config: Config, weights: NamedWeights) -> None:
+    scale, shift = _scale_and_shift(norm["config"], weights.pop(norm["name"]))
+    convolution = _convolution_before(norm, config)
+    if convolution is None:
+        weights[norm["name"]] = {"0": scale, "1": shift}
+        _become_scale_shift(norm)
+    else:
+        kernel, *bias = weights[convolution["name"]].values()
+        bias = bias[0] if bias else np.zeros_like(shift)
+        # A kernel's last axis is that of the channels that come out.
+        weights[convolution["name"]] = {"0": kernel * scale, "1": bias * scale + shift}
+        convolution["config"]["use_bias"] = True
+        convolution.pop("build_config", None)
+        _leave_out(norm, config)
+
+
+def _scale_and_shift(norm: Config, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """What a batch norm multiplies by and adds, with its moving statistics."""
+    values = [array.astype("float64") for array in arrays.values()]
+    gamma = values.pop(0) if norm["scale"] else 1.0
+    beta = values.pop(0) if norm["center"] else 0.0
+    mean, variance, *_ = values
+    scale = gamma / np.sqrt(variance + norm["epsilon"])
+    return scale, beta - mean * scale
+
+
+def _convolution_before(norm: Config, config: Config) -> Config | None:
+    """The convolution whose output this norm, and nothing else, takes; None if there is none."""
+    if not _is_called_once(norm):
+        return None
+    (x,) = tensors(norm["inbound_nodes"])
+    uses = Counter(source(each) for layer in config["layers"] for each in _inputs(layer))
+    uses.update(_names(config["output_layers"]))
+    for layer in _of_kind(config, _CONVOLUTIONS):
+        if layer["name"] == source(x) and uses[source(x)] == 1 and _is_called_once(layer):
+            channel_axis = 1 if layer["config"]["data_format"] == "channels_first" else 3
+            same_axis = norm["config"]["axis"] % 4 == channel_axis
+            return layer if same_axis and layer["config"]["activation"] == "linear" else None
+    return None
+
+
+def _become_scale_shift(norm: Config) -> None:
+    """Turn the configuration of a norm into that of what it comes down to."""
+    layer = ScaleShift(
+        axis=norm["config"]["axis"],
+        dtype=keras.saving.deserialize_keras_object(norm["config"]["dtype"]),
+        name=norm["name"],
+    )
+    for call in norm["inbound_nodes"]:
+        call["kwargs"] = {}
+    inbound_nodes = norm["inbound_nodes"]
+    norm.clear()
+    norm.update(keras.saving.serialize_keras_object(layer))
+    norm.update({"name": layer.name, "inbound_nodes": inbound_nodes})
+
+
+def _leave_out(layer: Config, config: Config) -> None:
+    """Remove a layer; what took its output takes its input."""
+    config["layers"].remove(layer)
+    (x,) = tensors(layer["inbound_nodes"])
+    for other in config["layers"]:
+        for each in _inputs(other):
+            if source(each) == layer["name"]:
+                each["config"] = x["config"]
+    config["output_layers"] = redirected(config["output_layers"], {layer["name"]: source(x)})
+
+
+def _kept_in_memory(layer: Config) -> Config:
+    """The layer that a rematerialised one computes twice in training; any other as it is."""
+    if not _is(layer, (Rematerialized,)):
+        return layer
+    inner = layer["config"]["layer"]
+    return {**inner, "name": layer["name"], "inbound_nodes": layer["inbound_nodes"]}
+
+
+def _of_kind(config: Config, kinds: tuple[type[keras.layers.Layer], ...]) -> list[Config]:
+    return [layer for layer in config["layers"] if _is(layer, kinds)]
+
+
+def _is(layer: Config, kinds: tuple[type[keras.layers.Layer], ...]) -> bool:
+    """Whether a layer is of one of these classes; a subclass may do anything else."""
+    name = layer["registered_name"] or f"{layer['module']}.{layer['class_name']}"
+    return name in {_serialized_name(kind) for kind in kinds}
+
+
+def _serialized_name(kind: type[keras.layers.Layer]) -> str:
+    own = kind.__module__.startswith("keras.")
+    return f"keras.layers.{kind.__name__}" if own else keras.saving.get_registered_name(kind)
+
+
+def _inputs(layer: Config) -> Iterator[Config]:
+    return tensors(layer["inbound_nodes"])
+
+
+def _is_called_once(layer: Config) -> bool:
+    """Whether the layer has one call, of one tensor that is the first output of its source."""
+    histories = [each["config"]["keras_history"][1:] for each in _inputs(layer)]
+    return len(layer["inbound_nodes"]) == 1 and [list(each) for each in histories] == [[0, 0]]
+
+
+def _always_trains(layer: Config) -> bool:
+    """Whether a call says `training=True`, so that inference is not what it does."""
+    return any(call["kwargs"].get("training") for call in layer["inbound_nodes"])
+
+
+def _names(outputs: Any) -> Iterator[str]:
+    """Names of the layers in a configuration's `output_layers`."""
+    if isinstance(outputs, dict):
+        outputs = list(outputs.values())
+    if len(outputs) == 3 and isinstance(outputs[0], str):
+        yield outputs[0]
+        return
+    for each in outputs:
+        yield from _names(each)

@@ -1,0 +1,58 @@
+"""What the converters share: collecting arrays under the keys that Keras's layers use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from keras_preact.weights.named import NamedWeights
+
+# The order in which a layer creates, and so numbers, its variables.
+_ORDERS = (
+    ("kernel", "bias"),
+    ("gamma", "beta", "moving_mean", "moving_variance"),
+    ("gamma", "beta", "v"),
+)
+
+
+def by_layer(
+    arrays: Iterable[tuple[str, np.ndarray]],
+    rename: Callable[[str], tuple[str, str] | None],
+    path: str | os.PathLike,
+) -> NamedWeights:
+    """Weights by layer, from a source's own names.
+
+    Args:
+        arrays: Names and values, as the file has them.
+        rename: From a name to that of our layer and variable (`"kernel"`, `"gamma"`, …), or None
+            for what no net of this kind has.
+        path: The file, for messages.
+
+    Returns:
+        The weights, kernels of 1x1 convolutions in the classifier being matrices.
+
+    Raises:
+        ValueError: If a name is unknown, or the file holds none that is known.
+    """
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in arrays:
+        renamed = rename(name)
+        if renamed is None:
+            raise ValueError(f"{str(path)!r} holds {name!r}, which no net of this package has.")
+        layer, variable = renamed
+        if layer == "predictions" and array.ndim == 4:
+            array = array[0, 0]
+        layers.setdefault(layer, {})[variable] = array
+    if not layers:
+        raise ValueError(f"{str(path)!r} holds no weights.")
+    return {layer: _numbered(layer, variables) for layer, variables in layers.items()}
+
+
+def _numbered(layer: str, variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    for order in _ORDERS:
+        if variables.keys() <= set(order):
+            names = [name for name in order if name in variables]
+            return {str(number): variables[name] for number, name in enumerate(names)}
+    raise ValueError(f"{layer!r} cannot have the variables {sorted(variables)}.")

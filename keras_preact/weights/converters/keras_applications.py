@@ -1,0 +1,27 @@
+"""`keras.applications`' ResNetV2 files: HDF5, in Keras's old format or its new one."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from keras_preact.weights.converters.keras_resnet import read_resnet
+from keras_preact.weights.named import NamedWeights
+
+_UNIT = re.compile(r"conv(?P<stage>\d+)_block(?P<unit>\d+)_(?P<part>\w+)")
+
+
+def read(path: str | os.PathLike) -> NamedWeights:
+    """Read the weights of a `keras.applications.ResNet…V2`.
+
+    Args:
+        path: The published `.h5` file, with the top or without, or one that Keras saved of such a
+            model: `.h5` or `.weights.h5`.
+
+    Returns:
+        Weights by the names of this package's layers.
+
+    Raises:
+        ValueError: If the file holds something else.
+    """
+    return read_resnet(path, _UNIT, first_stage=2, first_unit=1)

@@ -1,0 +1,271 @@
+"""Clients of TensorFlow Serving, over gRPC and REST, with time-outs and retries.
+
+Example: `python -m savedmodels.client localhost:8500 digits photo.jpg`
+
+Both clients give the same answers to the same calls. A request that finds the server gone or full
+is sent again, after a pause that doubles each time. Over gRPC, a server that is not there yet is
+waited for until the time-out is over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ATTEMPTS = 5
+FIRST_PAUSE_S = 0.1
+MAX_MESSAGE_BYTES = 2**30
+# Answers after which another attempt may succeed.
+_RETRIED_GRPC = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
+_RETRIED_HTTP = (429, 502, 503, 504)
+
+
+class RequestFailed(RuntimeError):
+    """A request has no answer.
+
+    Attributes:
+        code: Name of the gRPC status, number of the HTTP status, or None where there was no answer.
+    """
+
+    def __init__(self, code: str | int | None, message: str) -> None:
+        super().__init__(message if code is None else f"{code}: {message}")
+        self.code = code
+
+
+class _Client:
+    """What both clients share: the calls of the export's signatures."""
+
+    def predict(
+        self, inputs: Mapping[str, Any], signature: str = "serving_default"
+    ) -> dict[str, np.ndarray]:
+        """Send a request.
+
+        Args:
+            inputs: Arrays, or lists of bytes, by the names of the signature's inputs.
+            signature: Name of the signature.
+
+        Returns:
+            Arrays by the names of the signature's outputs; strings as arrays of str.
+
+        Raises:
+            RequestFailed: If there is no answer within the time-out and the attempts.
+        """
+        raise NotImplementedError
+
+    def classify(self, files: Sequence[bytes]) -> list[dict[str, Any]]:
+        """The most probable classes of image files.
+
+        Args:
+            files: Contents of JPEG, PNG, GIF, BMP or WebP files.
+
+        Returns:
+            For each file `{"classes": names, "scores": numbers}`, best first, or `{"error": text}`.
+
+        Raises:
+            RequestFailed: If there is no answer within the time-out and the attempts.
+        """
+        answer = self.predict({"image_bytes": list(files)}, "classify")
+        return [
+            {"error": error} if error else {"classes": [*classes], "scores": scores.tolist()}
+            for classes, scores, error in zip(
+                answer["classes"], answer["scores"], answer["errors"], strict=True
+            )
+        ]
+
+
+class GrpcClient(_Client):
+    """Speaks gRPC, which sends image files as they are.
+
+    Args:
+        target: `HOST:PORT`.
+        model: Name of the served model.
+        version: Number of the version; the server's latest by default.
+        timeout_s: Seconds that a request may take, all attempts together.
+    """
+
+    def __init__(
+        self, target: str, model: str, version: int | None = None, timeout_s: float = 10.0
+    ) -> None:
+        import grpc
+        from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+        policy = {
+            "maxAttempts": ATTEMPTS,
+            "initialBackoff": f"{FIRST_PAUSE_S}s",
+            "maxBackoff": "5s",
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": list(_RETRIED_GRPC),
+        }
+        config = {"methodConfig": [{"name": [{}], "waitForReady": True, "retryPolicy": policy}]}
+        options = [
+            ("grpc.service_config", json.dumps(config)),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ]
+        self._channel = grpc.insecure_channel(target, options=options)
+        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._model, self._version, self._timeout_s = model, version, timeout_s
+
+    def predict(
+        self, inputs: Mapping[str, Any], signature: str = "serving_default"
+    ) -> dict[str, np.ndarray]:
+        """As `_Client.predict` says."""
+        import grpc
+        import tensorflow as tf
+        from tensorflow_serving.apis.predict_pb2 import PredictRequest
+
+        request = PredictRequest()
+        request.model_spec.name = self._model
+        request.model_spec.signature_name = signature
+        if self._version is not None:
+            request.model_spec.version.value = self._version
+        for name, value in inputs.items():
+            dtype = tf.string if isinstance(value, list) and not value else None
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(value, dtype))
+        try:
+            response = self._stub.Predict(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise RequestFailed(error.code().name, error.details()) from error
+        return {name: _text(tf.make_ndarray(value)) for name, value in response.outputs.items()}
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+
+class RestClient(_Client):
+    """Speaks REST, in which image files travel as base64.
+
+    Args:
+        url: `http://HOST:PORT`.
+        model: Name of the served model.
+        version: Number of the version; the server's latest by default.
+        timeout_s: Seconds that an attempt may wait for the connection, and then for each part of
+            the answer.
+    """
+
+    def __init__(
+        self, url: str, model: str, version: int | None = None, timeout_s: float = 10.0
+    ) -> None:
+        import requests
+        from urllib3.util import Retry
+
+        retry = Retry(
+            total=ATTEMPTS - 1,
+            backoff_factor=FIRST_PAUSE_S,
+            status_forcelist=_RETRIED_HTTP,
+            # Predictions change nothing on the server, so that they may be asked for twice.
+            allowed_methods=None,
+            raise_on_status=False,
+        )
+        self._session = requests.Session()
+        adapter = requests.adapters.HTTPAdapter(max_retries=retry, pool_maxsize=64)
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
+        suffix = "" if version is None else f"/versions/{version}"
+        self._url = f"{url.rstrip('/')}/v1/models/{model}{suffix}:predict"
+        self._timeout_s = timeout_s
+
+    def predict(
+        self, inputs: Mapping[str, Any], signature: str = "serving_default"
+    ) -> dict[str, np.ndarray]:
+        """As `_Client.predict` says."""
+        import requests
+
+        body = {
+            "signature_name": signature,
+            "inputs": {name: _to_json(value) for name, value in inputs.items()},
+        }
+        try:
+            response = self._session.post(self._url, json=body, timeout=self._timeout_s)
+        except requests.RequestException as error:
+            raise RequestFailed(None, str(error)) from error
+        try:
+            answer = response.json()
+        except ValueError as error:
+            raise RequestFailed(response.status_code, response.text[:200]) from error
+        if response.status_code != 200:
+            raise RequestFailed(response.status_code, answer.get("error", response.reason))
+        outputs = answer["outputs"]
+        if not isinstance(outputs, dict):
+            # A single output comes without its name.
+            outputs = {"probabilities": outputs}
+        return {name: np.asarray(value) for name, value in outputs.items()}
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"b64": base64.b64encode(value).decode()}
+    if isinstance(value, list):
+        return [_to_json(each) for each in value]
+    return np.asarray(value).tolist()
+
+
+def _text(array: np.ndarray) -> np.ndarray:
+    if array.dtype != object:
+        return array
+    texts = [each.decode(errors="replace") for each in array.flat]
+    return np.array(texts, dtype=str).reshape(array.shape)
+
+
+def connect(
+    target: str, model: str, version: int | None = None, timeout_s: float = 10.0
+) -> GrpcClient | RestClient:
+    """The client for an address: REST for `http://…` and `https://…`, gRPC for `HOST:PORT`."""
+    kind = RestClient if target.startswith(("http://", "https://")) else GrpcClient
+    return kind(target, model, version, timeout_s)
+
+
+def add_client_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `connect` takes, and the images."""
+    parser.add_argument(
+        "target", metavar="TARGET", help="HOST:PORT for gRPC, http://HOST:PORT for REST"
+    )
+    parser.add_argument("model", metavar="NAME", help="name of the served model")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image file")
+    parser.add_argument("--version", type=int, help="version (default: the server's latest)")
+    parser.add_argument(
+        "--timeout", type=float, default=10.0, metavar="S", help="seconds (default: 10)"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Classify image files.
+
+    Args:
+        argv: Arguments of the command line; those of the process by default.
+
+    Returns:
+        The exit code: 0, 1 where an image could not be read, 2 where the server did not answer.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m savedmodels.client",
+        description="Print what a server says of image files, one line of JSON each.",
+        allow_abbrev=False,
+    )
+    add_client_arguments(parser)
+    options = parser.parse_args(argv)
+    client = connect(options.target, options.model, options.version, options.timeout)
+    try:
+        answers = client.classify([image.read_bytes() for image in options.images])
+    except (OSError, RequestFailed) as error:
+        print(f"savedmodels.client: {error}", file=sys.stderr)
+        return 2
+    for image, answer in zip(options.images, answers, strict=True):
+        print(json.dumps({"image": str(image), **answer}, ensure_ascii=False))
+    return 1 if any("error" in answer for answer in answers) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,289 @@
+"""A small stand-in for TensorFlow Serving, for machines that cannot install it.
+
+Example: `python -m savedmodels.server savedmodels/digits --port 8500 --rest-port 8501`
+
+The model is loaded by TensorFlow's C API, as TensorFlow Serving loads it (`savedmodels.c_api`), and
+answers what a client of it asks most: gRPC `Predict` and `GetModelStatus`, REST `:predict` and the
+model's status. It serves one version, does no batching, and is no server for production.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import binascii
+import http.server
+import json
+import re
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from savedmodels.c_api import ServedModel, ServingError
+from savedmodels.versions import version_folder
+
+THREADS = 16
+MAX_MESSAGE_BYTES = 2**30
+_AVAILABLE = get_model_status_pb2.ModelVersionStatus.AVAILABLE
+_PATH = re.compile(r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>\d+))?(?P<verb>:\w+)?")
+_GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
+# REST has no other words for the rest.
+_HTTP_CODES = {3: 400, 5: 404, 8: 429, 14: 503}
+
+
+class LocalServer:
+    """Serves one version of one model over gRPC and REST.
+
+    Args:
+        folder: `NAME/VERSION/`, or `NAME/` for its highest version.
+        port: For gRPC; 0 for any that is free.
+        rest_port: For REST; likewise.
+        host: Address to listen on.
+
+    Attributes:
+        port: What it listens on for gRPC.
+        rest_port: What it listens on for REST.
+    """
+
+    def __init__(
+        self, folder: Path, port: int = 0, rest_port: int = 0, host: str = "127.0.0.1"
+    ) -> None:
+        folder = version_folder(folder.absolute())
+        self.name, self.version = folder.parent.name, int(folder.name)
+        self.model = ServedModel(folder)
+        options = [
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ]
+        self._grpc = grpc.server(ThreadPoolExecutor(THREADS), options=options)
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+            _Predictions(self), self._grpc
+        )
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Models(self), self._grpc)
+        self.port = self._grpc.add_insecure_port(f"{host}:{port}")
+        handler = type("Handler", (_RestHandler,), {"served": self})
+        self._rest = http.server.ThreadingHTTPServer((host, rest_port), handler)
+        self._rest.daemon_threads = True
+        self.rest_port = self._rest.server_address[1]
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._grpc.start()
+        threading.Thread(target=self._rest.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        """Finish the requests that are being answered, and take no more."""
+        self._rest.shutdown()
+        self._rest.server_close()
+        self._grpc.stop(grace=10).wait()
+        self.model.close()
+
+    def __enter__(self) -> LocalServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def check_name(self, name: str, version: int | None) -> None:
+        """Raise unless this model and version are the ones served."""
+        if name != self.name or version not in (None, self.version):
+            raise ServingError(
+                5, f"Servable not found for request: {name}, version {version or 'latest'}"
+            )
+
+
+class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
+    def __init__(self, served: LocalServer) -> None:
+        self.served = served
+
+    def Predict(  # noqa: N802, D102 - named by the protocol
+        self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
+    ) -> predict_pb2.PredictResponse:
+        spec = request.model_spec
+        version = spec.version.value if spec.HasField("version") else None
+        try:
+            self.served.check_name(spec.name, version)
+            inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
+            name = spec.signature_name or "serving_default"
+            outputs = self.served.model.run(inputs, name)
+        except ServingError as error:
+            context.abort(_GRPC_CODES[error.code], str(error))
+        response = predict_pb2.PredictResponse()
+        response.model_spec.name = self.served.name
+        response.model_spec.version.value = self.served.version
+        response.model_spec.signature_name = name
+        for key in request.output_filter or outputs:
+            # An array of no strings does not say that it is one of strings.
+            dtype = tf.string if outputs[key].dtype == object else None
+            response.outputs[key].CopyFrom(tf.make_tensor_proto(outputs[key], dtype))
+        return response
+
+
+class _Models(model_service_pb2_grpc.ModelServiceServicer):
+    def __init__(self, served: LocalServer) -> None:
+        self.served = served
+
+    def GetModelStatus(  # noqa: N802, D102 - named by the protocol
+        self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.ServicerContext
+    ) -> get_model_status_pb2.GetModelStatusResponse:
+        try:
+            self.served.check_name(request.model_spec.name, None)
+        except ServingError as error:
+            context.abort(_GRPC_CODES[error.code], str(error))
+        response = get_model_status_pb2.GetModelStatusResponse()
+        response.model_version_status.add(version=self.served.version, state=_AVAILABLE)
+        return response
+
+
+class _RestHandler(http.server.BaseHTTPRequestHandler):
+    """What TensorFlow Serving's REST interface documents, for one model."""
+
+    served: LocalServer
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:  # noqa: N802
+        try:
+            self._check_path("")
+            self._answer(200, {"model_version_status": [self._status()]})
+        except ServingError as error:
+            self._answer(_HTTP_CODES.get(error.code, 500), {"error": str(error)})
+
+    def do_POST(self) -> None:  # noqa: N802
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        try:
+            self._check_path(":predict")
+            self._answer(200, self._predict(content))
+        except ServingError as error:
+            self._answer(_HTTP_CODES.get(error.code, 500), {"error": str(error)})
+
+    def log_message(self, *_: Any) -> None:
+        """Keep silent about each request."""
+
+    def _check_path(self, verb: str) -> None:
+        match = _PATH.fullmatch(self.path)
+        if not match or (match["verb"] or "") != verb:
+            raise ServingError(5, f"Malformed request: {self.command} {self.path}")
+        self.served.check_name(match["name"], match["version"] and int(match["version"]))
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "version": str(self.served.version),
+            "state": "AVAILABLE",
+            "status": {"error_code": "OK", "error_message": ""},
+        }
+
+    def _predict(self, content: bytes) -> dict[str, Any]:
+        try:
+            request = json.loads(content)
+        except ValueError as error:
+            raise ServingError(3, f"JSON Parse error: {error}") from error
+        signature = request.get("signature_name", "serving_default")
+        rows = "instances" in request
+        values = request.get("instances" if rows else "inputs")
+        if values is None:
+            raise ServingError(3, "Missing 'inputs' or 'instances' key")
+        outputs = self.served.model.run(self._inputs(values, signature, rows), signature)
+        columns = {name: _to_json(name, array) for name, array in outputs.items()}
+        single = len(columns) == 1
+        if not rows:
+            return {"outputs": next(iter(columns.values())) if single else columns}
+        if single:
+            return {"predictions": next(iter(columns.values()))}
+        lines = zip(*columns.values(), strict=True)
+        return {"predictions": [dict(zip(columns, line, strict=True)) for line in lines]}
+
+    def _inputs(self, values: Any, signature: str, rows: bool) -> dict[str, Any]:
+        definition = self.served.model.signatures.get(signature)
+        names = [] if definition is None else list(definition.inputs)
+        if rows and values and isinstance(values[0], dict) and set(values[0]) == set(names):
+            values = {name: [row[name] for row in values] for name in names}
+        if not isinstance(values, dict) or "b64" in values:
+            values = {name: values for name in names}
+        return {name: _from_json(value) for name, value in values.items()}
+
+    def _answer(self, code: int, value: dict[str, Any]) -> None:
+        content = json.dumps(value).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def _from_json(value: Any) -> Any:
+    """A JSON value with its `{"b64": …}` objects as bytes."""
+    if isinstance(value, dict) and set(value) == {"b64"}:
+        try:
+            return base64.b64decode(value["b64"], validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ServingError(3, f"Unable to base64 decode: {error}") from error
+    if isinstance(value, list):
+        return [_from_json(each) for each in value]
+    return value.encode() if isinstance(value, str) else value
+
+
+def _to_json(name: str, array: np.ndarray) -> Any:
+    """An array as JSON; strings are text unless the output's name ends in `_bytes`."""
+    if array.dtype != object:
+        return array.tolist()
+
+    def convert(value: bytes) -> Any:
+        if name.endswith("_bytes"):
+            return {"b64": base64.b64encode(value).decode()}
+        return value.decode(errors="replace")
+
+    return np.vectorize(convert, otypes=[object])(array).tolist() if array.size else array.tolist()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until interrupted.
+
+    Args:
+        argv: Arguments of the command line; those of the process by default.
+
+    Returns:
+        The exit code: 0, or 2 where the model cannot be loaded.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m savedmodels.server", description=__doc__.splitlines()[0], allow_abbrev=False
+    )
+    parser.add_argument(
+        "model",
+        type=Path,
+        metavar="DIR",
+        help="the SavedModel: NAME/VERSION/, or NAME/ for its highest version",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8500, help="for gRPC (default: 8500)")
+    parser.add_argument("--rest-port", type=int, default=8501, help="for REST (default: 8501)")
+    options = parser.parse_args(argv)
+    try:
+        server = LocalServer(options.model, options.port, options.rest_port, options.host)
+    except (OSError, ServingError) as error:
+        print(f"savedmodels.server: {error}", file=sys.stderr)
+        return 2
+    with server:
+        print(f"{server.name}: gRPC on {server.port}, REST on {server.rest_port}", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

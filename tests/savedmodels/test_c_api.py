@@ -1,0 +1,247 @@
+"""An export in TensorFlow's C API, which is what TensorFlow Serving loads models with.
+
+Every signature gives what the Keras model gives, and every kind of file has its answer.
+"""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+import keras_preact
+from keras_preact.preprocessing import decode_image
+from savedmodels.c_api import ServedModel, ServingError
+from savedmodels.check import main, warm_up_requests
+from tests.savedmodels.files import CLASS_NAMES, PREPROCESSING, claiming, encoded, exif
+
+ROOT = Path(__file__).parents[2]
+SAMPLES = ROOT.parent / "shared" / "data" / "imagenet-samples.tar"
+SIGNATURES = {"serving_default", "serving_bytes", "classify", "features"}
+DAMAGED, UNKNOWN = b"the image is damaged", b"not a JPEG, PNG, GIF, BMP or WebP file"
+TOO_LARGE = b"the image has more than 10000000 pixels"
+
+
+@pytest.fixture(scope="module")
+def served(exported):
+    model = ServedModel(exported)
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def everything(net):
+    """The Keras model with its features, from normalised images."""
+    outputs = {
+        "probabilities": net.output,
+        "embedding": net.get_layer("head_pool").output,
+        **keras_preact.feature_extractor(net).output,
+    }
+    return keras.Model(net.input, outputs)
+
+
+def pixels(files):
+    """Image files as the net takes them, before they are normalised."""
+    return np.stack([PREPROCESSING.resize_and_crop(decode_image(file, 3)) for file in files])
+
+
+def expected(everything, files):
+    return everything.predict(PREPROCESSING.normalize(pixels(files)), verbose=0)
+
+
+def test_every_signature_without_keras(exported, everything, photo, picture, tmp_path):
+    """In a process that cannot import Keras or this package."""
+    files = [photo, encoded(picture, "PNG"), b"no image"]
+    for index, file in enumerate(files):
+        (tmp_path / f"{index}.image").write_bytes(file)
+    np.save(tmp_path / "images.npy", pixels(files[:2]))
+    program = """
+import pathlib, sys
+sys.modules["keras"] = sys.modules["keras_preact"] = None
+import numpy as np
+from savedmodels.c_api import ServedModel
+folder = pathlib.Path(sys.argv[2])
+model = ServedModel(sys.argv[1])
+files = [path.read_bytes() for path in sorted(folder.glob("*.image"))]
+for name in model.signatures:
+    images = name == "serving_default"
+    inputs = {"images": np.load(folder / "images.npy")} if images else {"image_bytes": files}
+    np.savez(folder / f"{name}.npz", **model.run(inputs, name))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(exported), str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    received = {name: np.load(tmp_path / f"{name}.npz", allow_pickle=True) for name in SIGNATURES}
+    wanted = expected(everything, files[:2])
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    np.testing.assert_allclose(
+        received["serving_default"]["probabilities"], wanted["probabilities"], **close
+    )
+    np.testing.assert_allclose(
+        received["serving_bytes"]["probabilities"][:2], wanted["probabilities"], **close
+    )
+    for name in ("embedding", "stage2", "stage3"):
+        np.testing.assert_allclose(received["features"][name][:2], wanted[name], **close)
+        assert not received["features"][name][2].any()
+    order = np.argsort(-wanted["probabilities"])[:, :5]
+    classes, scores = received["classify"]["classes"], received["classify"]["scores"]
+    assert [[CLASS_NAMES[index].encode() for index in row] for row in order] == [
+        *map(list, classes[:2])
+    ]
+    np.testing.assert_allclose(
+        scores[:2], np.take_along_axis(wanted["probabilities"], order, 1), **close
+    )
+    assert [*classes[2]] == [b""] * 5 and not scores[2].any()
+    for name in SIGNATURES - {"serving_default"}:
+        assert [*received[name]["errors"]] == [b"", b"", UNKNOWN]
+
+
+def test_warm_up_requests_are_answered(exported, capsys):
+    requests = [*warm_up_requests(exported)]
+    assert {request.model_spec.signature_name for request in requests} == SIGNATURES
+    assert {request.model_spec.name for request in requests} == {"net"}
+    assert main([str(exported.parent)]) == 0
+    output = capsys.readouterr().out.splitlines()
+    assert len(output) == len(requests)
+    assert "classify: image_bytes [1] -> classes [1, 5], errors [1], scores [1, 5]" in output
+
+
+def test_a_model_without_warm_up_requests_does_not_pass(exported, tmp_path, capsys):
+    copy = tmp_path / "1"
+    copy.mkdir()
+    for name in ("saved_model.pb", "variables"):
+        (copy / name).symlink_to(exported / name)
+    assert main([str(copy)]) == 1
+    assert "no warm-up request for ['classify', 'features'" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_model(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 1
+    assert f"no SavedModel in {tmp_path}" in capsys.readouterr().err
+    with pytest.raises(ServingError, match="Could not find SavedModel"):
+        ServedModel(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("signature", "inputs", "message"),
+    [
+        ("score", {}, "no signature 'score'; there are"),
+        ("classify", {"images": [b""]}, r"takes \['image_bytes'\]. Received: \['images'\]"),
+        ("classify", {"image_bytes": ["text"]}, "`image_bytes` must be bytes. Received: str"),
+        ("classify", {"image_bytes": b"one"}, r"must have the shape \(None,\). Received: \(\)"),
+        ("serving_default", {"images": "text"}, "`images` must be float32"),
+        ("serving_default", {"images": np.zeros((1, 8, 8, 3))}, r"\(None, 32, 32, 3\). Received"),
+    ],
+)
+def test_requests_that_do_not_fit(served, signature, inputs, message):
+    with pytest.raises(ServingError, match=message) as error:
+        served.run(inputs, signature)
+    assert error.value.code in (3, 5)
+
+
+# What a client may send.
+
+
+def faulty(photo, picture):
+    """Files that cannot be scored, and what is said of them."""
+    huge = {
+        f"{kind} of 20,000 x 20,000": (claiming(encoded(picture, kind), 20000, 20000), TOO_LARGE)
+        for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+    }
+    lossless = claiming(encoded(picture, "WEBP", lossless=True), 16000, 16000)
+    return {
+        **huge,
+        "lossless WebP of 16,000 x 16,000": (lossless, TOO_LARGE),
+        "truncated JPEG": (photo[: len(photo) // 2], DAMAGED),
+        "JPEG header alone": (photo[:4], DAMAGED),
+        "truncated PNG": (encoded(picture, "PNG")[:-200], DAMAGED),
+        "GIF header alone": (b"GIF89a", DAMAGED),
+        "zero bytes": (b"", UNKNOWN),
+        "one byte": (b"\xff", UNKNOWN),
+        "text": (b"To whom it may concern", UNKNOWN),
+        "TIFF": (encoded(picture, "TIFF"), UNKNOWN),
+        "PNG of no width": (claiming(encoded(picture, "PNG"), 0, 5), DAMAGED),
+    }
+
+
+def test_one_faulty_file_does_not_fail_the_others(served, everything, photo, picture):
+    faults = faulty(photo, picture)
+    files = [photo, *(file for file, _ in faults.values()), encoded(picture, "PNG")]
+    answer = served.run({"image_bytes": files}, "serving_bytes")
+    said = dict(zip(faults, answer["errors"][1:-1], strict=True))
+    assert said == {name: error for name, (_, error) in faults.items()}
+    assert not answer["probabilities"][1:-1].any()
+    assert answer["errors"][0] == answer["errors"][-1] == b""
+    np.testing.assert_allclose(
+        answer["probabilities"][[0, -1]],
+        expected(everything, [files[0], files[-1]])["probabilities"],
+        atol=1e-4,
+    )
+
+
+def test_every_kind_of_image(served, everything, picture):
+    """Each scored as the same picture converted to RGB by Pillow."""
+    gray = picture.convert("L")
+    deep = Image.fromarray(np.asarray(gray).astype("uint16") * 257)
+    images = [
+        (encoded(gray, "PNG"), gray.convert("RGB")),
+        (encoded(picture.convert("RGBA"), "PNG"), picture),
+        (encoded(deep, "PNG"), gray.convert("RGB")),
+        (encoded(picture.quantize(), "PNG"), picture.quantize().convert("RGB")),
+        (encoded(picture, "BMP"), picture),
+        (encoded(picture.quantize(), "GIF"), picture.quantize().convert("RGB")),
+        (encoded(picture, "WEBP", lossless=True), picture),
+    ]
+    animation = encoded(
+        picture.quantize(), "GIF", save_all=True, append_images=[gray.quantize()], duration=50
+    )
+    images.append((animation, picture.quantize().convert("RGB")))
+    answer = served.run({"image_bytes": [file for file, _ in images]}, "serving_bytes")
+    assert not any(answer["errors"])
+    wanted = expected(everything, [encoded(image, "PNG") for _, image in images])
+    np.testing.assert_allclose(answer["probabilities"], wanted["probabilities"], atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_jpeg_of_other_colours(served, everything, picture, mode):
+    file = encoded(picture.convert(mode), "JPEG", quality=95)
+    answer = served.run({"image_bytes": [file]}, "serving_bytes")
+    assert [*answer["errors"]] == [b""]
+    reread = encoded(Image.open(io.BytesIO(file)).convert("RGB"), "PNG")
+    wanted = expected(everything, [reread])
+    # Decoders of JPEG differ by a few grey levels.
+    np.testing.assert_allclose(answer["probabilities"], wanted["probabilities"], atol=0.02)
+
+
+def test_a_picture_is_turned_upright(served, photo):
+    picture = Image.open(io.BytesIO(photo)).crop((0, 0, 640, 300))
+    file = encoded(picture, "JPEG", exif=exif(6), quality=95)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(file)))
+    answer = served.run({"image_bytes": [file, encoded(upright, "PNG")]}, "serving_bytes")
+    assert not any(answer["errors"])
+    np.testing.assert_allclose(*answer["probabilities"], atol=0.01)
+
+
+@pytest.mark.parametrize("signature", sorted(SIGNATURES))
+def test_an_empty_batch(served, signature):
+    images = signature == "serving_default"
+    inputs = {"images": np.zeros((0, 32, 32, 3))} if images else {"image_bytes": []}
+    assert {len(each) for each in served.run(inputs, signature).values()} == {0}
+
+
+def test_a_thousand_images(served, everything, photo, picture):
+    files = [photo, b"", encoded(picture, "PNG"), encoded(picture, "GIF")] * 250
+    answer = served.run({"image_bytes": files}, "serving_bytes")
+    assert [*answer["errors"]] == [b"", UNKNOWN, b"", b""] * 250
+    wanted = expected(everything, [photo, files[2], files[3]])["probabilities"]
+    np.testing.assert_allclose(answer["probabilities"][::4], wanted[[0] * 250], atol=1e-4)
+    np.testing.assert_allclose(answer["probabilities"][2::4], wanted[[1] * 250], atol=1e-4)
+    np.testing.assert_allclose(answer["probabilities"][3::4], wanted[[2] * 250], atol=1e-4)

@@ -1,0 +1,283 @@
+"""Clients, load generator and stand-in server, each against the others, over real sockets."""
+
+import base64
+import json
+import resource
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+import yaml
+from google.protobuf import text_format
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+from savedmodels.c_api import ServingError
+from savedmodels.client import GrpcClient, RequestFailed, RestClient, connect
+from savedmodels.client import main as client_main
+from savedmodels.load import main as load_main
+from savedmodels.load import run_load
+from savedmodels.server import LocalServer
+from tests.savedmodels.files import encoded
+
+CONFIGURATION = Path(__file__).parents[2] / "savedmodels" / "serving"
+UNKNOWN = "not a JPEG, PNG, GIF, BMP or WebP file"
+
+
+@pytest.fixture(scope="module")
+def server(exported):
+    with LocalServer(exported.parent) as server:
+        yield server
+
+
+def targets(server):
+    return {"grpc": f"127.0.0.1:{server.port}", "rest": f"http://127.0.0.1:{server.rest_port}"}
+
+
+@pytest.fixture(params=["grpc", "rest"])
+def target(server, request):
+    return targets(server)[request.param]
+
+
+@pytest.fixture
+def client(target):
+    client = connect(target, "net", timeout_s=60)
+    yield client
+    client.close()
+
+
+@pytest.mark.parametrize("signature", ["serving_bytes", "classify", "features"])
+def test_answers_are_the_models(server, client, photo, picture, signature):
+    files = [photo, encoded(picture, "PNG"), b"no image"]
+    answer = client.predict({"image_bytes": files}, signature)
+    wanted = server.model.run({"image_bytes": files}, signature)
+    assert answer.keys() == wanted.keys()
+    for name, array in wanted.items():
+        if array.dtype == object:
+            assert answer[name].tolist() == [
+                [each.decode() for each in row] if isinstance(row, np.ndarray) else row.decode()
+                for row in array
+            ]
+        else:
+            np.testing.assert_allclose(answer[name], array, atol=1e-6)
+
+
+def test_images_as_numbers(server, client):
+    images = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3)).astype("float32")
+    answer = client.predict({"images": images})
+    np.testing.assert_allclose(
+        answer["probabilities"], server.model.run({"images": images})["probabilities"], atol=1e-6
+    )
+
+
+def test_no_images(client):
+    assert client.classify([]) == []
+
+
+def test_one_version(server, target):
+    client = connect(target, "net", version=1)
+    assert client.predict({"image_bytes": [b""]}, "classify")["errors"].tolist() == [UNKNOWN]
+    with pytest.raises(RequestFailed, match="NOT_FOUND|404"):
+        connect(target, "net", version=2).classify([b""])
+
+
+@pytest.mark.parametrize(
+    ("model", "signature", "inputs", "message"),
+    [
+        ("another", "classify", {"image_bytes": [b""]}, "Servable not found.*another"),
+        ("net", "score", {"image_bytes": [b""]}, "no signature 'score'"),
+        ("net", "classify", {"images": [b""]}, "takes .*image_bytes"),
+        ("net", "serving_default", {"images": np.zeros((1, 2, 2, 3))}, r"\(None, 32, 32, 3\)"),
+    ],
+)
+def test_requests_that_do_not_fit(target, model, signature, inputs, message):
+    with pytest.raises(RequestFailed, match=message):
+        connect(target, model).predict(inputs, signature)
+
+
+def test_a_server_that_is_busy_is_asked_again(server, client, photo, monkeypatch):
+    run, refusals = server.model.run, [14, 14]
+
+    def busy(*arguments):
+        if refusals:
+            raise ServingError(refusals.pop(), "no room")
+        return run(*arguments)
+
+    monkeypatch.setattr(server.model, "run", busy)
+    (answer,) = client.classify([photo])
+    assert len(answer["classes"]) == 5 and not refusals
+
+
+def test_a_request_that_is_wrong_is_not_sent_again(server, client, photo, monkeypatch):
+    calls = []
+
+    def refuse(*arguments):
+        calls.append(arguments)
+        raise ServingError(3, "wrong")
+
+    monkeypatch.setattr(server.model, "run", refuse)
+    with pytest.raises(RequestFailed, match="wrong"):
+        client.classify([photo])
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(("kind", "code"), [(GrpcClient, "DEADLINE_EXCEEDED"), (RestClient, None)])
+def test_a_server_that_does_not_answer(server, photo, monkeypatch, kind, code):
+    done = threading.Event()
+    monkeypatch.setattr(server.model, "run", lambda *_: done.wait(20) and {})
+    target = targets(server)["grpc" if kind is GrpcClient else "rest"]
+    monkeypatch.setattr("savedmodels.client.ATTEMPTS", 2)
+    with pytest.raises(RequestFailed) as error:
+        kind(target, "net", timeout_s=0.3).classify([photo])
+    done.set()
+    assert error.value.code == code
+
+
+@pytest.mark.parametrize("target", ["127.0.0.1:9", "http://127.0.0.1:9"])
+def test_no_server(target, photo, monkeypatch):
+    monkeypatch.setattr("savedmodels.client.ATTEMPTS", 2)
+    with pytest.raises(RequestFailed):
+        connect(target, "net", timeout_s=0.5).classify([photo])
+
+
+# What TensorFlow Serving's REST interface documents, without our client.
+
+
+def post(server, body, verb="predict"):
+    url = f"{targets(server)['rest']}/v1/models/net:{verb}"
+    return requests.post(
+        url, data=body if isinstance(body, bytes) else json.dumps(body), timeout=60
+    )
+
+
+def test_rows_and_columns(server, photo):
+    value = {"b64": base64.b64encode(photo).decode()}
+    answers = [
+        post(server, {"signature_name": "classify", **body}).json()
+        for body in (
+            {"instances": [value, value]},
+            {"instances": [{"image_bytes": value}, {"image_bytes": value}]},
+            {"inputs": [value, value]},
+            {"inputs": {"image_bytes": [value, value]}},
+        )
+    ]
+    assert answers[0] == answers[1] and answers[2] == answers[3]
+    assert [row["classes"] for row in answers[0]["predictions"]] == answers[2]["outputs"]["classes"]
+    single = post(server, {"instances": np.zeros((1, 32, 32, 3)).tolist()}).json()
+    assert np.shape(single["predictions"]) == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("body", "verb", "code"),
+    [
+        (b"{", "predict", 400),
+        ({}, "predict", 400),
+        ({"signature_name": "classify", "inputs": [{"b64": "%"}]}, "predict", 400),
+        ({"instances": [1]}, "predict", 400),
+        ({"instances": [1]}, "regress", 404),
+    ],
+)
+def test_malformed_requests(server, body, verb, code):
+    answer = post(server, body, verb)
+    assert answer.status_code == code and answer.json()["error"]
+
+
+def test_status(server):
+    url = f"{targets(server)['rest']}/v1/models/net"
+    (status,) = requests.get(url, timeout=60).json()["model_version_status"]
+    assert (status["version"], status["state"]) == ("1", "AVAILABLE")
+    assert requests.get(f"{url}s", timeout=60).status_code == 404
+
+
+# The commands.
+
+
+def test_classifying_files(server, target, tmp_path, photo, capsys):
+    (tmp_path / "photo.jpg").write_bytes(photo)
+    (tmp_path / "text").write_text("text")
+    arguments = [target, "net", str(tmp_path / "photo.jpg"), str(tmp_path / "text")]
+    assert client_main(arguments) == 1
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    (wanted,) = connect(target, "net").classify([photo])
+    assert first == {"image": str(tmp_path / "photo.jpg"), **wanted}
+    assert second["error"] == UNKNOWN
+    assert client_main([target, "net", str(tmp_path / "missing")]) == 2
+    assert "missing" in capsys.readouterr().err
+
+
+def test_load(target, tmp_path, picture, capsys):
+    (tmp_path / "picture.png").write_bytes(encoded(picture, "PNG"))
+    arguments = [
+        target,
+        "net",
+        str(tmp_path / "picture.png"),
+        "--warm-up",
+        "2",
+        "--concurrency",
+        "4",
+    ]
+    assert load_main([*arguments, "--requests", "40"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["answered"] == 40 and report["failed"] == {}
+    assert 0 < report["p50_ms"] <= report["p90_ms"] <= report["p99_ms"] <= report["max_ms"]
+    assert report["requests_per_s"] == pytest.approx(40 / report["seconds"], rel=0.01)
+
+
+def test_load_counts_failures(target, tmp_path, capsys):
+    (tmp_path / "text").write_text("text")
+    assert load_main([target, "net", str(tmp_path / "text"), "--requests", "3"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["answered"] == 0 and report["failed"] == {UNKNOWN: 3}
+
+
+@pytest.mark.slow
+def test_ten_thousand_requests(server, picture):
+    """Eight in flight: none lost, and memory as after the first thousand."""
+    files = [encoded(picture, "JPEG"), b"no image", encoded(picture, "PNG")]
+    client = GrpcClient(targets(server)["grpc"], "net", timeout_s=120)
+    seen = []
+    for _ in range(10):
+        answers = []
+
+        class Kept:
+            def classify(self, files, answers=answers):
+                answer = client.classify(files)
+                answers.append([each.get("error") for each in answer])
+                return [answer[0], answer[2]]
+
+        load = run_load(Kept(), files, 1000, 8)
+        assert len(load.latencies_s) == 1000 and not load.failures
+        assert answers == [[None, UNKNOWN, None]] * 1000
+        seen.append(_resident_bytes())
+    assert max(seen[1:]) - seen[0] < 50 * 2**20, seen
+
+
+def _resident_bytes():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+# The configuration.
+
+
+def test_models_are_read_by_the_servers_own_definition():
+    text = (CONFIGURATION / "models.config").read_text()
+    config = text_format.Parse(text, ModelServerConfig()).model_config_list.config
+    assert [(each.name, each.base_path) for each in config] == [("digits", "/models/digits")]
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "kubernetes.yaml"])
+def test_every_file_named_is_there(name):
+    documents = [*yaml.safe_load_all((CONFIGURATION / name).read_text())]
+    if name == "compose.yaml":
+        arguments = documents[0]["services"]["serving"]["command"]
+    else:
+        (container,) = documents[0]["spec"]["template"]["spec"]["containers"]
+        arguments = container["args"]
+        mounts = {mount["name"] for mount in container["volumeMounts"]}
+        volumes = {volume["name"] for volume in documents[0]["spec"]["template"]["spec"]["volumes"]}
+        assert mounts == volumes
+    files = [each.partition("=/config/")[2] for each in arguments if "=/config/" in each]
+    assert files == ["models.config", "batching.config", "monitoring.config"]
+    assert all((CONFIGURATION / file).exists() for file in files)

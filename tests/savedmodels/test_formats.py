@@ -1,0 +1,139 @@
+"""Every format predicts what the Keras model predicts, on photographs."""
+
+import io
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_preact.preprocessing import Preprocessing
+from savedmodels.c_api import ServedModel
+from savedmodels.export import main
+from savedmodels.formats import FORMATS, export_format
+from savedmodels.quantize import main as quantize_main
+from tests.savedmodels.files import CLASS_NAMES, PREPROCESSING
+
+SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "imagenet-samples.tar"
+BARE = ["--input-size", "32", "--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5"]
+
+
+@pytest.fixture(scope="module")
+def photographs(photo):
+    """The sample photographs, or where they are absent parts of one, as files."""
+    if SAMPLES.exists():
+        with tarfile.open(SAMPLES) as archive:
+            members = [member for member in archive.getmembers() if member.isfile()]
+            return [archive.extractfile(member).read() for member in members]
+    picture = Image.open(io.BytesIO(photo))
+    files = []
+    for left, top in np.random.default_rng(0).integers(0, 200, (20, 2)):
+        file = io.BytesIO()
+        picture.crop((left, top, left + 200, top + 200)).save(file, "PNG")
+        files.append(file.getvalue())
+    return files
+
+
+@pytest.fixture(scope="module")
+def pixels(photographs):
+    from keras_preact.preprocessing import decode_image
+
+    return np.stack([PREPROCESSING.resize_and_crop(decode_image(file, 3)) for file in photographs])
+
+
+@pytest.fixture(scope="module")
+def expected(net, pixels):
+    probabilities = net.predict(PREPROCESSING.normalize(pixels), verbose=0)
+    # A net that says the same of every photograph would show nothing.
+    assert np.ptp(probabilities, axis=0).max() > 0.02
+    return probabilities
+
+
+def assert_same(received, expected):
+    np.testing.assert_array_equal(received.argmax(1), expected.argmax(1))
+    np.testing.assert_allclose(received, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_other_formats(net, pixels, expected, tmp_path, name):
+    file = export_format(
+        net, tmp_path / "1", name, preprocessing=PREPROCESSING, class_names=CLASS_NAMES
+    )
+    predict = FORMATS[name].load(file)
+    assert_same(predict(pixels), expected)
+    assert_same(predict(pixels[:1]), expected[:1])
+    assert (tmp_path / "1" / "labels.txt").read_text().splitlines() == CLASS_NAMES
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_savedmodel(exported, photographs, pixels, expected):
+    model = ServedModel(exported)
+    assert_same(model.run({"images": pixels})["probabilities"], expected)
+    answer = model.run({"image_bytes": photographs}, "classify")
+    assert not any(answer["errors"])
+    assert [row[0].decode() for row in answer["classes"]] == [
+        CLASS_NAMES[index] for index in expected.argmax(1)
+    ]
+    model.close()
+
+
+def test_a_format_from_the_command_line(net, tmp_path):
+    file = tmp_path / "net.keras"
+    net.save(file)
+    arguments = ["--model", str(file), "--output", str(tmp_path), "--name", "net", *BARE]
+    assert main([*arguments, "--format", "onnx"]) == 0
+    predict = FORMATS["onnx"].load(tmp_path / "net-onnx" / "1" / "model.onnx")
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    half = Preprocessing(input_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    np.testing.assert_allclose(
+        predict(pixels), net.predict(half.normalize(pixels), verbose=0), atol=1e-4
+    )
+    assert not (tmp_path / "net").exists()
+
+
+def test_options_of_another_format(net, tmp_path, capsys):
+    arguments = ["--model", "net.keras", "--output", str(tmp_path), "--format", "onnx"]
+    assert main([*arguments, "--xla", "--top-k", "3"]) == 2
+    assert "--format onnx does not go with --top-k, --xla" in capsys.readouterr().err
+
+
+def test_what_cannot_be_exported(net, tmp_path):
+    with pytest.raises(ValueError, match="one of .*'onnx'.*Received: 'coreml'"):
+        export_format(net, tmp_path / "1", "coreml", preprocessing=PREPROCESSING)
+    with pytest.raises(ValueError, match="7 classes. Received: 1 names"):
+        export_format(net, tmp_path / "1", "onnx", preprocessing=PREPROCESSING, class_names=["one"])
+    with pytest.raises(FileExistsError, match="must not exist yet"):
+        export_format(net, tmp_path, "onnx", preprocessing=PREPROCESSING)
+
+
+def test_int8(net, photographs, tmp_path, capsys):
+    """Most photographs keep their best class, and labelled ones tell the accuracy."""
+    export_format(net, tmp_path / "1", "onnx", preprocessing=PREPROCESSING, class_names=CLASS_NAMES)
+    folder = tmp_path / CLASS_NAMES[0]
+    folder.mkdir()
+    files = []
+    for index, content in enumerate(photographs):
+        files.append(str(folder / f"{index}.image"))
+        Path(files[-1]).write_bytes(content)
+    assert quantize_main([str(tmp_path / "1"), *files, "--check", *files]) == 0
+    size, check = capsys.readouterr().out.splitlines()[-2:]
+    assert (tmp_path / "1" / "model.int8.onnx").exists()
+    assert {path.name for path in (tmp_path / "1").iterdir()} == {
+        "model.onnx",
+        "model.int8.onnx",
+        "labels.txt",
+        "model.json",
+    }
+    assert check.startswith(f"{len(files)} images: the same best class in ")
+    agreement, float_accuracy, int8_accuracy = (
+        float(each) for each in re.findall(r"([\d.]+)%", check)
+    )
+    assert agreement > 90
+    assert abs(float_accuracy - int8_accuracy) <= 100 - agreement + 0.01
+
+
+def test_int8_of_nothing(tmp_path, capsys):
+    assert quantize_main([str(tmp_path), "image.png"]) == 2
+    assert "model.json" in capsys.readouterr().err

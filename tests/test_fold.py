@@ -1,0 +1,287 @@
+"""`keras_preact.transforms.fold`: less work, the same function."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import keras
+import numpy as np
+import pytest
+
+import keras_preact
+from keras_preact import Architecture
+from keras_preact.transforms import fold, unroll, with_dtype
+from keras_preact.weights import named_weights, set_named_weights
+
+TINY = Architecture(
+    units=(2, 3),
+    channels=(8, 16),
+    strides=(1, 2),
+    stem="cifar",
+    stem_channels=8,
+)
+X = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype("float32")
+REMOVED = ("BatchNormalization", "Dropout", "DropPath", "StackedUnits", "Rematerialized")
+
+
+def randomized(model: keras.Model) -> keras.Model:
+    """The model with statistics that a norm does not start with, some scales below zero."""
+    rng = np.random.default_rng(3)
+    for variable in model.weights:
+        low, high = {
+            "gamma": (-1.5, 1.5),
+            "beta": (-0.5, 0.5),
+            "moving_mean": (-0.5, 0.5),
+            "moving_variance": (0.3, 2.0),
+            "bias": (-0.2, 0.2),
+        }.get(variable.name, (None, None))
+        if low is not None:
+            variable.assign(rng.uniform(low, high, variable.shape))
+    return model
+
+
+def net(dtype=None, data_format=None, **changes) -> keras.Model:
+    shape = (3, 16, 16) if data_format == "channels_first" else (16, 16, 3)
+    model = keras_preact.PreActResNet(
+        TINY.replace(**changes),
+        weights=None,
+        input_shape=shape,
+        classes=4,
+        classifier_activation=None,
+        dtype=dtype,
+        data_format=data_format,
+    )
+    return randomized(model)
+
+
+def kinds(model: keras.Model) -> Counter:
+    """How many layers of each class a model has, nested ones too."""
+    return Counter(
+        type(layer).__name__ for layer in model._flatten_layers(include_self=False, recursive=True)
+    )
+
+
+def assert_equal(folded, model, x=X, atol=1e-4):
+    expected = np.asarray(keras.ops.cast(model(x, training=False), "float32"))
+    assert np.ptp(expected, axis=0).max() > 0.003  # outputs that tell images apart
+    received = np.asarray(keras.ops.cast(folded(x, training=False), "float32"))
+    np.testing.assert_allclose(received, expected, atol=atol, rtol=atol)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"unit": "basic", "dropout": 0.2, "drop_path": 0.3},
+        {"use_bias": True, "activation": "swish"},
+        {"scan_units": True, "drop_path": 0.3},
+        {"rematerialize": True},
+        {"stem": "imagenet", "padding": "same"},
+    ],
+    ids=str,
+)
+def test_outputs_are_the_nets(changes):
+    model = net(**changes)
+    folded = fold(model)
+    assert_equal(folded, model)
+    assert not set(REMOVED) & set(kinds(folded))
+
+
+# The shortcut of an identity unit takes the stem's output beside the norm. A projection takes the
+# norm's, which then alone follows the stem.
+@pytest.mark.parametrize(("stem_channels", "after_stem"), [(8, 0), (4, 1)])
+@pytest.mark.parametrize(("unit", "norms"), [("basic", 2), ("bottleneck", 3)])
+def test_only_norms_after_an_addition_stay(unit, norms, stem_channels, after_stem):
+    model = net(unit=unit, stem_channels=stem_channels, dropout=0.1, drop_path=0.1)
+    folded = fold(model)
+    units = sum(TINY.units)
+    before, after = kinds(model), kinds(folded)
+    assert before["BatchNormalization"] == units * norms + 1
+    assert before["Dropout"] == before["DropPath"] == units
+    assert after == {
+        **{kind: count for kind, count in before.items() if kind not in REMOVED},
+        "ScaleShift": units + 1 - after_stem,
+    }
+    assert_equal(folded, model)
+
+
+def nodes(model: keras.Model) -> Counter:
+    """How many operations of each kind TensorFlow runs, weights not counted."""
+    tf = pytest.importorskip("tensorflow")
+    graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(X).graph
+    return Counter(each.type for each in graph.get_operations())
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="counts TensorFlow's nodes")
+def test_the_graph_has_a_bias_in_place_of_each_folded_norm():
+    before, after = nodes(net()), nodes(fold(net()))
+    assert before["FusedBatchNormV3"] == 16
+    assert after["FusedBatchNormV3"] == 0
+    assert after["Mul"] == 6  # scales of the five units' first norms and the head's
+    assert after["Conv2D"] == before["Conv2D"]
+    assert after["BiasAdd"] - before["BiasAdd"] == 10  # norms inside the units
+
+
+def test_norms_that_follow_other_layers_too():
+    """A net not ours, in which every other norm follows a depthwise convolution."""
+    model = randomized(
+        keras.applications.MobileNet(
+            weights=None,
+            alpha=0.25,
+            input_shape=(32, 32, 3),
+            classes=5,
+            classifier_activation=None,
+        )
+    )
+    folded = fold(model)
+    x = np.random.default_rng(1).standard_normal((1, 32, 32, 3)).astype("float32")
+    np.testing.assert_allclose(folded(x), model(x), atol=1e-4)
+    assert kinds(folded)["ScaleShift"] == 13
+    assert not kinds(folded)["BatchNormalization"]
+
+
+def test_many_units_are_nested_models(monkeypatch):
+    monkeypatch.setattr("keras_preact.transforms.stacking.FLAT_UNITS", 4)
+    model = net(scan_units=True)
+    folded = fold(model)
+    assert isinstance(folded.get_layer("stage3_unit3"), keras.Model)
+    assert not set(REMOVED) & set(kinds(folded))
+    assert_equal(folded, model)
+
+
+def test_channels_first():
+    model = net(data_format="channels_first")
+    folded = fold(model)
+    assert_equal(folded, model, X.transpose(0, 3, 1, 2))
+    assert not kinds(folded)["BatchNormalization"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "atol"), [("mixed_bfloat16", 0.05), ("mixed_float16", 0.01), ("float64", 1e-10)]
+)
+def test_dtype_policies(dtype, atol):
+    model = net(dtype=dtype)
+    folded = fold(model)
+    assert folded.get_layer("head_norm").compute_dtype == model.get_layer("head_norm").compute_dtype
+    assert (
+        folded.get_layer("head_norm").variable_dtype == model.get_layer("head_norm").variable_dtype
+    )
+    assert_equal(folded, model, X, atol)
+
+
+def test_folding_a_file_and_filing_a_fold(tmp_path):
+    model = net(scan_units=True)
+    model.save(tmp_path / "net.keras")
+    folded = fold(keras.saving.load_model(tmp_path / "net.keras"))
+    assert_equal(folded, model)
+    folded.save(tmp_path / "folded.keras")
+    again = keras.saving.load_model(tmp_path / "folded.keras")
+    np.testing.assert_array_equal(again(X), folded(X))
+    assert kinds(again) == kinds(folded)
+    assert kinds(fold(again)) == kinds(folded)
+
+
+def test_the_original_is_left_alone():
+    model = net()
+    before = [np.asarray(weight) for weight in model.weights]
+    folded = fold(model)
+    for weight in folded.weights:
+        weight.assign(weight + 1)
+    for one, other in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_features_come_along():
+    model = net(scan_units=True)
+    expected = keras_preact.feature_extractor(model)(X)
+    for features in (
+        fold(keras_preact.feature_extractor(model)),
+        keras_preact.feature_extractor(fold(model)),
+    ):
+        assert features.strides == {"stage2": 1, "stage3": 2}
+        received = features(X)
+        for name in expected:
+            np.testing.assert_allclose(received[name], expected[name], atol=1e-4)
+
+
+def test_a_convolution_that_is_an_output_keeps_it():
+    net_ = net()
+    convolution = net_.get_layer("stage2_unit1_conv1")
+    model = keras.Model(net_.input, [convolution.output, net_.output])
+    folded = fold(model)
+    for received, expected in zip(folded(X), model(X), strict=True):
+        np.testing.assert_allclose(received, expected, atol=1e-4)
+    assert type(folded.get_layer("stage2_unit1_norm2")).__name__ == "ScaleShift"
+
+
+def _norm_model(conv_options: dict, norm: keras.layers.Layer, **call) -> keras.Model:
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(5, 3, name="conv", **conv_options)(inputs)
+    return randomized(keras.Model(inputs, norm(x, **call)))
+
+
+@pytest.mark.parametrize(
+    ("conv_options", "norm_options", "folds"),
+    [
+        ({"strides": 2}, {"scale": False}, True),
+        ({"use_bias": False}, {"center": False, "axis": 3}, True),
+        ({"dilation_rate": 2}, {"scale": False, "center": False}, True),
+        ({"activation": "relu"}, {}, False),
+        ({}, {"axis": 1}, False),
+    ],
+    ids=str,
+)
+def test_every_option_of_convolution_and_norm(conv_options, norm_options, folds):
+    model = _norm_model(conv_options, keras.layers.BatchNormalization(**norm_options))
+    folded = fold(model)
+    np.testing.assert_allclose(folded(X), model(X), atol=1e-4)
+    assert len(folded.layers) == (2 if folds else 3)
+    assert not kinds(folded)["BatchNormalization"]
+
+
+def test_other_norms_stay():
+    model = _norm_model({}, keras.layers.GroupNormalization(5))
+    assert kinds(fold(model)) == kinds(model)
+    np.testing.assert_allclose(fold(model)(X), model(X), atol=1e-6)
+
+
+def test_what_always_trains_stays():
+    model = _norm_model({}, keras.layers.BatchNormalization(), training=True)
+    assert kinds(fold(model)) == kinds(model)
+    np.testing.assert_allclose(fold(model)(X), model(X), atol=1e-6)
+
+
+def test_shared_layers():
+    """A convolution and a norm called on two inputs each: another norm, then, is another layer."""
+    convolution, norm = keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization()
+    one, two = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+    outputs = keras.layers.Add()([norm(convolution(one)), norm(convolution(two))])
+    model = randomized(keras.Model([one, two], outputs))
+    folded = fold(model)
+    x = [X[:, :8, :8], X[:, 8:, 8:]]
+    np.testing.assert_allclose(folded(x), model(x), atol=1e-4)
+    assert kinds(folded)["ScaleShift"] == 1
+
+
+def test_not_a_functional_model():
+    with pytest.raises(ValueError, match="must be a functional Keras model. Received: 'net'"):
+        fold("net")
+
+
+@pytest.mark.parametrize("flat_units", [54, 4])
+def test_another_precision_is_that_of_a_net_built_with_it(monkeypatch, flat_units):
+    monkeypatch.setattr("keras_preact.transforms.stacking.FLAT_UNITS", flat_units)
+    model = net(scan_units=True)
+    half = with_dtype(unroll(model), "mixed_bfloat16")
+    built = net(dtype="mixed_bfloat16")
+    set_named_weights(built, named_weights(model))
+    for layer in built.layers[1:]:
+        if flat_units == 54 or layer.name in {each.name for each in half.layers}:
+            assert half.get_layer(layer.name).dtype_policy == layer.dtype_policy
+    assert_equal(half, built, atol=0.03)
+    assert half.output.dtype == "float32"
+    assert_equal(with_dtype(half, "float32"), model, atol=1e-5)
+
+
+def test_no_such_precision():
+    with pytest.raises(ValueError, match="int7"):
+        with_dtype(net(), "int7")
