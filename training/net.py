@@ -100,9 +100,9 @@ def find_pretrained(init: str) -> Pretrained:
         raise ValueError(f"`init`: there is no folder {init!r}. {error}") from error
     preprocessing = entry.preprocessing
     values = {**preprocessing.get_config(), "channels": preprocessing.channels}
-    return Pretrained(
-        entry.name, _inherited({**values, "model": entry.builder}), classes=entry.classes
-    )
+    # Some are published without a head.
+    classes = entry.classes or 0
+    return Pretrained(entry.name, _inherited({**values, "model": entry.builder}), classes=classes)
 
 
 def _from_file(path: Path) -> Pretrained:

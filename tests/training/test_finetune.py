@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_preact.weights import named_weights
+from keras_preact.weights import list_weights, named_weights
 from training.net import build_net, find_pretrained, prepare_net
 from training.recipe import load_recipe
 from training.run import read_run
@@ -152,7 +152,11 @@ def test_published_weights_bring_their_net_and_preprocessing():
     recipe = recipe_of("--recipe", "bit_hyperrule", "--init", "timm/resnetv2_50x1_bit.goog_in21k")
     assert recipe.model == "BiTResNet50x1"
     assert recipe.mean == recipe.std == (0.5, 0.5, 0.5)
-    assert find_pretrained("timm/resnetv2_50.a1h_in1k").values["model"] == "PreActResNet50"
+    thousand = [str(number) for number in range(1000)]
+    for entry in list_weights():
+        found = find_pretrained(entry.name)
+        assert found.values["model"] == entry.builder
+        assert found.predicts(thousand) == (entry.classes == 1000), entry.name
 
 
 @pytest.mark.parametrize(
