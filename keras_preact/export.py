@@ -126,8 +126,9 @@ def export_savedmodel(
     _check_probabilities(net, preprocessing)
     module = tf.Module()
     if not freeze:
-        # A SavedModel keeps only the variables that it finds on the object saved.
-        module.weights = served.variables
+        # A SavedModel keeps only the variables that it finds on the object saved. TensorFlow's C++
+        # loader restores its own variables, not those that Keras wraps around them.
+        module.weights = [variable.value for variable in served.variables]
     card = model_card(
         model, preprocessing, functions, {"fold": fold, "dtype": dtype, **vars(options)}, about
     )

@@ -36,8 +36,7 @@ def fold(model: keras.Model) -> keras.Model:
       `keras_preact.layers.ScaleShift` of the same name.
     - A weight-standardised convolution becomes a plain one, with the kernel as it is used.
     - Dropout and drop path are left out.
-    - Stacked units become separate ones, and rematerialised ones are kept: a loop, and what saves
-      memory in training, cost time in inference.
+    - Stacked units become separate ones, and rematerialised units are computed as any other.
 
     Norms of other kinds stay as they are. So do the names of the layers that stay, so that
     `keras_preact.feature_extractor` takes the folded net too; train and save the net it came from.

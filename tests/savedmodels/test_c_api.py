@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, ImageOps
 
 import keras_preact
+from keras_preact.export import export_savedmodel
 from keras_preact.preprocessing import decode_image
 from savedmodels.c_api import ServedModel, ServingError
 from savedmodels.check import main, warm_up_requests
@@ -145,6 +146,20 @@ def test_requests_that_do_not_fit(served, signature, inputs, message):
     with pytest.raises(ServingError, match=message) as error:
         served.run(inputs, signature)
     assert error.value.code in (3, 5)
+
+
+def test_weights_that_are_variables(net, everything, picture, tmp_path):
+    folder = export_savedmodel(
+        net, tmp_path / "net" / "1", preprocessing=PREPROCESSING, freeze=False
+    )
+    model = ServedModel(folder)
+    files = [encoded(picture, "PNG")]
+    np.testing.assert_allclose(
+        model.run({"image_bytes": files}, "serving_bytes")["probabilities"],
+        expected(everything, files)["probabilities"],
+        atol=1e-4,
+    )
+    model.close()
 
 
 # What a client may send.

@@ -5,11 +5,14 @@ import re
 import tarfile
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
-from keras_preact.preprocessing import Preprocessing
+import keras_preact
+from keras_preact.export import export_savedmodel
+from keras_preact.preprocessing import Preprocessing, decode_image
 from savedmodels.c_api import ServedModel
 from savedmodels.export import main
 from savedmodels.formats import FORMATS, export_format
@@ -38,8 +41,6 @@ def photographs(photo):
 
 @pytest.fixture(scope="module")
 def pixels(photographs):
-    from keras_preact.preprocessing import decode_image
-
     return np.stack([PREPROCESSING.resize_and_crop(decode_image(file, 3)) for file in photographs])
 
 
@@ -77,6 +78,50 @@ def test_savedmodel(exported, photographs, pixels, expected):
         CLASS_NAMES[index] for index in expected.argmax(1)
     ]
     model.close()
+
+
+@pytest.mark.slow
+def test_fifty_layers_in_every_format(photographs, tmp_path):
+    """At 224x224, where sums are longer, with statistics that a new net does not have."""
+    keras.utils.set_random_seed(0)
+    model = keras_preact.PreActResNet50(weights=None)
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        if variable.name in ("gamma", "moving_variance"):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+        elif variable.name in ("beta", "moving_mean"):
+            variable.assign(rng.normal(0.0, 0.1, variable.shape))
+    preprocessing = Preprocessing()
+
+    def batches():
+        for start in range(0, len(photographs), 20):
+            files = photographs[start : start + 20]
+            yield np.stack([preprocessing.resize_and_crop(decode_image(file, 3)) for file in files])
+
+    # Scores near the middle of the softmax, as those of a trained net, tell images apart.
+    top = model.get_layer("predictions")
+    embed = keras.Model(model.input, model.get_layer("head_pool").output)
+    vectors = np.concatenate(
+        [embed.predict(preprocessing.normalize(batch), verbose=0) for batch in batches()]
+    )
+    mean, deviation = vectors.mean(0), vectors.std(0) + 1e-6
+    kernel = rng.normal(0, 1, top.kernel.shape) / np.sqrt(len(mean)) / deviation[:, None]
+    top.set_weights([kernel, -mean @ kernel])
+    expected = np.concatenate(
+        [model.predict(preprocessing.normalize(batch), verbose=0) for batch in batches()]
+    )
+    assert len({*expected.argmax(1)}) > len(expected) // 2
+    exported = export_savedmodel(model, tmp_path / "net" / "1", preprocessing=preprocessing)
+    served = ServedModel(exported)
+    predictors = {"savedmodel": lambda batch: served.run({"images": batch})["probabilities"]}
+    for name in FORMATS:
+        file = export_format(model, tmp_path / name, name, preprocessing=preprocessing)
+        predictors[name] = FORMATS[name].load(file)
+    for predict in predictors.values():
+        received = np.concatenate([predict(batch) for batch in batches()])
+        np.testing.assert_array_equal(received.argmax(1), expected.argmax(1))
+        np.testing.assert_allclose(received, expected, atol=1e-3)
+    served.close()
 
 
 def test_a_format_from_the_command_line(net, tmp_path):
