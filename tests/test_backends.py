@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import keras_preact
-from keras_preact import Architecture
+from keras_preact import Architecture, transforms, weights
 
 ARCHITECTURES = {
     "basic": Architecture(
@@ -149,6 +149,30 @@ def test_features():
     assert {name: tuple(value.shape) for name, value in maps.items()} == {
         "stage2": (4, 8, 9, 16),
         "stage3": (4, 4, 5, 32),
+    }
+
+
+def test_frozen_stages_and_a_new_head():
+    model = transforms.replace_head(_filled("stacked"), 2)
+    transforms.freeze(model, 2)
+    before = weights.named_weights(model)
+    model.compile(keras.optimizers.SGD(0.01), "categorical_crossentropy")
+    images, labels = _batch()
+    model.train_on_batch(images, labels[:, :2])
+    after = weights.named_weights(model)
+    for name, arrays in before.items():
+        frozen = name.startswith(("stem", "stage2"))
+        for key, values in arrays.items():
+            assert np.array_equal(values, after[name][key]) == frozen, (name, key)
+
+
+def test_a_feature_pyramid():
+    pyramid = transforms.feature_pyramid(_filled("bottleneck"), 8, extra_level=True)
+    levels = pyramid.predict_on_batch(_batch()[0])
+    assert {name: tuple(value.shape) for name, value in levels.items()} == {
+        "P2": (4, 8, 9, 8),
+        "P3": (4, 4, 5, 8),
+        "P4": (4, 2, 3, 8),
     }
 
 
