@@ -32,7 +32,13 @@ BUILDERS = {
     "resnetv2_152": "PreActResNet152",
     "resnetv2_50x1_bit": "BiTResNet50x1",
 }
-BIT_WIDTHS = {"BiTResNet50x3": 3, "BiTResNet152x2": 2, "BiTResNet152x4": 4}
+BIT_WIDTHS = {
+    "BiTResNet50x3": 3,
+    "BiTResNet101x1": 1,
+    "BiTResNet101x3": 3,
+    "BiTResNet152x2": 2,
+    "BiTResNet152x4": 4,
+}
 
 
 def _randomize(model: torch.nn.Module) -> torch.nn.Module:
