@@ -19,7 +19,7 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from savedmodels.c_api import ServedModel, ServingError
-from savedmodels.versions import version_folder
+from savedmodels.versions import add_model_argument, version_folder
 
 WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
 
@@ -84,12 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m savedmodels.check", description=__doc__.splitlines()[0], allow_abbrev=False
     )
-    parser.add_argument(
-        "model",
-        type=Path,
-        metavar="DIR",
-        help="the SavedModel: NAME/VERSION/, or NAME/ for its highest version",
-    )
+    add_model_argument(parser)
     options = parser.parse_args(argv)
     try:
         print("\n".join(check(version_folder(options.model))))

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from savedmodels.versions import version_folder
+from savedmodels.versions import add_model_argument, version_folder
 
 SHOWN = 5  # classes an image
 
@@ -129,12 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         "read are named on standard error, and the exit code is then 1.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "model",
-        type=Path,
-        metavar="DIR",
-        help="the SavedModel: NAME/VERSION/, or NAME/ for its highest version",
-    )
+    add_model_argument(parser)
     parser.add_argument(
         "images", type=Path, nargs="+", metavar="IMAGE", help="JPEG, PNG, GIF, BMP or WebP file"
     )

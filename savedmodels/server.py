@@ -33,7 +33,7 @@ from tensorflow_serving.apis import (
 )
 
 from savedmodels.c_api import ServedModel, ServingError
-from savedmodels.versions import version_folder
+from savedmodels.versions import add_model_argument, version_folder
 
 THREADS = 16
 MAX_MESSAGE_BYTES = 2**30
@@ -261,12 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m savedmodels.server", description=__doc__.splitlines()[0], allow_abbrev=False
     )
-    parser.add_argument(
-        "model",
-        type=Path,
-        metavar="DIR",
-        help="the SavedModel: NAME/VERSION/, or NAME/ for its highest version",
-    )
+    add_model_argument(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8500, help="for gRPC (default: 8500)")
     parser.add_argument("--rest-port", type=int, default=8501, help="for REST (default: 8501)")

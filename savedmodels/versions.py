@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 
@@ -35,3 +36,13 @@ def version_folder(folder: Path) -> Path:
     if not numbers:
         raise FileNotFoundError(f"no SavedModel in {folder}: give NAME/ or NAME/VERSION/")
     return folder / str(numbers[-1])
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """Let a command name a SavedModel, for `version_folder`."""
+    parser.add_argument(
+        "model",
+        type=Path,
+        metavar="DIR",
+        help="the SavedModel: NAME/VERSION/, or NAME/ for its highest version",
+    )

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import h5py
 import numpy as np
 
 
-def own_variables(group: Mapping[str, h5py.Group]) -> Iterator[tuple[str, h5py.Group]]:
-    """Name and arrays of every layer below a group of a `.weights.h5` file of Keras 3."""
+def own_variables(group: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
+    """Name and arrays of every layer below a group of a `.weights.h5` file of Keras 3.
+
+    The state of an optimiser, which lies beside the layers, is left out.
+    """
     for key, each in group.items():
+        if key == "optimizer":
+            continue
         if key == "vars" and len(each):
             if "name" not in each.attrs:
                 raise KeyError(f"{each.name} does not tell its layer's name, as old Keras left it")
@@ -54,8 +59,7 @@ def _arrays(file: h5py.File) -> Iterator[tuple[str, np.ndarray]]:
                 variable = _text(name).rpartition("/")[2].partition(":")[0]
                 yield f"{_text(layer)}/{variable}", np.asarray(group[name])
     else:
-        groups = {key: group for key, group in file.items() if key != "optimizer"}
-        for layer, variables in own_variables(groups):
+        for layer, variables in own_variables(file):
             for number, array in variables.items():
                 yield f"{layer}/{number}", np.asarray(array)
 

@@ -95,7 +95,6 @@ def _read_saved(path: Path) -> NamedWeights:
     else:
         file = path
     with h5py.File(file, "r") as groups:
-        layers = {key: group for key, group in groups.items() if key != "optimizer"}
-        if "conv1_conv" not in (name for name, _ in own_variables(layers)):
+        if "conv1_conv" not in (name for name, _ in own_variables(groups)):
             return collect(own_variables(groups["layers"]))
     return _reader("keras_hub")(path)
