@@ -5,23 +5,28 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
-import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import keras
+from keras_preact.norms import NORMS
+from keras_preact.orders import ORDERS
+from keras_preact.rules import (
+    A_VALUE_EACH_STAGE,
+    ACTIVATION,
+    BOOLEAN,
+    NUMBER,
+    POSITIVE,
+    POSITIVE_INTEGER,
+    RATE,
+    Rule,
+    one_of,
+    or_none,
+)
+from keras_preact.shortcuts import PROJECTIONS, SHORTCUTS
+from keras_preact.stem import STEMS
+from keras_preact.units import UNITS
 
-# Input size, in pixels, that a net with this stem was designed for.
-STEM_INPUT_SIZES = {"imagenet": 224, "deep": 224, "cifar": 32}
-# Factor by which each stem shrinks height and width.
-STEM_STRIDES = {"imagenet": 4, "deep": 4, "cifar": 1}
-UNITS = ("basic", "bottleneck")
-STRIDE_UNITS = ("first", "last")
-STRIDE_PLACES = ("first_conv", "spatial_conv")
-DOWNSAMPLINGS = ("conv", "avg_pool", "subsample")
-NORMS = ("batch", "group", "evonorm_s0")
-PADDINGS = ("fixed", "same")
 # `scan_units="auto"` runs a stage as a loop from this number of units on.
 AUTO_SCAN_UNITS = 24
 
@@ -61,6 +66,10 @@ class Architecture:
         strides: Stride of each stage.
         stride_unit: Which unit of a stage carries its stride: `"first"` or `"last"` (TF-slim,
             keras.applications).
+        order: Where normalisation and activation stand (arXiv:1603.05027, figure 4):
+            `"full_preactivation"`, `"original"`, `"bn_after_addition"`, `"relu_before_addition"`,
+            `"relu_only_preactivation"`; or `"pyramid"` (a norm before and after each convolution,
+            no activation before the first: arXiv:1610.02915).
         unit: `"basic"` (two 3x3 convolutions) or `"bottleneck"` (1x1, 3x3, 1x1).
         bottleneck_ratio: Channels inside a bottleneck as a share of its output channels.
         stride_in: Which convolution of a unit carries its stride: `"first_conv"` (the paper's
@@ -69,6 +78,13 @@ class Architecture:
             convolution), `"avg_pool"` (2x2 average pooling, then the convolution: ResNet-D,
             arXiv:1812.01187) or `"subsample"` (as `"conv"` where the channels change too, else by
             leaving pixels out, without weights: TF-slim, keras.applications).
+        shortcut: What becomes of a shortcut where the shape stays (arXiv:1603.05027, section 3):
+            `"identity"`, `"scaling"` (times `shortcut_scale`), `"scaling_both"` (the branch by one
+            less that, too), `"exclusive_gating"`, `"shortcut_gating"`, `"conv"` (1x1) or
+            `"dropout"`. Only the identity leaves gradients as they are.
+        shortcut_scale: The factor of a scaled shortcut.
+        gate_bias: What the gates' biases start at: below 0, the shortcut is nearly an identity.
+        shortcut_dropout: The rate of a shortcut's dropout.
         output_stride: Pixels of the input to one of the last maps: from where a stage's stride
             would go beyond it, dilation replaces the strides (arXiv:1706.05587). The weights stay
             the same. None for the product of the strides.
@@ -109,11 +125,16 @@ class Architecture:
     units: tuple[int, ...]
     channels: tuple[int, ...]
     strides: tuple[int, ...]
+    order: str = "full_preactivation"
     unit: str = "bottleneck"
     bottleneck_ratio: float = 0.25
     stride_unit: str = "first"
     stride_in: str = "spatial_conv"
     downsample: str = "conv"
+    shortcut: str = "identity"
+    shortcut_scale: float = 0.5
+    gate_bias: float = -6.0
+    shortcut_dropout: float = 0.5
     output_stride: int | None = None
     stem: str = "imagenet"
     stem_channels: int = 64
@@ -133,112 +154,19 @@ class Architecture:
     rematerialize: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("units", "channels", "strides"):
-            object.__setattr__(self, name, self._positive_integers(name))
+        for name, rule in RULES.items():
+            value = getattr(self, name)
+            _check(name, value, rule.holds(value), rule.expected)
+            if rule is A_VALUE_EACH_STAGE:
+                object.__setattr__(self, name, tuple(value))
         if not len(self.units) == len(self.channels) == len(self.strides):
             raise ValueError(
                 "`units`, `channels` and `strides` must have one value for each stage. "
                 f"Received: units={self.units}, channels={self.channels}, strides={self.strides}"
             )
-        for name, allowed in (
-            ("unit", UNITS),
-            ("stride_unit", STRIDE_UNITS),
-            ("stride_in", STRIDE_PLACES),
-            ("downsample", DOWNSAMPLINGS),
-            ("stem", STEM_INPUT_SIZES),
-            ("norm", NORMS),
-            ("padding", PADDINGS),
-        ):
-            self._check_choice(name, tuple(allowed))
-        self._check_activation()
-        for name in ("stem_channels", "norm_groups"):
-            value = getattr(self, name)
-            self._check(name, isinstance(value, int) and value > 0, "a positive integer")
-        self._check_number("bottleneck_ratio", lambda value: value > 0, "above 0")
-        self._check_number("norm_momentum", lambda value: 0 <= value < 1, "in [0, 1)")
-        self._check_number("norm_epsilon", lambda value: value > 0, "above 0")
-        self._check_number("dropout", lambda value: 0 <= value < 1, "in [0, 1)")
-        self._check_number("drop_path", lambda value: 0 <= value < 1, "in [0, 1)")
-        for name in (
-            "zero_pad_pool",
-            "weight_standardization",
-            "zero_init_residual",
-            "rematerialize",
-        ):
-            self._check(name, isinstance(getattr(self, name), bool), "True or False")
-        bias_ok = isinstance(self.use_bias, bool) or self.use_bias == "unnormalized"
-        self._check("use_bias", bias_ok, 'True, False or "unnormalized"')
-        scan_ok = isinstance(self.scan_units, bool) or self.scan_units == "auto"
-        self._check("scan_units", scan_ok, 'True, False or "auto"')
-        if self.unit == "bottleneck":
-            self._check(
-                "bottleneck_ratio",
-                all(self.bottleneck_channels(channels) >= 1 for channels in self.channels),
-                f"large enough to leave a channel of {self.channels}",
-            )
-        self._check_groups()
-        self._check_output_stride()
-
-    def _positive_integers(self, name: str) -> tuple[int, ...]:
-        values = getattr(self, name)
-        ok = (
-            isinstance(values, Iterable)
-            and not isinstance(values, str | dict)
-            and len(tuple(values)) > 0
-            and all(isinstance(value, int) and value > 0 for value in values)
-        )
-        self._check(name, ok, "a sequence of positive integers, one for each stage")
-        return tuple(values)
-
-    def _check(self, name: str, ok: bool, expected: str) -> None:
-        if not ok:
-            raise ValueError(f"`{name}` must be {expected}. Received: {getattr(self, name)!r}")
-
-    def _check_choice(self, name: str, allowed: tuple[str, ...]) -> None:
-        self._check(name, getattr(self, name) in allowed, f"one of {allowed}")
-
-    def _check_number(self, name: str, in_range: Any, expected: str) -> None:
-        value = getattr(self, name)
-        is_number = isinstance(value, int | float) and math.isfinite(value)
-        self._check(name, is_number and in_range(value), f"a number {expected}")
-
-    def _check_activation(self) -> None:
-        try:
-            known = isinstance(self.activation, str) and keras.activations.get(self.activation)
-        except ValueError:
-            known = False
-        self._check("activation", bool(known), "the name of a Keras activation")
-
-        own_activation = self.norm == "evonorm_s0"
-        self._check(
-            "activation",
-            not own_activation or self.activation == "linear",
-            '"linear" with `norm="evonorm_s0"`, which contains an activation',
-        )
-
-    def _check_groups(self) -> None:
-        if self.norm == "batch":
-            return
-        normalized = {*self.channels, self.stem_channels}
-        if self.unit == "bottleneck":
-            normalized |= {self.bottleneck_channels(channels) for channels in self.channels}
-        if self.stem == "deep":
-            normalized.add(self.stem_channels // 2)
-        self._check(
-            "norm_groups",
-            all(channels % self.norm_groups == 0 for channels in normalized),
-            f"a divisor of every number of channels that is normalised: {sorted(normalized)}",
-        )
-
-    def _check_output_stride(self) -> None:
-        reached = [STEM_STRIDES[self.stem]]
-        for stride in self.strides:
-            reached.append(reached[-1] * stride)
-        self._check(
-            "output_stride",
-            self.output_stride is None or self.output_stride in reached,
-            f"None or a stride that the net reaches: {sorted(set(reached))}",
-        )
+        for constraint in CONSTRAINTS:
+            value = getattr(self, constraint.field)
+            _check(constraint.field, value, constraint.holds(self), constraint.expected(self))
 
     def bottleneck_channels(self, channels: int) -> int:
         """Channels inside a bottleneck whose output has `channels`."""
@@ -247,14 +175,35 @@ class Architecture:
     @property
     def input_size(self) -> int:
         """Default height and width of the input, in pixels."""
-        return STEM_INPUT_SIZES[self.stem]
+        return STEMS[self.stem].input_size
+
+    @property
+    def normalized_channels(self) -> set[int]:
+        """The numbers of channels that a normalisation meets."""
+        channels = {*self.channels, self.stem_channels}
+        if self.unit == "bottleneck":
+            channels |= {self.bottleneck_channels(each) for each in self.channels}
+        if STEMS[self.stem].inner:
+            channels.add(int(self.stem_channels * STEMS[self.stem].inner))
+        return channels
+
+    @property
+    def reached_strides(self) -> tuple[int, ...]:
+        """Pixels of the input to one pixel after the stem and each stage, without dilation."""
+        return tuple(
+            itertools.accumulate(
+                self.strides,
+                lambda reached, stride: reached * stride,
+                initial=STEMS[self.stem].stride,
+            )
+        )
 
     @property
     def stages(self) -> dict[int, tuple[Unit, ...]]:
         """The units of each stage. The stem is stage 1, so stages count from 2, as in the paper."""
         numbers = itertools.count(1)
         stages, in_channels = {}, self.stem_channels
-        reached, dilation = STEM_STRIDES[self.stem], 1
+        reached, dilation = STEMS[self.stem].stride, 1
         for stage, (count, channels, stage_stride) in enumerate(
             zip(self.units, self.channels, self.strides, strict=True), 2
         ):
@@ -315,6 +264,96 @@ class Architecture:
         """
         _check_names(config)
         return cls(**config)
+
+
+def _check(name: str, value: Any, ok: bool, expected: str) -> None:
+    if not ok:
+        raise ValueError(f"`{name}` must be {expected}. Received: {value!r}")
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What one field may be, given the others.
+
+    Attributes:
+        field: Its name.
+        holds: Whether an architecture keeps to it.
+        expected: What the field must be, to go on from "must be".
+    """
+
+    field: str
+    holds: Callable[[Architecture], bool]
+    expected: Callable[[Architecture], str]
+
+
+RULES: dict[str, Rule] = {
+    "units": A_VALUE_EACH_STAGE,
+    "channels": A_VALUE_EACH_STAGE,
+    "strides": A_VALUE_EACH_STAGE,
+    "order": one_of(ORDERS),
+    "unit": one_of(UNITS),
+    "bottleneck_ratio": POSITIVE,
+    "stride_unit": one_of(("first", "last")),
+    "stride_in": one_of(("first_conv", "spatial_conv")),
+    "downsample": one_of(PROJECTIONS),
+    "shortcut": one_of(SHORTCUTS),
+    "shortcut_scale": NUMBER,
+    "gate_bias": NUMBER,
+    "shortcut_dropout": RATE,
+    "output_stride": or_none(POSITIVE_INTEGER),
+    "stem": one_of(STEMS),
+    "stem_channels": POSITIVE_INTEGER,
+    "zero_pad_pool": BOOLEAN,
+    "norm": one_of(NORMS),
+    "norm_groups": POSITIVE_INTEGER,
+    "norm_momentum": RATE,
+    "norm_epsilon": POSITIVE,
+    "weight_standardization": BOOLEAN,
+    "activation": ACTIVATION,
+    "padding": one_of(("fixed", "same")),
+    "use_bias": one_of((True, False, "unnormalized")),
+    "dropout": RATE,
+    "drop_path": RATE,
+    "zero_init_residual": BOOLEAN,
+    "scan_units": one_of((True, False, "auto")),
+    "rematerialize": BOOLEAN,
+}
+
+CONSTRAINTS = (
+    Constraint(
+        "activation",
+        lambda net: net.activation == "linear" or not NORMS[net.norm].activates,
+        lambda net: f'"linear" with `norm="{net.norm}"`, which contains an activation',
+    ),
+    Constraint(
+        "bottleneck_ratio",
+        lambda net: (
+            net.unit != "bottleneck" or min(map(net.bottleneck_channels, net.channels)) >= 1
+        ),
+        lambda net: f"large enough to leave a channel of {net.channels}",
+    ),
+    Constraint(
+        "norm_groups",
+        lambda net: (
+            not NORMS[net.norm].grouped
+            or all(channels % net.norm_groups == 0 for channels in net.normalized_channels)
+        ),
+        lambda net: (
+            "a divisor of every number of channels that is normalised: "
+            f"{sorted(net.normalized_channels)}"
+        ),
+    ),
+    Constraint(
+        "output_stride",
+        lambda net: net.output_stride is None or net.output_stride in net.reached_strides,
+        lambda net: f"None or a stride that the net reaches: {sorted(set(net.reached_strides))}",
+    ),
+    Constraint(
+        "zero_init_residual",
+        lambda net: not net.zero_init_residual or ORDERS[net.order].zero_residual is not None,
+        lambda net: f'False with `order="{net.order}"`, whose branches end in an activation',
+    ),
+)
 
 
 def _check_names(names: Iterable[str]) -> None:

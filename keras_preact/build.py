@@ -3,7 +3,10 @@
 Names of the layers: `stem_conv`, `stem_pool` (a deep stem: `stem_conv1`, `stem_norm1`, `stem_act1`
 and so on to `stem_conv3`); in unit u of stage s, counted from 1 and 2 as in the paper,
 `stage{s}_unit{u}_norm{i}`, `_act{i}`, `_conv{i}`, `_dropout`, `_shortcut`, `_shortcut_pool`,
-`_drop_path` and `_add`; then `head_norm`, `head_act`, `head_pool` and `predictions`. Units 2 to n
+`_drop_path` and `_add`; in other orders than full pre-activation also `stem_norm`, `stem_act`,
+`_shortcut_norm`, `_sum_norm` and `_sum_act`, and around other shortcuts than the identity
+`_shortcut_scale`, `_branch_scale`, `_gate`, `_gate_rest`, `_shortcut_gated`, `_branch_gated` and
+`_shortcut_dropout`; then `head_norm`, `head_act`, `head_pool` and `predictions`. Units 2 to n
 of a stage that runs as one loop are the layer `stage{s}_unit2to{n}`; `keras_preact.stages` has
 every form.
 """
@@ -50,7 +53,7 @@ def build(
     check_separate_units(sum(1 if architecture.scans(units) else len(units) for units in stages))
     for units in stages:
         x = residual_stage(x, units, parts)
-    x = parts.norm_act(x, "head")
+    x = parts.apply(x, parts.order.head, "head")
     if include_top:
         x = parts.global_pool(x, "avg", name="head_pool")
         x = parts.classifier(x, classes, classifier_activation, name="predictions")

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_preact.layer_names import body_end, stage_numbers
+
 _STRIDED_LAYERS = re.compile(r"stem_(conv\d*|pool)|stage(?P<stage>\d+)_unit\d+_conv\d+")
 
 
@@ -32,8 +34,9 @@ def stage_stride(model: keras.Model, stage: int) -> int:
 def feature_extractor(model: keras.Model, stages: Sequence[int] | None = None) -> FeatureExtractor:
     """The maps at the end of a net's stages, pre-activated, as dense prediction needs them.
 
-    A map is what the next weight layer sees: the stage's output after the normalisation and
-    activation that open the next stage, or after the head's. The weights are shared with `model`.
+    A map is what the next weight layer sees: in full pre-activation the stage's output after the
+    normalisation and activation that open the next stage, or after the head's. The weights are
+    shared with `model`.
 
     Args:
         model: A net built by this package, or one that contains its layers.
@@ -45,7 +48,7 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] | None = None) -
     Raises:
         ValueError: If the model is no such net, or has no stage of that number.
     """
-    existing = _stage_numbers(model)
+    existing = stage_numbers(model)
     stages = existing[1:] if stages is None else tuple(stages)
     if not stages or any(stage not in existing for stage in stages):
         raise ValueError(
@@ -53,21 +56,9 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] | None = None) -
             f"Received: {stages}"
         )
     outputs = {
-        f"stage{stage}": model.get_layer(
-            "head_act" if stage == existing[-1] else f"stage{stage + 1}_unit1_act1"
-        ).output
+        f"stage{stage}": body_end(model).output
+        if stage == existing[-1]
+        else model.get_layer(f"stage{stage + 1}_unit1_conv1").input
         for stage in stages
     }
     return FeatureExtractor(model.input, outputs, name=f"{model.name}_features")
-
-
-def _stage_numbers(model: keras.Model) -> tuple[int, ...]:
-    names = {layer.name for layer in model.layers}
-    matches = (re.fullmatch(r"stage(\d+)_unit1_act1", name) for name in names)
-    found = sorted(int(match[1]) for match in matches if match)
-    if not found or "head_act" not in names:
-        raise ValueError(
-            "`model` must be a net of keras_preact, with layers named as "
-            f"`keras_preact.build` documents. Received: {model.name!r}"
-        )
-    return (1, *found)

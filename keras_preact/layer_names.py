@@ -43,6 +43,16 @@ def stage_numbers(model: Any) -> tuple[int, ...]:
     return numbers
 
 
+def body_end(model: keras.Model) -> keras.layers.Layer:
+    """The layer whose output is a net's last maps, which its pooling takes."""
+    last = stage_numbers(model)[-1]
+    return [
+        layer
+        for layer in model.layers
+        if layer.name in ("head_norm", "head_act") or stage_of(layer.name) == last
+    ][-1]
+
+
 def data_format(model: keras.Model) -> str:
     """`"channels_last"` or `"channels_first"`, as a net's first convolution has it."""
     return first_convolution(model).data_format

@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from keras_preact import head
-from keras_preact.architecture import Architecture
-from keras_preact.layers import (
-    BatchNormalization,
-    Conv2D,
-    DropPath,
-    EvoNormS0,
-    MaxPooling2D,
-    StandardizedConv2D,
-)
+from keras_preact.layers import Conv2D, DropPath, MaxPooling2D, StandardizedConv2D
+from keras_preact.norms import NORMS
+from keras_preact.orders import ORDERS, Order
+
+if TYPE_CHECKING:
+    from keras_preact.architecture import Architecture
 
 # He initialisation of the papers' code: deviation sqrt(2 / (k * k * channels out)).
 _HE_FAN_OUT = {"scale": 2.0, "mode": "fan_out", "distribution": "untruncated_normal"}
-
-
-def _batch_norm(architecture: Architecture, **common: Any) -> keras.layers.Layer:
-    return BatchNormalization(momentum=architecture.norm_momentum, **common)
-
-
-def _group_norm(architecture: Architecture, **common: Any) -> keras.layers.Layer:
-    return keras.layers.GroupNormalization(architecture.norm_groups, **common)
-
-
-def _evonorm_s0(architecture: Architecture, **common: Any) -> keras.layers.Layer:
-    return EvoNormS0(architecture.norm_groups, **common)
-
-
-NORMS: dict[str, Callable[..., keras.layers.Layer]] = {
-    "batch": _batch_norm,
-    "group": _group_norm,
-    "evonorm_s0": _evonorm_s0,
-}
 
 
 @dataclass(frozen=True)
@@ -57,6 +35,11 @@ class Parts:
     dtype: keras.DTypePolicy
 
     @property
+    def order(self) -> Order:
+        """Where normalisation and activation stand."""
+        return ORDERS[self.architecture.order]
+
+    @property
     def channel_axis(self) -> int:
         """Axis of the channels in a batch."""
         return 1 if self.data_format == "channels_first" else 3
@@ -72,21 +55,22 @@ class Parts:
         normalized: bool = False,
         zero_init: bool = False,
         name: str,
+        **options: Any,
     ) -> Any:
         """A convolution with He initialisation, or one that starts at zero.
 
-        `normalized` says that a normalisation follows.
+        `normalized` says that a normalisation follows; the options are those of the layer.
         """
         architecture = self.architecture
         convolution = StandardizedConv2D if architecture.weight_standardization else Conv2D
+        use_bias = architecture.use_bias is True
+        use_bias |= architecture.use_bias == "unnormalized" and not normalized
         layer = convolution(
             filters,
             kernel_size,
             strides=stride,
             dilation_rate=dilation,
             padding=architecture.padding,
-            use_bias=architecture.use_bias is True
-            or (architecture.use_bias == "unnormalized" and not normalized),
             kernel_initializer=(
                 keras.initializers.Zeros()
                 if zero_init
@@ -95,22 +79,38 @@ class Parts:
             data_format=self.data_format,
             dtype=self.dtype,
             name=name,
+            **{"use_bias": use_bias, **options},
         )
         return layer(x)
 
-    def norm_act(self, x: Any, prefix: str, index: int | str = "") -> Any:
-        """Normalisation, then activation: the pre-activation of what follows."""
-        norm = NORMS[self.architecture.norm](
+    def apply(
+        self, x: Any, steps: Iterable[str], prefix: str, index: int | str = "", **options: Any
+    ) -> Any:
+        """Normalisation and activation, as the steps of an `Order` say.
+
+        The layers are named `{prefix}_norm{index}` and `{prefix}_act{index}`; the options are
+        `norm`'s.
+        """
+        for step in steps:
+            name = f"{prefix}_{step}{index}"
+            x = self.norm(x, name=name, **options) if step == "norm" else self.act(x, name=name)
+        return x
+
+    def norm(self, x: Any, *, zero_init: bool = False, name: str) -> Any:
+        """The architecture's normalisation, with a scale that may start at zero."""
+        layer = NORMS[self.architecture.norm].layer(
             self.architecture,
             axis=self.channel_axis,
             epsilon=self.architecture.norm_epsilon,
             dtype=self.dtype,
-            name=f"{prefix}_norm{index}",
+            name=name,
+            **({"gamma_initializer": "zeros"} if zero_init else {}),
         )
-        act = keras.layers.Activation(
-            self.architecture.activation, dtype=self.dtype, name=f"{prefix}_act{index}"
-        )
-        return act(norm(x))
+        return layer(x)
+
+    def act(self, x: Any, *, name: str) -> Any:
+        """The architecture's activation."""
+        return keras.layers.Activation(self.architecture.activation, dtype=self.dtype, name=name)(x)
 
     def dropout(self, x: Any, *, name: str) -> Any:
         """Dropout at the architecture's rate; nothing where that is 0."""
@@ -124,6 +124,14 @@ class Parts:
     def add(self, shortcut: Any, branch: Any, *, name: str) -> Any:
         """The addition that ends a unit."""
         return keras.layers.Add(dtype=self.dtype, name=name)([shortcut, branch])
+
+    def rescale(self, x: Any, scale: float, offset: float = 0.0, *, name: str) -> Any:
+        """`x * scale + offset`."""
+        return keras.layers.Rescaling(scale, offset, dtype=self.dtype, name=name)(x)
+
+    def multiply(self, x: Any, factor: Any, *, name: str) -> Any:
+        """The product of two maps, or of a map and a factor for each of its channels."""
+        return keras.layers.Multiply(dtype=self.dtype, name=name)([x, factor])
 
     def max_pool(self, x: Any, size: int, stride: int, *, name: str) -> Any:
         """Max pooling, padded as the convolutions are, or by zeros."""

@@ -3,37 +3,119 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
-from keras_preact.architecture import Unit
 from keras_preact.layers import MaxPooling2D
 from keras_preact.parts import Parts
 
+if TYPE_CHECKING:
+    from keras_preact.architecture import Unit
 
-def shortcut(x: Any, activated: Any, unit: Unit, parts: Parts) -> Any:
-    """The identity, or what `Architecture.downsample` says where the shape changes.
+
+def shortcut(x: Any, activated: Any, branch: Any, unit: Unit, parts: Parts) -> tuple[Any, Any]:
+    """The two terms of a unit's sum.
+
+    Where the shape stays, `Architecture.shortcut` says what becomes of `x` and of the branch; where
+    it changes, `Architecture.downsample` says how `x` follows.
 
     Args:
         x: What comes into the unit, `(batch, height, width, unit.in_channels)`, or with the
             channels first.
-        activated: The same, normalised and activated: what a convolution is fed.
+        activated: The same after the steps before the unit's first convolution: what a projection
+            takes.
+        branch: What the residual branch gives.
         unit: What the architecture says of this unit.
         parts: Makes the layers.
 
     Returns:
-        A tensor with `unit.channels` channels, height and width divided by `unit.stride`.
+        Shortcut and branch, both with `unit.channels` channels, height and width divided by
+        `unit.stride`.
     """
     if unit.projects:
-        return PROJECTIONS[parts.architecture.downsample](activated, unit, parts)
+        x = PROJECTIONS[parts.architecture.downsample](activated, unit, parts)
+        return parts.apply(x, parts.order.projection, f"{unit.name}_shortcut"), branch
     if unit.stride != 1:
-        return _subsample(x, unit, parts)
-    return x
+        return _subsample(x, unit, parts), branch
+    return SHORTCUTS[parts.architecture.shortcut](x, branch, unit, parts)
+
+
+def _identity(x: Any, branch: Any, unit: Unit, parts: Parts) -> tuple[Any, Any]:
+    return x, branch
+
+
+def _scaling(x: Any, branch: Any, unit: Unit, parts: Parts) -> tuple[Any, Any]:
+    scale = parts.architecture.shortcut_scale
+    return parts.rescale(x, scale, name=f"{unit.name}_shortcut_scale"), branch
+
+
+def _scaling_both(x: Any, branch: Any, unit: Unit, parts: Parts) -> tuple[Any, Any]:
+    x, branch = _scaling(x, branch, unit, parts)
+    scale = 1 - parts.architecture.shortcut_scale
+    return x, parts.rescale(branch, scale, name=f"{unit.name}_branch_scale")
+
+
+def _exclusive_gating(x: Any, branch: Any, unit: Unit, parts: Parts) -> tuple[Any, Any]:
+    gate = _gate(x, unit, parts)
+    branch = parts.multiply(branch, gate, name=f"{unit.name}_branch_gated")
+    return _gated(x, gate, unit, parts), branch
+
+
+def _shortcut_gating(x: Any, branch: Any, unit: Unit, parts: Parts) -> tuple[Any, Any]:
+    return _gated(x, _gate(x, unit, parts), unit, parts), branch
+
+
+def _gate(x: Any, unit: Unit, parts: Parts) -> Any:
+    """A share for each pixel and channel, as in highway networks (arXiv:1505.00387)."""
+    return parts.conv(
+        x,
+        unit.channels,
+        1,
+        use_bias=True,
+        bias_initializer=keras.initializers.Constant(parts.architecture.gate_bias),
+        activation="sigmoid",
+        name=f"{unit.name}_gate",
+    )
+
+
+def _gated(x: Any, gate: Any, unit: Unit, parts: Parts) -> Any:
+    rest = parts.rescale(gate, -1.0, offset=1.0, name=f"{unit.name}_gate_rest")
+    return parts.multiply(x, rest, name=f"{unit.name}_shortcut_gated")
+
+
+def _convolution(x: Any, branch: Any, unit: Unit, parts: Parts) -> tuple[Any, Any]:
+    steps = parts.order.projection
+    x = parts.conv(x, unit.channels, 1, normalized="norm" in steps, name=f"{unit.name}_shortcut")
+    return parts.apply(x, steps, f"{unit.name}_shortcut"), branch
+
+
+def _dropout(x: Any, branch: Any, unit: Unit, parts: Parts) -> tuple[Any, Any]:
+    layer = keras.layers.Dropout(
+        parts.architecture.shortcut_dropout,
+        dtype=parts.dtype,
+        name=f"{unit.name}_shortcut_dropout",
+    )
+    return layer(x), branch
+
+
+# The shortcuts of arXiv:1603.05027, section 3.
+SHORTCUTS: dict[str, Callable[[Any, Any, Unit, Parts], tuple[Any, Any]]] = {
+    "identity": _identity,
+    "scaling": _scaling,
+    "scaling_both": _scaling_both,
+    "exclusive_gating": _exclusive_gating,
+    "shortcut_gating": _shortcut_gating,
+    "conv": _convolution,
+    "dropout": _dropout,
+}
 
 
 def _strided_convolution(x: Any, unit: Unit, parts: Parts) -> Any:
-    return parts.conv(x, unit.channels, 1, unit.stride, name=f"{unit.name}_shortcut")
+    normalized = "norm" in parts.order.projection
+    return parts.conv(
+        x, unit.channels, 1, unit.stride, normalized=normalized, name=f"{unit.name}_shortcut"
+    )
 
 
 def _pooled_convolution(x: Any, unit: Unit, parts: Parts) -> Any:
@@ -47,7 +129,8 @@ def _pooled_convolution(x: Any, unit: Unit, parts: Parts) -> Any:
             name=f"{unit.name}_shortcut_pool",
         )
         x = pool(x)
-    return parts.conv(x, unit.channels, 1, name=f"{unit.name}_shortcut")
+    normalized = "norm" in parts.order.projection
+    return parts.conv(x, unit.channels, 1, normalized=normalized, name=f"{unit.name}_shortcut")
 
 
 def _subsample(x: Any, unit: Unit, parts: Parts) -> Any:

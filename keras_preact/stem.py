@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from keras_preact.parts import Parts
+
+
+@dataclass(frozen=True)
+class Stem:
+    """One kind of stem.
+
+    Attributes:
+        apply: Makes its layers, from images and `Parts`.
+        stride: Factor by which it shrinks height and width.
+        input_size: Height and width, in pixels, of the images it was designed for.
+        inner: Channels between its convolutions as a share of those that come out; None where it
+            has one.
+    """
+
+    apply: Callable[[Any, Parts], Any]
+    stride: int
+    input_size: int
+    inner: float | None = None
 
 
 def stem(x: Any, parts: Parts) -> Any:
@@ -18,30 +37,36 @@ def stem(x: Any, parts: Parts) -> Any:
     Returns:
         Maps of `stem_channels` channels, not yet activated.
     """
-    return STEMS[parts.architecture.stem](x, parts)
+    return STEMS[parts.architecture.stem].apply(x, parts)
 
 
 def _imagenet(x: Any, parts: Parts) -> Any:
-    x = parts.conv(x, parts.architecture.stem_channels, 7, 2, name="stem_conv")
-    return parts.max_pool(x, 3, 2, name="stem_pool")
-
-
-def _deep(x: Any, parts: Parts) -> Any:
-    channels = parts.architecture.stem_channels
-    x = parts.conv(x, channels // 2, 3, 2, normalized=True, name="stem_conv1")
-    x = parts.norm_act(x, "stem", 1)
-    x = parts.conv(x, channels // 2, 3, normalized=True, name="stem_conv2")
-    x = parts.norm_act(x, "stem", 2)
-    x = parts.conv(x, channels, 3, name="stem_conv3")
-    return parts.max_pool(x, 3, 2, name="stem_pool")
+    return parts.max_pool(_single(x, parts, 7, 2), 3, 2, name="stem_pool")
 
 
 def _cifar(x: Any, parts: Parts) -> Any:
-    return parts.conv(x, parts.architecture.stem_channels, 3, name="stem_conv")
+    return _single(x, parts, 3, 1)
 
 
-STEMS: dict[str, Callable[[Any, Parts], Any]] = {
-    "imagenet": _imagenet,
-    "deep": _deep,
-    "cifar": _cifar,
+def _single(x: Any, parts: Parts, kernel_size: int, stride: int) -> Any:
+    steps, channels = parts.order.stem, parts.architecture.stem_channels
+    x = parts.conv(x, channels, kernel_size, stride, normalized="norm" in steps, name="stem_conv")
+    return parts.apply(x, steps, "stem")
+
+
+def _deep(x: Any, parts: Parts) -> Any:
+    steps, channels = parts.order.stem, parts.architecture.stem_channels
+    x = parts.conv(x, channels // 2, 3, 2, normalized=True, name="stem_conv1")
+    x = parts.apply(x, ("norm", "act"), "stem", 1)
+    x = parts.conv(x, channels // 2, 3, normalized=True, name="stem_conv2")
+    x = parts.apply(x, ("norm", "act"), "stem", 2)
+    x = parts.conv(x, channels, 3, normalized="norm" in steps, name="stem_conv3")
+    x = parts.apply(x, steps, "stem", 3)
+    return parts.max_pool(x, 3, 2, name="stem_pool")
+
+
+STEMS = {
+    "imagenet": Stem(_imagenet, stride=4, input_size=224),
+    "deep": Stem(_deep, stride=4, input_size=224, inner=0.5),
+    "cifar": Stem(_cifar, stride=1, input_size=32),
 }

@@ -1,38 +1,23 @@
 """The residual units, as functions on tensors.
 
-A kind of unit is the list of its residual branch's convolutions; how they are put together with
+A kind of unit is the list of its residual branch's operations; how they are put together with
 normalisation, activation and shortcut is the same for all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from keras_preact.architecture import Architecture, Unit
+from keras_preact.operations import Convolution, Operation
 from keras_preact.parts import Parts
 from keras_preact.shortcuts import shortcut
 
-
-@dataclass(frozen=True)
-class Convolution:
-    """One convolution of a residual branch.
-
-    Attributes:
-        filters: Output channels.
-        kernel_size: Height and width of the kernel, in pixels.
-        stride: Factor by which height and width shrink.
-        dilation: Spacing of the kernel's pixels.
-    """
-
-    filters: int
-    kernel_size: int
-    stride: int = 1
-    dilation: int = 1
+if TYPE_CHECKING:
+    from keras_preact.architecture import Architecture, Unit
 
 
-def basic(architecture: Architecture, unit: Unit) -> tuple[Convolution, ...]:
+def basic(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
     """Two 3x3 convolutions (arXiv:1603.05027)."""
     return (
         Convolution(unit.channels, 3, unit.stride, unit.dilation),
@@ -40,7 +25,7 @@ def basic(architecture: Architecture, unit: Unit) -> tuple[Convolution, ...]:
     )
 
 
-def bottleneck(architecture: Architecture, unit: Unit) -> tuple[Convolution, ...]:
+def bottleneck(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
     """1x1 to fewer channels, 3x3, 1x1 back (arXiv:1603.05027)."""
     inside = architecture.bottleneck_channels(unit.channels)
     if architecture.stride_in == "first_conv":
@@ -52,17 +37,21 @@ def bottleneck(architecture: Architecture, unit: Unit) -> tuple[Convolution, ...
     return first, spatial, Convolution(unit.channels, 1)
 
 
-UNITS: dict[str, Callable[[Architecture, Unit], tuple[Convolution, ...]]] = {
+UNITS: dict[str, Callable[[Architecture, Unit], tuple[Operation, ...]]] = {
     "basic": basic,
     "bottleneck": bottleneck,
 }
 
+# What a branch goes through after its operations, in this order.
+BRANCH_ENDS: tuple[Callable[[Any, Unit, Parts], Any], ...] = ()
+
 
 def residual_unit(x: Any, unit: Unit, parts: Parts) -> Any:
-    """Normalisation and activation before every convolution, and an addition that nothing follows.
+    """The sum of a shortcut and a residual branch, in the order of steps that the net has.
 
-    A unit whose shortcut has a convolution feeds it the first activation too; the others hand `x`
-    on untouched.
+    In full pre-activation, normalisation and activation come before every convolution, and nothing
+    follows the addition. A unit whose shortcut has a convolution feeds it the first activation
+    too; the others hand `x` on untouched.
 
     Args:
         x: Tensor `(batch, height, width, unit.in_channels)`, or with the channels first.
@@ -72,24 +61,46 @@ def residual_unit(x: Any, unit: Unit, parts: Parts) -> Any:
     Returns:
         A tensor with `unit.channels` channels, height and width divided by `unit.stride`.
     """
-    convolutions = UNITS[parts.architecture.unit](parts.architecture, unit)
-    inputs = x
-    for index, convolution in enumerate(convolutions, 1):
-        last = index == len(convolutions)
-        x = parts.norm_act(x, unit.name, index)
-        if index == 1:
-            other = shortcut(inputs, x, unit, parts)
-        if last:
-            x = parts.dropout(x, name=f"{unit.name}_dropout")
-        x = parts.conv(
+    activated = parts.apply(x, parts.order.first, unit.name, 1)
+    branch = residual_branch(activated, unit, parts)
+    x, branch = shortcut(x, activated, branch, unit, parts)
+    x = parts.add(x, branch, name=f"{unit.name}_add")
+    return parts.apply(x, parts.order.sum, f"{unit.name}_sum")
+
+
+def residual_branch(x: Any, unit: Unit, parts: Parts) -> Any:
+    """What a unit adds to its shortcut.
+
+    Args:
+        x: The unit's input after the steps before its first convolution.
+        unit: What the architecture says of this unit.
+        parts: Makes the layers.
+
+    Returns:
+        A tensor with `unit.channels` channels, height and width divided by `unit.stride`.
+    """
+    order, architecture = parts.order, parts.architecture
+    zero = order.zero_residual if architecture.zero_init_residual else None
+    *operations, last = UNITS[architecture.unit](architecture, unit)
+    for index, operation in enumerate(operations, 1):
+        x = operation(
             x,
-            convolution.filters,
-            convolution.kernel_size,
-            convolution.stride,
-            convolution.dilation,
-            normalized=not last,
-            zero_init=last and parts.architecture.zero_init_residual,
+            parts,
+            normalized="norm" in order.between,
+            zero_init=False,
             name=f"{unit.name}_conv{index}",
         )
-    x = parts.drop_path(x, unit.drop_path, name=f"{unit.name}_drop_path")
-    return parts.add(other, x, name=f"{unit.name}_add")
+        x = parts.apply(x, order.between, unit.name, index + 1)
+    x = parts.dropout(x, name=f"{unit.name}_dropout")
+    index = len(operations) + 1
+    x = last(
+        x,
+        parts,
+        normalized="norm" in order.last,
+        zero_init=zero == "conv",
+        name=f"{unit.name}_conv{index}",
+    )
+    x = parts.apply(x, order.last, unit.name, index + 1, zero_init=zero == "norm")
+    for end in BRANCH_ENDS:
+        x = end(x, unit, parts)
+    return parts.drop_path(x, unit.drop_path, name=f"{unit.name}_drop_path")

@@ -18,18 +18,24 @@ class EvoNormS0(keras.layers.Layer):
         groups: Number of groups of channels.
         axis: Axis of the channels.
         epsilon: Added to the variance.
+        gamma_initializer: How gamma starts.
         **kwargs: As for `keras.layers.Layer`.
     """
 
     def __init__(
-        self, groups: int = 32, axis: int = -1, epsilon: float = 1e-5, **kwargs: Any
+        self,
+        groups: int = 32,
+        axis: int = -1,
+        epsilon: float = 1e-5,
+        gamma_initializer: Any = "ones",
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.groups = groups
         self.axis = axis
         self.epsilon = epsilon
         # Keras's names for them, by which stacked units find how their variables start.
-        self.gamma_initializer = keras.initializers.Ones()
+        self.gamma_initializer = keras.initializers.get(gamma_initializer)
         self.beta_initializer = keras.initializers.Zeros()
         self.v_initializer = keras.initializers.Ones()
 
@@ -84,4 +90,5 @@ class EvoNormS0(keras.layers.Layer):
             "groups": self.groups,
             "axis": self.axis,
             "epsilon": self.epsilon,
+            "gamma_initializer": keras.initializers.serialize(self.gamma_initializer),
         }

@@ -46,7 +46,7 @@ def with_features(model: keras.Model) -> keras.Model:
     """
     outputs = {PROBABILITIES: model.outputs[0]}
     names = {layer.name for layer in model.layers}
-    if {"head_act", "head_pool"} <= names:
+    if {"stage2_unit1_conv1", "head_pool"} <= names:
         outputs |= feature_extractor(model).output
         outputs[EMBEDDING] = model.get_layer("head_pool").output
     return keras.Model(model.inputs[0], outputs, name=model.name)

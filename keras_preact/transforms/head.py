@@ -7,10 +7,7 @@ from typing import Any
 import keras
 
 from keras_preact.head import classifier, global_pool
-from keras_preact.layer_names import data_format, stage_numbers
-
-# What a net may end in; each name that the builders give the layer before the head's next one.
-_ENDS = ("predictions", "head_pool", "head_act")
+from keras_preact.layer_names import body_end, data_format
 
 
 def replace_head(
@@ -48,7 +45,7 @@ def replace_head(
         )
     x = _pooled(model)
     if classes:
-        policy = model.get_layer("head_act").dtype_policy
+        policy = body_end(model).dtype_policy
         x = classifier(x, classes, classifier_activation, policy, name="predictions")
     return keras.Model(model.input, x, name=name or model.name)
 
@@ -59,11 +56,11 @@ def _is_integer(value: Any) -> bool:
 
 def _pooled(model: Any) -> Any:
     """The vector of each image that a net's classifier takes."""
-    stage_numbers(model)
-    end = model.get_layer(index=-1)
-    if len(model.outputs) != 1 or end.name not in _ENDS or end.output is not model.outputs[0]:
+    end, body = model.get_layer(index=-1), body_end(model)
+    ends = ("predictions", "head_pool", body.name)
+    if len(model.outputs) != 1 or end.name not in ends or end.output is not model.outputs[0]:
         raise ValueError(
-            f"`model` must end in one of the layers {_ENDS}, as the builders' nets do. "
+            f"`model` must end in one of the layers {ends}, as the builders' nets do. "
             f"Received: {model.name!r}, which returns {model.output}"
         )
     if end.name == "predictions":

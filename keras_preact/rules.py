@@ -1,0 +1,82 @@
+"""What the values of `Architecture`'s fields may be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one value may be.
+
+    Attributes:
+        holds: Whether a value is allowed.
+        expected: What is, to go on from "must be".
+    """
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+def one_of(choices: Iterable[Any]) -> Rule:
+    """One of a few names; 1 does not stand for True."""
+    choices = tuple(choices)
+    return Rule(
+        lambda value: any(type(value) is type(each) and value == each for each in choices),
+        f"one of {choices}",
+    )
+
+
+def number(in_range: Callable[[float], bool], expected: str) -> Rule:
+    """A finite number for which `in_range` holds."""
+    return Rule(
+        lambda value: _is_number(value) and math.isfinite(value) and in_range(value),
+        f"a number {expected}",
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_positive_integer(value: Any) -> bool:
+    """Whether a value is an integer above 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def are_positive_integers(values: Any) -> bool:
+    """Whether a value is a sequence, not empty, of integers above 0."""
+    return (
+        isinstance(values, Iterable)
+        and not isinstance(values, str | dict)
+        and len(tuple(values)) > 0
+        and all(is_positive_integer(value) for value in values)
+    )
+
+
+def or_none(rule: Rule) -> Rule:
+    """None, or what the rule says."""
+    return Rule(lambda value: value is None or rule.holds(value), f"None or {rule.expected}")
+
+
+def _is_activation(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(keras.activations.get(value))
+    except ValueError:
+        return False
+
+
+BOOLEAN = one_of((True, False))
+POSITIVE_INTEGER = Rule(is_positive_integer, "a positive integer")
+A_VALUE_EACH_STAGE = Rule(
+    are_positive_integers, "a sequence of positive integers, one for each stage"
+)
+POSITIVE = number(lambda value: value > 0, "above 0")
+NUMBER = number(lambda value: True, "of any size")
+RATE = number(lambda value: 0 <= value < 1, "in [0, 1)")
+ACTIVATION = Rule(_is_activation, "the name of a Keras activation")
