@@ -1,0 +1,437 @@
+r"""Repeat a table of the paper: `python -m training.reproduce TABLE --data SOURCE --output DIR`.
+
+Every run is one of `python -m training.train`, in a folder of its own under `--runs`. Started
+again, finished runs are only read and an interrupted one goes on after its last epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from training.files import replacing
+from training.report import write_history_csv
+from training.run import read_run
+
+# Published where a net fails to converge.
+FAILS = math.inf
+
+
+@dataclass(frozen=True)
+class Row:
+    """One net of a table.
+
+    Attributes:
+        label: What the paper calls it.
+        options: What `Architecture` calls it: the fields that make it.
+        published: Test error in percent on CIFAR-10, by the name of a size.
+    """
+
+    label: str
+    options: dict[str, Any]
+    published: dict[str, float]
+
+    @property
+    def folder(self) -> str:
+        """Name for the folder of its runs; rows of two tables that are one net share it."""
+        return "-".join(f"{name}={value}" for name, value in self.options.items()) or "default"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper.
+
+    Attributes:
+        title: What it compares.
+        rows: Its nets.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the nets are, and how long they are trained.
+
+    Attributes:
+        recipe: Name of the recipe.
+        options: Further options of `training.train`.
+    """
+
+    recipe: str
+    options: tuple[str, ...] = ()
+
+
+def _order(label: str, name: str, error_110: float, error_164: float) -> Row:
+    return Row(label, {"order": name}, {"resnet110": error_110, "resnet164": error_164})
+
+
+def _shortcut(label: str, error: float, **options: Any) -> Row:
+    return Row(label, {"order": "original", **options}, {"resnet110": error})
+
+
+# Tables 2 and 1 of arXiv:1603.05027: median of 5 runs.
+TABLES = {
+    "orders": Table(
+        "Order of activation",
+        (
+            _order("original", "original", 6.61, 5.93),
+            _order("BN after addition", "bn_after_addition", 8.17, 6.50),
+            _order("ReLU before addition", "relu_before_addition", 7.84, 6.14),
+            _order("ReLU-only pre-activation", "relu_only_preactivation", 6.71, 5.91),
+            _order("full pre-activation", "full_preactivation", 6.37, 5.46),
+        ),
+    ),
+    "shortcuts": Table(
+        "Kind of shortcut, in the original unit",
+        (
+            _shortcut("identity", 6.61),
+            _shortcut("scaled by 0.5, F too", 12.35, shortcut="scaling_both"),
+            _shortcut("scaled by 0.5", FAILS, shortcut="scaling"),
+            _shortcut("exclusive gating, bias -6", 8.70, shortcut="exclusive_gating"),
+            _shortcut(
+                "shortcut-only gating, bias 0", 12.86, shortcut="shortcut_gating", gate_bias=0.0
+            ),
+            _shortcut("shortcut-only gating, bias -6", 6.91, shortcut="shortcut_gating"),
+            _shortcut("1x1 convolution", 12.22, shortcut="conv"),
+            _shortcut("dropout 0.5", FAILS, shortcut="dropout"),
+        ),
+    ),
+}
+
+SIZES = {
+    "cpu": Size("cifar_ablation"),
+    "resnet110": Size("cifar_paper"),
+    "resnet164": Size("cifar_paper", ("--model", "PreActResNet164")),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a row's runs.
+
+    Attributes:
+        row: The row.
+        histories: By seed, the records of the epochs.
+        diverged: Seeds whose loss was no longer finite.
+    """
+
+    row: Row
+    histories: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    diverged: tuple[int, ...] = ()
+
+    @property
+    def errors(self) -> list[float]:
+        """Test error of every seed after the last epoch, percent; infinite where it diverged."""
+        last = [100 * (1 - history[-1]["val_top1"]) for history in self.histories.values()]
+        return [*last, *(FAILS for _ in self.diverged)]
+
+    @property
+    def median_error(self) -> float:
+        """The median of `errors`."""
+        return statistics.median_high(self.errors)
+
+
+def command(row: Row, size: Size, data: str, seed: int, output: Path) -> list[str]:
+    """The training run of one row and seed.
+
+    Args:
+        row: The net.
+        size: Its size and schedule.
+        data: As `--data` of `training.train`.
+        seed: Of weights, order of the images and augmentation.
+        output: Folder of the run.
+
+    Returns:
+        The command line.
+    """
+    options = [f"{name}={json.dumps(value)}" for name, value in row.options.items()]
+    return [
+        *(sys.executable, "-m", "training.train", "--recipe", size.recipe, *size.options),
+        *("--model-options", *options),
+        *("--data", data, "--seed", str(seed), "--output", str(output)),
+    ]
+
+
+def run(arguments: list[str], output: Path, threads: int) -> None:
+    """Train, with the log in `train.log` beside the run's folder.
+
+    A run that diverged leaves a file `DIVERGED` there, so that it is not tried again.
+
+    Args:
+        arguments: The command line.
+        output: Folder of the run.
+        threads: Threads that TensorFlow computes on; 0 for all cores.
+
+    Raises:
+        RuntimeError: If the run failed in another way.
+    """
+    log, diverged = output.with_suffix(".log"), output.with_suffix(".diverged")
+    if diverged.exists() or _finished(output):
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    print(f"training {output.name}", flush=True)
+    environment = dict(os.environ)
+    if threads:
+        count = str(threads)
+        environment |= {"TF_NUM_INTRAOP_THREADS": count, "TF_NUM_INTEROP_THREADS": count}
+    with open(log, "a", encoding="utf-8") as file:
+        status = subprocess.run(
+            arguments, stdout=file, stderr=subprocess.STDOUT, env=environment
+        ).returncode
+    if status == 1 and "is no longer finite" in log.read_text(encoding="utf-8"):
+        diverged.touch()
+    elif status:
+        tail = log.read_text(encoding="utf-8").splitlines()[-5:]
+        raise RuntimeError("\n".join([f"{output.name} failed with status {status}; {log}:", *tail]))
+
+
+def _finished(output: Path) -> bool:
+    return (output / "run.json").exists() and read_run(output)["status"] == "finished"
+
+
+def train_rows(
+    rows: Sequence[Row], size: Size, data: str, seeds: int, runs: Path, processes: int
+) -> None:
+    """Train every row with every seed, all rows with the first seed first.
+
+    Args:
+        rows: The nets.
+        size: Their size and schedule.
+        data: As `--data` of `training.train`.
+        seeds: Number of seeds.
+        runs: Folder of the runs.
+        processes: Runs at a time; with more than one, each computes on one thread.
+
+    Raises:
+        RuntimeError: If a run failed.
+    """
+    with ThreadPoolExecutor(processes) as pool:
+        jobs = []
+        for seed in range(seeds):
+            for row in rows:
+                output = runs / f"{row.folder}-seed{seed}"
+                arguments = command(row, size, data, seed, output)
+                jobs.append(pool.submit(run, arguments, output, 1 if processes > 1 else 0))
+        try:
+            for job in jobs:
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def results(rows: Sequence[Row], seeds: int, runs: Path) -> list[Result]:
+    """Read the runs that have ended.
+
+    Args:
+        rows: The nets.
+        seeds: Number of seeds.
+        runs: Folder of the runs.
+
+    Returns:
+        A result for each row that has one.
+    """
+    read = []
+    for row in rows:
+        folders = {seed: runs / f"{row.folder}-seed{seed}" for seed in range(seeds)}
+        histories = {
+            seed: read_run(folder)["history"]
+            for seed, folder in folders.items()
+            if _finished(folder)
+        }
+        diverged = [
+            seed for seed, folder in folders.items() if folder.with_suffix(".diverged").exists()
+        ]
+        if histories or diverged:
+            read.append(Result(row, histories, tuple(diverged)))
+    return read
+
+
+def comparison(measured: Sequence[Result], size: str) -> str:
+    """Measured beside published test error, as a Markdown table.
+
+    Args:
+        measured: The rows' results.
+        size: Name of the size: the published column is its own, or ResNet-110's.
+
+    Returns:
+        The table, and a line on the ranks.
+    """
+    net = size if size in measured[0].row.published else "resnet110"
+    published = {each.row.label: each.row.published[net] for each in measured}
+    lines = [
+        f"| | median | every seed | published ({net}) |",
+        "| --- | --- | --- | --- |",
+    ]
+    for each in measured:
+        every = ", ".join(map(_percent, each.errors))
+        error = _percent(published[each.row.label])
+        lines.append(f"| {each.row.label} | {_percent(each.median_error)} | {every} | {error} |")
+    own = sorted(measured, key=lambda each: each.median_error)
+    theirs = sorted(measured, key=lambda each: published[each.row.label])
+    agreeing, pairs = _agreement(
+        [(each.median_error, published[each.row.label]) for each in measured]
+    )
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"- From the lowest error to the highest, here: {_labels(own)}.",
+            f"- In the paper: {_labels(theirs)}.",
+            f"- Of the {pairs} pairs that the paper ranks, {agreeing} are ranked alike here.",
+        ]
+    )
+
+
+def _agreement(errors: Sequence[tuple[float, float]]) -> tuple[int, int]:
+    """How many pairs two lists rank alike, of those that the second ranks."""
+    pairs = [
+        (a[0] - b[0], -1 if a[1] < b[1] else 1)
+        for index, a in enumerate(errors)
+        for b in errors[index + 1 :]
+        if a[1] != b[1]
+    ]
+    return sum(difference * sign > 0 for difference, sign in pairs), len(pairs)
+
+
+def _labels(ordered: Sequence[Result]) -> str:
+    return ", ".join(each.row.label for each in ordered)
+
+
+def _percent(error: float) -> str:
+    return "fails" if error == FAILS else f"{error:.2f}%"
+
+
+def draw(path: Path, title: str, measured: Sequence[Result]) -> None:
+    """Draw training loss and test error over the epochs: medians as lines, seeds as points.
+
+    Args:
+        path: The PNG file.
+        title: Of the figure.
+        measured: The rows' results.
+    """
+    figure = Figure(figsize=(11, 4.4), dpi=110, layout="constrained")
+    figure.suptitle(title)
+    for axes, key, label in zip(
+        figure.subplots(1, 2), ("loss", "val_top1"), ("training loss", "test error, %"), strict=True
+    ):
+        for place, each in enumerate(measured):
+            _draw_row(axes, each, key, f"C{place}")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    with replacing(path) as partial:
+        FigureCanvasAgg(figure).print_png(partial)
+
+
+def _draw_row(axes: Any, result: Result, key: str, color: str) -> None:
+    histories = list(result.histories.values())
+    if not histories:
+        return
+    epochs = [record["epoch"] for record in histories[0]]
+    values = [[_plotted(record, key) for record in history] for history in histories]
+    for each in values:
+        axes.plot(epochs, each, ".", color=color, alpha=0.35)
+    medians = [statistics.median(column) for column in zip(*values, strict=True)]
+    axes.plot(epochs, medians, color=color, label=result.row.label)
+
+
+def _plotted(record: dict[str, Any], key: str) -> float:
+    return 100 * (1 - record[key]) if key == "val_top1" else record[key]
+
+
+def write_results(output: Path, name: str, size: str, measured: Sequence[Result]) -> str:
+    """Write a table's plot and every epoch of its runs.
+
+    Args:
+        output: Folder for `NAME.png` and `NAME.csv`.
+        name: Key of `TABLES`.
+        size: Key of `SIZES`.
+        measured: The rows' results.
+
+    Returns:
+        The comparison as Markdown.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    draw(output / f"{name}.png", f"{TABLES[name].title}, size {size}", measured)
+    records = [
+        {"net": each.row.label, "seed": seed, **record}
+        for each in measured
+        for seed, history in each.histories.items()
+        for record in history
+    ]
+    if records:
+        write_history_csv(output / f"{name}.csv", records)
+    title = TABLES[name].title
+    return f"## {title}\n\n{comparison(measured, size)}\n\n![{title}]({name}.png)\n"
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m training.reproduce", description=__doc__)
+    parser.add_argument("tables", nargs="+", choices=TABLES, help="what to repeat")
+    parser.add_argument("--data", required=True, metavar="SOURCE", help="as of training.train")
+    parser.add_argument("--size", choices=SIZES, default="cpu", help="default: cpu")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs a net (default: 3)")
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="runs at a time (default: 1)"
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/reproduce"), help="default: runs/reproduce"
+    )
+    parser.add_argument("--output", type=Path, help="folder for the tables and plots")
+    return parser.parse_args(arguments)
+
+
+def reproduce(options: argparse.Namespace) -> str:
+    """Train what is not trained yet, and compare.
+
+    Args:
+        options: The parsed command line.
+
+    Returns:
+        The comparisons as Markdown.
+    """
+    runs = options.runs / options.size
+    rows = {row.folder: row for name in options.tables for row in TABLES[name].rows}
+    size = SIZES[options.size]
+    train_rows(list(rows.values()), size, options.data, options.seeds, runs, options.processes)
+    texts = []
+    for name in options.tables:
+        measured = results(TABLES[name].rows, options.seeds, runs)
+        if options.output:
+            texts.append(write_results(options.output, name, options.size, measured))
+        else:
+            texts.append(comparison(measured, options.size))
+    return "\n".join(texts)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = parse_arguments(arguments)
+    try:
+        print(reproduce(options))
+    except (RuntimeError, OSError) as error:
+        print(f"training.reproduce: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
