@@ -28,6 +28,8 @@ from training.run import read_run
 
 # Published where a net fails to converge.
 FAILS = math.inf
+# What `training.train` says when the loss is no longer finite.
+_DIVERGED = "Nothing of this epoch was kept."
 
 
 @dataclass(frozen=True)
@@ -168,9 +170,9 @@ def command(row: Row, size: Size, data: str, seed: int, output: Path) -> list[st
 
 
 def run(arguments: list[str], output: Path, threads: int) -> None:
-    """Train, with the log in `train.log` beside the run's folder.
+    """Train, with the log beside the run's folder, in a file of its name and `.log`.
 
-    A run that diverged leaves a file `DIVERGED` there, so that it is not tried again.
+    A run that diverged leaves one that ends in `.diverged`, so that it is not tried again.
 
     Args:
         arguments: The command line.
@@ -193,7 +195,7 @@ def run(arguments: list[str], output: Path, threads: int) -> None:
         status = subprocess.run(
             arguments, stdout=file, stderr=subprocess.STDOUT, env=environment
         ).returncode
-    if status == 1 and "is no longer finite" in log.read_text(encoding="utf-8"):
+    if status == 1 and _DIVERGED in log.read_text(encoding="utf-8"):
         diverged.touch()
     elif status:
         tail = log.read_text(encoding="utf-8").splitlines()[-5:]

@@ -1,0 +1,45 @@
+r"""The paper's two ablations, the order of activation and the kind of shortcut, on CIFAR-10.
+
+    python -m benchmarks.ablation --data DATA/cifar10 --output benchmarks/results/ablation
+
+At the size "cpu" a net has the depth of ResNet-56, half its width and maps of half the size, and
+sees 60,000 images in all (`training/recipes/cifar_ablation.toml`). With a GPU, `--size resnet110`
+and `--size resnet164` are the paper's own. Runs and their state are those of `training.reproduce`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.report import report, write
+from training.reproduce import SIZES, parse_arguments, reproduce
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ablation",
+        epilog="Any other option is one of training.reproduce.",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--size", choices=SIZES, default="cpu", help="default: cpu")
+    options, others = parser.parse_known_args(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
+    given = ["--size", options.size, "--output", str(options.output), *others]
+    text = report(
+        f"The paper's ablations on CIFAR-10 (JPEG), size {options.size}",
+        f"python -m benchmarks.ablation --size {options.size} --data DATA/cifar10 "
+        f"--output {options.output}",
+        ("keras", "tensorflow"),
+        "Test error after the last epoch; the median of the seeds beside the paper's.\n\n"
+        + reproduce(parse_arguments(["orders", "shortcuts", *given])),
+    )
+    write(text, options.output / "README.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
