@@ -3,6 +3,7 @@
 from keras_preact.transforms.feature_pyramid import FeaturePyramid, feature_pyramid
 from keras_preact.transforms.fold import fold
 from keras_preact.transforms.freezing import freeze
+from keras_preact.transforms.growth import deepen, widen
 from keras_preact.transforms.head import replace_head
 from keras_preact.transforms.input_channels import adapt_input_channels
 from keras_preact.transforms.precision import with_dtype
@@ -11,11 +12,13 @@ from keras_preact.transforms.stacking import stack, unroll
 __all__ = [
     "FeaturePyramid",
     "adapt_input_channels",
+    "deepen",
     "feature_pyramid",
     "fold",
     "freeze",
     "replace_head",
     "stack",
     "unroll",
+    "widen",
     "with_dtype",
 ]
