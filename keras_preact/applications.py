@@ -153,8 +153,8 @@ def _signature(defaults: dict[str, Any]) -> inspect.Signature:
 
 
 def _snake_case(name: str) -> str:
-    """`PreActResNet50` -> `preact_resnet50`, `WideResNet28_10` -> `wide_resnet28_10`."""
-    return re.sub(r"(?<!^)(?=ResNet)", "_", name).lower()
+    """`PreActResNet50` -> `preact_resnet50`, `SEPreActResNet50` -> `se_preact_resnet50`."""
+    return re.sub(r"(?<!^)(?=PreAct|ResNet)", "_", name).lower()
 
 
 def list_architectures(pattern: str = "*") -> list[str]:
@@ -210,6 +210,15 @@ def _imagenet_d(depth: int, suffix: str = "", **changes: Any) -> Builder:
     {norm.get(architecture.norm, "EvoNorm-S0")}: timm's `resnetv2_{depth}d{suffix.lower()}`.
 """
     return _net(f"PreActResNet{depth}d{suffix}", summary, architecture, classes=1000)
+
+
+def _attention(depth: int, prefix: str, attention: str, source: str) -> Builder:
+    architecture = _imagenet_architecture(depth, attention=attention)
+    summary = f"""Builds the {depth}-layer pre-activation net with {source} in every unit.
+
+    `PreActResNet{depth}` with the attention on each branch's result, before the addition.
+"""
+    return _net(f"{prefix}PreActResNet{depth}", summary, architecture, classes=1000)
 
 
 def _slim(depth: int) -> Builder:
@@ -289,6 +298,10 @@ PreActResNet34d = _imagenet_d(34)
 PreActResNet50d = _imagenet_d(50)
 PreActResNet50d_GN = _imagenet_d(50, "_GN", norm="group")
 PreActResNet50d_EvoS = _imagenet_d(50, "_EvoS", norm="evonorm_s0", activation="linear")
+
+SEPreActResNet50 = _attention(50, "SE", "se", "Squeeze-and-Excitation (arXiv:1709.01507)")
+ECAPreActResNet50 = _attention(50, "ECA", "eca", "efficient channel attention (arXiv:1910.03151)")
+CBAMPreActResNet50 = _attention(50, "CBAM", "cbam", "CBAM (arXiv:1807.06521)")
 
 ResNet50V2 = _slim(50)
 ResNet101V2 = _slim(101)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from keras_preact.attention import ATTENTIONS, PLACES
 from keras_preact.norms import NORMS
 from keras_preact.orders import ORDERS
 from keras_preact.rules import (
@@ -19,6 +20,7 @@ from keras_preact.rules import (
     POSITIVE,
     POSITIVE_INTEGER,
     RATE,
+    SHARE,
     Rule,
     one_of,
     or_none,
@@ -105,6 +107,15 @@ class Architecture:
             `"same"`: TensorFlow's rule, which pads bottom and right more where a stride is even.
         use_bias: Whether convolutions have a bias; `"unnormalized"`: those that no normalisation
             follows, which are the stem's, the shortcuts' and the last of each unit.
+        attention: None, or factors for a unit's channels: `"se"` (Squeeze-and-Excitation,
+            arXiv:1709.01507), `"eca"` (arXiv:1910.03151); `"cbam"`, also for its pixels
+            (arXiv:1807.06521).
+        attention_ratio: Channels inside `"se"` and `"cbam"` as a share of those they act on. Their
+            activation is the net's, or ReLU where that is `"linear"`. The kernel of `"eca"` follows
+            from the number of channels.
+        attention_place: What attention acts on: `"after_last_conv"`, the branch's result before the
+            addition (SE-ResNet), or `"before_last_conv"`, what its last convolution takes
+            (EfficientNet).
         dropout: Dropout rate before a unit's last convolution (Wide ResNet, arXiv:1605.07146).
         drop_path: Stochastic depth (arXiv:1603.09382): the rate of the last unit; the rate of
             unit l of L is `drop_path * l / L`.
@@ -147,6 +158,9 @@ class Architecture:
     activation: str = "relu"
     padding: str = "fixed"
     use_bias: bool | str = False
+    attention: str | None = None
+    attention_ratio: float = 1 / 16
+    attention_place: str = "after_last_conv"
     dropout: float = 0.0
     drop_path: float = 0.0
     zero_init_residual: bool = False
@@ -171,6 +185,10 @@ class Architecture:
     def bottleneck_channels(self, channels: int) -> int:
         """Channels inside a bottleneck whose output has `channels`."""
         return int(channels * self.bottleneck_ratio)
+
+    def attention_channels(self, channels: int) -> int:
+        """Channels inside an attention that acts on `channels`."""
+        return max(1, round(channels * self.attention_ratio))
 
     @property
     def input_size(self) -> int:
@@ -312,6 +330,9 @@ RULES: dict[str, Rule] = {
     "activation": ACTIVATION,
     "padding": one_of(("fixed", "same")),
     "use_bias": one_of((True, False, "unnormalized")),
+    "attention": or_none(one_of(ATTENTIONS)),
+    "attention_ratio": SHARE,
+    "attention_place": one_of(PLACES),
     "dropout": RATE,
     "drop_path": RATE,
     "zero_init_residual": BOOLEAN,

@@ -16,8 +16,10 @@ from keras_preact.orders import ORDERS, Order
 if TYPE_CHECKING:
     from keras_preact.architecture import Architecture
 
-# He initialisation of the papers' code: deviation sqrt(2 / (k * k * channels out)).
-_HE_FAN_OUT = {"scale": 2.0, "mode": "fan_out", "distribution": "untruncated_normal"}
+
+def he_initializer() -> keras.initializers.Initializer:
+    """He initialisation of the papers' code: deviation sqrt(2 / (k * k * channels out))."""
+    return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,7 @@ class Parts:
             strides=stride,
             dilation_rate=dilation,
             padding=architecture.padding,
-            kernel_initializer=(
-                keras.initializers.Zeros()
-                if zero_init
-                else keras.initializers.VarianceScaling(**_HE_FAN_OUT)
-            ),
+            kernel_initializer=(keras.initializers.Zeros() if zero_init else he_initializer()),
             data_format=self.data_format,
             dtype=self.dtype,
             name=name,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from keras_preact import attention
 from keras_preact.operations import Convolution, Operation
 from keras_preact.parts import Parts
 from keras_preact.shortcuts import shortcut
@@ -42,8 +43,17 @@ UNITS: dict[str, Callable[[Architecture, Unit], tuple[Operation, ...]]] = {
     "bottleneck": bottleneck,
 }
 
-# What a branch goes through after its operations, in this order.
-BRANCH_ENDS: tuple[Callable[[Any, Unit, Parts], Any], ...] = ()
+
+def _dropout(x: Any, unit: Unit, parts: Parts) -> Any:
+    return parts.dropout(x, name=f"{unit.name}_dropout")
+
+
+# What a branch goes through before its last operation, and after it, in this order.
+BEFORE_LAST: tuple[Callable[[Any, Unit, Parts], Any], ...] = (
+    attention.before_last_conv,
+    _dropout,
+)
+BRANCH_ENDS: tuple[Callable[[Any, Unit, Parts], Any], ...] = (attention.after_last_conv,)
 
 
 def residual_unit(x: Any, unit: Unit, parts: Parts) -> Any:
@@ -91,7 +101,8 @@ def residual_branch(x: Any, unit: Unit, parts: Parts) -> Any:
             name=f"{unit.name}_conv{index}",
         )
         x = parts.apply(x, order.between, unit.name, index + 1)
-    x = parts.dropout(x, name=f"{unit.name}_dropout")
+    for step in BEFORE_LAST:
+        x = step(x, unit, parts)
     index = len(operations) + 1
     x = last(
         x,

@@ -1,5 +1,6 @@
 """The layers that Keras does not have, or has in a slower form."""
 
+from keras_preact.layers.channel_pooling import ChannelPooling
 from keras_preact.layers.drop_path import DropPath
 from keras_preact.layers.evonorm import EvoNormS0
 from keras_preact.layers.fixed_padding import Conv2D, MaxPooling2D
@@ -12,6 +13,7 @@ from keras_preact.layers.standardized_conv import StandardizedConv2D
 
 __all__ = [
     "BatchNormalization",
+    "ChannelPooling",
     "Conv2D",
     "DropPath",
     "EvoNormS0",
