@@ -23,6 +23,7 @@ from keras_preact.rules import (
     SHARE,
     Rule,
     one_of,
+    or_each,
     or_none,
 )
 from keras_preact.shortcuts import PROJECTIONS, SHORTCUTS
@@ -39,6 +40,7 @@ class Unit:
 
     Attributes:
         name: Prefix of its layers' names, such as `"stage3_unit1"`.
+        stage: Number of its stage, from 2.
         in_channels: Channels that come in.
         channels: Channels that go out.
         stride: Factor by which the height and width shrink.
@@ -49,6 +51,7 @@ class Unit:
     """
 
     name: str
+    stage: int
     in_channels: int
     channels: int
     stride: int
@@ -72,8 +75,11 @@ class Architecture:
             `"full_preactivation"`, `"original"`, `"bn_after_addition"`, `"relu_before_addition"`,
             `"relu_only_preactivation"`; or `"pyramid"` (a norm before and after each convolution,
             no activation before the first: arXiv:1610.02915).
-        unit: `"basic"` (two 3x3 convolutions) or `"bottleneck"` (1x1, 3x3, 1x1).
+        unit: `"basic"` (two 3x3 convolutions), `"bottleneck"` (1x1, 3x3, 1x1) or
+            `"inverted_bottleneck"` (1x1, depthwise 3x3, 1x1: MobileNetV2, arXiv:1801.04381).
         bottleneck_ratio: Channels inside a bottleneck as a share of its output channels.
+        expansion: Channels inside an inverted bottleneck as a multiple of its input channels; or a
+            sequence, one for each stage. Where it is 1, the first convolution is left out.
         stride_in: Which convolution of a unit carries its stride: `"first_conv"` (the paper's
             code) or `"spatial_conv"`, the first 3x3 (PyTorch, timm). The same for basic units.
         downsample: How a shortcut shrinks the maps: `"conv"` (by the stride of its 1x1
@@ -139,6 +145,7 @@ class Architecture:
     order: str = "full_preactivation"
     unit: str = "bottleneck"
     bottleneck_ratio: float = 0.25
+    expansion: float | tuple[float, ...] = 6.0
     stride_unit: str = "first"
     stride_in: str = "spatial_conv"
     downsample: str = "conv"
@@ -171,7 +178,7 @@ class Architecture:
         for name, rule in RULES.items():
             value = getattr(self, name)
             _check(name, value, rule.holds(value), rule.expected)
-            if rule is A_VALUE_EACH_STAGE:
+            if rule is A_VALUE_EACH_STAGE or isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
         if not len(self.units) == len(self.channels) == len(self.strides):
             raise ValueError(
@@ -185,6 +192,13 @@ class Architecture:
     def bottleneck_channels(self, channels: int) -> int:
         """Channels inside a bottleneck whose output has `channels`."""
         return int(channels * self.bottleneck_ratio)
+
+    def expanded_channels(self, unit: Unit) -> int:
+        """Channels inside an inverted bottleneck."""
+        expansion = self.expansion
+        if isinstance(expansion, tuple):
+            expansion = expansion[unit.stage - 2]
+        return max(1, round(unit.in_channels * expansion))
 
     def attention_channels(self, channels: int) -> int:
         """Channels inside an attention that acts on `channels`."""
@@ -201,6 +215,9 @@ class Architecture:
         channels = {*self.channels, self.stem_channels}
         if self.unit == "bottleneck":
             channels |= {self.bottleneck_channels(each) for each in self.channels}
+        if self.unit == "inverted_bottleneck":
+            units = itertools.chain(*self.stages.values())
+            channels |= {self.expanded_channels(unit) for unit in units}
         if STEMS[self.stem].inner:
             channels.add(int(self.stem_channels * STEMS[self.stem].inner))
         return channels
@@ -234,6 +251,7 @@ class Architecture:
                 units.append(
                     Unit(
                         name=f"stage{stage}_unit{index}",
+                        stage=stage,
                         in_channels=in_channels,
                         channels=channels,
                         stride=stride,
@@ -311,6 +329,7 @@ RULES: dict[str, Rule] = {
     "order": one_of(ORDERS),
     "unit": one_of(UNITS),
     "bottleneck_ratio": POSITIVE,
+    "expansion": or_each(POSITIVE),
     "stride_unit": one_of(("first", "last")),
     "stride_in": one_of(("first_conv", "spatial_conv")),
     "downsample": one_of(PROJECTIONS),
@@ -352,6 +371,11 @@ CONSTRAINTS = (
             net.unit != "bottleneck" or min(map(net.bottleneck_channels, net.channels)) >= 1
         ),
         lambda net: f"large enough to leave a channel of {net.channels}",
+    ),
+    Constraint(
+        "expansion",
+        lambda net: not isinstance(net.expansion, tuple) or len(net.expansion) == len(net.units),
+        lambda net: f"a number, or one for each of {len(net.units)} stages",
     ),
     Constraint(
         "norm_groups",

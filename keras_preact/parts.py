@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from keras_preact import head
-from keras_preact.layers import Conv2D, DropPath, MaxPooling2D, StandardizedConv2D
+from keras_preact.layers import (
+    Conv2D,
+    DepthwiseConv2D,
+    DropPath,
+    MaxPooling2D,
+    StandardizedConv2D,
+    StandardizedDepthwiseConv2D,
+)
 from keras_preact.norms import NORMS
 from keras_preact.orders import ORDERS, Order
 
@@ -65,21 +72,52 @@ class Parts:
         """
         architecture = self.architecture
         convolution = StandardizedConv2D if architecture.weight_standardization else Conv2D
-        use_bias = architecture.use_bias is True
-        use_bias |= architecture.use_bias == "unnormalized" and not normalized
         layer = convolution(
             filters,
             kernel_size,
             strides=stride,
             dilation_rate=dilation,
             padding=architecture.padding,
-            kernel_initializer=(keras.initializers.Zeros() if zero_init else he_initializer()),
+            kernel_initializer=keras.initializers.Zeros() if zero_init else he_initializer(),
             data_format=self.data_format,
             dtype=self.dtype,
             name=name,
-            **{"use_bias": use_bias, **options},
+            **{"use_bias": self._has_bias(normalized), **options},
         )
         return layer(x)
+
+    def depthwise_conv(
+        self,
+        x: Any,
+        kernel_size: int,
+        stride: int = 1,
+        dilation: int = 1,
+        *,
+        normalized: bool = False,
+        zero_init: bool = False,
+        name: str,
+    ) -> Any:
+        """As `conv`, each channel by itself."""
+        architecture = self.architecture
+        standardizes = architecture.weight_standardization
+        convolution = StandardizedDepthwiseConv2D if standardizes else DepthwiseConv2D
+        layer = convolution(
+            kernel_size,
+            strides=stride,
+            dilation_rate=dilation,
+            padding=architecture.padding,
+            # Keras counts one channel out, the multiplier: a channel feeds one other.
+            depthwise_initializer=keras.initializers.Zeros() if zero_init else he_initializer(),
+            use_bias=self._has_bias(normalized),
+            data_format=self.data_format,
+            dtype=self.dtype,
+            name=name,
+        )
+        return layer(x)
+
+    def _has_bias(self, normalized: bool) -> bool:
+        use_bias = self.architecture.use_bias
+        return not normalized if use_bias == "unnormalized" else use_bias
 
     def apply(
         self, x: Any, steps: Iterable[str], prefix: str, index: int | str = "", **options: Any

@@ -64,6 +64,16 @@ def or_none(rule: Rule) -> Rule:
     return Rule(lambda value: value is None or rule.holds(value), f"None or {rule.expected}")
 
 
+def or_each(rule: Rule) -> Rule:
+    """What the rule says, or a list of such values, one for each stage."""
+    return Rule(
+        lambda value: (
+            all(map(rule.holds, value)) if isinstance(value, list | tuple) else rule.holds(value)
+        ),
+        f"{rule.expected}, or a sequence of such values, one for each stage",
+    )
+
+
 def _is_activation(value: Any) -> bool:
     try:
         return isinstance(value, str) and bool(keras.activations.get(value))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from keras_preact import attention
-from keras_preact.operations import Convolution, Operation
+from keras_preact.operations import Convolution, Depthwise, Operation
 from keras_preact.parts import Parts
 from keras_preact.shortcuts import shortcut
 
@@ -38,9 +38,20 @@ def bottleneck(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
     return first, spatial, Convolution(unit.channels, 1)
 
 
+def inverted_bottleneck(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
+    """1x1 to more channels, 3x3 of each by itself, 1x1 (MobileNetV2, arXiv:1801.04381).
+
+    As there, a stage whose expansion is 1 has no first convolution.
+    """
+    inside = architecture.expanded_channels(unit)
+    widen = () if inside == unit.in_channels else (Convolution(inside, 1),)
+    return *widen, Depthwise(3, unit.stride, unit.dilation), Convolution(unit.channels, 1)
+
+
 UNITS: dict[str, Callable[[Architecture, Unit], tuple[Operation, ...]]] = {
     "basic": basic,
     "bottleneck": bottleneck,
+    "inverted_bottleneck": inverted_bottleneck,
 }
 
 

@@ -1,6 +1,10 @@
 """The layers that Keras does not have, or has in a slower form."""
 
 from keras_preact.layers.channel_pooling import ChannelPooling
+from keras_preact.layers.depthwise_conv import (
+    DepthwiseConv2D,
+    StandardizedDepthwiseConv2D,
+)
 from keras_preact.layers.drop_path import DropPath
 from keras_preact.layers.evonorm import EvoNormS0
 from keras_preact.layers.fixed_padding import Conv2D, MaxPooling2D
@@ -15,6 +19,7 @@ __all__ = [
     "BatchNormalization",
     "ChannelPooling",
     "Conv2D",
+    "DepthwiseConv2D",
     "DropPath",
     "EvoNormS0",
     "MaxPooling2D",
@@ -23,4 +28,5 @@ __all__ = [
     "ScaleShift",
     "StackedUnits",
     "StandardizedConv2D",
+    "StandardizedDepthwiseConv2D",
 ]

@@ -12,17 +12,22 @@ import numpy as np
 from keras_preact.layers import (
     BatchNormalization,
     Conv2D,
+    DepthwiseConv2D,
     DropPath,
     Rematerialized,
     ScaleShift,
     StackedUnits,
     StandardizedConv2D,
+    StandardizedDepthwiseConv2D,
 )
 from keras_preact.transforms.config import Config, functional_config, redirected, source, tensors
 from keras_preact.transforms.stacking import unroll
 from keras_preact.weights.named import NamedWeights, named_weights, set_named_weights
 
-_CONVOLUTIONS = (Conv2D, keras.layers.Conv2D)
+_DEPTHWISE = (DepthwiseConv2D, keras.layers.DepthwiseConv2D)
+_CONVOLUTIONS = (Conv2D, keras.layers.Conv2D, *_DEPTHWISE)
+# What a convolution whose kernel is standardised becomes.
+_PLAIN = {StandardizedConv2D: Conv2D, StandardizedDepthwiseConv2D: DepthwiseConv2D}
 _NORMS = (BatchNormalization, keras.layers.BatchNormalization)
 # What gives its input unchanged in inference.
 _IDENTITIES = (DropPath, keras.layers.Dropout, keras.layers.SpatialDropout2D)
@@ -70,22 +75,28 @@ def _fold_layers(config: Config, weights: NamedWeights) -> None:
     for layer in _of_kind(config, _IDENTITIES):
         if _is_called_once(layer) and not _always_trains(layer):
             _leave_out(layer, config)
-    for convolution in _of_kind(config, (StandardizedConv2D,)):
-        _become_plain(convolution, weights)
+    for standardized, plain in _PLAIN.items():
+        for convolution in _of_kind(config, (standardized,)):
+            _become_plain(convolution, standardized, plain, weights)
     for norm in _of_kind(config, _NORMS):
         if not _always_trains(norm):
             _fold_norm(norm, config, weights)
 
 
-def _become_plain(convolution: Config, weights: NamedWeights) -> None:
+def _become_plain(
+    convolution: Config,
+    standardized: type[keras.layers.Layer],
+    plain: type[keras.layers.Layer],
+    weights: NamedWeights,
+) -> None:
     """Turn a weight-standardised convolution into one whose kernel is what that one uses."""
-    layer = StandardizedConv2D.from_config(convolution["config"])
+    layer = standardized.from_config(convolution["config"])
     arrays = weights[convolution["name"]]
     kernel = layer.kernel_in_use(keras.ops.convert_to_tensor(arrays["0"]))
     arrays["0"] = keras.ops.convert_to_numpy(kernel)
-    plain = keras.saving.serialize_keras_object(Conv2D.from_config(convolution["config"]))
+    other = keras.saving.serialize_keras_object(plain.from_config(convolution["config"]))
     for key in ("module", "class_name", "registered_name"):
-        convolution[key] = plain[key]
+        convolution[key] = other[key]
 
 
 def _fold_norm(norm: Config, config: Config, weights: NamedWeights) -> None:
@@ -97,11 +108,20 @@ def _fold_norm(norm: Config, config: Config, weights: NamedWeights) -> None:
     else:
         kernel, *bias = weights[convolution["name"]].values()
         bias = bias[0] if bias else np.zeros_like(shift)
-        # A kernel's last axis is that of the channels that come out.
-        weights[convolution["name"]] = {"0": kernel * scale, "1": bias * scale + shift}
+        shape = _factor_shape(convolution, kernel)
+        weights[convolution["name"]] = {
+            "0": kernel * scale.reshape(shape),
+            "1": bias * scale + shift,
+        }
         convolution["config"]["use_bias"] = True
         convolution.pop("build_config", None)
         _leave_out(norm, config)
+
+
+def _factor_shape(convolution: Config, kernel: np.ndarray) -> tuple[int, ...]:
+    """The shape in which a factor for each channel that comes out multiplies a kernel."""
+    # A kernel's last axis is that of those channels; in a depthwise one the last two are.
+    return kernel.shape[2:] if _is(convolution, _DEPTHWISE) else kernel.shape[-1:]
 
 
 def _scale_and_shift(norm: Config, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
