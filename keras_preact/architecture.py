@@ -12,6 +12,7 @@ from typing import Any
 from keras_preact.attention import ATTENTIONS, PLACES
 from keras_preact.norms import NORMS
 from keras_preact.orders import ORDERS
+from keras_preact.parts import DROP_PATHS
 from keras_preact.rules import (
     A_VALUE_EACH_STAGE,
     ACTIVATION,
@@ -125,6 +126,14 @@ class Architecture:
         dropout: Dropout rate before a unit's last convolution (Wide ResNet, arXiv:1605.07146).
         drop_path: Stochastic depth (arXiv:1603.09382): the rate of the last unit; the rate of
             unit l of L is `drop_path * l / L`.
+        drop_path_form: What stochastic depth does to a branch: `"drop"` it, or `"shake"` it, which
+            multiplies it by a number in [-1, 1] and its gradient by one in [0, 1] (ShakeDrop,
+            arXiv:1802.02375, made for branches that end in a norm, as in `order="pyramid"`).
+        drop_block: Share of the pixels that DropBlock (arXiv:1810.12890) drops, in squares, after
+            each convolution of a branch and the norm and activation that follow it, in the last
+            stage; a quarter of it in the stage before, none in the others, as in the authors' code.
+            Unlike there the shortcut stays whole, and the rate is the same throughout training.
+        drop_block_size: Height and width of DropBlock's squares, in pixels.
         zero_init_residual: Start with residual branches that give zero, so that every unit is an
             identity (arXiv:1706.02677). The last convolution's kernel is what starts at zero: a
             zero scale in the norm before it would feed zeros to a ReLU, whose gradient there
@@ -170,6 +179,9 @@ class Architecture:
     attention_place: str = "after_last_conv"
     dropout: float = 0.0
     drop_path: float = 0.0
+    drop_path_form: str = "drop"
+    drop_block: float = 0.0
+    drop_block_size: int = 7
     zero_init_residual: bool = False
     scan_units: bool | str = "auto"
     rematerialize: bool = False
@@ -199,6 +211,11 @@ class Architecture:
         if isinstance(expansion, tuple):
             expansion = expansion[unit.stage - 2]
         return max(1, round(unit.in_channels * expansion))
+
+    def drop_block_rate(self, unit: Unit) -> float:
+        """Share of the pixels that DropBlock drops in a unit."""
+        stages_after = len(self.units) + 1 - unit.stage
+        return self.drop_block / 4**stages_after if stages_after < 2 else 0.0
 
     def attention_channels(self, channels: int) -> int:
         """Channels inside an attention that acts on `channels`."""
@@ -354,6 +371,9 @@ RULES: dict[str, Rule] = {
     "attention_place": one_of(PLACES),
     "dropout": RATE,
     "drop_path": RATE,
+    "drop_path_form": one_of(DROP_PATHS),
+    "drop_block": RATE,
+    "drop_block_size": POSITIVE_INTEGER,
     "zero_init_residual": BOOLEAN,
     "scan_units": one_of((True, False, "auto")),
     "rematerialize": BOOLEAN,

@@ -12,8 +12,10 @@ from keras_preact import head
 from keras_preact.layers import (
     Conv2D,
     DepthwiseConv2D,
+    DropBlock,
     DropPath,
     MaxPooling2D,
+    ShakeDrop,
     StandardizedConv2D,
     StandardizedDepthwiseConv2D,
 )
@@ -22,6 +24,9 @@ from keras_preact.orders import ORDERS, Order
 
 if TYPE_CHECKING:
     from keras_preact.architecture import Architecture
+
+# Stochastic depth by `Architecture.drop_path_form`.
+DROP_PATHS = {"drop": DropPath, "shake": ShakeDrop}
 
 
 def he_initializer() -> keras.initializers.Initializer:
@@ -155,7 +160,24 @@ class Parts:
 
     def drop_path(self, x: Any, rate: float, *, name: str) -> Any:
         """Stochastic depth at the unit's rate; nothing where that is 0."""
-        return DropPath(rate, dtype=self.dtype, name=name)(x) if rate else x
+        return self.drop_path_layer(rate, name=name)(x) if rate else x
+
+    def drop_path_layer(self, rate: float, *, name: str) -> keras.layers.Layer:
+        """The layer of stochastic depth that the architecture names."""
+        return DROP_PATHS[self.architecture.drop_path_form](rate, dtype=self.dtype, name=name)
+
+    def drop_block(self, x: Any, rate: float, *, name: str) -> Any:
+        """DropBlock at a rate; nothing where that is 0."""
+        if not rate:
+            return x
+        layer = DropBlock(
+            rate,
+            self.architecture.drop_block_size,
+            data_format=self.data_format,
+            dtype=self.dtype,
+            name=name,
+        )
+        return layer(x)
 
     def add(self, shortcut: Any, branch: Any, *, name: str) -> Any:
         """The addition that ends a unit."""

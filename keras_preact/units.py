@@ -59,6 +59,14 @@ def _dropout(x: Any, unit: Unit, parts: Parts) -> Any:
     return parts.dropout(x, name=f"{unit.name}_dropout")
 
 
+def _drop_block(x: Any, unit: Unit, parts: Parts, index: int) -> Any:
+    rate = parts.architecture.drop_block_rate(unit)
+    return parts.drop_block(x, rate, name=f"{unit.name}_drop_block{index}")
+
+
+# What a branch goes through after each of its operations and the normalisation and activation that
+# follow it; the function takes the operation's number too.
+AFTER_EACH: tuple[Callable[[Any, Unit, Parts, int], Any], ...] = (_drop_block,)
 # What a branch goes through before its last operation, and after it, in this order.
 BEFORE_LAST: tuple[Callable[[Any, Unit, Parts], Any], ...] = (
     attention.before_last_conv,
@@ -112,6 +120,7 @@ def residual_branch(x: Any, unit: Unit, parts: Parts) -> Any:
             name=f"{unit.name}_conv{index}",
         )
         x = parts.apply(x, order.between, unit.name, index + 1)
+        x = _after_each(x, unit, parts, index)
     for step in BEFORE_LAST:
         x = step(x, unit, parts)
     index = len(operations) + 1
@@ -123,6 +132,13 @@ def residual_branch(x: Any, unit: Unit, parts: Parts) -> Any:
         name=f"{unit.name}_conv{index}",
     )
     x = parts.apply(x, order.last, unit.name, index + 1, zero_init=zero == "norm")
+    x = _after_each(x, unit, parts, index)
     for end in BRANCH_ENDS:
         x = end(x, unit, parts)
     return parts.drop_path(x, unit.drop_path, name=f"{unit.name}_drop_path")
+
+
+def _after_each(x: Any, unit: Unit, parts: Parts, index: int) -> Any:
+    for step in AFTER_EACH:
+        x = step(x, unit, parts, index)
+    return x
