@@ -11,6 +11,7 @@ from keras_preact.applications import (
     BiTResNet152x4,
     CBAMPreActResNet50,
     ECAPreActResNet50,
+    PreActMobileNetV2,
     PreActResNet,
     PreActResNet18,
     PreActResNet18d,
@@ -43,6 +44,7 @@ from keras_preact.depths import layer_depths
 from keras_preact.export import export_savedmodel
 from keras_preact.features import FeatureExtractor, feature_extractor
 from keras_preact.preprocessing import Preprocessor, decode_predictions, preprocess_input
+from keras_preact.scaling import compound_scale
 from keras_preact.version import __version__
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "BiTResNet152x4",
     "CBAMPreActResNet50",
     "ECAPreActResNet50",
+    "PreActMobileNetV2",
     "PreActResNet18d",
     "PreActResNet34d",
     "PreActResNet50d",
@@ -84,6 +87,7 @@ __all__ = [
     "WideResNet40_4",
     "list_architectures",
     "__version__",
+    "compound_scale",
     "decayed_variables",
     "decode_predictions",
     "export_savedmodel",

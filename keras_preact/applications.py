@@ -154,7 +154,7 @@ def _signature(defaults: dict[str, Any]) -> inspect.Signature:
 
 def _snake_case(name: str) -> str:
     """`PreActResNet50` -> `preact_resnet50`, `SEPreActResNet50` -> `se_preact_resnet50`."""
-    return re.sub(r"(?<!^)(?=PreAct|ResNet)", "_", name).lower()
+    return re.sub(r"(?<!^)(?=PreAct|ResNet|Mobile)", "_", name).lower()
 
 
 def list_architectures(pattern: str = "*") -> list[str]:
@@ -252,6 +252,27 @@ def _bit(depth: int, widen_factor: int) -> Builder:
     return _net(f"BiTResNet{depth}x{widen_factor}", summary, architecture, classes=1000)
 
 
+def _mobile(name: str, **changes: Any) -> Builder:
+    architecture = Architecture(
+        unit="inverted_bottleneck",
+        units=(1, 2, 3, 4, 3, 3, 1),
+        channels=(16, 24, 32, 64, 96, 160, 320),
+        strides=(1, 2, 2, 2, 1, 2, 1),
+        expansion=(1, 6, 6, 6, 6, 6, 6),
+        stem="mobile",
+        stem_channels=32,
+        activation="relu6",
+        **changes,
+    )
+    summary = """Builds a pre-activation net with the stages of MobileNetV2 (arXiv:1801.04381).
+
+    Its table of expansions, channels, units and strides, with normalisation and activation before
+    each convolution. Unlike there, a unit that changes the shape has a shortcut too, a 1x1
+    convolution, and the last maps are classified without another convolution to 1280 channels.
+"""
+    return _net(name, summary, architecture, classes=1000)
+
+
 def _cifar(depth: int, unit: str) -> Builder:
     convolutions, expansion = {"basic": (2, 1), "bottleneck": (3, 4)}[unit]
     architecture = Architecture(
@@ -302,6 +323,8 @@ PreActResNet50d_EvoS = _imagenet_d(50, "_EvoS", norm="evonorm_s0", activation="l
 SEPreActResNet50 = _attention(50, "SE", "se", "Squeeze-and-Excitation (arXiv:1709.01507)")
 ECAPreActResNet50 = _attention(50, "ECA", "eca", "efficient channel attention (arXiv:1910.03151)")
 CBAMPreActResNet50 = _attention(50, "CBAM", "cbam", "CBAM (arXiv:1807.06521)")
+
+PreActMobileNetV2 = _mobile("PreActMobileNetV2")
 
 ResNet50V2 = _slim(50)
 ResNet101V2 = _slim(101)

@@ -98,7 +98,8 @@ class Architecture:
             would go beyond it, dilation replaces the strides (arXiv:1706.05587). The weights stay
             the same. None for the product of the strides.
         stem: `"imagenet"` (7x7 convolution of stride 2, 3x3 max pooling of stride 2), `"deep"`
-            (three 3x3 convolutions instead of one 7x7: ResNet-D) or `"cifar"` (3x3 convolution).
+            (three 3x3 convolutions instead of one 7x7: ResNet-D), `"mobile"` (3x3 convolution of
+            stride 2: MobileNetV2, EfficientNet) or `"cifar"` (3x3 convolution).
         stem_channels: Output channels of the stem.
         zero_pad_pool: Whether the stem's pooling counts its padding as zeros (TF-slim, BiT)
             instead of leaving it out.

@@ -193,3 +193,22 @@ def test_a_list_of_expansions_is_a_tuple_of_them():
     config = SMALL.replace(expansion=(1, 6)).get_config()
     config["expansion"] = list(config["expansion"])
     assert keras_preact.Architecture.from_config(config) == SMALL.replace(expansion=(1, 6))
+
+
+def test_stages_of_the_named_net_are_mobilenets():
+    ours = keras_preact.PreActMobileNetV2(input_shape=(32, 32, 3))
+    theirs = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3))
+    kinds = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+
+    def kernels(model: keras.Model) -> list[tuple]:
+        layers = [layer for layer in model.layers if isinstance(layer, kinds)]
+        return [(tuple(layer.kernel.shape), layer.strides) for layer in layers]
+
+    shortcuts = [layer for layer in ours.layers if layer.name.endswith("_shortcut")]
+    expected = kernels(theirs)
+    assert expected.pop() == ((1, 1, 320, 1280), (1, 1))
+    received = kernels(ours)
+    for layer in shortcuts:
+        received.remove((tuple(layer.kernel.shape), layer.strides))
+    assert received == expected
+    assert ours.name == "preact_mobilenetv2"
