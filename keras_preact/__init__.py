@@ -9,6 +9,9 @@ from keras_preact.applications import (
     BiTResNet101x3,
     BiTResNet152x2,
     BiTResNet152x4,
+    CBAMPreActResNet50,
+    ECAPreActResNet50,
+    PreActMobileNetV2,
     PreActResNet,
     PreActResNet18,
     PreActResNet18d,
@@ -29,6 +32,7 @@ from keras_preact.applications import (
     ResNet50V2,
     ResNet101V2,
     ResNet152V2,
+    SEPreActResNet50,
     WideResNet16_8,
     WideResNet28_10,
     WideResNet40_4,
@@ -40,6 +44,7 @@ from keras_preact.depths import layer_depths
 from keras_preact.export import export_savedmodel
 from keras_preact.features import FeatureExtractor, feature_extractor
 from keras_preact.preprocessing import Preprocessor, decode_predictions, preprocess_input
+from keras_preact.scaling import compound_scale
 from keras_preact.version import __version__
 
 __all__ = [
@@ -52,6 +57,9 @@ __all__ = [
     "BiTResNet101x3",
     "BiTResNet152x2",
     "BiTResNet152x4",
+    "CBAMPreActResNet50",
+    "ECAPreActResNet50",
+    "PreActMobileNetV2",
     "PreActResNet18d",
     "PreActResNet34d",
     "PreActResNet50d",
@@ -60,6 +68,7 @@ __all__ = [
     "ResNet50V2",
     "ResNet101V2",
     "ResNet152V2",
+    "SEPreActResNet50",
     "PreActResNet",
     "PreActResNet18",
     "PreActResNet20",
@@ -78,6 +87,7 @@ __all__ = [
     "WideResNet40_4",
     "list_architectures",
     "__version__",
+    "compound_scale",
     "decayed_variables",
     "decode_predictions",
     "export_savedmodel",

@@ -153,8 +153,8 @@ def _signature(defaults: dict[str, Any]) -> inspect.Signature:
 
 
 def _snake_case(name: str) -> str:
-    """`PreActResNet50` -> `preact_resnet50`, `WideResNet28_10` -> `wide_resnet28_10`."""
-    return re.sub(r"(?<!^)(?=ResNet)", "_", name).lower()
+    """`PreActResNet50` -> `preact_resnet50`, `SEPreActResNet50` -> `se_preact_resnet50`."""
+    return re.sub(r"(?<!^)(?=PreAct|ResNet|Mobile)", "_", name).lower()
 
 
 def list_architectures(pattern: str = "*") -> list[str]:
@@ -212,6 +212,15 @@ def _imagenet_d(depth: int, suffix: str = "", **changes: Any) -> Builder:
     return _net(f"PreActResNet{depth}d{suffix}", summary, architecture, classes=1000)
 
 
+def _attention(depth: int, prefix: str, attention: str, source: str) -> Builder:
+    architecture = _imagenet_architecture(depth, attention=attention)
+    summary = f"""Builds the {depth}-layer pre-activation net with {source} in every unit.
+
+    `PreActResNet{depth}` with the attention on each branch's result, before the addition.
+"""
+    return _net(f"{prefix}PreActResNet{depth}", summary, architecture, classes=1000)
+
+
 def _slim(depth: int) -> Builder:
     architecture = _imagenet_architecture(
         depth,
@@ -241,6 +250,27 @@ def _bit(depth: int, widen_factor: int) -> Builder:
     weight-standardised convolutions.
 """
     return _net(f"BiTResNet{depth}x{widen_factor}", summary, architecture, classes=1000)
+
+
+def _mobile(name: str, **changes: Any) -> Builder:
+    architecture = Architecture(
+        unit="inverted_bottleneck",
+        units=(1, 2, 3, 4, 3, 3, 1),
+        channels=(16, 24, 32, 64, 96, 160, 320),
+        strides=(1, 2, 2, 2, 1, 2, 1),
+        expansion=(1, 6, 6, 6, 6, 6, 6),
+        stem="mobile",
+        stem_channels=32,
+        activation="relu6",
+        **changes,
+    )
+    summary = """Builds a pre-activation net with the stages of MobileNetV2 (arXiv:1801.04381).
+
+    Its table of expansions, channels, units and strides, with normalisation and activation before
+    each convolution. Unlike there, a unit that changes the shape has a shortcut too, a 1x1
+    convolution, and the last maps are classified without another convolution to 1280 channels.
+"""
+    return _net(name, summary, architecture, classes=1000)
 
 
 def _cifar(depth: int, unit: str) -> Builder:
@@ -289,6 +319,12 @@ PreActResNet34d = _imagenet_d(34)
 PreActResNet50d = _imagenet_d(50)
 PreActResNet50d_GN = _imagenet_d(50, "_GN", norm="group")
 PreActResNet50d_EvoS = _imagenet_d(50, "_EvoS", norm="evonorm_s0", activation="linear")
+
+SEPreActResNet50 = _attention(50, "SE", "se", "Squeeze-and-Excitation (arXiv:1709.01507)")
+ECAPreActResNet50 = _attention(50, "ECA", "eca", "efficient channel attention (arXiv:1910.03151)")
+CBAMPreActResNet50 = _attention(50, "CBAM", "cbam", "CBAM (arXiv:1807.06521)")
+
+PreActMobileNetV2 = _mobile("PreActMobileNetV2")
 
 ResNet50V2 = _slim(50)
 ResNet101V2 = _slim(101)

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from keras_preact.attention import ATTENTIONS, PLACES
 from keras_preact.norms import NORMS
 from keras_preact.orders import ORDERS
+from keras_preact.parts import DROP_PATHS
 from keras_preact.rules import (
     A_VALUE_EACH_STAGE,
     ACTIVATION,
@@ -19,8 +21,10 @@ from keras_preact.rules import (
     POSITIVE,
     POSITIVE_INTEGER,
     RATE,
+    SHARE,
     Rule,
     one_of,
+    or_each,
     or_none,
 )
 from keras_preact.shortcuts import PROJECTIONS, SHORTCUTS
@@ -37,6 +41,7 @@ class Unit:
 
     Attributes:
         name: Prefix of its layers' names, such as `"stage3_unit1"`.
+        stage: Number of its stage, from 2.
         in_channels: Channels that come in.
         channels: Channels that go out.
         stride: Factor by which the height and width shrink.
@@ -47,6 +52,7 @@ class Unit:
     """
 
     name: str
+    stage: int
     in_channels: int
     channels: int
     stride: int
@@ -70,8 +76,11 @@ class Architecture:
             `"full_preactivation"`, `"original"`, `"bn_after_addition"`, `"relu_before_addition"`,
             `"relu_only_preactivation"`; or `"pyramid"` (a norm before and after each convolution,
             no activation before the first: arXiv:1610.02915).
-        unit: `"basic"` (two 3x3 convolutions) or `"bottleneck"` (1x1, 3x3, 1x1).
+        unit: `"basic"` (two 3x3 convolutions), `"bottleneck"` (1x1, 3x3, 1x1) or
+            `"inverted_bottleneck"` (1x1, depthwise 3x3, 1x1: MobileNetV2, arXiv:1801.04381).
         bottleneck_ratio: Channels inside a bottleneck as a share of its output channels.
+        expansion: Channels inside an inverted bottleneck as a multiple of its input channels; or a
+            sequence, one for each stage. Where it is 1, the first convolution is left out.
         stride_in: Which convolution of a unit carries its stride: `"first_conv"` (the paper's
             code) or `"spatial_conv"`, the first 3x3 (PyTorch, timm). The same for basic units.
         downsample: How a shortcut shrinks the maps: `"conv"` (by the stride of its 1x1
@@ -89,7 +98,8 @@ class Architecture:
             would go beyond it, dilation replaces the strides (arXiv:1706.05587). The weights stay
             the same. None for the product of the strides.
         stem: `"imagenet"` (7x7 convolution of stride 2, 3x3 max pooling of stride 2), `"deep"`
-            (three 3x3 convolutions instead of one 7x7: ResNet-D) or `"cifar"` (3x3 convolution).
+            (three 3x3 convolutions instead of one 7x7: ResNet-D), `"mobile"` (3x3 convolution of
+            stride 2: MobileNetV2, EfficientNet) or `"cifar"` (3x3 convolution).
         stem_channels: Output channels of the stem.
         zero_pad_pool: Whether the stem's pooling counts its padding as zeros (TF-slim, BiT)
             instead of leaving it out.
@@ -105,9 +115,26 @@ class Architecture:
             `"same"`: TensorFlow's rule, which pads bottom and right more where a stride is even.
         use_bias: Whether convolutions have a bias; `"unnormalized"`: those that no normalisation
             follows, which are the stem's, the shortcuts' and the last of each unit.
+        attention: None, or factors for a unit's channels: `"se"` (Squeeze-and-Excitation,
+            arXiv:1709.01507), `"eca"` (arXiv:1910.03151); `"cbam"`, also for its pixels
+            (arXiv:1807.06521).
+        attention_ratio: Channels inside `"se"` and `"cbam"` as a share of those they act on. Their
+            activation is the net's, or ReLU where that is `"linear"`. The kernel of `"eca"` follows
+            from the number of channels.
+        attention_place: What attention acts on: `"after_last_conv"`, the branch's result before the
+            addition (SE-ResNet), or `"before_last_conv"`, what its last convolution takes
+            (EfficientNet).
         dropout: Dropout rate before a unit's last convolution (Wide ResNet, arXiv:1605.07146).
         drop_path: Stochastic depth (arXiv:1603.09382): the rate of the last unit; the rate of
             unit l of L is `drop_path * l / L`.
+        drop_path_form: What stochastic depth does to a branch: `"drop"` it, or `"shake"` it, which
+            multiplies it by a number in [-1, 1] and its gradient by one in [0, 1] (ShakeDrop,
+            arXiv:1802.02375, made for branches that end in a norm, as in `order="pyramid"`).
+        drop_block: Share of the pixels that DropBlock (arXiv:1810.12890) drops, in squares, after
+            each convolution of a branch and the norm and activation that follow it, in the last
+            stage; a quarter of it in the stage before, none in the others, as in the authors' code.
+            Unlike there the shortcut stays whole, and the rate is the same throughout training.
+        drop_block_size: Height and width of DropBlock's squares, in pixels.
         zero_init_residual: Start with residual branches that give zero, so that every unit is an
             identity (arXiv:1706.02677). The last convolution's kernel is what starts at zero: a
             zero scale in the norm before it would feed zeros to a ReLU, whose gradient there
@@ -128,6 +155,7 @@ class Architecture:
     order: str = "full_preactivation"
     unit: str = "bottleneck"
     bottleneck_ratio: float = 0.25
+    expansion: float | tuple[float, ...] = 6.0
     stride_unit: str = "first"
     stride_in: str = "spatial_conv"
     downsample: str = "conv"
@@ -147,8 +175,14 @@ class Architecture:
     activation: str = "relu"
     padding: str = "fixed"
     use_bias: bool | str = False
+    attention: str | None = None
+    attention_ratio: float = 1 / 16
+    attention_place: str = "after_last_conv"
     dropout: float = 0.0
     drop_path: float = 0.0
+    drop_path_form: str = "drop"
+    drop_block: float = 0.0
+    drop_block_size: int = 7
     zero_init_residual: bool = False
     scan_units: bool | str = "auto"
     rematerialize: bool = False
@@ -157,7 +191,7 @@ class Architecture:
         for name, rule in RULES.items():
             value = getattr(self, name)
             _check(name, value, rule.holds(value), rule.expected)
-            if rule is A_VALUE_EACH_STAGE:
+            if rule is A_VALUE_EACH_STAGE or isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
         if not len(self.units) == len(self.channels) == len(self.strides):
             raise ValueError(
@@ -172,6 +206,22 @@ class Architecture:
         """Channels inside a bottleneck whose output has `channels`."""
         return int(channels * self.bottleneck_ratio)
 
+    def expanded_channels(self, unit: Unit) -> int:
+        """Channels inside an inverted bottleneck."""
+        expansion = self.expansion
+        if isinstance(expansion, tuple):
+            expansion = expansion[unit.stage - 2]
+        return max(1, round(unit.in_channels * expansion))
+
+    def drop_block_rate(self, unit: Unit) -> float:
+        """Share of the pixels that DropBlock drops in a unit."""
+        stages_after = len(self.units) + 1 - unit.stage
+        return self.drop_block / 4**stages_after if stages_after < 2 else 0.0
+
+    def attention_channels(self, channels: int) -> int:
+        """Channels inside an attention that acts on `channels`."""
+        return max(1, round(channels * self.attention_ratio))
+
     @property
     def input_size(self) -> int:
         """Default height and width of the input, in pixels."""
@@ -183,6 +233,9 @@ class Architecture:
         channels = {*self.channels, self.stem_channels}
         if self.unit == "bottleneck":
             channels |= {self.bottleneck_channels(each) for each in self.channels}
+        if self.unit == "inverted_bottleneck":
+            units = itertools.chain(*self.stages.values())
+            channels |= {self.expanded_channels(unit) for unit in units}
         if STEMS[self.stem].inner:
             channels.add(int(self.stem_channels * STEMS[self.stem].inner))
         return channels
@@ -216,6 +269,7 @@ class Architecture:
                 units.append(
                     Unit(
                         name=f"stage{stage}_unit{index}",
+                        stage=stage,
                         in_channels=in_channels,
                         channels=channels,
                         stride=stride,
@@ -293,6 +347,7 @@ RULES: dict[str, Rule] = {
     "order": one_of(ORDERS),
     "unit": one_of(UNITS),
     "bottleneck_ratio": POSITIVE,
+    "expansion": or_each(POSITIVE),
     "stride_unit": one_of(("first", "last")),
     "stride_in": one_of(("first_conv", "spatial_conv")),
     "downsample": one_of(PROJECTIONS),
@@ -312,8 +367,14 @@ RULES: dict[str, Rule] = {
     "activation": ACTIVATION,
     "padding": one_of(("fixed", "same")),
     "use_bias": one_of((True, False, "unnormalized")),
+    "attention": or_none(one_of(ATTENTIONS)),
+    "attention_ratio": SHARE,
+    "attention_place": one_of(PLACES),
     "dropout": RATE,
     "drop_path": RATE,
+    "drop_path_form": one_of(DROP_PATHS),
+    "drop_block": RATE,
+    "drop_block_size": POSITIVE_INTEGER,
     "zero_init_residual": BOOLEAN,
     "scan_units": one_of((True, False, "auto")),
     "rematerialize": BOOLEAN,
@@ -331,6 +392,11 @@ CONSTRAINTS = (
             net.unit != "bottleneck" or min(map(net.bottleneck_channels, net.channels)) >= 1
         ),
         lambda net: f"large enough to leave a channel of {net.channels}",
+    ),
+    Constraint(
+        "expansion",
+        lambda net: not isinstance(net.expansion, tuple) or len(net.expansion) == len(net.units),
+        lambda net: f"a number, or one for each of {len(net.units)} stages",
     ),
     Constraint(
         "norm_groups",

@@ -3,12 +3,15 @@
 Names of the layers: `stem_conv`, `stem_pool` (a deep stem: `stem_conv1`, `stem_norm1`, `stem_act1`
 and so on to `stem_conv3`); in unit u of stage s, counted from 1 and 2 as in the paper,
 `stage{s}_unit{u}_norm{i}`, `_act{i}`, `_conv{i}`, `_dropout`, `_shortcut`, `_shortcut_pool`,
-`_drop_path` and `_add`; in other orders than full pre-activation also `stem_norm`, `stem_act`,
-`_shortcut_norm`, `_sum_norm` and `_sum_act`, and around other shortcuts than the identity
-`_shortcut_scale`, `_branch_scale`, `_gate`, `_gate_rest`, `_shortcut_gated`, `_branch_gated` and
-`_shortcut_dropout`; then `head_norm`, `head_act`, `head_pool` and `predictions`. Units 2 to n
-of a stage that runs as one loop are the layer `stage{s}_unit2to{n}`; `keras_preact.stages` has
-every form.
+`_drop_block{i}`, `_drop_path` and `_add`; in other orders than full pre-activation also
+`stem_norm`, `stem_act`, `_shortcut_norm`, `_sum_norm` and `_sum_act`, and around other shortcuts
+than the identity `_shortcut_scale`, `_branch_scale`, `_gate`, `_gate_rest`, `_shortcut_gated`,
+`_branch_gated` and `_shortcut_dropout`; of attention `_se_squeeze`, `_se_reduce`, `_se_expand` and
+`_se_scale`, `_eca_squeeze`, `_eca_sequence`, `_eca_conv`, `_eca_gate` and `_eca_scale`, or
+`_cbam_mean`, `_max`, `_reduce`, `_expand`, `_sum`, `_channel_gate` and `_channel_scale`, then
+`_cbam_pool`, `_conv`, `_norm`, `_pixel_gate` and `_pixel_scale`; then `head_norm`, `head_act`,
+`head_pool` and `predictions`. Units 2 to n of a stage that runs as one loop are the layer
+`stage{s}_unit2to{n}`; `keras_preact.stages` has every form.
 """
 
 from __future__ import annotations

@@ -22,11 +22,13 @@ class Norm:
         layer: Makes the layer, from the architecture and `axis`, `epsilon`, `dtype`, `name`.
         grouped: Whether it goes by groups of channels, `Architecture.norm_groups` of them.
         activates: Whether it contains an activation, so that none may follow.
+        any_channels: Whether it is of use on any number of channels, even on one.
     """
 
     layer: Callable[..., keras.layers.Layer]
     grouped: bool = False
     activates: bool = False
+    any_channels: bool = False
 
 
 def _batch_norm(architecture: Architecture, **common: Any) -> keras.layers.Layer:
@@ -42,7 +44,7 @@ def _evonorm_s0(architecture: Architecture, **common: Any) -> keras.layers.Layer
 
 
 NORMS = {
-    "batch": Norm(_batch_norm),
+    "batch": Norm(_batch_norm, any_channels=True),
     "group": Norm(_group_norm, grouped=True),
     "evonorm_s0": Norm(_evonorm_s0, grouped=True, activates=True),
 }

@@ -55,3 +55,31 @@ class Convolution:
             zero_init=zero_init,
             name=name,
         )
+
+
+@dataclass(frozen=True)
+class Depthwise:
+    """A convolution of each channel by itself.
+
+    Attributes:
+        kernel_size: Height and width of the kernel, in pixels.
+        stride: Factor by which height and width shrink.
+        dilation: Spacing of the kernel's pixels.
+    """
+
+    kernel_size: int
+    stride: int = 1
+    dilation: int = 1
+
+    def __call__(
+        self, x: Any, parts: Parts, *, normalized: bool, zero_init: bool, name: str
+    ) -> Any:
+        return parts.depthwise_conv(
+            x,
+            self.kernel_size,
+            self.stride,
+            self.dilation,
+            normalized=normalized,
+            zero_init=zero_init,
+            name=name,
+        )

@@ -9,15 +9,29 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from keras_preact import head
-from keras_preact.layers import Conv2D, DropPath, MaxPooling2D, StandardizedConv2D
+from keras_preact.layers import (
+    Conv2D,
+    DepthwiseConv2D,
+    DropBlock,
+    DropPath,
+    MaxPooling2D,
+    ShakeDrop,
+    StandardizedConv2D,
+    StandardizedDepthwiseConv2D,
+)
 from keras_preact.norms import NORMS
 from keras_preact.orders import ORDERS, Order
 
 if TYPE_CHECKING:
     from keras_preact.architecture import Architecture
 
-# He initialisation of the papers' code: deviation sqrt(2 / (k * k * channels out)).
-_HE_FAN_OUT = {"scale": 2.0, "mode": "fan_out", "distribution": "untruncated_normal"}
+# Stochastic depth by `Architecture.drop_path_form`.
+DROP_PATHS = {"drop": DropPath, "shake": ShakeDrop}
+
+
+def he_initializer() -> keras.initializers.Initializer:
+    """He initialisation of the papers' code: deviation sqrt(2 / (k * k * channels out))."""
+    return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
 
 
 @dataclass(frozen=True)
@@ -63,25 +77,52 @@ class Parts:
         """
         architecture = self.architecture
         convolution = StandardizedConv2D if architecture.weight_standardization else Conv2D
-        use_bias = architecture.use_bias is True
-        use_bias |= architecture.use_bias == "unnormalized" and not normalized
         layer = convolution(
             filters,
             kernel_size,
             strides=stride,
             dilation_rate=dilation,
             padding=architecture.padding,
-            kernel_initializer=(
-                keras.initializers.Zeros()
-                if zero_init
-                else keras.initializers.VarianceScaling(**_HE_FAN_OUT)
-            ),
+            kernel_initializer=keras.initializers.Zeros() if zero_init else he_initializer(),
             data_format=self.data_format,
             dtype=self.dtype,
             name=name,
-            **{"use_bias": use_bias, **options},
+            **{"use_bias": self._has_bias(normalized), **options},
         )
         return layer(x)
+
+    def depthwise_conv(
+        self,
+        x: Any,
+        kernel_size: int,
+        stride: int = 1,
+        dilation: int = 1,
+        *,
+        normalized: bool = False,
+        zero_init: bool = False,
+        name: str,
+    ) -> Any:
+        """As `conv`, each channel by itself."""
+        architecture = self.architecture
+        standardizes = architecture.weight_standardization
+        convolution = StandardizedDepthwiseConv2D if standardizes else DepthwiseConv2D
+        layer = convolution(
+            kernel_size,
+            strides=stride,
+            dilation_rate=dilation,
+            padding=architecture.padding,
+            # Keras counts one channel out, the multiplier: a channel feeds one other.
+            depthwise_initializer=keras.initializers.Zeros() if zero_init else he_initializer(),
+            use_bias=self._has_bias(normalized),
+            data_format=self.data_format,
+            dtype=self.dtype,
+            name=name,
+        )
+        return layer(x)
+
+    def _has_bias(self, normalized: bool) -> bool:
+        use_bias = self.architecture.use_bias
+        return not normalized if use_bias == "unnormalized" else use_bias
 
     def apply(
         self, x: Any, steps: Iterable[str], prefix: str, index: int | str = "", **options: Any
@@ -119,7 +160,24 @@ class Parts:
 
     def drop_path(self, x: Any, rate: float, *, name: str) -> Any:
         """Stochastic depth at the unit's rate; nothing where that is 0."""
-        return DropPath(rate, dtype=self.dtype, name=name)(x) if rate else x
+        return self.drop_path_layer(rate, name=name)(x) if rate else x
+
+    def drop_path_layer(self, rate: float, *, name: str) -> keras.layers.Layer:
+        """The layer of stochastic depth that the architecture names."""
+        return DROP_PATHS[self.architecture.drop_path_form](rate, dtype=self.dtype, name=name)
+
+    def drop_block(self, x: Any, rate: float, *, name: str) -> Any:
+        """DropBlock at a rate; nothing where that is 0."""
+        if not rate:
+            return x
+        layer = DropBlock(
+            rate,
+            self.architecture.drop_block_size,
+            data_format=self.data_format,
+            dtype=self.dtype,
+            name=name,
+        )
+        return layer(x)
 
     def add(self, shortcut: Any, branch: Any, *, name: str) -> Any:
         """The addition that ends a unit."""

@@ -64,6 +64,16 @@ def or_none(rule: Rule) -> Rule:
     return Rule(lambda value: value is None or rule.holds(value), f"None or {rule.expected}")
 
 
+def or_each(rule: Rule) -> Rule:
+    """What the rule says, or a list of such values, one for each stage."""
+    return Rule(
+        lambda value: (
+            all(map(rule.holds, value)) if isinstance(value, list | tuple) else rule.holds(value)
+        ),
+        f"{rule.expected}, or a sequence of such values, one for each stage",
+    )
+
+
 def _is_activation(value: Any) -> bool:
     try:
         return isinstance(value, str) and bool(keras.activations.get(value))
@@ -78,5 +88,6 @@ A_VALUE_EACH_STAGE = Rule(
 )
 POSITIVE = number(lambda value: value > 0, "above 0")
 NUMBER = number(lambda value: True, "of any size")
+SHARE = number(lambda value: 0 < value <= 1, "in (0, 1]")
 RATE = number(lambda value: 0 <= value < 1, "in [0, 1)")
 ACTIVATION = Rule(_is_activation, "the name of a Keras activation")

@@ -19,7 +19,7 @@ from typing import Any
 import keras
 
 from keras_preact.architecture import Unit
-from keras_preact.layers import DropPath, Rematerialized, StackedUnits
+from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.layers.stacked_units import RATE_INPUT, TEMPLATE_PREFIX, stack_name
 from keras_preact.parts import Parts
 from keras_preact.units import residual_unit
@@ -121,4 +121,4 @@ class _TemplateParts(Parts):
 
     def drop_path(self, x: Any, rate: float, *, name: str) -> Any:
         """Stochastic depth at the rate that the template is given."""
-        return DropPath(0.0, dtype=self.dtype, name=name)(x, rate=self.rate)
+        return self.drop_path_layer(0.0, name=name)(x, rate=self.rate)

@@ -54,6 +54,10 @@ def _single(x: Any, parts: Parts, kernel_size: int, stride: int) -> Any:
     return parts.apply(x, steps, "stem")
 
 
+def _mobile(x: Any, parts: Parts) -> Any:
+    return _single(x, parts, 3, 2)
+
+
 def _deep(x: Any, parts: Parts) -> Any:
     steps, channels = parts.order.stem, parts.architecture.stem_channels
     x = parts.conv(x, channels // 2, 3, 2, normalized=True, name="stem_conv1")
@@ -68,5 +72,6 @@ def _deep(x: Any, parts: Parts) -> Any:
 STEMS = {
     "imagenet": Stem(_imagenet, stride=4, input_size=224),
     "deep": Stem(_deep, stride=4, input_size=224, inner=0.5),
+    "mobile": Stem(_mobile, stride=2, input_size=224),
     "cifar": Stem(_cifar, stride=1, input_size=32),
 }

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from keras_preact.operations import Convolution, Operation
+from keras_preact import attention
+from keras_preact.operations import Convolution, Depthwise, Operation
 from keras_preact.parts import Parts
 from keras_preact.shortcuts import shortcut
 
@@ -37,13 +38,41 @@ def bottleneck(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
     return first, spatial, Convolution(unit.channels, 1)
 
 
+def inverted_bottleneck(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
+    """1x1 to more channels, 3x3 of each by itself, 1x1 (MobileNetV2, arXiv:1801.04381).
+
+    As there, a stage whose expansion is 1 has no first convolution.
+    """
+    inside = architecture.expanded_channels(unit)
+    widen = () if inside == unit.in_channels else (Convolution(inside, 1),)
+    return *widen, Depthwise(3, unit.stride, unit.dilation), Convolution(unit.channels, 1)
+
+
 UNITS: dict[str, Callable[[Architecture, Unit], tuple[Operation, ...]]] = {
     "basic": basic,
     "bottleneck": bottleneck,
+    "inverted_bottleneck": inverted_bottleneck,
 }
 
-# What a branch goes through after its operations, in this order.
-BRANCH_ENDS: tuple[Callable[[Any, Unit, Parts], Any], ...] = ()
+
+def _dropout(x: Any, unit: Unit, parts: Parts) -> Any:
+    return parts.dropout(x, name=f"{unit.name}_dropout")
+
+
+def _drop_block(x: Any, unit: Unit, parts: Parts, index: int) -> Any:
+    rate = parts.architecture.drop_block_rate(unit)
+    return parts.drop_block(x, rate, name=f"{unit.name}_drop_block{index}")
+
+
+# What a branch goes through after each of its operations and the normalisation and activation that
+# follow it; the function takes the operation's number too.
+AFTER_EACH: tuple[Callable[[Any, Unit, Parts, int], Any], ...] = (_drop_block,)
+# What a branch goes through before its last operation, and after it, in this order.
+BEFORE_LAST: tuple[Callable[[Any, Unit, Parts], Any], ...] = (
+    attention.before_last_conv,
+    _dropout,
+)
+BRANCH_ENDS: tuple[Callable[[Any, Unit, Parts], Any], ...] = (attention.after_last_conv,)
 
 
 def residual_unit(x: Any, unit: Unit, parts: Parts) -> Any:
@@ -91,7 +120,9 @@ def residual_branch(x: Any, unit: Unit, parts: Parts) -> Any:
             name=f"{unit.name}_conv{index}",
         )
         x = parts.apply(x, order.between, unit.name, index + 1)
-    x = parts.dropout(x, name=f"{unit.name}_dropout")
+        x = _after_each(x, unit, parts, index)
+    for step in BEFORE_LAST:
+        x = step(x, unit, parts)
     index = len(operations) + 1
     x = last(
         x,
@@ -101,6 +132,13 @@ def residual_branch(x: Any, unit: Unit, parts: Parts) -> Any:
         name=f"{unit.name}_conv{index}",
     )
     x = parts.apply(x, order.last, unit.name, index + 1, zero_init=zero == "norm")
+    x = _after_each(x, unit, parts, index)
     for end in BRANCH_ENDS:
         x = end(x, unit, parts)
     return parts.drop_path(x, unit.drop_path, name=f"{unit.name}_drop_path")
+
+
+def _after_each(x: Any, unit: Unit, parts: Parts, index: int) -> Any:
+    for step in AFTER_EACH:
+        x = step(x, unit, parts, index)
+    return x

@@ -1,5 +1,11 @@
 """The layers that Keras does not have, or has in a slower form."""
 
+from keras_preact.layers.channel_pooling import ChannelPooling
+from keras_preact.layers.depthwise_conv import (
+    DepthwiseConv2D,
+    StandardizedDepthwiseConv2D,
+)
+from keras_preact.layers.drop_block import DropBlock
 from keras_preact.layers.drop_path import DropPath
 from keras_preact.layers.evonorm import EvoNormS0
 from keras_preact.layers.fixed_padding import Conv2D, MaxPooling2D
@@ -7,18 +13,24 @@ from keras_preact.layers.nearest_resize import NearestResize
 from keras_preact.layers.norm import BatchNormalization
 from keras_preact.layers.rematerialized import Rematerialized
 from keras_preact.layers.scale_shift import ScaleShift
+from keras_preact.layers.shake_drop import ShakeDrop
 from keras_preact.layers.stacked_units import StackedUnits
 from keras_preact.layers.standardized_conv import StandardizedConv2D
 
 __all__ = [
     "BatchNormalization",
+    "ChannelPooling",
     "Conv2D",
+    "DepthwiseConv2D",
+    "DropBlock",
     "DropPath",
     "EvoNormS0",
     "MaxPooling2D",
     "NearestResize",
     "Rematerialized",
     "ScaleShift",
+    "ShakeDrop",
     "StackedUnits",
     "StandardizedConv2D",
+    "StandardizedDepthwiseConv2D",
 ]

@@ -27,7 +27,7 @@ def _check_odd(name: str, sizes: tuple[int, ...]) -> None:
         )
 
 
-def _pad_widths(pads: tuple[int, ...], data_format: str) -> list[list[int]]:
+def pad_widths(pads: tuple[int, ...], data_format: str) -> list[list[int]]:
     """What to add before and after each axis of a batch."""
     spatial = [[size, size] for size in pads]
     if data_format == "channels_first":
@@ -61,8 +61,54 @@ class _FixedPadding:
         return {**config, "padding": "fixed" if self.fixed else config["padding"]}
 
 
+class PaddedConvolution(_FixedPadding):
+    """What every convolution shares; a subclass has `fixed`, `_convolve` and Keras's attributes."""
+
+    def set_pads(self) -> None:
+        """Work out `pads`, once Keras has set its attributes.
+
+        Raises:
+            ValueError: If the padding is fixed and the kernel has an even side.
+        """
+        self.pads = None
+        if self.fixed:
+            _check_odd("kernel_size", self.kernel_size)
+        if self.fixed and all(stride == 1 for stride in self.strides):
+            # The same result, padded inside the convolution.
+            self.padding = "same"
+        elif self.fixed and max(self.kernel_size) > 1:
+            self.pads = tuple(
+                dilation * (size // 2)
+                for size, dilation in zip(self.kernel_size, self.dilation_rate, strict=True)
+            )
+
+    def kernel_in_use(self, kernel: Any) -> Any:
+        """What convolves: the kernel, unless a subclass makes another of it."""
+        return kernel
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        """The padded convolution, without the bias."""
+        kernel = self.kernel_in_use(kernel)
+        if self.data_format == "channels_last" or kernels_take_channels_first():
+            return self._convolve(inputs, kernel, self.data_format)
+        outputs = self._convolve(ops.transpose(inputs, (0, 2, 3, 1)), kernel, "channels_last")
+        return ops.transpose(outputs, (0, 3, 1, 2))
+
+    def finish(self, outputs: Any) -> Any:
+        """Bias and activation."""
+        if self.use_bias:
+            outputs = self._add_bias(outputs)
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def _add_bias(self, outputs: Any) -> Any:
+        if self.data_format == "channels_last":
+            return ops.add(outputs, self.bias)
+        # On TensorFlow, `keras.ops.add` takes the last axis for the channels where it is as long.
+        return outputs + ops.reshape(self.bias, (1, -1, 1, 1))
+
+
 @keras.saving.register_keras_serializable(package="keras_preact")
-class Conv2D(_FixedPadding, keras.layers.Conv2D):
+class Conv2D(PaddedConvolution, keras.layers.Conv2D):
     """`keras.layers.Conv2D` that also knows `padding="fixed"`: half the kernel on every side.
 
     Args:
@@ -80,17 +126,7 @@ class Conv2D(_FixedPadding, keras.layers.Conv2D):
     ) -> None:
         self.fixed = padding == "fixed"
         super().__init__(filters, kernel_size, padding="valid" if self.fixed else padding, **kwargs)
-        self.pads = None
-        if self.fixed:
-            _check_odd("kernel_size", self.kernel_size)
-        if self.fixed and all(stride == 1 for stride in self.strides):
-            # The same result, padded inside the convolution.
-            self.padding = "same"
-        elif self.fixed and max(self.kernel_size) > 1:
-            self.pads = tuple(
-                dilation * (size // 2)
-                for size, dilation in zip(self.kernel_size, self.dilation_rate, strict=True)
-            )
+        self.set_pads()
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         # In inference a convolution is better: TensorFlow merges it with the norm that follows.
@@ -98,15 +134,7 @@ class Conv2D(_FixedPadding, keras.layers.Conv2D):
             outputs = ops.matmul(inputs, self.kernel_in_use(self.kernel)[0, 0])
         else:
             outputs = self.convolution_op(inputs, self.kernel)
-        if self.use_bias:
-            outputs = self._add_bias(outputs)
-        return outputs if self.activation is None else self.activation(outputs)
-
-    def _add_bias(self, outputs: Any) -> Any:
-        if self.data_format == "channels_last":
-            return ops.add(outputs, self.bias)
-        # On TensorFlow, `keras.ops.add` takes the last axis for the channels where it is as long.
-        return outputs + ops.reshape(self.bias, (1, -1, 1, 1))
+        return self.finish(outputs)
 
     def _product_is_faster(self) -> bool:
         return (
@@ -118,21 +146,9 @@ class Conv2D(_FixedPadding, keras.layers.Conv2D):
             and not has_gpu()
         )
 
-    def kernel_in_use(self, kernel: Any) -> Any:
-        """What convolves: the kernel, unless a subclass makes another of it."""
-        return kernel
-
-    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-        """The padded convolution, without the bias."""
-        kernel = self.kernel_in_use(kernel)
-        if self.data_format == "channels_last" or kernels_take_channels_first():
-            return self._convolve(inputs, kernel, self.data_format)
-        outputs = self._convolve(ops.transpose(inputs, (0, 2, 3, 1)), kernel, "channels_last")
-        return ops.transpose(outputs, (0, 3, 1, 2))
-
     def _convolve(self, inputs: Any, kernel: Any, data_format: str) -> Any:
         if self.pads:
-            widths = _pad_widths(self.pads, data_format)
+            widths = pad_widths(self.pads, data_format)
             if keras.backend.backend() == "tensorflow" and self.groups == 1:
                 return self._convolve_on_tensorflow(inputs, kernel, data_format, widths)
             inputs = ops.pad(inputs, widths)
@@ -189,7 +205,7 @@ class MaxPooling2D(_FixedPadding, keras.layers.MaxPooling2D):
 
     def call(self, inputs: Any) -> Any:
         if self.pads:
-            widths = _pad_widths(self.pads, self.data_format)
+            widths = pad_widths(self.pads, self.data_format)
             inputs = ops.pad(inputs, widths, constant_values=self.pad_value)
         return super().call(inputs)
 

@@ -13,6 +13,14 @@ from keras_preact.layers.fixed_padding import Conv2D
 _EPSILON = 1e-8
 
 
+def standardized(kernel: Any, axes: list[int]) -> Any:
+    """A kernel with mean 0 and variance 1 over some of its axes, computed in float32."""
+    dtype = keras.backend.standardize_dtype(kernel.dtype)
+    kernel = ops.cast(kernel, "float32")
+    mean, variance = ops.moments(kernel, axes=axes, keepdims=True)
+    return ops.cast((kernel - mean) * ops.rsqrt(variance + _EPSILON), dtype)
+
+
 @keras.saving.register_keras_serializable(package="keras_preact")
 class StandardizedConv2D(Conv2D):
     """`Conv2D` whose kernel has mean 0 and variance 1 over each output channel (arXiv:1903.10520).
@@ -29,7 +37,4 @@ class StandardizedConv2D(Conv2D):
         Returns:
             A tensor of the same shape and dtype.
         """
-        dtype = keras.backend.standardize_dtype(kernel.dtype)
-        kernel = ops.cast(kernel, "float32")
-        mean, variance = ops.moments(kernel, axes=[0, 1, 2], keepdims=True)
-        return ops.cast((kernel - mean) * ops.rsqrt(variance + _EPSILON), dtype)
+        return standardized(kernel, axes=[0, 1, 2])

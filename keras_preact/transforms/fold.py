@@ -12,20 +12,27 @@ import numpy as np
 from keras_preact.layers import (
     BatchNormalization,
     Conv2D,
+    DepthwiseConv2D,
+    DropBlock,
     DropPath,
     Rematerialized,
     ScaleShift,
+    ShakeDrop,
     StackedUnits,
     StandardizedConv2D,
+    StandardizedDepthwiseConv2D,
 )
 from keras_preact.transforms.config import Config, functional_config, redirected, source, tensors
 from keras_preact.transforms.stacking import unroll
 from keras_preact.weights.named import NamedWeights, named_weights, set_named_weights
 
-_CONVOLUTIONS = (Conv2D, keras.layers.Conv2D)
+_DEPTHWISE = (DepthwiseConv2D, keras.layers.DepthwiseConv2D)
+_CONVOLUTIONS = (Conv2D, keras.layers.Conv2D, *_DEPTHWISE)
+# What a convolution whose kernel is standardised becomes.
+_PLAIN = {StandardizedConv2D: Conv2D, StandardizedDepthwiseConv2D: DepthwiseConv2D}
 _NORMS = (BatchNormalization, keras.layers.BatchNormalization)
 # What gives its input unchanged in inference.
-_IDENTITIES = (DropPath, keras.layers.Dropout, keras.layers.SpatialDropout2D)
+_IDENTITIES = (DropBlock, DropPath, keras.layers.Dropout, keras.layers.SpatialDropout2D)
 
 
 def fold(model: keras.Model) -> keras.Model:
@@ -35,7 +42,8 @@ def fold(model: keras.Model) -> keras.Model:
     - Every other batch norm, such as a unit's first, whose input the shortcut takes too, becomes a
       `keras_preact.layers.ScaleShift` of the same name.
     - A weight-standardised convolution becomes a plain one, with the kernel as it is used.
-    - Dropout and drop path are left out.
+    - Dropout, drop path and DropBlock are left out; ShakeDrop, in inference a factor, becomes part
+      of the convolution before it where that gives to nothing else, or a `keras.layers.Rescaling`.
     - Stacked units become separate ones, and rematerialised units are computed as any other.
 
     Norms of other kinds stay as they are. So do the names of the layers that stay, so that
@@ -70,22 +78,31 @@ def _fold_layers(config: Config, weights: NamedWeights) -> None:
     for layer in _of_kind(config, _IDENTITIES):
         if _is_called_once(layer) and not _always_trains(layer):
             _leave_out(layer, config)
-    for convolution in _of_kind(config, (StandardizedConv2D,)):
-        _become_plain(convolution, weights)
+    for standardized, plain in _PLAIN.items():
+        for convolution in _of_kind(config, (standardized,)):
+            _become_plain(convolution, standardized, plain, weights)
     for norm in _of_kind(config, _NORMS):
         if not _always_trains(norm):
             _fold_norm(norm, config, weights)
+    for shake in _of_kind(config, (ShakeDrop,)):
+        if not _always_trains(shake) and not _takes_rate(shake):
+            _fold_shake(shake, config, weights)
 
 
-def _become_plain(convolution: Config, weights: NamedWeights) -> None:
+def _become_plain(
+    convolution: Config,
+    standardized: type[keras.layers.Layer],
+    plain: type[keras.layers.Layer],
+    weights: NamedWeights,
+) -> None:
     """Turn a weight-standardised convolution into one whose kernel is what that one uses."""
-    layer = StandardizedConv2D.from_config(convolution["config"])
+    layer = standardized.from_config(convolution["config"])
     arrays = weights[convolution["name"]]
     kernel = layer.kernel_in_use(keras.ops.convert_to_tensor(arrays["0"]))
     arrays["0"] = keras.ops.convert_to_numpy(kernel)
-    plain = keras.saving.serialize_keras_object(Conv2D.from_config(convolution["config"]))
+    other = keras.saving.serialize_keras_object(plain.from_config(convolution["config"]))
     for key in ("module", "class_name", "registered_name"):
-        convolution[key] = plain[key]
+        convolution[key] = other[key]
 
 
 def _fold_norm(norm: Config, config: Config, weights: NamedWeights) -> None:
@@ -97,11 +114,31 @@ def _fold_norm(norm: Config, config: Config, weights: NamedWeights) -> None:
     else:
         kernel, *bias = weights[convolution["name"]].values()
         bias = bias[0] if bias else np.zeros_like(shift)
-        # A kernel's last axis is that of the channels that come out.
-        weights[convolution["name"]] = {"0": kernel * scale, "1": bias * scale + shift}
+        shape = _factor_shape(convolution, kernel)
+        weights[convolution["name"]] = {
+            "0": kernel * scale.reshape(shape),
+            "1": bias * scale + shift,
+        }
         convolution["config"]["use_bias"] = True
         convolution.pop("build_config", None)
         _leave_out(norm, config)
+
+
+def _fold_shake(shake: Config, config: Config, weights: NamedWeights) -> None:
+    factor = 1 - shake["config"]["rate"]
+    convolution = _linear_convolution_before(shake, config)
+    if convolution is None:
+        _become(shake, keras.layers.Rescaling(factor, **_name_and_dtype(shake)))
+    else:
+        arrays = weights[convolution["name"]]
+        weights[convolution["name"]] = {key: array * factor for key, array in arrays.items()}
+        _leave_out(shake, config)
+
+
+def _factor_shape(convolution: Config, kernel: np.ndarray) -> tuple[int, ...]:
+    """The shape in which a factor for each channel that comes out multiplies a kernel."""
+    # A kernel's last axis is that of those channels; in a depthwise one the last two are.
+    return kernel.shape[2:] if _is(convolution, _DEPTHWISE) else kernel.shape[-1:]
 
 
 def _scale_and_shift(norm: Config, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -116,32 +153,44 @@ def _scale_and_shift(norm: Config, arrays: dict[str, np.ndarray]) -> tuple[np.nd
 
 def _convolution_before(norm: Config, config: Config) -> Config | None:
     """The convolution whose output this norm, and nothing else, takes; None if there is none."""
-    if not _is_called_once(norm):
+    convolution = _linear_convolution_before(norm, config)
+    if convolution is None:
         return None
-    (x,) = tensors(norm["inbound_nodes"])
+    channel_axis = 1 if convolution["config"]["data_format"] == "channels_first" else 3
+    return convolution if norm["config"]["axis"] % 4 == channel_axis else None
+
+
+def _linear_convolution_before(layer: Config, config: Config) -> Config | None:
+    """The convolution whose output, not activated, only this layer takes; None if there is none."""
+    if not _is_called_once(layer):
+        return None
+    (x,) = tensors(layer["inbound_nodes"])
     uses = Counter(source(each) for layer in config["layers"] for each in _inputs(layer))
     uses.update(_names(config["output_layers"]))
-    for layer in _of_kind(config, _CONVOLUTIONS):
-        if layer["name"] == source(x) and uses[source(x)] == 1 and _is_called_once(layer):
-            channel_axis = 1 if layer["config"]["data_format"] == "channels_first" else 3
-            same_axis = norm["config"]["axis"] % 4 == channel_axis
-            return layer if same_axis and layer["config"]["activation"] == "linear" else None
+    for other in _of_kind(config, _CONVOLUTIONS):
+        if other["name"] == source(x) and uses[source(x)] == 1 and _is_called_once(other):
+            return other if other["config"]["activation"] == "linear" else None
     return None
 
 
 def _become_scale_shift(norm: Config) -> None:
     """Turn the configuration of a norm into that of what it comes down to."""
-    layer = ScaleShift(
-        axis=norm["config"]["axis"],
-        dtype=keras.saving.deserialize_keras_object(norm["config"]["dtype"]),
-        name=norm["name"],
-    )
-    for call in norm["inbound_nodes"]:
+    _become(norm, ScaleShift(axis=norm["config"]["axis"], **_name_and_dtype(norm)))
+
+
+def _name_and_dtype(layer: Config) -> dict[str, Any]:
+    dtype = keras.saving.deserialize_keras_object(layer["config"]["dtype"])
+    return {"name": layer["name"], "dtype": dtype}
+
+
+def _become(config: Config, layer: keras.layers.Layer) -> None:
+    """Put a layer of the same name in the place of a configuration's, called on the same."""
+    inbound_nodes = config["inbound_nodes"]
+    for call in inbound_nodes:
         call["kwargs"] = {}
-    inbound_nodes = norm["inbound_nodes"]
-    norm.clear()
-    norm.update(keras.saving.serialize_keras_object(layer))
-    norm.update({"name": layer.name, "inbound_nodes": inbound_nodes})
+    config.clear()
+    config.update(keras.saving.serialize_keras_object(layer))
+    config.update({"name": layer.name, "inbound_nodes": inbound_nodes})
 
 
 def _leave_out(layer: Config, config: Config) -> None:
@@ -191,6 +240,11 @@ def _is_called_once(layer: Config) -> bool:
 def _always_trains(layer: Config) -> bool:
     """Whether a call says `training=True`, so that inference is not what it does."""
     return any(call["kwargs"].get("training") for call in layer["inbound_nodes"])
+
+
+def _takes_rate(layer: Config) -> bool:
+    """Whether a call gives a rate in place of the layer's own."""
+    return any(call["kwargs"].get("rate") is not None for call in layer["inbound_nodes"])
 
 
 def _names(outputs: Any) -> Iterator[str]:

@@ -8,7 +8,7 @@ import re
 
 import keras
 
-from keras_preact.layers import DropPath, Rematerialized, StackedUnits
+from keras_preact.layers import DropPath, Rematerialized, ShakeDrop, StackedUnits
 from keras_preact.layers.stacked_units import RATE_INPUT, TEMPLATE_PREFIX, stack_name
 from keras_preact.stages import FLAT_UNITS, check_separate_units
 from keras_preact.transforms.config import (
@@ -22,6 +22,8 @@ from keras_preact.transforms.config import (
 )
 from keras_preact.weights.named import named_weights, set_named_weights
 
+# What takes a unit's own drop path rate.
+_DROP_PATHS = (DropPath, ShakeDrop)
 _UNIT = re.compile(r"(?P<stage>.*stage\d+)_unit(?P<number>\d+)(_.*)?")
 
 
@@ -145,7 +147,7 @@ def _named(template: Config, name: str, rate: float | None, trainable: bool) -> 
     )
     for layer in config["layers"]:
         layer["config"]["trainable"] = trainable
-        if rate is not None and _is(layer, DropPath):
+        if rate is not None and any(_is(layer, kind) for kind in _DROP_PATHS):
             layer["config"]["rate"] = rate
             layer["inbound_nodes"][0]["kwargs"].pop("rate")
     config["input_layers"] = [f"{prefix}input", 0, 0]
@@ -255,7 +257,7 @@ def _template(unit: list[Config]) -> tuple[Config, float | None]:
     for layer in layers:
         layer.pop("build_config", None)
         layer["config"]["trainable"] = True
-        if _is(layer, DropPath):
+        if any(_is(layer, kind) for kind in _DROP_PATHS):
             rate, layer["config"]["rate"] = layer["config"]["rate"], 0.0
             layer["inbound_nodes"][0]["kwargs"]["rate"] = _scalar(RATE_INPUT)
     heads = [[rename(inputs), 0, 0]]

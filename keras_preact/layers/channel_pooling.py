@@ -1,0 +1,39 @@
+"""Mean and maximum over the channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class ChannelPooling(keras.layers.Layer):
+    """Two maps of any number of them: their mean, then their maximum (CBAM, arXiv:1807.06521).
+
+    Args:
+        axis: Axis of the channels.
+        **kwargs: As for `keras.layers.Layer`.
+    """
+
+    def __init__(self, axis: int = -1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.axis = axis
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        # In float32: a mean of thousands of channels has more digits than 16 bits hold.
+        mean = ops.mean(ops.cast(inputs, "float32"), self.axis, keepdims=True)
+        maximum = ops.max(inputs, self.axis, keepdims=True)
+        return ops.concatenate([ops.cast(mean, inputs.dtype), maximum], self.axis)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The shape of the input, with two channels."""
+        shape = list(input_shape)
+        shape[self.axis] = 2
+        return tuple(shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, serialised."""
+        return {**super().get_config(), "axis": self.axis}
