@@ -6,9 +6,11 @@ and so on to `stem_conv3`); in unit u of stage s, counted from 1 and 2 as in the
 `_drop_path` and `_add`; in other orders than full pre-activation also `stem_norm`, `stem_act`,
 `_shortcut_norm`, `_sum_norm` and `_sum_act`, and around other shortcuts than the identity
 `_shortcut_scale`, `_branch_scale`, `_gate`, `_gate_rest`, `_shortcut_gated`, `_branch_gated` and
-`_shortcut_dropout`; then `head_norm`, `head_act`, `head_pool` and `predictions`. Units 2 to n
-of a stage that runs as one loop are the layer `stage{s}_unit2to{n}`; `keras_preact.stages` has
-every form.
+`_shortcut_dropout`; `_shortcut_pad` where a shortcut gains channels of zeros; `_concat` in dense
+units, and before a stage of them `stage{s}_transition_norm`, `_act`, `_conv` and `_pool`, with
+dropout under the name of each convolution and `_dropout`; then `head_norm`, `head_act`, `head_pool`
+and `predictions`. Units 2 to n of a stage that runs as one loop are the layer
+`stage{s}_unit2to{n}`; `keras_preact.stages` has every form.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import keras
 
 from keras_preact.architecture import Architecture
 from keras_preact.parts import Parts
-from keras_preact.stages import check_separate_units, residual_stage
+from keras_preact.stages import check_separate_units, residual_stage, separate_units
 from keras_preact.stem import stem
 from keras_preact.weights import load_weights
 
@@ -49,9 +51,8 @@ def build(
     )
     inputs = _inputs(parts, include_top, input_tensor, input_shape)
     x = stem(inputs, parts)
-    stages = architecture.stages.values()
-    check_separate_units(sum(1 if architecture.scans(units) else len(units) for units in stages))
-    for units in stages:
+    check_separate_units(separate_units(architecture))
+    for units in architecture.stages.values():
         x = residual_stage(x, units, parts)
     x = parts.apply(x, parts.order.head, "head")
     if include_top:

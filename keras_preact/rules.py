@@ -78,5 +78,6 @@ A_VALUE_EACH_STAGE = Rule(
 )
 POSITIVE = number(lambda value: value > 0, "above 0")
 NUMBER = number(lambda value: True, "of any size")
+SHARE = number(lambda value: 0 < value <= 1, "in (0, 1]")
 RATE = number(lambda value: 0 <= value < 1, "in [0, 1)")
 ACTIVATION = Rule(_is_activation, "the name of a Keras activation")
