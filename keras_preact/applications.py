@@ -10,8 +10,10 @@ from typing import Any, Protocol
 
 import keras
 
+from keras_preact import widths
 from keras_preact.architecture import Architecture
 from keras_preact.build import build
+from keras_preact.dense import dense_channels
 from keras_preact.weights.catalogue import imagenet_weights
 from keras_preact.weights.resolve import IMAGENET, resolve_weights
 
@@ -154,7 +156,7 @@ def _signature(defaults: dict[str, Any]) -> inspect.Signature:
 
 def _snake_case(name: str) -> str:
     """`PreActResNet50` -> `preact_resnet50`, `SEPreActResNet50` -> `se_preact_resnet50`."""
-    return re.sub(r"(?<!^)(?=PreAct|ResNet|Mobile)", "_", name).lower()
+    return re.sub(r"(?<!^)(?=PreAct|ResNet|DenseNet|Mobile)", "_", name).lower()
 
 
 def list_architectures(pattern: str = "*") -> list[str]:
@@ -307,6 +309,66 @@ def _wide(depth: int, widen_factor: int) -> Builder:
     return _net(f"WideResNet{depth}_{widen_factor}", summary, architecture, classes=10)
 
 
+def _pyramid(depth: int, alpha: int, unit: str = "basic") -> Builder:
+    convolutions, expansion = {"basic": (2, 1), "bottleneck": (3, 4)}[unit]
+    count = (depth - 2) // (3 * convolutions)
+    line = widths.line(3 * count, 16, 16 + alpha)
+    architecture = Architecture(
+        unit=unit,
+        units=(count,) * 3,
+        channels=tuple(expansion * channels for channels in line[count - 1 :: count]),
+        strides=(1, 2, 2),
+        order="pyramid",
+        downsample="zero_pad",
+        widening="linear",
+        stem="cifar",
+        stem_channels=16,
+    )
+    summary = f"""Builds PyramidNet-{depth} with alpha = {alpha} for CIFAR (arXiv:1610.02915).
+
+    {3 * count} {unit} units, each wider than the one before by the same number of channels, and
+    shortcuts without weights: zeros for the new channels, average pooling where maps shrink.
+"""
+    return _net(f"PyramidNet{depth}_a{alpha}", summary, architecture, classes=10)
+
+
+_DENSE_UNITS = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}
+
+
+def _dense(depth: int) -> Builder:
+    architecture = Architecture(
+        unit="dense",
+        units=_DENSE_UNITS[depth],
+        channels=dense_channels(_DENSE_UNITS[depth], growth_rate=32, stem_channels=64),
+        strides=(1, 2, 2, 2),
+        stem="imagenet_activated",
+    )
+    summary = f"""Builds DenseNet-{depth} for ImageNet (arXiv:1608.06993).
+
+    Pre-activation dense units that each add 32 channels, transitions that halve them: the topology
+    of `keras.applications.DenseNet{depth}` and torchvision's `densenet{depth}`.
+"""
+    return _net(f"PreActDenseNet{depth}", summary, architecture, classes=1000)
+
+
+def _dense_cifar(depth: int, growth_rate: int) -> Builder:
+    units = ((depth - 4) // 6,) * 3
+    architecture = Architecture(
+        unit="dense",
+        units=units,
+        channels=dense_channels(units, growth_rate, stem_channels=2 * growth_rate),
+        strides=(1, 2, 2),
+        stem="cifar",
+        stem_channels=2 * growth_rate,
+    )
+    summary = f"""Builds DenseNet-BC-{depth}-{growth_rate} for CIFAR (arXiv:1608.06993).
+
+    Three stages of pre-activation dense units that each add {growth_rate} channels, and
+    transitions that halve them.
+"""
+    return _net(f"DenseNetBC{depth}_{growth_rate}", summary, architecture, classes=10)
+
+
 PreActResNet18 = _imagenet(18)
 PreActResNet34 = _imagenet(34)
 PreActResNet50 = _imagenet(50)
@@ -346,3 +408,13 @@ PreActResNet1001 = _cifar(1001, "bottleneck")
 WideResNet16_8 = _wide(16, 8)
 WideResNet28_10 = _wide(28, 10)
 WideResNet40_4 = _wide(40, 4)
+
+PyramidNet110_a48 = _pyramid(110, 48)
+PyramidNet110_a84 = _pyramid(110, 84)
+PyramidNet110_a270 = _pyramid(110, 270)
+PyramidNet164_a270 = _pyramid(164, 270, "bottleneck")
+
+PreActDenseNet121 = _dense(121)
+PreActDenseNet169 = _dense(169)
+PreActDenseNet201 = _dense(201)
+DenseNetBC100_12 = _dense_cifar(100, 12)

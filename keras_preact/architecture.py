@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_preact.attention import ATTENTIONS, PLACES
+from keras_preact.dense import DENSE_UNITS, dense_stages
 from keras_preact.norms import NORMS
 from keras_preact.orders import ORDERS
 from keras_preact.parts import DROP_PATHS
@@ -27,9 +28,10 @@ from keras_preact.rules import (
     or_each,
     or_none,
 )
-from keras_preact.shortcuts import PROJECTIONS, SHORTCUTS
+from keras_preact.shortcuts import FOLLOW_UPS, PROJECTIONS, SHORTCUTS, projects
 from keras_preact.stem import STEMS
-from keras_preact.units import UNITS
+from keras_preact.units import INSIDE, UNITS
+from keras_preact.widths import WIDENINGS, widths
 
 # `scan_units="auto"` runs a stage as a loop from this number of units on.
 AUTO_SCAN_UNITS = 24
@@ -43,9 +45,12 @@ class Unit:
         name: Prefix of its layers' names, such as `"stage3_unit1"`.
         stage: Number of its stage, from 2.
         in_channels: Channels that come in.
+        shortcut_channels: Channels of the shortcut: those that go out, or, in a dense unit, those
+            that it adds to.
         channels: Channels that go out.
         stride: Factor by which the height and width shrink.
-        projects: Whether the shortcut has a convolution, rather than being an identity.
+        projects: Whether the shortcut has a convolution: in a dense unit, whether a transition
+            comes before it.
         dilation: Spacing of the kernels' pixels before the unit's stride, and where that stands.
         dilation_after: The same after it: more, where dilation replaces the stride.
         drop_path: Probability that training drops the residual branch of an example.
@@ -54,12 +59,28 @@ class Unit:
     name: str
     stage: int
     in_channels: int
+    shortcut_channels: int
     channels: int
     stride: int
     projects: bool
     dilation: int
     dilation_after: int
     drop_path: float
+
+    @property
+    def growth(self) -> int:
+        """Channels that a dense unit adds."""
+        return self.channels - self.shortcut_channels
+
+    @property
+    def strided(self) -> bool:
+        """Whether the unit has a stride, or dilation in its place."""
+        return self.stride != 1 or self.dilation != self.dilation_after
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether the shortcut cannot be an identity."""
+        return self.strided or self.in_channels != self.shortcut_channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,23 +91,37 @@ class Architecture:
         units: Residual units of each stage.
         channels: Output channels of each stage.
         strides: Stride of each stage.
-        stride_unit: Which unit of a stage carries its stride: `"first"` or `"last"` (TF-slim,
-            keras.applications).
         order: Where normalisation and activation stand (arXiv:1603.05027, figure 4):
             `"full_preactivation"`, `"original"`, `"bn_after_addition"`, `"relu_before_addition"`,
             `"relu_only_preactivation"`; or `"pyramid"` (a norm before and after each convolution,
             no activation before the first: arXiv:1610.02915).
-        unit: `"basic"` (two 3x3 convolutions), `"bottleneck"` (1x1, 3x3, 1x1) or
-            `"inverted_bottleneck"` (1x1, depthwise 3x3, 1x1: MobileNetV2, arXiv:1801.04381).
-        bottleneck_ratio: Channels inside a bottleneck as a share of its output channels.
+        unit: `"basic"` (two 3x3 convolutions), `"bottleneck"` (1x1, 3x3, 1x1),
+            `"inverted_bottleneck"` (1x1, depthwise 3x3, 1x1: MobileNetV2, arXiv:1801.04381); or
+            dense units, which add their maps to those that come in (arXiv:1608.06993): `"dense"`
+            (1x1, 3x3: DenseNet-B) or `"dense_basic"` (3x3). Each of a dense stage adds as many
+            channels, which follow from `channels`: `keras_preact.dense.dense_channels` gives those
+            of a growth rate. Full pre-activation alone.
+        bottleneck_ratio: Channels inside a bottleneck as a share of its output channels; of a dense
+            unit, those that it adds as a share of those inside.
         expansion: Channels inside an inverted bottleneck as a multiple of its input channels; or a
             sequence, one for each stage. Where it is 1, the first convolution is left out.
+        compression: With dense units: channels after the transition that opens every stage but the
+            first (1x1 convolution, average pooling by the stage's stride) as a share of those
+            before it.
+        widening: How channels get to those of their stage: `"stage"`, at once, or `"linear"`, by
+            equal steps from unit to unit, beginning at the stem's (PyramidNet, arXiv:1610.02915):
+            over the whole net where `channels` lie on one line but for rounding, else in each
+            stage. In bottlenecks it is the channels inside that are on the line and are rounded,
+            and the stem's count as such.
+        stride_unit: Which unit of a stage carries its stride: `"first"` or `"last"` (TF-slim,
+            keras.applications).
         stride_in: Which convolution of a unit carries its stride: `"first_conv"` (the paper's
             code) or `"spatial_conv"`, the first 3x3 (PyTorch, timm). The same for basic units.
         downsample: How a shortcut shrinks the maps: `"conv"` (by the stride of its 1x1
             convolution), `"avg_pool"` (2x2 average pooling, then the convolution: ResNet-D,
-            arXiv:1812.01187) or `"subsample"` (as `"conv"` where the channels change too, else by
-            leaving pixels out, without weights: TF-slim, keras.applications).
+            arXiv:1812.01187), `"subsample"` (as `"conv"` where the channels change too, else by
+            leaving pixels out, without weights: TF-slim, keras.applications) or `"zero_pad"` (2x2
+            average pooling, zeros for new channels, no weights: PyramidNet).
         shortcut: What becomes of a shortcut where the shape stays (arXiv:1603.05027, section 3):
             `"identity"`, `"scaling"` (times `shortcut_scale`), `"scaling_both"` (the branch by one
             less that, too), `"exclusive_gating"`, `"shortcut_gating"`, `"conv"` (1x1) or
@@ -97,9 +132,10 @@ class Architecture:
         output_stride: Pixels of the input to one of the last maps: from where a stage's stride
             would go beyond it, dilation replaces the strides (arXiv:1706.05587). The weights stay
             the same. None for the product of the strides.
-        stem: `"imagenet"` (7x7 convolution of stride 2, 3x3 max pooling of stride 2), `"deep"`
-            (three 3x3 convolutions instead of one 7x7: ResNet-D), `"mobile"` (3x3 convolution of
-            stride 2: MobileNetV2, EfficientNet) or `"cifar"` (3x3 convolution).
+        stem: `"imagenet"` (7x7 convolution of stride 2, 3x3 max pooling of stride 2),
+            `"imagenet_activated"` (with normalisation and activation between them in every order:
+            DenseNet), `"deep"` (three 3x3 convolutions instead of one 7x7: ResNet-D), `"mobile"`
+            (3x3 convolution of stride 2: MobileNetV2, EfficientNet) or `"cifar"` (3x3 convolution).
         stem_channels: Output channels of the stem.
         zero_pad_pool: Whether the stem's pooling counts its padding as zeros (TF-slim, BiT)
             instead of leaving it out.
@@ -124,7 +160,8 @@ class Architecture:
         attention_place: What attention acts on: `"after_last_conv"`, the branch's result before the
             addition (SE-ResNet), or `"before_last_conv"`, what its last convolution takes
             (EfficientNet).
-        dropout: Dropout rate before a unit's last convolution (Wide ResNet, arXiv:1605.07146).
+        dropout: Dropout rate before a unit's last convolution (Wide ResNet, arXiv:1605.07146);
+            with dense units, after each of their and the transitions' convolutions.
         drop_path: Stochastic depth (arXiv:1603.09382): the rate of the last unit; the rate of
             unit l of L is `drop_path * l / L`.
         drop_path_form: What stochastic depth does to a branch: `"drop"` it, or `"shake"` it, which
@@ -141,7 +178,8 @@ class Architecture:
             is zero, and the branch would never learn.
         scan_units: Whether the units of a stage after its first, which are identical, run as one
             loop over stacked weights (`keras_preact.layers.StackedUnits`), so that building and
-            tracing take the same time at any depth; `"auto"`: in stages of 24 units or more.
+            tracing take the same time at any depth; `"auto"`: in stages of 24 units or more. Not
+            where channels change from unit to unit.
         rematerialize: Recompute the inside of those units in the backward pass instead of keeping
             it, so that memory grows with the units' inputs alone (arXiv:1604.06174).
 
@@ -156,6 +194,8 @@ class Architecture:
     unit: str = "bottleneck"
     bottleneck_ratio: float = 0.25
     expansion: float | tuple[float, ...] = 6.0
+    compression: float = 0.5
+    widening: str = "stage"
     stride_unit: str = "first"
     stride_in: str = "spatial_conv"
     downsample: str = "conv"
@@ -230,15 +270,20 @@ class Architecture:
     @property
     def normalized_channels(self) -> set[int]:
         """The numbers of channels that a normalisation meets."""
-        channels = {*self.channels, self.stem_channels}
-        if self.unit == "bottleneck":
-            channels |= {self.bottleneck_channels(each) for each in self.channels}
-        if self.unit == "inverted_bottleneck":
-            units = itertools.chain(*self.stages.values())
-            channels |= {self.expanded_channels(unit) for unit in units}
+        channels = {self.stem_channels} | self.inside_channels
+        for unit in itertools.chain(*self.stages.values()):
+            channels |= {unit.shortcut_channels, unit.channels}
         if STEMS[self.stem].inner:
             channels.add(int(self.stem_channels * STEMS[self.stem].inner))
         return channels
+
+    @property
+    def inside_channels(self) -> set[int]:
+        """The numbers of channels between the convolutions of units that have others there."""
+        if self.unit not in INSIDE:
+            return set()
+        inside = INSIDE[self.unit]
+        return {inside(self, unit) for unit in itertools.chain(*self.stages.values())}
 
     @property
     def reached_strides(self) -> tuple[int, ...]:
@@ -257,12 +302,12 @@ class Architecture:
         numbers = itertools.count(1)
         stages, in_channels = {}, self.stem_channels
         reached, dilation = STEMS[self.stem].stride, 1
-        for stage, (count, channels, stage_stride) in enumerate(
-            zip(self.units, self.channels, self.strides, strict=True), 2
+        for stage, (stage_widths, stage_stride) in enumerate(
+            zip(widths(self), self.strides, strict=True), 2
         ):
             units = []
-            for index in range(1, count + 1):
-                strided = index == (1 if self.stride_unit == "first" else count)
+            for index, width in enumerate(stage_widths, 1):
+                strided = index == (1 if self.stride_unit == "first" else len(stage_widths))
                 nominal = stage_stride if strided else 1
                 dilated = self.output_stride is not None and reached * nominal > self.output_stride
                 stride, after = (1, dilation * nominal) if dilated else (nominal, dilation)
@@ -271,16 +316,18 @@ class Architecture:
                         name=f"stage{stage}_unit{index}",
                         stage=stage,
                         in_channels=in_channels,
-                        channels=channels,
+                        shortcut_channels=width.shortcut,
+                        channels=width.channels,
                         stride=stride,
-                        projects=in_channels != channels
-                        or (nominal != 1 and self.downsample != "subsample"),
+                        projects=projects(
+                            self.downsample, in_channels != width.shortcut, nominal != 1
+                        ),
                         dilation=dilation,
                         dilation_after=after,
                         drop_path=self.drop_path * next(numbers) / sum(self.units),
                     )
                 )
-                in_channels, reached, dilation = channels, reached * stride, after
+                in_channels, reached, dilation = width.channels, reached * stride, after
             stages[stage] = tuple(units)
         return stages
 
@@ -348,9 +395,11 @@ RULES: dict[str, Rule] = {
     "unit": one_of(UNITS),
     "bottleneck_ratio": POSITIVE,
     "expansion": or_each(POSITIVE),
+    "compression": SHARE,
+    "widening": one_of(WIDENINGS),
     "stride_unit": one_of(("first", "last")),
     "stride_in": one_of(("first_conv", "spatial_conv")),
-    "downsample": one_of(PROJECTIONS),
+    "downsample": one_of(PROJECTIONS | FOLLOW_UPS),
     "shortcut": one_of(SHORTCUTS),
     "shortcut_scale": NUMBER,
     "gate_bias": NUMBER,
@@ -380,7 +429,76 @@ RULES: dict[str, Rule] = {
     "rematerialize": BOOLEAN,
 }
 
+# With dense units, what could be nothing else.
+DENSE_VALUES = {
+    "order": "full_preactivation",
+    "shortcut": "identity",
+    "downsample": "conv",
+    "stride_unit": "first",
+    "widening": "stage",
+    "zero_init_residual": False,
+}
+
+
+def _dense_constraint(field: str, value: Any) -> Constraint:
+    return Constraint(
+        field,
+        lambda net: net.unit not in DENSE_UNITS or getattr(net, field) == value,
+        lambda net: f'{value!r} with `unit="{net.unit}"`',
+    )
+
+
+def _dense_channels_expected(net: Architecture) -> str:
+    terms = [
+        f"{stage.entering} + {count} k"
+        for count, stage in zip(net.units, dense_stages(net), strict=True)
+    ]
+    return (
+        f'({", ".join(terms)}) with `unit="{net.unit}"`, for whole numbers k above 0, since each '
+        "unit of a stage adds k channels"
+    )
+
+
 CONSTRAINTS = (
+    *(_dense_constraint(field, value) for field, value in DENSE_VALUES.items()),
+    Constraint(
+        "compression",
+        lambda net: (
+            net.unit not in DENSE_UNITS or all(stage.entering >= 1 for stage in dense_stages(net))
+        ),
+        lambda net: f"large enough to leave a channel of {net.channels}",
+    ),
+    Constraint(
+        "channels",
+        lambda net: (
+            net.unit not in DENSE_UNITS
+            or all(stage.growth >= 1 and stage.rest == 0 for stage in dense_stages(net))
+        ),
+        _dense_channels_expected,
+    ),
+    Constraint(
+        "downsample",
+        lambda net: (
+            net.downsample in PROJECTIONS
+            or all(
+                unit.in_channels <= unit.channels for unit in itertools.chain(*net.stages.values())
+            )
+        ),
+        lambda net: (
+            f"one of {tuple(PROJECTIONS)} where channels become fewer: {net.stem_channels} of the "
+            f"stem, then {net.channels}"
+        ),
+    ),
+    Constraint(
+        "scan_units",
+        lambda net: (
+            net.scan_units is not True or (net.unit not in DENSE_UNITS and net.widening == "stage")
+        ),
+        lambda net: (
+            f'False or "auto" with `unit="{net.unit}"` and `widening="{net.widening}"`, where the '
+            "units of a stage have different channels"
+        ),
+    ),
     Constraint(
         "activation",
         lambda net: net.activation == "linear" or not NORMS[net.norm].activates,
@@ -388,10 +506,8 @@ CONSTRAINTS = (
     ),
     Constraint(
         "bottleneck_ratio",
-        lambda net: (
-            net.unit != "bottleneck" or min(map(net.bottleneck_channels, net.channels)) >= 1
-        ),
-        lambda net: f"large enough to leave a channel of {net.channels}",
+        lambda net: min(net.inside_channels, default=1) >= 1,
+        lambda net: f"such that a channel is left inside the units, which give {net.channels}",
     ),
     Constraint(
         "expansion",

@@ -1,17 +1,23 @@
 """From an `Architecture` to a functional `keras.Model`.
 
-Names of the layers: `stem_conv`, `stem_pool` (a deep stem: `stem_conv1`, `stem_norm1`, `stem_act1`
-and so on to `stem_conv3`); in unit u of stage s, counted from 1 and 2 as in the paper,
-`stage{s}_unit{u}_norm{i}`, `_act{i}`, `_conv{i}`, `_dropout`, `_shortcut`, `_shortcut_pool`,
-`_drop_block{i}`, `_drop_path` and `_add`; in other orders than full pre-activation also
-`stem_norm`, `stem_act`, `_shortcut_norm`, `_sum_norm` and `_sum_act`, and around other shortcuts
-than the identity `_shortcut_scale`, `_branch_scale`, `_gate`, `_gate_rest`, `_shortcut_gated`,
-`_branch_gated` and `_shortcut_dropout`; of attention `_se_squeeze`, `_se_reduce`, `_se_expand` and
-`_se_scale`, `_eca_squeeze`, `_eca_sequence`, `_eca_conv`, `_eca_gate` and `_eca_scale`, or
-`_cbam_mean`, `_max`, `_reduce`, `_expand`, `_sum`, `_channel_gate` and `_channel_scale`, then
-`_cbam_pool`, `_conv`, `_norm`, `_pixel_gate` and `_pixel_scale`; then `head_norm`, `head_act`,
-`head_pool` and `predictions`. Units 2 to n of a stage that runs as one loop are the layer
-`stage{s}_unit2to{n}`; `keras_preact.stages` has every form.
+Names of the layers, which users go by to take a net's maps; unit u of stage s is counted from 1 and
+2, as in the paper:
+
+- `stem_conv`, `stem_norm`, `stem_act`, `stem_pool`; of a deep stem `stem_conv1`, `stem_norm1`,
+  `stem_act1` and so on to `stem_conv3`;
+- `stage{s}_unit{u}_norm{i}`, `_act{i}`, `_conv{i}`, `_drop_block{i}`, `_dropout`, `_drop_path` and
+  `_add`;
+- after the addition, in other orders than full pre-activation, `_sum_norm` and `_sum_act`;
+- `_shortcut`, `_shortcut_norm`, `_shortcut_pool` and `_shortcut_pad` where the shape changes;
+- around other shortcuts than the identity `_shortcut_scale`, `_branch_scale`, `_gate`,
+  `_gate_rest`, `_shortcut_gated`, `_branch_gated` and `_shortcut_dropout`;
+- of attention `_se_…`, `_eca_…` and `_cbam_…` (`keras_preact.attention`);
+- `_concat` in dense units, and before a stage of them `stage{s}_transition_norm`, `_act`, `_conv`
+  and `_pool`, with dropout under the name of each convolution and `_dropout`;
+- `head_norm`, `head_act`, `head_pool` and `predictions`.
+
+Units 2 to n of a stage that runs as one loop are the layer `stage{s}_unit2to{n}`;
+`keras_preact.stages` has every form.
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ import keras
 
 from keras_preact.architecture import Architecture
 from keras_preact.parts import Parts
-from keras_preact.stages import check_separate_units, residual_stage
+from keras_preact.stages import check_separate_units, residual_stage, separate_units
 from keras_preact.stem import stem
 from keras_preact.weights import load_weights
 
@@ -52,9 +58,8 @@ def build(
     )
     inputs = _inputs(parts, include_top, input_tensor, input_shape)
     x = stem(inputs, parts)
-    stages = architecture.stages.values()
-    check_separate_units(sum(1 if architecture.scans(units) else len(units) for units in stages))
-    for units in stages:
+    check_separate_units(separate_units(architecture))
+    for units in architecture.stages.values():
         x = residual_stage(x, units, parts)
     x = parts.apply(x, parts.order.head, "head")
     if include_top:

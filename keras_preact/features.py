@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_preact.layer_names import body_end, stage_numbers
+from keras_preact.layer_names import body_end, stage_numbers, stage_opening
 
-_STRIDED_LAYERS = re.compile(r"stem_(conv\d*|pool)|stage(?P<stage>\d+)_unit\d+_conv\d+")
+_STRIDED_LAYERS = re.compile(
+    r"stem_(conv\d*|pool)|stage(?P<stage>\d+)_(unit\d+_conv\d+|transition_pool)"
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -58,7 +60,7 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] | None = None) -
     outputs = {
         f"stage{stage}": body_end(model).output
         if stage == existing[-1]
-        else model.get_layer(f"stage{stage + 1}_unit1_conv1").input
+        else stage_opening(model, stage + 1).input
         for stage in stages
     }
     return FeatureExtractor(model.input, outputs, name=f"{model.name}_features")

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-_STAGE = re.compile(r"stage(?P<stage>\d+)_unit\d+(to\d+)?(_.*)?")
+_STAGE = re.compile(r"stage(?P<stage>\d+)_(unit\d+(to\d+)?(_.*)?|transition_.*)")
 # The layers after the last stage's units.
 HEAD = ("head_norm", "head_act", "head_pool", "predictions")
 
@@ -41,6 +41,12 @@ def stage_numbers(model: Any) -> tuple[int, ...]:
             f"(of type {type(model).__name__})"
         )
     return numbers
+
+
+def stage_opening(model: keras.Model, stage: int) -> keras.layers.Layer:
+    """The first convolution of a stage: that of its transition, where it has one."""
+    names = (f"stage{stage}_transition_conv", f"stage{stage}_unit1_conv1")
+    return next(layer for layer in model.layers if layer.name in names)
 
 
 def body_end(model: keras.Model) -> keras.layers.Layer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -182,6 +182,10 @@ class Parts:
     def add(self, shortcut: Any, branch: Any, *, name: str) -> Any:
         """The addition that ends a unit."""
         return keras.layers.Add(dtype=self.dtype, name=name)([shortcut, branch])
+
+    def concatenate(self, tensors: Sequence[Any], *, name: str) -> Any:
+        """The channels of several maps, one after the other."""
+        return keras.layers.Concatenate(self.channel_axis, dtype=self.dtype, name=name)(tensors)
 
     def rescale(self, x: Any, scale: float, offset: float = 0.0, *, name: str) -> Any:
         """`x * scale + offset`."""

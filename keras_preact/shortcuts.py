@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from keras_preact.layers import MaxPooling2D
+from keras_preact.layers import MaxPooling2D, PadChannels
 from keras_preact.parts import Parts
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def shortcut(x: Any, activated: Any, branch: Any, unit: Unit, parts: Parts) -> t
     if unit.projects:
         x = PROJECTIONS[parts.architecture.downsample](activated, unit, parts)
         return parts.apply(x, parts.order.projection, f"{unit.name}_shortcut"), branch
-    if unit.stride != 1:
-        return _subsample(x, unit, parts), branch
+    if unit.reshapes:
+        return FOLLOW_UPS[parts.architecture.downsample](x, unit, parts), branch
     return SHORTCUTS[parts.architecture.shortcut](x, branch, unit, parts)
 
 
@@ -119,21 +119,37 @@ def _strided_convolution(x: Any, unit: Unit, parts: Parts) -> Any:
 
 
 def _pooled_convolution(x: Any, unit: Unit, parts: Parts) -> Any:
-    if unit.stride != 1 or unit.dilation != unit.dilation_after:
-        pool = keras.layers.AveragePooling2D(
-            2,
-            unit.stride,
-            padding="same",
-            data_format=parts.data_format,
-            dtype=parts.dtype,
-            name=f"{unit.name}_shortcut_pool",
-        )
-        x = pool(x)
+    x = _average(x, unit, parts)
     normalized = "norm" in parts.order.projection
     return parts.conv(x, unit.channels, 1, normalized=normalized, name=f"{unit.name}_shortcut")
 
 
+def _average(x: Any, unit: Unit, parts: Parts) -> Any:
+    """2x2 average pooling where the unit has a stride, or dilation in its place."""
+    if not unit.strided:
+        return x
+    pool = keras.layers.AveragePooling2D(
+        2,
+        unit.stride,
+        padding="same",
+        data_format=parts.data_format,
+        dtype=parts.dtype,
+        name=f"{unit.name}_shortcut_pool",
+    )
+    return pool(x)
+
+
+# Shortcuts with weights; they take the activated input.
+PROJECTIONS: dict[str, Callable[[Any, Unit, Parts], Any]] = {
+    "conv": _strided_convolution,
+    "avg_pool": _pooled_convolution,
+    "subsample": _strided_convolution,
+}
+
+
 def _subsample(x: Any, unit: Unit, parts: Parts) -> Any:
+    if unit.stride == 1:
+        return x
     pool = MaxPooling2D(
         1,
         unit.stride,
@@ -144,8 +160,35 @@ def _subsample(x: Any, unit: Unit, parts: Parts) -> Any:
     return pool(x)
 
 
-PROJECTIONS: dict[str, Callable[[Any, Unit, Parts], Any]] = {
-    "conv": _strided_convolution,
-    "avg_pool": _pooled_convolution,
-    "subsample": _strided_convolution,
+def _zero_padded(x: Any, unit: Unit, parts: Parts) -> Any:
+    x = _average(x, unit, parts)
+    if unit.in_channels == unit.channels:
+        return x
+    pad = PadChannels(
+        unit.channels - unit.in_channels,
+        data_format=parts.data_format,
+        dtype=parts.dtype,
+        name=f"{unit.name}_shortcut_pad",
+    )
+    return pad(x)
+
+
+# Shortcuts without weights; they take the input as it is. What is among the projections too
+# projects where the channels change.
+FOLLOW_UPS: dict[str, Callable[[Any, Unit, Parts], Any]] = {
+    "subsample": _subsample,
+    "zero_pad": _zero_padded,
 }
+
+
+def projects(downsample: str, widens: bool, strided: bool) -> bool:
+    """Whether the shortcut of a unit has weights.
+
+    Args:
+        downsample: As in `Architecture`.
+        widens: Whether the shortcut's channels change.
+        strided: Whether its height and width do, or would without dilation.
+    """
+    if downsample not in FOLLOW_UPS:
+        return widens or strided
+    return widens and downsample in PROJECTIONS

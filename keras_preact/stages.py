@@ -1,4 +1,4 @@
-"""A stage of residual units, in one of the forms its architecture asks for.
+"""A stage of units, in one of the forms its architecture asks for.
 
 Units that may change the shape, the first of a stage and in some nets the last, are always made
 of layers of their own. The others are identical, and may be
@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 
-from keras_preact.architecture import Unit
+from keras_preact.architecture import Architecture, Unit
+from keras_preact.dense import DENSE_UNITS, dense_unit
 from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.layers.stacked_units import RATE_INPUT, TEMPLATE_PREFIX, stack_name
 from keras_preact.parts import Parts
@@ -29,6 +31,11 @@ from keras_preact.units import residual_unit
 FLAT_UNITS = 54
 # Each nested model is one step; some are left for the rest of the net and for the caller.
 SEPARATE_UNITS = 750
+
+# What puts a unit's branch and shortcut together, where that is not an addition.
+UNIT_FUNCTIONS: dict[str, Callable[[Any, Unit, Parts], Any]] = dict.fromkeys(
+    DENSE_UNITS, dense_unit
+)
 
 
 def check_separate_units(count: int) -> None:
@@ -48,6 +55,15 @@ def check_separate_units(count: int) -> None:
         )
 
 
+def separate_units(architecture: Architecture) -> int:
+    """The number of steps in a net's graph that are units or loops of units."""
+    return sum(
+        1 if scans else len(run)
+        for units in architecture.stages.values()
+        for run, scans in _runs(units, architecture)
+    )
+
+
 def residual_stage(x: Any, units: tuple[Unit, ...], parts: Parts) -> Any:
     """Apply the units of a stage.
 
@@ -59,18 +75,29 @@ def residual_stage(x: Any, units: tuple[Unit, ...], parts: Parts) -> Any:
     Returns:
         The output of the last unit, not yet activated.
     """
-    first, *others = units
-    x = residual_unit(x, first, parts)
-    for _, run in itertools.groupby(others, key=_but_name_and_rate):
-        run = list(run)
-        if len(run) > 1 and parts.architecture.scans(units):
+    for run, scans in _runs(units, parts.architecture):
+        if scans:
             x = _stacked(x, run, parts)
-        elif run[0].stride != 1:
-            x = residual_unit(x, run[0], parts)
+        elif run[0] is units[0] or run[0].stride != 1:
+            x = _unit(x, run[0], parts)
         else:
             for unit in run:
                 x = _separate(x, unit, parts)
     return x
+
+
+def _runs(
+    units: tuple[Unit, ...], architecture: Architecture
+) -> Iterator[tuple[Sequence[Unit], bool]]:
+    """The first unit, then the others, as far as they are alike; and whether they are a loop."""
+    yield units[:1], False
+    for _, run in itertools.groupby(units[1:], key=_but_name_and_rate):
+        run = tuple(run)
+        yield run, len(run) > 1 and architecture.scans(units)
+
+
+def _unit(x: Any, unit: Unit, parts: Parts) -> Any:
+    return UNIT_FUNCTIONS.get(parts.architecture.unit, residual_unit)(x, unit, parts)
 
 
 def _but_name_and_rate(unit: Unit) -> Unit:
@@ -80,15 +107,15 @@ def _but_name_and_rate(unit: Unit) -> Unit:
 def _separate(x: Any, unit: Unit, parts: Parts) -> Any:
     architecture = parts.architecture
     if not architecture.rematerialize and sum(architecture.units) <= FLAT_UNITS:
-        return residual_unit(x, unit, parts)
+        return _unit(x, unit, parts)
     inputs = _unit_input(unit, parts)
-    nested = keras.Model(inputs, residual_unit(inputs, unit, parts), name=unit.name)
+    nested = keras.Model(inputs, _unit(inputs, unit, parts), name=unit.name)
     if architecture.rematerialize:
         nested = Rematerialized(nested, dtype=parts.dtype, name=unit.name)
     return nested(x)
 
 
-def _stacked(x: Any, units: list[Unit], parts: Parts) -> Any:
+def _stacked(x: Any, units: Sequence[Unit], parts: Parts) -> Any:
     unit = dataclasses.replace(units[0], name=TEMPLATE_PREFIX.rstrip("_"))
     x_input = inputs = _unit_input(unit, parts)
     if unit.drop_path:
@@ -97,7 +124,7 @@ def _stacked(x: Any, units: list[Unit], parts: Parts) -> Any:
         inputs = [x_input, rate]
     names = [each.name for each in units]
     layer = StackedUnits(
-        keras.Model(inputs, residual_unit(x_input, unit, parts), name="unit"),
+        keras.Model(inputs, _unit(x_input, unit, parts), name="unit"),
         unit_names=names,
         drop_path=[each.drop_path for each in units] if unit.drop_path else None,
         rematerialize=parts.architecture.rematerialize,

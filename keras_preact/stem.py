@@ -35,13 +35,20 @@ def stem(x: Any, parts: Parts) -> Any:
         parts: Makes the layers.
 
     Returns:
-        Maps of `stem_channels` channels, not yet activated.
+        Maps of `stem_channels` channels, activated where the stem or the order says so.
     """
     return STEMS[parts.architecture.stem].apply(x, parts)
 
 
 def _imagenet(x: Any, parts: Parts) -> Any:
     return parts.max_pool(_single(x, parts, 7, 2), 3, 2, name="stem_pool")
+
+
+def _imagenet_activated(x: Any, parts: Parts) -> Any:
+    channels = parts.architecture.stem_channels
+    x = parts.conv(x, channels, 7, 2, normalized=True, name="stem_conv")
+    x = parts.apply(x, ("norm", "act"), "stem")
+    return parts.max_pool(x, 3, 2, name="stem_pool")
 
 
 def _cifar(x: Any, parts: Parts) -> Any:
@@ -71,6 +78,7 @@ def _deep(x: Any, parts: Parts) -> Any:
 
 STEMS = {
     "imagenet": Stem(_imagenet, stride=4, input_size=224),
+    "imagenet_activated": Stem(_imagenet_activated, stride=4, input_size=224),
     "deep": Stem(_deep, stride=4, input_size=224, inner=0.5),
     "mobile": Stem(_mobile, stride=2, input_size=224),
     "cifar": Stem(_cifar, stride=1, input_size=32),

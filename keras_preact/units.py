@@ -48,10 +48,30 @@ def inverted_bottleneck(architecture: Architecture, unit: Unit) -> tuple[Operati
     return *widen, Depthwise(3, unit.stride, unit.dilation), Convolution(unit.channels, 1)
 
 
+def dense(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
+    """1x1 to more channels, 3x3 to those that the unit adds (DenseNet-B, arXiv:1608.06993)."""
+    inside = INSIDE["dense"](architecture, unit)
+    return Convolution(inside, 1), *dense_basic(architecture, unit)
+
+
+def dense_basic(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
+    """One 3x3 convolution to the channels that the unit adds (arXiv:1608.06993)."""
+    return (Convolution(unit.growth, 3, 1, unit.dilation_after),)
+
+
 UNITS: dict[str, Callable[[Architecture, Unit], tuple[Operation, ...]]] = {
     "basic": basic,
     "bottleneck": bottleneck,
     "inverted_bottleneck": inverted_bottleneck,
+    "dense": dense,
+    "dense_basic": dense_basic,
+}
+
+# Channels between the convolutions of a unit, where they are others than those that go out.
+INSIDE: dict[str, Callable[[Architecture, Unit], int]] = {
+    "bottleneck": lambda net, unit: net.bottleneck_channels(unit.channels),
+    "inverted_bottleneck": lambda net, unit: net.expanded_channels(unit),
+    "dense": lambda net, unit: int(unit.growth / net.bottleneck_ratio),
 }
 
 

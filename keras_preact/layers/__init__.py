@@ -11,6 +11,7 @@ from keras_preact.layers.evonorm import EvoNormS0
 from keras_preact.layers.fixed_padding import Conv2D, MaxPooling2D
 from keras_preact.layers.nearest_resize import NearestResize
 from keras_preact.layers.norm import BatchNormalization
+from keras_preact.layers.pad_channels import PadChannels
 from keras_preact.layers.rematerialized import Rematerialized
 from keras_preact.layers.scale_shift import ScaleShift
 from keras_preact.layers.shake_drop import ShakeDrop
@@ -27,6 +28,7 @@ __all__ = [
     "EvoNormS0",
     "MaxPooling2D",
     "NearestResize",
+    "PadChannels",
     "Rematerialized",
     "ScaleShift",
     "ShakeDrop",

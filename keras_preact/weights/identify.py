@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import keras
 
 from keras_preact.architecture import Architecture
+from keras_preact.dense import DENSE_UNITS
 from keras_preact.weights.catalogue import did_you_mean
 from keras_preact.weights.named import NamedWeights, set_named_weights
 
 _CONVOLUTION = re.compile(r"stage(?P<stage>\d+)_unit(?P<unit>\d+)_conv(?P<conv>\d+)")
-_UNIT_OF_CONVOLUTIONS = {2: "basic", 3: "bottleneck"}
+# By the sizes of its kernels.
+_UNITS = {(3, 3): "basic", (1, 3, 1): "bottleneck", (1, 3): "dense", (3,): "dense_basic"}
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class _Outline:
     Attributes:
         unit: Kind of unit, as in `Architecture`.
         units: Units of each stage.
-        channels: Output channels of each stage.
+        channels: Channels that the last convolution of each stage gives.
     """
 
     unit: str
@@ -31,24 +33,33 @@ class _Outline:
 
     @classmethod
     def of_architecture(cls, architecture: Architecture) -> _Outline:
-        return cls(architecture.unit, architecture.units, architecture.channels)
+        last = (units[-1] for units in architecture.stages.values())
+        dense = architecture.unit in DENSE_UNITS
+        channels = tuple(unit.growth if dense else unit.channels for unit in last)
+        return cls(architecture.unit, architecture.units, channels)
 
     @classmethod
     def of_weights(cls, named: NamedWeights) -> _Outline:
-        convolutions = {
-            tuple(int(number) for number in match.groups()): named[name]["0"].shape[-1]
+        kernels = {
+            tuple(int(number) for number in match.groups()): named[name]["0"].shape
             for name in named
             for match in [_CONVOLUTION.fullmatch(name)]
             if match
         }
-        if not convolutions:
+        if not kernels:
             raise ValueError(f"no residual units among its {len(named)} layers: {list(named)[:3]}")
-        last = max(conv for _, _, conv in convolutions)
-        stages = sorted({stage for stage, _, _ in convolutions})
+        stages = sorted({stage for stage, _, _ in kernels})
+        units = tuple(max(u for s, u, _ in kernels if s == stage) for stage in stages)
+        first = [kernels[each] for each in sorted(kernels) if each[:2] == (stages[0], 1)]
         return cls(
-            unit=_UNIT_OF_CONVOLUTIONS.get(last, f"units of {last} convolutions"),
-            units=tuple(max(u for s, u, _ in convolutions if s == stage) for stage in stages),
-            channels=tuple(convolutions.get((stage, 1, last), 0) for stage in stages),
+            unit=_UNITS.get(
+                tuple(shape[0] for shape in first), f"units of {len(first)} convolutions"
+            ),
+            units=units,
+            channels=tuple(
+                kernels.get((stage, unit, len(first)), (0,))[-1]
+                for stage, unit in zip(stages, units, strict=True)
+            ),
         )
 
     def __str__(self) -> str:

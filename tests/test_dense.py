@@ -1,0 +1,260 @@
+"""DenseNets (arXiv:1608.06993): dense units and the transitions between their stages."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import keras
+import numpy as np
+import pytest
+import torch
+import torchvision
+from keras.src.applications.densenet import DenseNet
+
+import keras_preact
+from keras_preact import Architecture
+from keras_preact.dense import dense_channels
+from keras_preact.transforms import fold, freeze, replace_head, stack, unroll
+from keras_preact.weights import named_weights, set_named_weights
+from keras_preact.weights.identify import identified_model
+from tests.variants import X, check_forms, check_training_and_saving, net, scores
+
+DENSE = {"unit": "dense"}
+BASIC = {"unit": "dense_basic", "compression": 1.0, "channels": (32, 80)}
+
+
+@pytest.mark.parametrize("changes", [DENSE, BASIC], ids=["dense", "dense_basic"])
+def test_trains_saves_and_loads(changes, tmp_path):
+    check_training_and_saving(changes, tmp_path)
+
+
+def test_every_form_gives_the_same_scores():
+    check_forms(DENSE, scans=False)
+
+
+def _trainable(model: keras.Model) -> int:
+    return sum(math.prod(each.shape) for each in model.trainable_variables)
+
+
+@pytest.fixture(scope="module")
+def densenet_bc() -> keras.Model:
+    """The published net for CIFAR."""
+    return keras_preact.DenseNetBC100_12()
+
+
+# Counts of the authors' Torch nets, 0.8M and 1.0M in their table 2.
+def test_parameters_of_the_cifar_nets_are_the_authors(densenet_bc):
+    assert _trainable(densenet_bc) == 769_162
+    basic = Architecture(
+        unit="dense_basic",
+        units=(12, 12, 12),
+        channels=dense_channels((12, 12, 12), 12, 16, compression=1.0),
+        strides=(1, 2, 2),
+        compression=1.0,
+        stem="cifar",
+        stem_channels=16,
+    )
+    assert _trainable(keras_preact.PreActResNet(basic, classes=10)) == 1_019_722
+
+
+@pytest.mark.parametrize(
+    "depth", [121, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (169, 201))]
+)
+def test_parameters_of_the_imagenet_nets_are_torchvisions(depth):
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, f"densenet{depth}")()
+    ours = keras_preact.BUILDERS[f"PreActDenseNet{depth}"](input_shape=(32, 32, 3))
+    assert _trainable(ours) == sum(each.numel() for each in theirs.parameters())
+
+
+def _imagenet(units: tuple[int, ...], growth_rate: int, **changes) -> keras.Model:
+    architecture = keras_preact.PreActDenseNet121.architecture.replace(
+        units=units, channels=dense_channels(units, growth_rate, 64), **changes
+    )
+    return keras_preact.PreActResNet(
+        architecture, input_shape=(64, 96, 3), classes=7, classifier_activation=None
+    )
+
+
+IMAGES = np.random.default_rng(0).standard_normal((2, 64, 96, 3)).astype("float32")
+
+
+def test_scores_are_those_of_keras_applications():
+    keras.utils.set_random_seed(0)
+    theirs = DenseNet(
+        (2, 3, 2, 1), weights=None, input_shape=IMAGES.shape[1:], include_top=False, pooling="avg"
+    )
+    rng = np.random.default_rng(1)
+    for variable in theirs.weights:
+        if len(variable.shape) == 1:
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    ours = _imagenet((2, 3, 2, 1), 32, norm_epsilon=1.001e-5)
+    named = {_from_keras(name): arrays for name, arrays in named_weights(theirs).items()}
+    named["predictions"] = named_weights(ours)["predictions"]
+    set_named_weights(ours, named)
+    pooled = replace_head(ours, None)
+    np.testing.assert_allclose(scores(pooled, IMAGES), scores(theirs, IMAGES), rtol=1e-4)
+
+
+def _from_keras(name: str) -> str:
+    for pattern, ours in (
+        (r"conv1_(?:(conv)|bn)", lambda m: f"stem_{m[1] or 'norm'}"),
+        (
+            r"conv(\d)_block(\d+)_([01])_bn",
+            lambda m: f"stage{m[1]}_unit{m[2]}_norm{int(m[3]) + 1}",
+        ),
+        (r"conv(\d)_block(\d+)_([12])_conv", r"stage\1_unit\2_conv\3"),
+        (
+            r"pool(\d)_(?:(conv)|bn)",
+            lambda m: f"stage{int(m[1]) + 1}_transition_{m[2] or 'norm'}",
+        ),
+        (r"bn", "head_norm"),
+    ):
+        if re.fullmatch(pattern, name):
+            return re.sub(pattern, ours, name)
+    raise ValueError(name)
+
+
+def test_scores_are_those_of_torchvision():
+    theirs = torchvision.models.DenseNet(8, (2, 3, 2), 64, num_classes=7).eval()
+    generator = torch.Generator().manual_seed(0)
+    for tensor in theirs.state_dict().values():
+        if tensor.dim() == 1:
+            tensor.uniform_(0.5, 1.5, generator=generator)
+    ours = _imagenet((2, 3, 2), 8, strides=(1, 2, 2))
+    set_named_weights(ours, _from_torchvision(theirs))
+    with torch.no_grad():
+        expected = theirs(torch.tensor(IMAGES.transpose(0, 3, 1, 2))).numpy()
+    np.testing.assert_allclose(
+        scores(ours, IMAGES), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max()
+    )
+
+
+def _from_torchvision(model: torch.nn.Module) -> dict:
+    def name(theirs: str) -> str:
+        theirs = theirs.removeprefix("features.")
+        if match := re.fullmatch(r"denseblock(\d)\.denselayer(\d+)\.(.*)", theirs):
+            return f"stage{int(match[1]) + 1}_unit{match[2]}_{match[3]}"
+        if match := re.fullmatch(r"transition(\d)\.(.*)", theirs):
+            return f"stage{int(match[1]) + 2}_transition_{match[2]}"
+        fixed = {"conv0": "stem_conv", "norm0": "stem_norm", "classifier": "predictions"}
+        return fixed.get(theirs, "head_norm")
+
+    def arrays(module: torch.nn.Module) -> list[np.ndarray]:
+        values = [each.detach().numpy() for each in module.parameters()]
+        values += [each.numpy() for each in module.buffers() if each.dim()]
+        axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
+        return [each.transpose(axes[each.ndim]) for each in values]
+
+    kinds = (torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.Linear)
+    return {
+        name(key): {str(index): each for index, each in enumerate(arrays(module))}
+        for key, module in model.named_modules()
+        if isinstance(module, kinds)
+    }
+
+
+def test_growth_is_the_paper_s():
+    units = [
+        unit
+        for stage in keras_preact.PreActDenseNet121.architecture.stages.values()
+        for unit in stage
+    ]
+    assert {unit.growth for unit in units} == {32}
+    openings = [unit for unit in units if unit.projects]
+    assert [(unit.name, unit.in_channels, unit.shortcut_channels) for unit in openings] == [
+        ("stage3_unit1", 256, 128),
+        ("stage4_unit1", 512, 256),
+        ("stage5_unit1", 1024, 512),
+    ]
+    assert dense_channels((6, 12, 24, 16), 32, 64) == (256, 512, 1024, 1024)
+
+
+def test_what_came_in_goes_out_untouched():
+    model = net(DENSE)
+    outputs = [model.get_layer(f"stage3_unit{unit}_concat").output for unit in (1, 3)]
+    first, last = map(np.asarray, keras.Model(model.input, outputs)(X))
+    np.testing.assert_array_equal(last[..., : first.shape[-1]], first)
+
+
+def test_maps_of_a_stage_end_before_the_transition():
+    model = net(DENSE)
+    features = keras_preact.feature_extractor(model)
+    assert features.strides == {"stage2": 1, "stage3": 2}
+    assert [each.shape[1:] for each in features.output.values()] == [(16, 16, 32), (8, 8, 64)]
+    assert features.output["stage2"] is model.get_layer("stage3_transition_act").output
+
+
+def test_dilation_computes_the_same_pixels_more_densely():
+    coarse, dense = (
+        net({**DENSE, "output_stride": stride}, include_top=False) for stride in (2, 1)
+    )
+    set_named_weights(dense, named_weights(coarse))
+    assert keras_preact.feature_extractor(dense).strides == {"stage2": 1, "stage3": 1}
+    np.testing.assert_allclose(scores(dense)[:, ::2, ::2], scores(coarse), atol=1e-4)
+
+
+def test_dropout_follows_every_convolution_but_the_stems():
+    names = {layer.name for layer in net({**DENSE, "dropout": 0.2}).layers}
+    convolutions = {name for name in names if re.search(r"_conv\d?$", name)} - {"stem_conv"}
+    assert {name for name in names if name.endswith("dropout")} == {
+        f"{name}_dropout" for name in convolutions
+    }
+    assert "stage3_transition_conv_dropout" in names
+
+
+def test_transforms():
+    model = net({**DENSE, "dropout": 0.2, "drop_path": 0.1})
+    folded = fold(model)
+    left = {type(layer).__name__ for layer in folded.layers}
+    assert not left & {"BatchNormalization", "Dropout", "DropPath"}
+    np.testing.assert_allclose(scores(folded), scores(model), atol=1e-5)
+    np.testing.assert_array_equal(scores(unroll(model)), scores(model))
+    with pytest.raises(ValueError, match="`stage3_unit3` and `stage3_unit2` differ"):
+        stack(model)
+
+
+def test_a_transition_is_of_the_stage_that_it_opens():
+    model = net(DENSE)
+    freeze(model, 2)
+    assert not model.get_layer("stage2_unit2_conv2").trainable_variables
+    assert model.get_layer("stage3_transition_conv").trainable_variables
+    depths = keras_preact.layer_depths(model)
+    assert depths[model.get_layer("stage3_transition_conv").kernel.path] == 2
+
+
+def test_rematerialised_and_nested_units_are_the_same_net(monkeypatch):
+    flat = net(DENSE)
+    lean = net({**DENSE, "rematerialize": True})
+    set_named_weights(lean, named_weights(flat))
+    np.testing.assert_allclose(scores(lean), scores(flat), atol=1e-6)
+    assert isinstance(lean.get_layer("stage3_unit2"), keras_preact.layers.Rematerialized)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scan_units": True}, '`scan_units` must be False or "auto" with `unit="dense"`'),
+        ({"channels": (32, 65)}, r"`channels` must be \(16 \+ 2 k, 16 \+ 3 k\).*\(32, 65\)"),
+        ({"channels": (16, 64)}, r"`channels` must be \(16 \+ 2 k, 8 \+ 3 k\)"),
+        ({"order": "original"}, "`order` must be 'full_preactivation' with .*'original'"),
+        ({"shortcut": "scaling"}, "`shortcut` must be 'identity'"),
+        ({"downsample": "zero_pad"}, "`downsample` must be 'conv'"),
+        ({"zero_init_residual": True}, "`zero_init_residual` must be False"),
+        ({"compression": 0.01}, "`compression` must be large enough"),
+        ({"compression": 1.5}, r"`compression` must be a number in \(0, 1\]"),
+        ({"bottleneck_ratio": 17.0}, "`bottleneck_ratio` must be such"),
+        ({"norm": "group", "norm_groups": 5}, "`norm_groups` must be a divisor"),
+    ],
+)
+def test_what_cannot_be(changes, message):
+    with pytest.raises(ValueError, match=message):
+        net({**DENSE, **changes})
+
+
+def test_weights_tell_which_net_they_are_of(densenet_bc):
+    name, model = identified_model(named_weights(densenet_bc))
+    assert name == "DenseNetBC100_12"
+    for one, two in zip(model.get_weights(), densenet_bc.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
