@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from keras_preact.layers import ChannelPooling, Conv2D
+from keras_preact.layers import ChannelPooling, Conv2D, GlobalMean2D
 from keras_preact.norms import NORMS
 from keras_preact.parts import Parts, he_initializer
 
@@ -48,7 +48,7 @@ def squeeze_and_excitation(x: Any, parts: Parts, name: str) -> Any:
         A tensor of the same shape.
     """
     channels = x.shape[parts.channel_axis]
-    gate = _pool(x, "Average", parts, name=f"{name}_se_squeeze")
+    gate = _pool(x, GlobalMean2D, parts, name=f"{name}_se_squeeze")
     gate = _reduce(channels, parts, name=f"{name}_se_reduce")(gate)
     gate = _conv(channels, 1, parts, activation="sigmoid", name=f"{name}_se_expand")(gate)
     return parts.multiply(x, gate, name=f"{name}_se_scale")
@@ -66,7 +66,7 @@ def efficient_channel_attention(x: Any, parts: Parts, name: str) -> Any:
         A tensor of the same shape.
     """
     channels = x.shape[parts.channel_axis]
-    gate = _pool(x, "Average", parts, name=f"{name}_eca_squeeze")
+    gate = _pool(x, GlobalMean2D, parts, name=f"{name}_eca_squeeze")
     sequence = keras.layers.Reshape((channels, 1), dtype=parts.dtype, name=f"{name}_eca_sequence")
     convolution = keras.layers.Conv1D(
         1,
@@ -113,8 +113,8 @@ def convolutional_block_attention(x: Any, parts: Parts, name: str) -> Any:
     channels = x.shape[parts.channel_axis]
     reduce = _reduce(channels, parts, name=f"{name}_reduce")
     expand = _conv(channels, 1, parts, name=f"{name}_expand")
-    mean = expand(reduce(_pool(x, "Average", parts, name=f"{name}_mean")))
-    maximum = expand(reduce(_pool(x, "Max", parts, name=f"{name}_max")))
+    mean = expand(reduce(_pool(x, GlobalMean2D, parts, name=f"{name}_mean")))
+    maximum = expand(reduce(_pool(x, keras.layers.GlobalMaxPooling2D, parts, name=f"{name}_max")))
     gate = parts.add(mean, maximum, name=f"{name}_sum")
     gate = _sigmoid(gate, parts, name=f"{name}_channel_gate")
     x = parts.multiply(x, gate, name=f"{name}_channel_scale")
@@ -127,9 +127,8 @@ def convolutional_block_attention(x: Any, parts: Parts, name: str) -> Any:
     return parts.multiply(x, gate, name=f"{name}_pixel_scale")
 
 
-def _pool(x: Any, kind: str, parts: Parts, *, name: str) -> Any:
-    pool = getattr(keras.layers, f"Global{kind}Pooling2D")
-    return pool(data_format=parts.data_format, keepdims=True, dtype=parts.dtype, name=name)(x)
+def _pool(x: Any, kind: type[keras.layers.Layer], parts: Parts, *, name: str) -> Any:
+    return kind(data_format=parts.data_format, keepdims=True, dtype=parts.dtype, name=name)(x)
 
 
 def _reduce(channels: int, parts: Parts, *, name: str) -> keras.layers.Layer:

@@ -11,6 +11,7 @@ from timm.models.resnet import Bottleneck, ResNet
 
 import keras_preact
 from keras_preact.attention import ATTENTIONS, eca_kernel_size
+from keras_preact.layers import GlobalMean2D
 from keras_preact.transforms import fold, stack, unroll
 from tests.variants import SMALL, X, check_forms, check_training_and_saving, net, scores
 
@@ -164,6 +165,12 @@ def test_shared_layers_survive_every_transform():
         np.testing.assert_allclose(scores(other), expected, atol=1e-5 * np.abs(expected).max())
     # The norm of the gate of pixels, too, has gone into the convolution before it.
     assert not any(each.name.endswith("cbam_norm") for each in fold(model).layers)
+
+
+def test_means_of_large_maps_do_not_overflow():
+    mean = GlobalMean2D(dtype="float16")(np.full((1, 112, 112, 1), 10, "float16"))
+    assert keras.backend.standardize_dtype(mean.dtype) == "float16"
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(mean), [[10]])
 
 
 def test_a_ratio_that_leaves_less_than_a_channel_leaves_one():

@@ -9,6 +9,7 @@ from keras_preact.layers.drop_block import DropBlock
 from keras_preact.layers.drop_path import DropPath
 from keras_preact.layers.evonorm import EvoNormS0
 from keras_preact.layers.fixed_padding import Conv2D, MaxPooling2D
+from keras_preact.layers.global_mean import GlobalMean2D
 from keras_preact.layers.nearest_resize import NearestResize
 from keras_preact.layers.norm import BatchNormalization
 from keras_preact.layers.pad_channels import PadChannels
@@ -26,6 +27,7 @@ __all__ = [
     "DropBlock",
     "DropPath",
     "EvoNormS0",
+    "GlobalMean2D",
     "MaxPooling2D",
     "NearestResize",
     "PadChannels",

@@ -23,8 +23,9 @@ class ChannelPooling(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any) -> Any:
-        # In float32: a mean of thousands of channels has more digits than 16 bits hold.
-        mean = ops.mean(ops.cast(inputs, "float32"), self.axis, keepdims=True)
+        # In float32 at least: in float16 the sum of thousands of channels overflows.
+        dtype = keras.backend.result_type(inputs.dtype, "float32")
+        mean = ops.mean(ops.cast(inputs, dtype), self.axis, keepdims=True)
         maximum = ops.max(inputs, self.axis, keepdims=True)
         return ops.concatenate([ops.cast(mean, inputs.dtype), maximum], self.axis)
 

@@ -1,0 +1,24 @@
+"""Mean over height and width, whose sum does not overflow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class GlobalMean2D(keras.layers.GlobalAveragePooling2D):
+    """`keras.layers.GlobalAveragePooling2D`, computed in float32 at least.
+
+    On a CPU, TensorFlow sums float16 in float16, which holds no more than 65504: 112 x 112 pixels
+    of 6.
+
+    Args:
+        **kwargs: As for `keras.layers.GlobalAveragePooling2D`.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        dtype = keras.backend.result_type(self.compute_dtype, "float32")
+        return ops.cast(super().call(ops.cast(inputs, dtype)), self.compute_dtype)
