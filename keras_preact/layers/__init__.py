@@ -1,17 +1,21 @@
 """The layers that Keras does not have, or has in a slower form."""
 
+from keras_preact.layers.blur_pool import BlurPool2D
 from keras_preact.layers.drop_path import DropPath
 from keras_preact.layers.evonorm import EvoNormS0
-from keras_preact.layers.fixed_padding import Conv2D, MaxPooling2D
+from keras_preact.layers.fixed_padding import AveragePooling2D, Conv2D, MaxPooling2D
 from keras_preact.layers.nearest_resize import NearestResize
 from keras_preact.layers.norm import BatchNormalization
 from keras_preact.layers.rematerialized import Rematerialized
 from keras_preact.layers.scale_shift import ScaleShift
+from keras_preact.layers.slice_channels import SliceChannels
 from keras_preact.layers.stacked_units import StackedUnits
 from keras_preact.layers.standardized_conv import StandardizedConv2D
 
 __all__ = [
+    "AveragePooling2D",
     "BatchNormalization",
+    "BlurPool2D",
     "Conv2D",
     "DropPath",
     "EvoNormS0",
@@ -19,6 +23,7 @@ __all__ = [
     "NearestResize",
     "Rematerialized",
     "ScaleShift",
+    "SliceChannels",
     "StackedUnits",
     "StandardizedConv2D",
 ]
