@@ -154,7 +154,7 @@ def _signature(defaults: dict[str, Any]) -> inspect.Signature:
 
 def _snake_case(name: str) -> str:
     """`PreActResNet50` -> `preact_resnet50`, `WideResNet28_10` -> `wide_resnet28_10`."""
-    return re.sub(r"(?<!^)(?=ResNet)", "_", name).lower()
+    return re.sub(r"(?<!^)(?=Res(?:Net|NeXt|2Net))", "_", name).lower()
 
 
 def list_architectures(pattern: str = "*") -> list[str]:
@@ -210,6 +210,51 @@ def _imagenet_d(depth: int, suffix: str = "", **changes: Any) -> Builder:
     {norm.get(architecture.norm, "EvoNorm-S0")}: timm's `resnetv2_{depth}d{suffix.lower()}`.
 """
     return _net(f"PreActResNet{depth}d{suffix}", summary, architecture, classes=1000)
+
+
+def _resnext(depth: int, cardinality: int, width: int) -> Builder:
+    architecture = _imagenet_architecture(
+        depth, cardinality=cardinality, bottleneck_ratio=cardinality * width / 256
+    )
+    summary = f"""Builds the {depth}-layer pre-activation ResNeXt {cardinality}x{width}d.
+
+    The 3x3 convolutions are in {cardinality} groups, of {width} channels in the first stage
+    (arXiv:1611.05431).
+"""
+    return _net(f"PreActResNeXt{depth}_{cardinality}x{width}d", summary, architecture, classes=1000)
+
+
+def _res2net(depth: int, width: int, scale: int) -> Builder:
+    architecture = _imagenet_architecture(
+        depth, spatial="res2", res2_scale=scale, bottleneck_ratio=width * scale / 256
+    )
+    summary = f"""Builds the {depth}-layer pre-activation Res2Net {width}w x {scale}s.
+
+    In place of each 3x3 convolution a hierarchy of them on {scale} splits of the channels, of
+    {width} each in the first stage (arXiv:1904.01169).
+"""
+    return _net(f"PreActRes2Net{depth}_{width}w_{scale}s", summary, architecture, classes=1000)
+
+
+def _blurred(depth: int) -> Builder:
+    architecture = _imagenet_architecture(depth, blur_pool=True)
+    summary = f"""Builds the {depth}-layer pre-activation net with a blur in place of each stride.
+
+    So it hardly changes its mind when the image is shifted (arXiv:1904.11486); the stem's
+    convolution keeps its stride.
+"""
+    return _net(f"PreActResNet{depth}_Blur", summary, architecture, classes=1000)
+
+
+def _resnet_rs(depth: int, **changes: Any) -> Builder:
+    architecture = _imagenet_architecture(
+        depth, stem="deep_unpooled", downsample="avg_pool", **changes
+    )
+    summary = f"""Builds ResNet-RS's {depth}-layer net in pre-activation (arXiv:2103.07579).
+
+    ResNet-D's stem and shortcuts, and a strided convolution in place of the stem's pooling.
+"""
+    return _net(f"PreActResNetRS{depth}", summary, architecture, classes=1000)
 
 
 def _slim(depth: int) -> Builder:
@@ -289,6 +334,12 @@ PreActResNet34d = _imagenet_d(34)
 PreActResNet50d = _imagenet_d(50)
 PreActResNet50d_GN = _imagenet_d(50, "_GN", norm="group")
 PreActResNet50d_EvoS = _imagenet_d(50, "_EvoS", norm="evonorm_s0", activation="linear")
+
+PreActResNeXt50_32x4d = _resnext(50, 32, 4)
+PreActResNeXt101_32x8d = _resnext(101, 32, 8)
+PreActRes2Net50_26w_4s = _res2net(50, 26, 4)
+PreActResNet50_Blur = _blurred(50)
+PreActResNetRS50 = _resnet_rs(50)
 
 ResNet50V2 = _slim(50)
 ResNet101V2 = _slim(101)

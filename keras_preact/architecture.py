@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_preact.norms import NORMS
+from keras_preact.operations import SPATIAL
 from keras_preact.orders import ORDERS
 from keras_preact.rules import (
     A_VALUE_EACH_STAGE,
+    A_VALUE_EACH_UNIT,
     ACTIVATION,
     BOOLEAN,
     NUMBER,
@@ -29,6 +31,8 @@ from keras_preact.units import UNITS
 
 # `scan_units="auto"` runs a stage as a loop from this number of units on.
 AUTO_SCAN_UNITS = 24
+# Fields that are kept as tuples.
+_SEQUENCES = ("units", "channels", "strides", "dilations", "multi_grid")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Unit:
         dilation: Spacing of the kernels' pixels before the unit's stride, and where that stands.
         dilation_after: The same after it: more, where dilation replaces the stride.
         drop_path: Probability that training drops the residual branch of an example.
+        rate: The part of the dilation that the architecture chose, rather than one in place of
+            strides.
     """
 
     name: str
@@ -54,6 +60,12 @@ class Unit:
     dilation: int
     dilation_after: int
     drop_path: float
+    rate: int = 1
+
+    @property
+    def nominal_stride(self) -> int:
+        """The stride, were it not replaced by dilation."""
+        return self.stride * self.dilation_after // self.dilation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +84,10 @@ class Architecture:
             no activation before the first: arXiv:1610.02915).
         unit: `"basic"` (two 3x3 convolutions) or `"bottleneck"` (1x1, 3x3, 1x1).
         bottleneck_ratio: Channels inside a bottleneck as a share of its output channels.
+        spatial: What stands between a bottleneck's 1x1 convolutions: `"conv"` (3x3) or `"res2"`
+            (a hierarchy of small 3x3 convolutions: Res2Net, arXiv:1904.01169).
+        cardinality: Groups of channels in those 3x3 convolutions (ResNeXt, arXiv:1611.05431).
+        res2_scale: Splits of the channels in Res2Net's hierarchy.
         stride_in: Which convolution of a unit carries its stride: `"first_conv"` (the paper's
             code) or `"spatial_conv"`, the first 3x3 (PyTorch, timm). The same for basic units.
         downsample: How a shortcut shrinks the maps: `"conv"` (by the stride of its 1x1
@@ -88,8 +104,18 @@ class Architecture:
         output_stride: Pixels of the input to one of the last maps: from where a stage's stride
             would go beyond it, dilation replaces the strides (arXiv:1706.05587). The weights stay
             the same. None for the product of the strides.
+        dilations: Spacing of the kernels' pixels in each stage, times what `output_stride` brings;
+            None for 1 everywhere.
+        multi_grid: Further factors of it in the last stage: one for each unit, and from the start
+            again where it has more units (DeepLab v3, arXiv:1706.05587); None for 1.
+        blur_pool: Whether strides are taken by a blur, which leaves nothing to alias
+            (arXiv:1904.11486): those of the units after the activation that follows the strided
+            convolution, those of shortcuts before it, those of max pooling after it. The stem's
+            strided convolution stays, as in the authors' code, and so does average pooling.
         stem: `"imagenet"` (7x7 convolution of stride 2, 3x3 max pooling of stride 2), `"deep"`
-            (three 3x3 convolutions instead of one 7x7: ResNet-D) or `"cifar"` (3x3 convolution).
+            (three 3x3 convolutions instead of one 7x7: ResNet-D), `"deep_unpooled"` (and a fourth,
+            of stride 2, instead of the pooling: ResNet-RS, arXiv:2103.07579) or `"cifar"` (3x3
+            convolution).
         stem_channels: Output channels of the stem.
         zero_pad_pool: Whether the stem's pooling counts its padding as zeros (TF-slim, BiT)
             instead of leaving it out.
@@ -128,6 +154,9 @@ class Architecture:
     order: str = "full_preactivation"
     unit: str = "bottleneck"
     bottleneck_ratio: float = 0.25
+    spatial: str = "conv"
+    cardinality: int = 1
+    res2_scale: int = 4
     stride_unit: str = "first"
     stride_in: str = "spatial_conv"
     downsample: str = "conv"
@@ -136,6 +165,9 @@ class Architecture:
     gate_bias: float = -6.0
     shortcut_dropout: float = 0.5
     output_stride: int | None = None
+    dilations: tuple[int, ...] | None = None
+    multi_grid: tuple[int, ...] | None = None
+    blur_pool: bool = False
     stem: str = "imagenet"
     stem_channels: int = 64
     zero_pad_pool: bool = False
@@ -157,7 +189,7 @@ class Architecture:
         for name, rule in RULES.items():
             value = getattr(self, name)
             _check(name, value, rule.holds(value), rule.expected)
-            if rule is A_VALUE_EACH_STAGE:
+            if name in _SEQUENCES and value is not None:
                 object.__setattr__(self, name, tuple(value))
         if not len(self.units) == len(self.channels) == len(self.strides):
             raise ValueError(
@@ -182,7 +214,10 @@ class Architecture:
         """The numbers of channels that a normalisation meets."""
         channels = {*self.channels, self.stem_channels}
         if self.unit == "bottleneck":
-            channels |= {self.bottleneck_channels(each) for each in self.channels}
+            inside = {self.bottleneck_channels(each) for each in self.channels}
+            channels |= inside
+            if self.spatial == "res2":
+                channels |= {each // self.res2_scale for each in inside}
         if STEMS[self.stem].inner:
             channels.add(int(self.stem_channels * STEMS[self.stem].inner))
         return channels
@@ -213,6 +248,7 @@ class Architecture:
                 nominal = stage_stride if strided else 1
                 dilated = self.output_stride is not None and reached * nominal > self.output_stride
                 stride, after = (1, dilation * nominal) if dilated else (nominal, dilation)
+                rate = self._rate(stage - 2, index - 1)
                 units.append(
                     Unit(
                         name=f"stage{stage}_unit{index}",
@@ -221,14 +257,22 @@ class Architecture:
                         stride=stride,
                         projects=in_channels != channels
                         or (nominal != 1 and self.downsample != "subsample"),
-                        dilation=dilation,
-                        dilation_after=after,
+                        dilation=dilation * rate,
+                        dilation_after=after * rate,
                         drop_path=self.drop_path * next(numbers) / sum(self.units),
+                        rate=rate,
                     )
                 )
                 in_channels, reached, dilation = channels, reached * stride, after
             stages[stage] = tuple(units)
         return stages
+
+    def _rate(self, stage: int, unit: int) -> int:
+        """The dilation that the architecture chose for a unit; both count from 0."""
+        rate = self.dilations[stage] if self.dilations else 1
+        if self.multi_grid and stage == len(self.units) - 1:
+            rate *= self.multi_grid[unit % len(self.multi_grid)]
+        return rate
 
     def scans(self, units: tuple[Unit, ...]) -> bool:
         """Whether the units of a stage, after its first, run as one loop."""
@@ -293,6 +337,9 @@ RULES: dict[str, Rule] = {
     "order": one_of(ORDERS),
     "unit": one_of(UNITS),
     "bottleneck_ratio": POSITIVE,
+    "spatial": one_of(SPATIAL),
+    "cardinality": POSITIVE_INTEGER,
+    "res2_scale": POSITIVE_INTEGER,
     "stride_unit": one_of(("first", "last")),
     "stride_in": one_of(("first_conv", "spatial_conv")),
     "downsample": one_of(PROJECTIONS),
@@ -301,6 +348,9 @@ RULES: dict[str, Rule] = {
     "gate_bias": NUMBER,
     "shortcut_dropout": RATE,
     "output_stride": or_none(POSITIVE_INTEGER),
+    "dilations": or_none(A_VALUE_EACH_STAGE),
+    "multi_grid": or_none(A_VALUE_EACH_UNIT),
+    "blur_pool": BOOLEAN,
     "stem": one_of(STEMS),
     "stem_channels": POSITIVE_INTEGER,
     "zero_pad_pool": BOOLEAN,
@@ -333,6 +383,36 @@ CONSTRAINTS = (
         lambda net: f"large enough to leave a channel of {net.channels}",
     ),
     Constraint(
+        "spatial",
+        lambda net: net.unit == "bottleneck" or net.spatial == "conv",
+        lambda net: f'"conv" with `unit="{net.unit}"`',
+    ),
+    Constraint(
+        "cardinality",
+        lambda net: net.unit == "bottleneck" or net.cardinality == 1,
+        lambda net: f'1 with `unit="{net.unit}"`: the groups are those of a bottleneck\'s 3x3',
+    ),
+    Constraint(
+        "res2_scale",
+        lambda net: all(inside % net.res2_scale == 0 for inside in _res2_channels(net)),
+        lambda net: f"a divisor of the channels inside the bottlenecks: {_res2_channels(net)}",
+    ),
+    Constraint(
+        "cardinality",
+        lambda net: all(width % net.cardinality == 0 for width in _spatial_widths(net)),
+        lambda net: f"a divisor of the channels of every 3x3 convolution: {_spatial_widths(net)}",
+    ),
+    Constraint(
+        "dilations",
+        lambda net: net.dilations is None or len(net.dilations) == len(net.units),
+        lambda net: f"None or one positive integer for each of the {len(net.units)} stages",
+    ),
+    Constraint(
+        "multi_grid",
+        lambda net: net.multi_grid is None or len(net.multi_grid) <= net.units[-1],
+        lambda net: f"no longer than the last stage, which has {net.units[-1]} units",
+    ),
+    Constraint(
         "norm_groups",
         lambda net: (
             not NORMS[net.norm].grouped
@@ -354,6 +434,21 @@ CONSTRAINTS = (
         lambda net: f'False with `order="{net.order}"`, whose branches end in an activation',
     ),
 )
+
+
+def _res2_channels(net: Architecture) -> list[int]:
+    """Channels inside the bottlenecks that are split."""
+    if net.unit != "bottleneck" or net.spatial != "res2":
+        return []
+    return [net.bottleneck_channels(channels) for channels in net.channels]
+
+
+def _spatial_widths(net: Architecture) -> list[int]:
+    """Channels of the 3x3 convolutions of bottlenecks."""
+    if net.unit != "bottleneck":
+        return []
+    scale = net.res2_scale if net.spatial == "res2" else 1
+    return [net.bottleneck_channels(channels) // scale for channels in net.channels]
 
 
 def _check_names(names: Iterable[str]) -> None:

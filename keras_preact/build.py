@@ -1,14 +1,18 @@
 """From an `Architecture` to a functional `keras.Model`.
 
 Names of the layers: `stem_conv`, `stem_pool` (a deep stem: `stem_conv1`, `stem_norm1`, `stem_act1`
-and so on to `stem_conv3`); in unit u of stage s, counted from 1 and 2 as in the paper,
-`stage{s}_unit{u}_norm{i}`, `_act{i}`, `_conv{i}`, `_dropout`, `_shortcut`, `_shortcut_pool`,
-`_drop_path` and `_add`; in other orders than full pre-activation also `stem_norm`, `stem_act`,
-`_shortcut_norm`, `_sum_norm` and `_sum_act`, and around other shortcuts than the identity
-`_shortcut_scale`, `_branch_scale`, `_gate`, `_gate_rest`, `_shortcut_gated`, `_branch_gated` and
-`_shortcut_dropout`; then `head_norm`, `head_act`, `head_pool` and `predictions`. Units 2 to n
-of a stage that runs as one loop are the layer `stage{s}_unit2to{n}`; `keras_preact.stages` has
-every form.
+and so on to `stem_conv3`, or without a pool to `stem_conv4`); in unit u of stage s, counted from 1
+and 2 as in the paper, `stage{s}_unit{u}_norm{i}`, `_act{i}`, `_conv{i}`, `_dropout`, `_shortcut`,
+`_shortcut_pool`, `_drop_path` and `_add`; where a convolution is strided and dilated, also
+`_conv{i}_subsample`; with `blur_pool`, `stem_pool_blur`, `_conv{i}_blur`, which comes before
+`_conv{i}`, and `_shortcut_blur`; in place of a Res2Net bottleneck's `_conv2`, of its splits k,
+`_conv2_split{k}`, `_conv2_add{k}`, `_conv2_conv{k}`, `_conv2_norm{k}`, `_conv2_act{k}`, and
+`_conv2_pool`, `_conv2_concat`; in other orders than full pre-activation also `stem_norm`,
+`stem_act`, `_shortcut_norm`, `_sum_norm` and `_sum_act`, and around other shortcuts than the
+identity `_shortcut_scale`, `_branch_scale`, `_gate`, `_gate_rest`, `_shortcut_gated`,
+`_branch_gated` and `_shortcut_dropout`; then `head_norm`, `head_act`, `head_pool` and
+`predictions`. Units 2 to n of a stage that runs as one loop are the layer `stage{s}_unit2to{n}`;
+`keras_preact.stages` has every form.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from keras_preact.layers import MaxPooling2D
+from keras_preact.antialiasing import blurred
 from keras_preact.parts import Parts
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def shortcut(x: Any, activated: Any, branch: Any, unit: Unit, parts: Parts) -> t
     if unit.projects:
         x = PROJECTIONS[parts.architecture.downsample](activated, unit, parts)
         return parts.apply(x, parts.order.projection, f"{unit.name}_shortcut"), branch
-    if unit.stride != 1:
+    if unit.stride != 1 or _blurs(unit, parts):
         return _subsample(x, unit, parts), branch
     return SHORTCUTS[parts.architecture.shortcut](x, branch, unit, parts)
 
@@ -111,10 +111,16 @@ SHORTCUTS: dict[str, Callable[[Any, Any, Unit, Parts], tuple[Any, Any]]] = {
 }
 
 
+def _blurs(unit: Unit, parts: Parts) -> bool:
+    return parts.architecture.blur_pool and unit.nominal_stride != 1
+
+
 def _strided_convolution(x: Any, unit: Unit, parts: Parts) -> Any:
-    normalized = "norm" in parts.order.projection
+    stride, normalized = unit.stride, "norm" in parts.order.projection
+    if _blurs(unit, parts):
+        x, stride = blurred(x, unit, parts, name=f"{unit.name}_shortcut_blur"), 1
     return parts.conv(
-        x, unit.channels, 1, unit.stride, normalized=normalized, name=f"{unit.name}_shortcut"
+        x, unit.channels, 1, stride, normalized=normalized, name=f"{unit.name}_shortcut"
     )
 
 
@@ -134,14 +140,9 @@ def _pooled_convolution(x: Any, unit: Unit, parts: Parts) -> Any:
 
 
 def _subsample(x: Any, unit: Unit, parts: Parts) -> Any:
-    pool = MaxPooling2D(
-        1,
-        unit.stride,
-        data_format=parts.data_format,
-        dtype=parts.dtype,
-        name=f"{unit.name}_shortcut_pool",
-    )
-    return pool(x)
+    if _blurs(unit, parts):
+        return blurred(x, unit, parts, name=f"{unit.name}_shortcut_blur")
+    return parts.subsample(x, unit.stride, name=f"{unit.name}_shortcut_pool")
 
 
 PROJECTIONS: dict[str, Callable[[Any, Unit, Parts], Any]] = {

@@ -6,10 +6,12 @@ normalisation, activation and shortcut is the same for all of them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from keras_preact.operations import Convolution, Operation
+from keras_preact.antialiasing import antialiased
+from keras_preact.operations import SPATIAL, Convolution, Operation
 from keras_preact.parts import Parts
 from keras_preact.shortcuts import shortcut
 
@@ -26,21 +28,32 @@ def basic(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
 
 
 def bottleneck(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
-    """1x1 to fewer channels, 3x3, 1x1 back (arXiv:1603.05027)."""
+    """1x1 to fewer channels, 3x3 or what else is in `SPATIAL`, 1x1 back (arXiv:1603.05027)."""
     inside = architecture.bottleneck_channels(unit.channels)
+    spatial = SPATIAL[architecture.spatial]
     if architecture.stride_in == "first_conv":
         first = Convolution(inside, 1, unit.stride)
-        spatial = Convolution(inside, 3, 1, unit.dilation_after)
+        second = spatial(architecture, unit, inside, 1, unit.dilation_after)
     else:
         first = Convolution(inside, 1)
-        spatial = Convolution(inside, 3, unit.stride, unit.dilation)
-    return first, spatial, Convolution(unit.channels, 1)
+        second = spatial(architecture, unit, inside, unit.stride, unit.dilation)
+    return first, second, Convolution(unit.channels, 1)
 
 
 UNITS: dict[str, Callable[[Architecture, Unit], tuple[Operation, ...]]] = {
     "basic": basic,
     "bottleneck": bottleneck,
 }
+
+
+def branch_operations(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
+    """The operations of a unit's residual branch."""
+    operations = UNITS[architecture.unit]
+    if not architecture.blur_pool:
+        return operations(architecture, unit)
+    nominal = dataclasses.replace(unit, stride=unit.nominal_stride)
+    return antialiased(operations(architecture, nominal), unit)
+
 
 # What a branch goes through after its operations, in this order.
 BRANCH_ENDS: tuple[Callable[[Any, Unit, Parts], Any], ...] = ()
@@ -81,7 +94,7 @@ def residual_branch(x: Any, unit: Unit, parts: Parts) -> Any:
     """
     order, architecture = parts.order, parts.architecture
     zero = order.zero_residual if architecture.zero_init_residual else None
-    *operations, last = UNITS[architecture.unit](architecture, unit)
+    *operations, last = branch_operations(architecture, unit)
     for index, operation in enumerate(operations, 1):
         x = operation(
             x,
@@ -90,7 +103,8 @@ def residual_branch(x: Any, unit: Unit, parts: Parts) -> Any:
             zero_init=False,
             name=f"{unit.name}_conv{index}",
         )
-        x = parts.apply(x, order.between, unit.name, index + 1)
+        if not getattr(operation, "activates", False):
+            x = parts.apply(x, order.between, unit.name, index + 1)
     x = parts.dropout(x, name=f"{unit.name}_dropout")
     index = len(operations) + 1
     x = last(
