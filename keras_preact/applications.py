@@ -156,7 +156,7 @@ def _signature(defaults: dict[str, Any]) -> inspect.Signature:
 
 def _snake_case(name: str) -> str:
     """`PreActResNet50` -> `preact_resnet50`, `SEPreActResNet50` -> `se_preact_resnet50`."""
-    return re.sub(r"(?<!^)(?=PreAct|ResNet|DenseNet|Mobile)", "_", name).lower()
+    return re.sub(r"(?<!^)(?=PreAct|Res(?:Net|NeXt|2Net)|DenseNet|Mobile)", "_", name).lower()
 
 
 def list_architectures(pattern: str = "*") -> list[str]:
@@ -221,6 +221,51 @@ def _attention(depth: int, prefix: str, attention: str, source: str) -> Builder:
     `PreActResNet{depth}` with the attention on each branch's result, before the addition.
 """
     return _net(f"{prefix}PreActResNet{depth}", summary, architecture, classes=1000)
+
+
+def _resnext(depth: int, cardinality: int, width: int) -> Builder:
+    architecture = _imagenet_architecture(
+        depth, cardinality=cardinality, bottleneck_ratio=cardinality * width / 256
+    )
+    summary = f"""Builds the {depth}-layer pre-activation ResNeXt {cardinality}x{width}d.
+
+    The 3x3 convolutions are in {cardinality} groups, of {width} channels in the first stage
+    (arXiv:1611.05431).
+"""
+    return _net(f"PreActResNeXt{depth}_{cardinality}x{width}d", summary, architecture, classes=1000)
+
+
+def _res2net(depth: int, width: int, scale: int) -> Builder:
+    architecture = _imagenet_architecture(
+        depth, spatial="res2", res2_scale=scale, bottleneck_ratio=width * scale / 256
+    )
+    summary = f"""Builds the {depth}-layer pre-activation Res2Net {width}w x {scale}s.
+
+    In place of each 3x3 convolution a hierarchy of them on {scale} splits of the channels, of
+    {width} each in the first stage (arXiv:1904.01169).
+"""
+    return _net(f"PreActRes2Net{depth}_{width}w_{scale}s", summary, architecture, classes=1000)
+
+
+def _blurred(depth: int) -> Builder:
+    architecture = _imagenet_architecture(depth, blur_pool=True)
+    summary = f"""Builds the {depth}-layer pre-activation net with a blur in place of each stride.
+
+    So it hardly changes its mind when the image is shifted (arXiv:1904.11486); the stem's
+    convolution keeps its stride.
+"""
+    return _net(f"PreActResNet{depth}_Blur", summary, architecture, classes=1000)
+
+
+def _resnet_rs(depth: int, **changes: Any) -> Builder:
+    architecture = _imagenet_architecture(
+        depth, stem="deep_unpooled", downsample="avg_pool", **changes
+    )
+    summary = f"""Builds ResNet-RS's {depth}-layer net in pre-activation (arXiv:2103.07579).
+
+    ResNet-D's stem and shortcuts, and a strided convolution in place of the stem's pooling.
+"""
+    return _net(f"PreActResNetRS{depth}", summary, architecture, classes=1000)
 
 
 def _slim(depth: int) -> Builder:
@@ -387,6 +432,11 @@ ECAPreActResNet50 = _attention(50, "ECA", "eca", "efficient channel attention (a
 CBAMPreActResNet50 = _attention(50, "CBAM", "cbam", "CBAM (arXiv:1807.06521)")
 
 PreActMobileNetV2 = _mobile("PreActMobileNetV2")
+PreActResNeXt50_32x4d = _resnext(50, 32, 4)
+PreActResNeXt101_32x8d = _resnext(101, 32, 8)
+PreActRes2Net50_26w_4s = _res2net(50, 26, 4)
+PreActResNet50_Blur = _blurred(50)
+PreActResNetRS50 = _resnet_rs(50, attention="se", attention_ratio=0.25)
 
 ResNet50V2 = _slim(50)
 ResNet101V2 = _slim(101)

@@ -12,10 +12,12 @@ from typing import Any
 from keras_preact.attention import ATTENTIONS, PLACES
 from keras_preact.dense import DENSE_UNITS, dense_stages
 from keras_preact.norms import NORMS
+from keras_preact.operations import SPATIAL
 from keras_preact.orders import ORDERS
 from keras_preact.parts import DROP_PATHS
 from keras_preact.rules import (
     A_VALUE_EACH_STAGE,
+    A_VALUE_EACH_UNIT,
     ACTIVATION,
     BOOLEAN,
     NUMBER,
@@ -35,6 +37,8 @@ from keras_preact.widths import WIDENINGS, widths
 
 # `scan_units="auto"` runs a stage as a loop from this number of units on.
 AUTO_SCAN_UNITS = 24
+# Fields that are kept as tuples.
+_SEQUENCES = ("units", "channels", "strides", "dilations", "multi_grid")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Unit:
         dilation: Spacing of the kernels' pixels before the unit's stride, and where that stands.
         dilation_after: The same after it: more, where dilation replaces the stride.
         drop_path: Probability that training drops the residual branch of an example.
+        rate: The part of the dilation that the architecture chose, rather than one in place of
+            strides.
     """
 
     name: str
@@ -66,6 +72,12 @@ class Unit:
     dilation: int
     dilation_after: int
     drop_path: float
+    rate: int = 1
+
+    @property
+    def nominal_stride(self) -> int:
+        """The stride, were it not replaced by dilation."""
+        return self.stride * self.dilation_after // self.dilation
 
     @property
     def growth(self) -> int:
@@ -113,6 +125,10 @@ class Architecture:
             over the whole net where `channels` lie on one line but for rounding, else in each
             stage. In bottlenecks it is the channels inside that are on the line and are rounded,
             and the stem's count as such.
+        spatial: What stands between a bottleneck's 1x1 convolutions: `"conv"` (3x3) or `"res2"`
+            (a hierarchy of small 3x3 convolutions: Res2Net, arXiv:1904.01169).
+        cardinality: Groups of channels in those 3x3 convolutions (ResNeXt, arXiv:1611.05431).
+        res2_scale: Splits of the channels in Res2Net's hierarchy.
         stride_unit: Which unit of a stage carries its stride: `"first"` or `"last"` (TF-slim,
             keras.applications).
         stride_in: Which convolution of a unit carries its stride: `"first_conv"` (the paper's
@@ -132,10 +148,20 @@ class Architecture:
         output_stride: Pixels of the input to one of the last maps: from where a stage's stride
             would go beyond it, dilation replaces the strides (arXiv:1706.05587). The weights stay
             the same. None for the product of the strides.
+        dilations: Spacing of the kernels' pixels in each stage, times what `output_stride` brings;
+            None for 1 everywhere.
+        multi_grid: Further factors of it in the last stage: one for each unit, and from the start
+            again where it has more units (DeepLab v3, arXiv:1706.05587); None for 1.
+        blur_pool: Whether strides are taken by a blur, which leaves nothing to alias
+            (arXiv:1904.11486): those of the units after the activation that follows the strided
+            convolution, those of shortcuts before it, those of max pooling after it. The stem's
+            strided convolution stays, as in the authors' code, and so does average pooling.
         stem: `"imagenet"` (7x7 convolution of stride 2, 3x3 max pooling of stride 2),
             `"imagenet_activated"` (with normalisation and activation between them in every order:
-            DenseNet), `"deep"` (three 3x3 convolutions instead of one 7x7: ResNet-D), `"mobile"`
-            (3x3 convolution of stride 2: MobileNetV2, EfficientNet) or `"cifar"` (3x3 convolution).
+            DenseNet), `"deep"` (three 3x3 convolutions instead of one 7x7: ResNet-D),
+            `"deep_unpooled"` (and a fourth, of stride 2, instead of the pooling: ResNet-RS,
+            arXiv:2103.07579), `"mobile"` (3x3 convolution of stride 2: MobileNetV2, EfficientNet)
+            or `"cifar"` (3x3 convolution).
         stem_channels: Output channels of the stem.
         zero_pad_pool: Whether the stem's pooling counts its padding as zeros (TF-slim, BiT)
             instead of leaving it out.
@@ -196,6 +222,9 @@ class Architecture:
     expansion: float | tuple[float, ...] = 6.0
     compression: float = 0.5
     widening: str = "stage"
+    spatial: str = "conv"
+    cardinality: int = 1
+    res2_scale: int = 4
     stride_unit: str = "first"
     stride_in: str = "spatial_conv"
     downsample: str = "conv"
@@ -204,6 +233,9 @@ class Architecture:
     gate_bias: float = -6.0
     shortcut_dropout: float = 0.5
     output_stride: int | None = None
+    dilations: tuple[int, ...] | None = None
+    multi_grid: tuple[int, ...] | None = None
+    blur_pool: bool = False
     stem: str = "imagenet"
     stem_channels: int = 64
     zero_pad_pool: bool = False
@@ -231,7 +263,7 @@ class Architecture:
         for name, rule in RULES.items():
             value = getattr(self, name)
             _check(name, value, rule.holds(value), rule.expected)
-            if rule is A_VALUE_EACH_STAGE or isinstance(value, list):
+            if (name in _SEQUENCES and value is not None) or isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
         if not len(self.units) == len(self.channels) == len(self.strides):
             raise ValueError(
@@ -273,6 +305,8 @@ class Architecture:
         channels = {self.stem_channels} | self.inside_channels
         for unit in itertools.chain(*self.stages.values()):
             channels |= {unit.shortcut_channels, unit.channels}
+        if self.spatial == "res2":
+            channels |= {inside // self.res2_scale for inside in self.inside_channels}
         if STEMS[self.stem].inner:
             channels.add(int(self.stem_channels * STEMS[self.stem].inner))
         return channels
@@ -311,6 +345,7 @@ class Architecture:
                 nominal = stage_stride if strided else 1
                 dilated = self.output_stride is not None and reached * nominal > self.output_stride
                 stride, after = (1, dilation * nominal) if dilated else (nominal, dilation)
+                rate = self._rate(stage - 2, index - 1)
                 units.append(
                     Unit(
                         name=f"stage{stage}_unit{index}",
@@ -322,14 +357,22 @@ class Architecture:
                         projects=projects(
                             self.downsample, in_channels != width.shortcut, nominal != 1
                         ),
-                        dilation=dilation,
-                        dilation_after=after,
+                        dilation=dilation * rate,
+                        dilation_after=after * rate,
                         drop_path=self.drop_path * next(numbers) / sum(self.units),
+                        rate=rate,
                     )
                 )
                 in_channels, reached, dilation = width.channels, reached * stride, after
             stages[stage] = tuple(units)
         return stages
+
+    def _rate(self, stage: int, unit: int) -> int:
+        """The dilation that the architecture chose for a unit; both count from 0."""
+        rate = self.dilations[stage] if self.dilations else 1
+        if self.multi_grid and stage == len(self.units) - 1:
+            rate *= self.multi_grid[unit % len(self.multi_grid)]
+        return rate
 
     def scans(self, units: tuple[Unit, ...]) -> bool:
         """Whether the units of a stage, after its first, run as one loop."""
@@ -397,6 +440,9 @@ RULES: dict[str, Rule] = {
     "expansion": or_each(POSITIVE),
     "compression": SHARE,
     "widening": one_of(WIDENINGS),
+    "spatial": one_of(SPATIAL),
+    "cardinality": POSITIVE_INTEGER,
+    "res2_scale": POSITIVE_INTEGER,
     "stride_unit": one_of(("first", "last")),
     "stride_in": one_of(("first_conv", "spatial_conv")),
     "downsample": one_of(PROJECTIONS | FOLLOW_UPS),
@@ -405,6 +451,9 @@ RULES: dict[str, Rule] = {
     "gate_bias": NUMBER,
     "shortcut_dropout": RATE,
     "output_stride": or_none(POSITIVE_INTEGER),
+    "dilations": or_none(A_VALUE_EACH_STAGE),
+    "multi_grid": or_none(A_VALUE_EACH_UNIT),
+    "blur_pool": BOOLEAN,
     "stem": one_of(STEMS),
     "stem_channels": POSITIVE_INTEGER,
     "zero_pad_pool": BOOLEAN,
@@ -515,6 +564,36 @@ CONSTRAINTS = (
         lambda net: f"a number, or one for each of {len(net.units)} stages",
     ),
     Constraint(
+        "spatial",
+        lambda net: net.unit == "bottleneck" or net.spatial == "conv",
+        lambda net: f'"conv" with `unit="{net.unit}"`',
+    ),
+    Constraint(
+        "cardinality",
+        lambda net: net.unit == "bottleneck" or net.cardinality == 1,
+        lambda net: f'1 with `unit="{net.unit}"`: the groups are those of a bottleneck\'s 3x3',
+    ),
+    Constraint(
+        "res2_scale",
+        lambda net: all(inside % net.res2_scale == 0 for inside in _res2_channels(net)),
+        lambda net: f"a divisor of the channels inside the bottlenecks: {_res2_channels(net)}",
+    ),
+    Constraint(
+        "cardinality",
+        lambda net: all(width % net.cardinality == 0 for width in _spatial_widths(net)),
+        lambda net: f"a divisor of the channels of every 3x3 convolution: {_spatial_widths(net)}",
+    ),
+    Constraint(
+        "dilations",
+        lambda net: net.dilations is None or len(net.dilations) == len(net.units),
+        lambda net: f"None or one positive integer for each of the {len(net.units)} stages",
+    ),
+    Constraint(
+        "multi_grid",
+        lambda net: net.multi_grid is None or len(net.multi_grid) <= net.units[-1],
+        lambda net: f"no longer than the last stage, which has {net.units[-1]} units",
+    ),
+    Constraint(
         "norm_groups",
         lambda net: (
             not NORMS[net.norm].grouped
@@ -536,6 +615,21 @@ CONSTRAINTS = (
         lambda net: f'False with `order="{net.order}"`, whose branches end in an activation',
     ),
 )
+
+
+def _res2_channels(net: Architecture) -> list[int]:
+    """Channels inside the bottlenecks that are split."""
+    if net.unit != "bottleneck" or net.spatial != "res2":
+        return []
+    return [net.bottleneck_channels(channels) for channels in net.channels]
+
+
+def _spatial_widths(net: Architecture) -> list[int]:
+    """Channels of the 3x3 convolutions of bottlenecks."""
+    if net.unit != "bottleneck":
+        return []
+    scale = net.res2_scale if net.spatial == "res2" else 1
+    return [net.bottleneck_channels(channels) // scale for channels in net.channels]
 
 
 def _check_names(names: Iterable[str]) -> None:

@@ -4,11 +4,15 @@ Names of the layers, which users go by to take a net's maps; unit u of stage s i
 2, as in the paper:
 
 - `stem_conv`, `stem_norm`, `stem_act`, `stem_pool`; of a deep stem `stem_conv1`, `stem_norm1`,
-  `stem_act1` and so on to `stem_conv3`;
+  `stem_act1` and so on to `stem_conv3`, or without a pool to `stem_conv4`;
 - `stage{s}_unit{u}_norm{i}`, `_act{i}`, `_conv{i}`, `_drop_block{i}`, `_dropout`, `_drop_path` and
   `_add`;
 - after the addition, in other orders than full pre-activation, `_sum_norm` and `_sum_act`;
 - `_shortcut`, `_shortcut_norm`, `_shortcut_pool` and `_shortcut_pad` where the shape changes;
+- `_conv{i}_subsample` where a convolution is strided and dilated; with `blur_pool`,
+  `stem_pool_blur`, `_conv{i}_blur`, which comes before `_conv{i}`, and `_shortcut_blur`;
+- in place of a Res2Net bottleneck's `_conv2`, of its splits k, `_conv2_split{k}`, `_conv2_add{k}`,
+  `_conv2_conv{k}`, `_conv2_norm{k}`, `_conv2_act{k}`, and `_conv2_pool`, `_conv2_concat`;
 - around other shortcuts than the identity `_shortcut_scale`, `_branch_scale`, `_gate`,
   `_gate_rest`, `_shortcut_gated`, `_branch_gated` and `_shortcut_dropout`;
 - of attention `_se_…`, `_eca_…` and `_cbam_…` (`keras_preact.attention`);

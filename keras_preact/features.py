@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
 
 import keras
 
 from keras_preact.layer_names import body_end, stage_numbers, stage_opening
-
-_STRIDED_LAYERS = re.compile(
-    r"stem_(conv\d*|pool)|stage(?P<stage>\d+)_(unit\d+_conv\d+|transition_pool)"
-)
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -22,15 +16,22 @@ class FeatureExtractor(keras.Model):
     @property
     def strides(self) -> dict[str, int]:
         """Pixels of the input, along height and width, to one pixel of each map."""
-        return {name: stage_stride(self, int(name.removeprefix("stage"))) for name in self.output}
+        return {name: map_stride(each) for name, each in self.output.items()}
 
 
-def stage_stride(model: keras.Model, stage: int) -> int:
-    """Pixels of a net's input, along height and width, to one pixel at the end of a stage."""
-    matches = ((_STRIDED_LAYERS.fullmatch(layer.name), layer) for layer in model.layers)
-    return math.prod(
-        layer.strides[0] for match, layer in matches if match and int(match["stage"] or 1) <= stage
-    )
+def map_stride(tensor: keras.KerasTensor) -> int:
+    """Pixels of a net's input, along height and width, to one pixel of a map.
+
+    Whatever way leads from the input to the map, the strides on it have the same product.
+    """
+    stride = 1
+    while True:
+        operation, index, _ = tensor._keras_history
+        node = operation._inbound_nodes[index]
+        if node.is_input:
+            return stride
+        stride *= getattr(operation, "strides", (1,))[0]
+        tensor = node.input_tensors[0]
 
 
 def feature_extractor(model: keras.Model, stages: Sequence[int] | None = None) -> FeatureExtractor:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from keras_preact.res2 import Res2
+
 if TYPE_CHECKING:
+    from keras_preact.architecture import Architecture, Unit
     from keras_preact.parts import Parts
 
 
 class Operation(Protocol):
-    """One step of a residual branch; normalisation and activation stand between them."""
+    """One step of a residual branch; normalisation and activation stand between them.
+
+    Two attributes that it may have, or not, are: `stride`, the factor by which height and width
+    shrink (1 without it); and `activates`, whether it ends in a normalisation and activation of
+    its own, so that none follows it (False without it).
+    """
 
     def __call__(
         self, x: Any, parts: Parts, *, normalized: bool, zero_init: bool, name: str
@@ -35,12 +44,14 @@ class Convolution:
         kernel_size: Height and width of the kernel, in pixels.
         stride: Factor by which height and width shrink.
         dilation: Spacing of the kernel's pixels.
+        groups: Groups of channels that convolve each for itself.
     """
 
     filters: int
     kernel_size: int
     stride: int = 1
     dilation: int = 1
+    groups: int = 1
 
     def __call__(
         self, x: Any, parts: Parts, *, normalized: bool, zero_init: bool, name: str
@@ -54,6 +65,7 @@ class Convolution:
             normalized=normalized,
             zero_init=zero_init,
             name=name,
+            groups=self.groups,
         )
 
 
@@ -83,3 +95,29 @@ class Depthwise:
             zero_init=zero_init,
             name=name,
         )
+
+
+def _convolution(
+    architecture: Architecture, unit: Unit, filters: int, stride: int, dilation: int
+) -> Operation:
+    return Convolution(filters, 3, stride, dilation, architecture.cardinality)
+
+
+def _res2(
+    architecture: Architecture, unit: Unit, filters: int, stride: int, dilation: int
+) -> Operation:
+    return Res2(
+        filters,
+        architecture.res2_scale,
+        stride,
+        dilation,
+        architecture.cardinality,
+        hierarchical=not unit.projects and unit.nominal_stride == 1,
+    )
+
+
+# What looks at a pixel's neighbours in a bottleneck, by `Architecture.spatial`.
+SPATIAL: dict[str, Callable[[Architecture, Unit, int, int, int], Operation]] = {
+    "conv": _convolution,
+    "res2": _res2,
+}

@@ -10,12 +10,15 @@ import keras
 
 from keras_preact import head
 from keras_preact.layers import (
+    AveragePooling2D,
+    BlurPool2D,
     Conv2D,
     DepthwiseConv2D,
     DropBlock,
     DropPath,
     MaxPooling2D,
     ShakeDrop,
+    SliceChannels,
     StandardizedConv2D,
     StandardizedDepthwiseConv2D,
 )
@@ -73,14 +76,17 @@ class Parts:
     ) -> Any:
         """A convolution with He initialisation, or one that starts at zero.
 
-        `normalized` says that a normalisation follows; the options are those of the layer.
+        `normalized` says that a normalisation follows; the options are those of the layer. Keras
+        has no strided convolution with dilation: where both are asked for, pixels are left out of
+        a dense one.
         """
         architecture = self.architecture
+        subsampled = stride if dilation > 1 else 1
         convolution = StandardizedConv2D if architecture.weight_standardization else Conv2D
         layer = convolution(
             filters,
             kernel_size,
-            strides=stride,
+            strides=stride // subsampled,
             dilation_rate=dilation,
             padding=architecture.padding,
             kernel_initializer=keras.initializers.Zeros() if zero_init else he_initializer(),
@@ -89,7 +95,8 @@ class Parts:
             name=name,
             **{"use_bias": self._has_bias(normalized), **options},
         )
-        return layer(x)
+        x = layer(x)
+        return x if subsampled == 1 else self.subsample(x, subsampled, name=f"{name}_subsample")
 
     def depthwise_conv(
         self,
@@ -106,9 +113,10 @@ class Parts:
         architecture = self.architecture
         standardizes = architecture.weight_standardization
         convolution = StandardizedDepthwiseConv2D if standardizes else DepthwiseConv2D
+        subsampled = stride if dilation > 1 else 1
         layer = convolution(
             kernel_size,
-            strides=stride,
+            strides=stride // subsampled,
             dilation_rate=dilation,
             padding=architecture.padding,
             # Keras counts one channel out, the multiplier: a channel feeds one other.
@@ -118,7 +126,8 @@ class Parts:
             dtype=self.dtype,
             name=name,
         )
-        return layer(x)
+        x = layer(x)
+        return x if subsampled == 1 else self.subsample(x, subsampled, name=f"{name}_subsample")
 
     def _has_bias(self, normalized: bool) -> bool:
         use_bias = self.architecture.use_bias
@@ -196,16 +205,46 @@ class Parts:
         return keras.layers.Multiply(dtype=self.dtype, name=name)([x, factor])
 
     def max_pool(self, x: Any, size: int, stride: int, *, name: str) -> Any:
-        """Max pooling, padded as the convolutions are, or by zeros."""
+        """Max pooling, padded as the convolutions are, or by zeros; its stride may be a blur's."""
+        blurs = self.architecture.blur_pool and stride > 1
         layer = MaxPooling2D(
             size,
-            stride,
+            1 if blurs else stride,
             padding="zeros" if self.architecture.zero_pad_pool else self.architecture.padding,
             data_format=self.data_format,
             dtype=self.dtype,
             name=name,
         )
+        x = layer(x)
+        return self.blur(x, stride, name=f"{name}_blur") if blurs else x
+
+    def average_pool(self, x: Any, size: int, stride: int, *, name: str) -> Any:
+        """Average pooling, in which padding counts as zeros where it is `"fixed"`."""
+        layer = AveragePooling2D(
+            size,
+            stride,
+            padding="zeros" if self.architecture.padding == "fixed" else "same",
+            data_format=self.data_format,
+            dtype=self.dtype,
+            name=name,
+        )
         return layer(x)
+
+    def subsample(self, x: Any, stride: int, *, name: str) -> Any:
+        """Every n-th pixel along height and width."""
+        layer = MaxPooling2D(1, stride, data_format=self.data_format, dtype=self.dtype, name=name)
+        return layer(x)
+
+    def blur(self, x: Any, stride: int, dilation: int = 1, *, name: str) -> Any:
+        """Every n-th pixel along height and width, after a blur."""
+        layer = BlurPool2D(
+            stride, dilation, data_format=self.data_format, dtype=self.dtype, name=name
+        )
+        return layer(x)
+
+    def channels(self, x: Any, start: int, stop: int, *, name: str) -> Any:
+        """Some of the channels."""
+        return SliceChannels(start, stop, self.channel_axis, dtype=self.dtype, name=name)(x)
 
     def global_pool(self, x: Any, kind: str, *, name: str) -> Any:
         """Mean (`"avg"`) or maximum (`"max"`) over height and width."""

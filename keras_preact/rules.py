@@ -86,6 +86,7 @@ POSITIVE_INTEGER = Rule(is_positive_integer, "a positive integer")
 A_VALUE_EACH_STAGE = Rule(
     are_positive_integers, "a sequence of positive integers, one for each stage"
 )
+A_VALUE_EACH_UNIT = Rule(are_positive_integers, "a sequence of positive integers")
 POSITIVE = number(lambda value: value > 0, "above 0")
 NUMBER = number(lambda value: True, "of any size")
 SHARE = number(lambda value: 0 < value <= 1, "in (0, 1]")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from keras_preact.layers import MaxPooling2D, PadChannels
+from keras_preact.antialiasing import blurred
+from keras_preact.layers import PadChannels
 from keras_preact.parts import Parts
 
 if TYPE_CHECKING:
@@ -111,10 +112,16 @@ SHORTCUTS: dict[str, Callable[[Any, Any, Unit, Parts], tuple[Any, Any]]] = {
 }
 
 
+def _blurs(unit: Unit, parts: Parts) -> bool:
+    return parts.architecture.blur_pool and unit.nominal_stride != 1
+
+
 def _strided_convolution(x: Any, unit: Unit, parts: Parts) -> Any:
-    normalized = "norm" in parts.order.projection
+    stride, normalized = unit.stride, "norm" in parts.order.projection
+    if _blurs(unit, parts):
+        x, stride = blurred(x, unit, parts, name=f"{unit.name}_shortcut_blur"), 1
     return parts.conv(
-        x, unit.channels, 1, unit.stride, normalized=normalized, name=f"{unit.name}_shortcut"
+        x, unit.channels, 1, stride, normalized=normalized, name=f"{unit.name}_shortcut"
     )
 
 
@@ -148,16 +155,11 @@ PROJECTIONS: dict[str, Callable[[Any, Unit, Parts], Any]] = {
 
 
 def _subsample(x: Any, unit: Unit, parts: Parts) -> Any:
+    if _blurs(unit, parts):
+        return blurred(x, unit, parts, name=f"{unit.name}_shortcut_blur")
     if unit.stride == 1:
         return x
-    pool = MaxPooling2D(
-        1,
-        unit.stride,
-        data_format=parts.data_format,
-        dtype=parts.dtype,
-        name=f"{unit.name}_shortcut_pool",
-    )
-    return pool(x)
+    return parts.subsample(x, unit.stride, name=f"{unit.name}_shortcut_pool")
 
 
 def _zero_padded(x: Any, unit: Unit, parts: Parts) -> Any:

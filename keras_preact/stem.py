@@ -66,14 +66,24 @@ def _mobile(x: Any, parts: Parts) -> Any:
 
 
 def _deep(x: Any, parts: Parts) -> Any:
+    return parts.max_pool(_three(x, parts, parts.order.stem), 3, 2, name="stem_pool")
+
+
+def _deep_unpooled(x: Any, parts: Parts) -> Any:
     steps, channels = parts.order.stem, parts.architecture.stem_channels
+    x = _three(x, parts, ("norm", "act"))
+    x = parts.conv(x, channels, 3, 2, normalized="norm" in steps, name="stem_conv4")
+    return parts.apply(x, steps, "stem", 4)
+
+
+def _three(x: Any, parts: Parts, steps: tuple[str, ...]) -> Any:
+    channels = parts.architecture.stem_channels
     x = parts.conv(x, channels // 2, 3, 2, normalized=True, name="stem_conv1")
     x = parts.apply(x, ("norm", "act"), "stem", 1)
     x = parts.conv(x, channels // 2, 3, normalized=True, name="stem_conv2")
     x = parts.apply(x, ("norm", "act"), "stem", 2)
     x = parts.conv(x, channels, 3, normalized="norm" in steps, name="stem_conv3")
-    x = parts.apply(x, steps, "stem", 3)
-    return parts.max_pool(x, 3, 2, name="stem_pool")
+    return parts.apply(x, steps, "stem", 3)
 
 
 STEMS = {
@@ -81,5 +91,6 @@ STEMS = {
     "imagenet_activated": Stem(_imagenet_activated, stride=4, input_size=224),
     "deep": Stem(_deep, stride=4, input_size=224, inner=0.5),
     "mobile": Stem(_mobile, stride=2, input_size=224),
+    "deep_unpooled": Stem(_deep_unpooled, stride=4, input_size=224, inner=0.5),
     "cifar": Stem(_cifar, stride=1, input_size=32),
 }

@@ -6,11 +6,13 @@ normalisation, activation and shortcut is the same for all of them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from keras_preact import attention
-from keras_preact.operations import Convolution, Depthwise, Operation
+from keras_preact.antialiasing import antialiased
+from keras_preact.operations import SPATIAL, Convolution, Depthwise, Operation
 from keras_preact.parts import Parts
 from keras_preact.shortcuts import shortcut
 
@@ -27,15 +29,16 @@ def basic(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
 
 
 def bottleneck(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
-    """1x1 to fewer channels, 3x3, 1x1 back (arXiv:1603.05027)."""
+    """1x1 to fewer channels, 3x3 or what else is in `SPATIAL`, 1x1 back (arXiv:1603.05027)."""
     inside = architecture.bottleneck_channels(unit.channels)
+    spatial = SPATIAL[architecture.spatial]
     if architecture.stride_in == "first_conv":
         first = Convolution(inside, 1, unit.stride)
-        spatial = Convolution(inside, 3, 1, unit.dilation_after)
+        second = spatial(architecture, unit, inside, 1, unit.dilation_after)
     else:
         first = Convolution(inside, 1)
-        spatial = Convolution(inside, 3, unit.stride, unit.dilation)
-    return first, spatial, Convolution(unit.channels, 1)
+        second = spatial(architecture, unit, inside, unit.stride, unit.dilation)
+    return first, second, Convolution(unit.channels, 1)
 
 
 def inverted_bottleneck(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
@@ -95,6 +98,15 @@ BEFORE_LAST: tuple[Callable[[Any, Unit, Parts], Any], ...] = (
 BRANCH_ENDS: tuple[Callable[[Any, Unit, Parts], Any], ...] = (attention.after_last_conv,)
 
 
+def branch_operations(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
+    """The operations of a unit's residual branch."""
+    operations = UNITS[architecture.unit]
+    if not architecture.blur_pool:
+        return operations(architecture, unit)
+    nominal = dataclasses.replace(unit, stride=unit.nominal_stride)
+    return antialiased(operations(architecture, nominal), unit)
+
+
 def residual_unit(x: Any, unit: Unit, parts: Parts) -> Any:
     """The sum of a shortcut and a residual branch, in the order of steps that the net has.
 
@@ -130,7 +142,7 @@ def residual_branch(x: Any, unit: Unit, parts: Parts) -> Any:
     """
     order, architecture = parts.order, parts.architecture
     zero = order.zero_residual if architecture.zero_init_residual else None
-    *operations, last = UNITS[architecture.unit](architecture, unit)
+    *operations, last = branch_operations(architecture, unit)
     for index, operation in enumerate(operations, 1):
         x = operation(
             x,
@@ -139,7 +151,8 @@ def residual_branch(x: Any, unit: Unit, parts: Parts) -> Any:
             zero_init=False,
             name=f"{unit.name}_conv{index}",
         )
-        x = parts.apply(x, order.between, unit.name, index + 1)
+        if not getattr(operation, "activates", False):
+            x = parts.apply(x, order.between, unit.name, index + 1)
         x = _after_each(x, unit, parts, index)
     for step in BEFORE_LAST:
         x = step(x, unit, parts)

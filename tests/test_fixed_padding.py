@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import torch
 
-from keras_preact.layers import Conv2D, MaxPooling2D
+from keras_preact.layers import AveragePooling2D, Conv2D, MaxPooling2D
 
 
 def _x(*shape: int) -> np.ndarray:
@@ -150,3 +150,36 @@ def test_biases_go_to_the_channels_of_maps_as_wide_as_they_are_deep():
     np.testing.assert_allclose(
         np.asarray(first(x.transpose(0, 3, 1, 2))).transpose(0, 2, 3, 1), outputs, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_grouped_convolution_trains_inside_and_outside_xla(strides):
+    x = tf.constant(_x(2, 8, 9, 12))
+    layer = Conv2D(6, 3, strides=strides, groups=3)
+    layer(x)
+
+    def step(x):
+        with tf.GradientTape() as tape:
+            y = layer(x, training=True)
+        return tape.gradient(y, layer.kernel.value, y)
+
+    kernel = torch.tensor(np.asarray(layer.kernel).transpose(3, 2, 0, 1), requires_grad=True)
+    images = torch.tensor(x.numpy().transpose(0, 3, 1, 2))
+    y = torch.nn.functional.conv2d(images, kernel, stride=strides, padding=1, groups=3)
+    y.backward(y.detach())
+    expected = kernel.grad.numpy().transpose(2, 3, 1, 0)
+    for jit_compile in (False, True):
+        gradient = tf.function(step, jit_compile=jit_compile)(x)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-2)
+
+
+def test_zero_padded_average_equals_pytorch():
+    x = _x(2, 7, 8, 4)
+    layer, last, first = _both_formats(AveragePooling2D, x, pool_size=3, strides=2)
+    expected = torch.nn.functional.avg_pool2d(torch.tensor(x.transpose(0, 3, 1, 2)), 3, 2, 1)
+    expected = expected.numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(last, expected, atol=1e-5)
+    np.testing.assert_allclose(first, expected, atol=1e-5)
+    assert layer.compute_output_shape(x.shape) == last.shape
+    copy = keras.layers.deserialize(keras.layers.serialize(layer))
+    assert copy.get_config() == layer.get_config() and copy.pads == layer.pads

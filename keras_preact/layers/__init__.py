@@ -1,5 +1,6 @@
 """The layers that Keras does not have, or has in a slower form."""
 
+from keras_preact.layers.blur_pool import BlurPool2D
 from keras_preact.layers.channel_pooling import ChannelPooling
 from keras_preact.layers.depthwise_conv import (
     DepthwiseConv2D,
@@ -8,7 +9,7 @@ from keras_preact.layers.depthwise_conv import (
 from keras_preact.layers.drop_block import DropBlock
 from keras_preact.layers.drop_path import DropPath
 from keras_preact.layers.evonorm import EvoNormS0
-from keras_preact.layers.fixed_padding import Conv2D, MaxPooling2D
+from keras_preact.layers.fixed_padding import AveragePooling2D, Conv2D, MaxPooling2D
 from keras_preact.layers.global_mean import GlobalMean2D
 from keras_preact.layers.nearest_resize import NearestResize
 from keras_preact.layers.norm import BatchNormalization
@@ -16,12 +17,15 @@ from keras_preact.layers.pad_channels import PadChannels
 from keras_preact.layers.rematerialized import Rematerialized
 from keras_preact.layers.scale_shift import ScaleShift
 from keras_preact.layers.shake_drop import ShakeDrop
+from keras_preact.layers.slice_channels import SliceChannels
 from keras_preact.layers.stacked_units import StackedUnits
 from keras_preact.layers.standardized_conv import StandardizedConv2D
 
 __all__ = [
+    "AveragePooling2D",
     "BatchNormalization",
     "ChannelPooling",
+    "BlurPool2D",
     "Conv2D",
     "DepthwiseConv2D",
     "DropBlock",
@@ -34,6 +38,7 @@ __all__ = [
     "Rematerialized",
     "ScaleShift",
     "ShakeDrop",
+    "SliceChannels",
     "StackedUnits",
     "StandardizedConv2D",
     "StandardizedDepthwiseConv2D",

@@ -18,3 +18,12 @@ def kernels_take_channels_first() -> bool:
     On a CPU, TensorFlow has them for channels last only.
     """
     return keras.backend.backend() != "tensorflow" or has_gpu()
+
+
+def kernels_take_groups() -> bool:
+    """Whether convolution has kernels for groups of channels that also differentiate.
+
+    On a CPU, TensorFlow cannot differentiate them, and inside XLA takes seconds for what a
+    convolution for each group does in a tenth of one.
+    """
+    return keras.backend.backend() != "tensorflow" or has_gpu()

@@ -13,7 +13,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_preact.layers.device import has_gpu, kernels_take_channels_first
+from keras_preact.layers.device import (
+    has_gpu,
+    kernels_take_channels_first,
+    kernels_take_groups,
+)
 
 # On a CPU, TensorFlow trains a 1x1 convolution of up to so many weights faster as a matrix product
 # of the pixels; in wider ones the convolution kernel wins (`benchmarks/pointwise.py`).
@@ -147,9 +151,22 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
         )
 
     def _convolve(self, inputs: Any, kernel: Any, data_format: str) -> Any:
+        if self.groups == 1 or kernels_take_groups():
+            return self._convolve_group(inputs, kernel, data_format)
+        axis = 1 if data_format == "channels_first" else 3
+        groups = zip(
+            ops.split(inputs, self.groups, axis=axis),
+            ops.split(kernel, self.groups, axis=3),
+            strict=True,
+        )
+        return ops.concatenate(
+            [self._convolve_group(each, own, data_format) for each, own in groups], axis=axis
+        )
+
+    def _convolve_group(self, inputs: Any, kernel: Any, data_format: str) -> Any:
         if self.pads:
             widths = pad_widths(self.pads, data_format)
-            if keras.backend.backend() == "tensorflow" and self.groups == 1:
+            if keras.backend.backend() == "tensorflow":
                 return self._convolve_on_tensorflow(inputs, kernel, data_format, widths)
             inputs = ops.pad(inputs, widths)
         return ops.conv(
@@ -213,3 +230,39 @@ class MaxPooling2D(_FixedPadding, keras.layers.MaxPooling2D):
         """The arguments, serialised."""
         config = super().get_config()
         return {**config, "padding": "zeros"} if self.fixed and not self.pad_value else config
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class AveragePooling2D(_FixedPadding, keras.layers.AveragePooling2D):
+    """`keras.layers.AveragePooling2D` that can also pad by half the window on every side.
+
+    Args:
+        pool_size: Odd integer or pair of odd integers, in pixels.
+        strides: Integer or pair; `pool_size` by default.
+        padding: `"zeros"` (half the window, which counts as zero: PyTorch's default), `"same"`
+            (the padding does not count) or `"valid"`.
+        **kwargs: As for `keras.layers.AveragePooling2D`.
+
+    Raises:
+        ValueError: If `padding` is `"zeros"` and the window has an even side.
+    """
+
+    def __init__(
+        self, pool_size: Any = 3, strides: Any = None, padding: str = "zeros", **kwargs: Any
+    ) -> None:
+        self.fixed = padding == "zeros"
+        super().__init__(pool_size, strides, padding="valid" if self.fixed else padding, **kwargs)
+        self.pads = None
+        if self.fixed:
+            _check_odd("pool_size", self.pool_size)
+            self.pads = tuple(size // 2 for size in self.pool_size)
+
+    def call(self, inputs: Any) -> Any:
+        if self.pads:
+            inputs = ops.pad(inputs, pad_widths(self.pads, self.data_format))
+        return super().call(inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, serialised."""
+        config = super().get_config()
+        return {**config, "padding": "zeros"} if self.fixed else config

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_preact.features import feature_extractor, stage_stride
+from keras_preact.features import feature_extractor, map_stride
 from keras_preact.layer_names import data_format, first_convolution
 from keras_preact.layers import Conv2D, NearestResize
 from keras_preact.weights.input_channels import check_channels
@@ -30,7 +30,9 @@ class FeaturePyramid(keras.Model):
             stage = int(level.removeprefix("P"))
             has_stage = f"fpn_output{stage}" in names
             strides[level] = (
-                stage_stride(self, stage) if has_stage else 2 * strides[f"P{stage - 1}"]
+                map_stride(self.get_layer(f"fpn_lateral{stage}").input)
+                if has_stage
+                else 2 * strides[f"P{stage - 1}"]
             )
         return strides
 

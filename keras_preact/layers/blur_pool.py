@@ -1,0 +1,69 @@
+"""Subsampling without aliasing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class BlurPool2D(keras.layers.Layer):
+    """A blur by the binomial filter (1, 2, 1) / 4 along height and width, then every n-th pixel.
+
+    It takes out what the coarser grid cannot hold, so that shifting the input by a pixel changes
+    the output little (arXiv:1904.11486). The map is reflected at its edges, and so must be at
+    least `dilation + 1` pixels high and wide.
+
+    Args:
+        strides: Factor by which height and width shrink.
+        dilation: Spacing of the filter's pixels.
+        data_format: `"channels_last"` or `"channels_first"`; Keras's setting by default.
+        **kwargs: As for `keras.layers.Layer`.
+    """
+
+    def __init__(
+        self,
+        strides: int = 2,
+        dilation: int = 1,
+        data_format: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.strides, self.dilation = (strides, strides), dilation
+        self.data_format = keras.config.image_data_format() if data_format is None else data_format
+
+    def call(self, inputs: Any) -> Any:
+        axes = self._axes()
+        widths = [[self.dilation] * 2 if axis in axes else [0, 0] for axis in range(4)]
+        outputs = ops.pad(inputs, widths, mode="reflect")
+        for axis in axes:
+            before, centre, after = (self._shifted(outputs, axis, tap) for tap in range(3))
+            outputs = 0.25 * (before + after) + 0.5 * centre
+        return outputs
+
+    def _axes(self) -> tuple[int, int]:
+        return (2, 3) if self.data_format == "channels_first" else (1, 2)
+
+    def _shifted(self, padded: Any, axis: int, tap: int) -> Any:
+        """What one of the filter's pixels meets, along one axis of the padded map."""
+        start, rest = tap * self.dilation, (2 - tap) * self.dilation
+        index = [slice(None)] * 4
+        index[axis] = slice(start, -rest or None, self.strides[0])
+        return padded[tuple(index)]
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        shape = list(input_shape)
+        for axis in self._axes():
+            shape[axis] = None if shape[axis] is None else -(-shape[axis] // self.strides[0])
+        return tuple(shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, serialised."""
+        return {
+            **super().get_config(),
+            "strides": self.strides[0],
+            "dilation": self.dilation,
+            "data_format": self.data_format,
+        }
