@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from keras_preact.head import MAPS, TOKENS
 from keras_preact.norms import NORMS
+from keras_preact.operations import SIZED, SPATIAL
 from keras_preact.orders import ORDERS
 from keras_preact.rules import (
     A_VALUE_EACH_STAGE,
     ACTIVATION,
     BOOLEAN,
+    COUNT,
     NUMBER,
     POSITIVE,
     POSITIVE_INTEGER,
@@ -44,6 +47,7 @@ class Unit:
         dilation: Spacing of the kernels' pixels before the unit's stride, and where that stands.
         dilation_after: The same after it: more, where dilation replaces the stride.
         drop_path: Probability that training drops the residual branch of an example.
+        spatial: What a bottleneck has in the place of its 3x3 convolution.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Unit:
     dilation: int
     dilation_after: int
     drop_path: float
+    spatial: str = "conv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,13 @@ class Architecture:
             no activation before the first: arXiv:1610.02915).
         unit: `"basic"` (two 3x3 convolutions) or `"bottleneck"` (1x1, 3x3, 1x1).
         bottleneck_ratio: Channels inside a bottleneck as a share of its output channels.
+        spatial: What a bottleneck has in the place of its 3x3 convolution: `"conv"`, that, or
+            `"self_attention"` between all pixels, with relative positions (BoTNet,
+            arXiv:2101.11605), after which a stride is average pooling. Its weights fit one size of
+            images alone.
+        spatial_stages: How many stages, counted from the last, have `spatial`; the others have
+            convolutions. None for all.
+        attention_heads: Heads of self-attention.
         stride_in: Which convolution of a unit carries its stride: `"first_conv"` (the paper's
             code) or `"spatial_conv"`, the first 3x3 (PyTorch, timm). The same for basic units.
         downsample: How a shortcut shrinks the maps: `"conv"` (by the stride of its 1x1
@@ -112,11 +124,22 @@ class Architecture:
             identity (arXiv:1706.02677). The last convolution's kernel is what starts at zero: a
             zero scale in the norm before it would feed zeros to a ReLU, whose gradient there
             is zero, and the branch would never learn.
+        encoder_depth: Blocks of a transformer encoder on the last maps, as in hybrid ViTs
+            (arXiv:2010.11929); 0 for none. `keras_preact.encoder` has its details. Its positions
+            fit one size of images alone.
+        encoder_width: Features of each of its tokens.
+        encoder_heads: Heads of its attention.
+        encoder_mlp_ratio: Features inside its perceptrons as a multiple of its width.
+        encoder_dropout: Dropout rate after its positions and after every dense layer but those to
+            queries, keys and values.
+        encoder_drop_path: Stochastic depth of its last block; that of block l of L is
+            `encoder_drop_path * (l - 1) / (L - 1)` (arXiv:2106.10270).
         scan_units: Whether the units of a stage after its first, which are identical, run as one
             loop over stacked weights (`keras_preact.layers.StackedUnits`), so that building and
             tracing take the same time at any depth; `"auto"`: in stages of 24 units or more.
-        rematerialize: Recompute the inside of those units in the backward pass instead of keeping
-            it, so that memory grows with the units' inputs alone (arXiv:1604.06174).
+        rematerialize: Recompute the inside of those units, and of an encoder's blocks, in the
+            backward pass instead of keeping it, so that memory grows with their inputs alone
+            (arXiv:1604.06174).
 
     Raises:
         ValueError: If a value is of the wrong kind or out of its range.
@@ -128,6 +151,9 @@ class Architecture:
     order: str = "full_preactivation"
     unit: str = "bottleneck"
     bottleneck_ratio: float = 0.25
+    spatial: str = "conv"
+    spatial_stages: int | None = None
+    attention_heads: int = 4
     stride_unit: str = "first"
     stride_in: str = "spatial_conv"
     downsample: str = "conv"
@@ -150,6 +176,12 @@ class Architecture:
     dropout: float = 0.0
     drop_path: float = 0.0
     zero_init_residual: bool = False
+    encoder_depth: int = 0
+    encoder_width: int = 768
+    encoder_heads: int = 12
+    encoder_mlp_ratio: float = 4.0
+    encoder_dropout: float = 0.0
+    encoder_drop_path: float = 0.0
     scan_units: bool | str = "auto"
     rematerialize: bool = False
 
@@ -173,9 +205,29 @@ class Architecture:
         return int(channels * self.bottleneck_ratio)
 
     @property
+    def encoder_mlp_width(self) -> int:
+        """Features inside the encoder's perceptrons."""
+        return int(self.encoder_width * self.encoder_mlp_ratio)
+
+    @property
     def input_size(self) -> int:
         """Default height and width of the input, in pixels."""
         return STEMS[self.stem].input_size
+
+    @property
+    def sized(self) -> bool:
+        """Whether the weights fit images of one height and width alone."""
+        return self.encoder_depth > 0 or self.spatial in SIZED
+
+    @property
+    def output_rank(self) -> int:
+        """Rank of what the body gives: `keras_preact.head.MAPS` or `TOKENS`."""
+        return TOKENS if self.encoder_depth else MAPS
+
+    def stage_spatial(self, stage: int) -> str:
+        """What the units of a stage, counted from 2, have for `spatial`."""
+        count = len(self.units) if self.spatial_stages is None else self.spatial_stages
+        return self.spatial if stage > len(self.units) + 1 - count else "conv"
 
     @property
     def normalized_channels(self) -> set[int]:
@@ -186,6 +238,15 @@ class Architecture:
         if STEMS[self.stem].inner:
             channels.add(int(self.stem_channels * STEMS[self.stem].inner))
         return channels
+
+    @property
+    def attended_channels(self) -> set[int]:
+        """The numbers of channels inside bottlenecks that self-attention meets."""
+        return {
+            self.bottleneck_channels(channels)
+            for stage, channels in enumerate(self.channels, 2)
+            if self.stage_spatial(stage) == "self_attention"
+        }
 
     @property
     def reached_strides(self) -> tuple[int, ...]:
@@ -224,6 +285,7 @@ class Architecture:
                         dilation=dilation,
                         dilation_after=after,
                         drop_path=self.drop_path * next(numbers) / sum(self.units),
+                        spatial=self.stage_spatial(stage),
                     )
                 )
                 in_channels, reached, dilation = channels, reached * stride, after
@@ -293,6 +355,9 @@ RULES: dict[str, Rule] = {
     "order": one_of(ORDERS),
     "unit": one_of(UNITS),
     "bottleneck_ratio": POSITIVE,
+    "spatial": one_of(SPATIAL),
+    "spatial_stages": or_none(POSITIVE_INTEGER),
+    "attention_heads": POSITIVE_INTEGER,
     "stride_unit": one_of(("first", "last")),
     "stride_in": one_of(("first_conv", "spatial_conv")),
     "downsample": one_of(PROJECTIONS),
@@ -315,6 +380,12 @@ RULES: dict[str, Rule] = {
     "dropout": RATE,
     "drop_path": RATE,
     "zero_init_residual": BOOLEAN,
+    "encoder_depth": COUNT,
+    "encoder_width": POSITIVE_INTEGER,
+    "encoder_heads": POSITIVE_INTEGER,
+    "encoder_mlp_ratio": POSITIVE,
+    "encoder_dropout": RATE,
+    "encoder_drop_path": RATE,
     "scan_units": one_of((True, False, "auto")),
     "rematerialize": BOOLEAN,
 }
@@ -331,6 +402,34 @@ CONSTRAINTS = (
             net.unit != "bottleneck" or min(map(net.bottleneck_channels, net.channels)) >= 1
         ),
         lambda net: f"large enough to leave a channel of {net.channels}",
+    ),
+    Constraint(
+        "spatial",
+        lambda net: net.spatial == "conv" or net.unit == "bottleneck",
+        lambda net: f'"conv" with `unit="{net.unit}"`: it stands inside a bottleneck',
+    ),
+    Constraint(
+        "spatial_stages",
+        lambda net: net.spatial_stages is None or net.spatial_stages <= len(net.units),
+        lambda net: f"None or at most {len(net.units)}, the number of stages",
+    ),
+    Constraint(
+        "attention_heads",
+        lambda net: all(inside % net.attention_heads == 0 for inside in net.attended_channels),
+        lambda net: (
+            "a divisor of the channels inside the bottlenecks that attend: "
+            f"{sorted(net.attended_channels)}"
+        ),
+    ),
+    Constraint(
+        "encoder_heads",
+        lambda net: not net.encoder_depth or net.encoder_width % net.encoder_heads == 0,
+        lambda net: f"a divisor of `encoder_width`, {net.encoder_width}",
+    ),
+    Constraint(
+        "encoder_mlp_ratio",
+        lambda net: net.encoder_mlp_width >= 1,
+        lambda net: f"large enough to leave a feature of {net.encoder_width}",
     ),
     Constraint(
         "norm_groups",

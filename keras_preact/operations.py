@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import keras
+
+from keras_preact.layers import SelfAttention2D
+
 if TYPE_CHECKING:
+    from keras_preact.architecture import Architecture, Unit
     from keras_preact.parts import Parts
 
 
@@ -55,3 +61,52 @@ class Convolution:
             zero_init=zero_init,
             name=name,
         )
+
+
+@dataclass(frozen=True)
+class SelfAttention:
+    """Self-attention between all pixels, then average pooling where the maps shrink.
+
+    Attributes:
+        filters: Output channels.
+        heads: Number of heads.
+        stride: Factor by which height and width shrink.
+    """
+
+    filters: int
+    heads: int
+    stride: int = 1
+
+    def __call__(
+        self, x: Any, parts: Parts, *, normalized: bool, zero_init: bool, name: str
+    ) -> Any:
+        common = {"data_format": parts.data_format, "dtype": parts.dtype}
+        x = SelfAttention2D(self.filters, self.heads, **common, name=f"{name}_attention")(x)
+        if self.stride == 1:
+            return x
+        pool = keras.layers.AveragePooling2D(
+            2, self.stride, padding="same", **common, name=f"{name}_pool"
+        )
+        return pool(x)
+
+
+def _convolution(
+    architecture: Architecture, unit: Unit, filters: int, stride: int, dilation: int
+) -> Operation:
+    return Convolution(filters, 3, stride, dilation)
+
+
+def _self_attention(
+    architecture: Architecture, unit: Unit, filters: int, stride: int, dilation: int
+) -> Operation:
+    # Every pixel sees every other: there is nothing to dilate.
+    return SelfAttention(filters, architecture.attention_heads, stride)
+
+
+# What a bottleneck has in the place of its 3x3 convolution.
+SPATIAL: dict[str, Callable[[Architecture, Unit, int, int, int], Operation]] = {
+    "conv": _convolution,
+    "self_attention": _self_attention,
+}
+# Those whose weights fit maps of one size alone.
+SIZED = ("self_attention",)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from keras_preact.operations import Convolution, Operation
+from keras_preact.operations import SPATIAL, Convolution, Operation
 from keras_preact.parts import Parts
 from keras_preact.shortcuts import shortcut
 
@@ -28,13 +28,14 @@ def basic(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
 def bottleneck(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
     """1x1 to fewer channels, 3x3, 1x1 back (arXiv:1603.05027)."""
     inside = architecture.bottleneck_channels(unit.channels)
+    spatial = SPATIAL[unit.spatial]
     if architecture.stride_in == "first_conv":
         first = Convolution(inside, 1, unit.stride)
-        spatial = Convolution(inside, 3, 1, unit.dilation_after)
+        second = spatial(architecture, unit, inside, 1, unit.dilation_after)
     else:
         first = Convolution(inside, 1)
-        spatial = Convolution(inside, 3, unit.stride, unit.dilation)
-    return first, spatial, Convolution(unit.channels, 1)
+        second = spatial(architecture, unit, inside, unit.stride, unit.dilation)
+    return first, second, Convolution(unit.channels, 1)
 
 
 UNITS: dict[str, Callable[[Architecture, Unit], tuple[Operation, ...]]] = {

@@ -5,6 +5,7 @@ from keras_preact.transforms.fold import fold
 from keras_preact.transforms.freezing import freeze
 from keras_preact.transforms.head import replace_head
 from keras_preact.transforms.input_channels import adapt_input_channels
+from keras_preact.transforms.input_size import resize_input
 from keras_preact.transforms.precision import with_dtype
 from keras_preact.transforms.stacking import stack, unroll
 
@@ -15,6 +16,7 @@ __all__ = [
     "fold",
     "freeze",
     "replace_head",
+    "resize_input",
     "stack",
     "unroll",
     "with_dtype",
