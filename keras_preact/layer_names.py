@@ -58,8 +58,8 @@ def block_of(layer_name: str) -> int | None:
 
 def body_end(model: keras.Model) -> keras.layers.Layer:
     """The layer whose output a net's pooling takes: its last maps, or its encoder's tokens."""
-    end = [layer for layer in model.layers if layer.name == "encoder_norm"]
-    return end[-1] if end else maps_end(model)
+    end = maps_end(model)
+    return next((layer for layer in model.layers if layer.name == "encoder_norm"), end)
 
 
 def maps_end(model: keras.Model) -> keras.layers.Layer:

@@ -26,7 +26,7 @@ def basic(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
 
 
 def bottleneck(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
-    """1x1 to fewer channels, 3x3, 1x1 back (arXiv:1603.05027)."""
+    """1x1 to fewer channels, 3x3 or what `SPATIAL` has for it, 1x1 back (arXiv:1603.05027)."""
     inside = architecture.bottleneck_channels(unit.channels)
     spatial = SPATIAL[unit.spatial]
     if architecture.stride_in == "first_conv":

@@ -56,7 +56,7 @@ def _is_integer(value: Any) -> bool:
 
 def _pooled(model: Any) -> Any:
     """The vector of each image that a net's classifier takes."""
-    end, body = model.get_layer(index=-1), body_end(model)
+    body, end = body_end(model), model.get_layer(index=-1)
     ends = ("predictions", "head_pool", body.name)
     if len(model.outputs) != 1 or end.name not in ends or end.output is not model.outputs[0]:
         raise ValueError(
