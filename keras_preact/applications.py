@@ -27,9 +27,11 @@ _ARGUMENTS = """
         input_tensor: Symbolic Keras tensor to use as the input; a new `keras.Input` by default.
         input_shape: Shape of an image, `(height, width, channels)`, or with the channels first.
             Height and width may be None. By default three channels, and the size the net was
-            designed for with the top ({size}), None without.
+            designed for with the top ({size}), None without. A net whose weights fit one size
+            alone, as positions do, has that size in either case.
         pooling: Without the top, what to return: None for the last maps, `"avg"` or `"max"` for a
-            vector an image.
+            vector an image. A net with a transformer encoder returns its tokens, the class token
+            first, their mean or maximum without that, or, with `"token"`, the class token.
         classes: Number of classes.
         classifier_activation: Activation of the last layer; None for logits.
         name: Name of the model.
@@ -156,7 +158,9 @@ def _signature(defaults: dict[str, Any]) -> inspect.Signature:
 
 def _snake_case(name: str) -> str:
     """`PreActResNet50` -> `preact_resnet50`, `SEPreActResNet50` -> `se_preact_resnet50`."""
-    return re.sub(r"(?<!^)(?=PreAct|Res(?:Net|NeXt|2Net)|DenseNet|Mobile)", "_", name).lower()
+    return re.sub(
+        r"(?<!^)(?=PreAct|Res(?:Net|NeXt|2Net)|DenseNet|Mobile|BoTNet|ViT)", "_", name
+    ).lower()
 
 
 def list_architectures(pattern: str = "*") -> list[str]:
@@ -414,6 +418,40 @@ def _dense_cifar(depth: int, growth_rate: int) -> Builder:
     return _net(f"DenseNetBC{depth}_{growth_rate}", summary, architecture, classes=10)
 
 
+def _botnet(depth: int) -> Builder:
+    architecture = _imagenet_architecture(depth, spatial="self_attention", spatial_stages=1)
+    summary = f"""Builds the {depth}-layer pre-activation net with BoTNet's last stage.
+
+    Self-attention with relative positions in the place of its 3x3 convolutions (arXiv:2101.11605).
+"""
+    return _net(f"PreActBoTNet{depth}", summary, architecture, classes=1000)
+
+
+def _vit_hybrid(
+    units: tuple[int, ...], size: str, patch: int, width: int, heads: int, peer: str
+) -> Builder:
+    depth = 3 * sum(units) + 2
+    architecture = Architecture(
+        units=units,
+        channels=(256, 512, 1024, 2048)[: len(units)],
+        strides=(1, 2, 2, 2)[: len(units)],
+        order="original",
+        norm="group",
+        weight_standardization=True,
+        padding="same",
+        encoder_depth=12,
+        encoder_width=width,
+        encoder_heads=heads,
+    )
+    summary = f"""Builds R{depth}+ViT-{size}/{patch} (arXiv:2010.11929, arXiv:2106.10270).
+
+    A {depth}-layer net with group normalisation and weight-standardised convolutions, in the
+    original order of activation, whose maps of stride {patch} a transformer encoder of 12 blocks
+    takes: timm's `{peer}`. Without the top, `pooling` may also be `"token"`, the class token.
+"""
+    return _net(f"PreActViTHybrid_R{depth}_{size}{patch}", summary, architecture, classes=1000)
+
+
 PreActResNet18 = _imagenet(18)
 PreActResNet34 = _imagenet(34)
 PreActResNet50 = _imagenet(50)
@@ -448,6 +486,11 @@ BiTResNet101x1 = _bit(101, 1)
 BiTResNet101x3 = _bit(101, 3)
 BiTResNet152x2 = _bit(152, 2)
 BiTResNet152x4 = _bit(152, 4)
+
+PreActViTHybrid_R26_S32 = _vit_hybrid((2, 2, 2, 2), "S", 32, 384, 6, "vit_small_r26_s32_224")
+PreActViTHybrid_R50_B16 = _vit_hybrid((3, 4, 9), "B", 16, 768, 12, "vit_base_r50_s16_224")
+
+PreActBoTNet50 = _botnet(50)
 
 PreActResNet20 = _cifar(20, "basic")
 PreActResNet56 = _cifar(56, "basic")

@@ -11,8 +11,9 @@ from typing import Any
 
 from keras_preact.attention import ATTENTIONS, PLACES
 from keras_preact.dense import DENSE_UNITS, dense_stages
+from keras_preact.head import MAPS, TOKENS
 from keras_preact.norms import NORMS
-from keras_preact.operations import SPATIAL
+from keras_preact.operations import SIZED, SPATIAL
 from keras_preact.orders import ORDERS
 from keras_preact.parts import DROP_PATHS
 from keras_preact.rules import (
@@ -20,6 +21,7 @@ from keras_preact.rules import (
     A_VALUE_EACH_UNIT,
     ACTIVATION,
     BOOLEAN,
+    COUNT,
     NUMBER,
     POSITIVE,
     POSITIVE_INTEGER,
@@ -60,6 +62,7 @@ class Unit:
         drop_path: Probability that training drops the residual branch of an example.
         rate: The part of the dilation that the architecture chose, rather than one in place of
             strides.
+        spatial: What a bottleneck has in the place of its 3x3 convolution.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Unit:
     dilation_after: int
     drop_path: float
     rate: int = 1
+    spatial: str = "conv"
 
     @property
     def nominal_stride(self) -> int:
@@ -125,8 +129,13 @@ class Architecture:
             over the whole net where `channels` lie on one line but for rounding, else in each
             stage. In bottlenecks it is the channels inside that are on the line and are rounded,
             and the stem's count as such.
-        spatial: What stands between a bottleneck's 1x1 convolutions: `"conv"` (3x3) or `"res2"`
-            (a hierarchy of small 3x3 convolutions: Res2Net, arXiv:1904.01169).
+        spatial: What stands between a bottleneck's 1x1 convolutions: `"conv"` (3x3), `"res2"` (a
+            hierarchy of small 3x3 convolutions: Res2Net, arXiv:1904.01169) or `"self_attention"`
+            between all pixels, with relative positions (BoTNet, arXiv:2101.11605), after which a
+            stride is average pooling. The weights of the last fit one size of images alone.
+        spatial_stages: How many stages, counted from the last, have `spatial`; the others have
+            convolutions. None for all.
+        attention_heads: Heads of self-attention.
         cardinality: Groups of channels in those 3x3 convolutions (ResNeXt, arXiv:1611.05431).
         res2_scale: Splits of the channels in Res2Net's hierarchy.
         stride_unit: Which unit of a stage carries its stride: `"first"` or `"last"` (TF-slim,
@@ -202,12 +211,23 @@ class Architecture:
             identity (arXiv:1706.02677). The last convolution's kernel is what starts at zero: a
             zero scale in the norm before it would feed zeros to a ReLU, whose gradient there
             is zero, and the branch would never learn.
+        encoder_depth: Blocks of a transformer encoder on the last maps, as in hybrid ViTs
+            (arXiv:2010.11929); 0 for none. `keras_preact.encoder` has its details. Its positions
+            fit one size of images alone.
+        encoder_width: Features of each of its tokens.
+        encoder_heads: Heads of its attention.
+        encoder_mlp_ratio: Features inside its perceptrons as a multiple of its width.
+        encoder_dropout: Dropout rate after its positions and after every dense layer but those to
+            queries, keys and values.
+        encoder_drop_path: Stochastic depth of its last block; that of block l of L is
+            `encoder_drop_path * (l - 1) / (L - 1)` (arXiv:2106.10270).
         scan_units: Whether the units of a stage after its first, which are identical, run as one
             loop over stacked weights (`keras_preact.layers.StackedUnits`), so that building and
             tracing take the same time at any depth; `"auto"`: in stages of 24 units or more. Not
             where channels change from unit to unit.
-        rematerialize: Recompute the inside of those units in the backward pass instead of keeping
-            it, so that memory grows with the units' inputs alone (arXiv:1604.06174).
+        rematerialize: Recompute the inside of those units, and of an encoder's blocks, in the
+            backward pass instead of keeping it, so that memory grows with their inputs alone
+            (arXiv:1604.06174).
 
     Raises:
         ValueError: If a value is of the wrong kind or out of its range.
@@ -223,6 +243,8 @@ class Architecture:
     compression: float = 0.5
     widening: str = "stage"
     spatial: str = "conv"
+    spatial_stages: int | None = None
+    attention_heads: int = 4
     cardinality: int = 1
     res2_scale: int = 4
     stride_unit: str = "first"
@@ -256,6 +278,12 @@ class Architecture:
     drop_block: float = 0.0
     drop_block_size: int = 7
     zero_init_residual: bool = False
+    encoder_depth: int = 0
+    encoder_width: int = 768
+    encoder_heads: int = 12
+    encoder_mlp_ratio: float = 4.0
+    encoder_dropout: float = 0.0
+    encoder_drop_path: float = 0.0
     scan_units: bool | str = "auto"
     rematerialize: bool = False
 
@@ -295,9 +323,29 @@ class Architecture:
         return max(1, round(channels * self.attention_ratio))
 
     @property
+    def encoder_mlp_width(self) -> int:
+        """Features inside the encoder's perceptrons."""
+        return int(self.encoder_width * self.encoder_mlp_ratio)
+
+    @property
     def input_size(self) -> int:
         """Default height and width of the input, in pixels."""
         return STEMS[self.stem].input_size
+
+    @property
+    def sized(self) -> bool:
+        """Whether the weights fit images of one height and width alone."""
+        return self.encoder_depth > 0 or self.spatial in SIZED
+
+    @property
+    def output_rank(self) -> int:
+        """Rank of what the body gives: `keras_preact.head.MAPS` or `TOKENS`."""
+        return TOKENS if self.encoder_depth else MAPS
+
+    def stage_spatial(self, stage: int) -> str:
+        """What the units of a stage, counted from 2, have for `spatial`."""
+        count = len(self.units) if self.spatial_stages is None else self.spatial_stages
+        return self.spatial if stage > len(self.units) + 1 - count else "conv"
 
     @property
     def normalized_channels(self) -> set[int]:
@@ -305,8 +353,7 @@ class Architecture:
         channels = {self.stem_channels} | self.inside_channels
         for unit in itertools.chain(*self.stages.values()):
             channels |= {unit.shortcut_channels, unit.channels}
-        if self.spatial == "res2":
-            channels |= {inside // self.res2_scale for inside in self.inside_channels}
+        channels |= {inside // self.res2_scale for inside in self.spatial_channels("res2")}
         if STEMS[self.stem].inner:
             channels.add(int(self.stem_channels * STEMS[self.stem].inner))
         return channels
@@ -318,6 +365,16 @@ class Architecture:
             return set()
         inside = INSIDE[self.unit]
         return {inside(self, unit) for unit in itertools.chain(*self.stages.values())}
+
+    def spatial_channels(self, kind: str) -> set[int]:
+        """The numbers of channels inside bottlenecks that have `kind` for `spatial`."""
+        if self.unit != "bottleneck":
+            return set()
+        return {
+            self.bottleneck_channels(channels)
+            for stage, channels in enumerate(self.channels, 2)
+            if self.stage_spatial(stage) == kind
+        }
 
     @property
     def reached_strides(self) -> tuple[int, ...]:
@@ -361,6 +418,7 @@ class Architecture:
                         dilation_after=after * rate,
                         drop_path=self.drop_path * next(numbers) / sum(self.units),
                         rate=rate,
+                        spatial=self.stage_spatial(stage),
                     )
                 )
                 in_channels, reached, dilation = width.channels, reached * stride, after
@@ -441,6 +499,8 @@ RULES: dict[str, Rule] = {
     "compression": SHARE,
     "widening": one_of(WIDENINGS),
     "spatial": one_of(SPATIAL),
+    "spatial_stages": or_none(POSITIVE_INTEGER),
+    "attention_heads": POSITIVE_INTEGER,
     "cardinality": POSITIVE_INTEGER,
     "res2_scale": POSITIVE_INTEGER,
     "stride_unit": one_of(("first", "last")),
@@ -474,6 +534,12 @@ RULES: dict[str, Rule] = {
     "drop_block": RATE,
     "drop_block_size": POSITIVE_INTEGER,
     "zero_init_residual": BOOLEAN,
+    "encoder_depth": COUNT,
+    "encoder_width": POSITIVE_INTEGER,
+    "encoder_heads": POSITIVE_INTEGER,
+    "encoder_mlp_ratio": POSITIVE,
+    "encoder_dropout": RATE,
+    "encoder_drop_path": RATE,
     "scan_units": one_of((True, False, "auto")),
     "rematerialize": BOOLEAN,
 }
@@ -564,24 +630,24 @@ CONSTRAINTS = (
         lambda net: f"a number, or one for each of {len(net.units)} stages",
     ),
     Constraint(
-        "spatial",
-        lambda net: net.unit == "bottleneck" or net.spatial == "conv",
-        lambda net: f'"conv" with `unit="{net.unit}"`',
-    ),
-    Constraint(
         "cardinality",
         lambda net: net.unit == "bottleneck" or net.cardinality == 1,
         lambda net: f'1 with `unit="{net.unit}"`: the groups are those of a bottleneck\'s 3x3',
     ),
     Constraint(
         "res2_scale",
-        lambda net: all(inside % net.res2_scale == 0 for inside in _res2_channels(net)),
-        lambda net: f"a divisor of the channels inside the bottlenecks: {_res2_channels(net)}",
+        lambda net: all(inside % net.res2_scale == 0 for inside in net.spatial_channels("res2")),
+        lambda net: (
+            "a divisor of the channels inside the bottlenecks: "
+            f"{sorted(net.spatial_channels('res2'))}"
+        ),
     ),
     Constraint(
         "cardinality",
-        lambda net: all(width % net.cardinality == 0 for width in _spatial_widths(net)),
-        lambda net: f"a divisor of the channels of every 3x3 convolution: {_spatial_widths(net)}",
+        lambda net: all(width % net.cardinality == 0 for width in _convolved(net)),
+        lambda net: (
+            f"a divisor of the channels of every 3x3 convolution: {sorted(_convolved(net))}"
+        ),
     ),
     Constraint(
         "dilations",
@@ -592,6 +658,36 @@ CONSTRAINTS = (
         "multi_grid",
         lambda net: net.multi_grid is None or len(net.multi_grid) <= net.units[-1],
         lambda net: f"no longer than the last stage, which has {net.units[-1]} units",
+    ),
+    Constraint(
+        "spatial",
+        lambda net: net.spatial == "conv" or net.unit == "bottleneck",
+        lambda net: f'"conv" with `unit="{net.unit}"`: it stands inside a bottleneck',
+    ),
+    Constraint(
+        "spatial_stages",
+        lambda net: net.spatial_stages is None or net.spatial_stages <= len(net.units),
+        lambda net: f"None or at most {len(net.units)}, the number of stages",
+    ),
+    Constraint(
+        "attention_heads",
+        lambda net: all(
+            inside % net.attention_heads == 0 for inside in net.spatial_channels("self_attention")
+        ),
+        lambda net: (
+            "a divisor of the channels inside the bottlenecks that attend: "
+            f"{sorted(net.spatial_channels('self_attention'))}"
+        ),
+    ),
+    Constraint(
+        "encoder_heads",
+        lambda net: not net.encoder_depth or net.encoder_width % net.encoder_heads == 0,
+        lambda net: f"a divisor of `encoder_width`, {net.encoder_width}",
+    ),
+    Constraint(
+        "encoder_mlp_ratio",
+        lambda net: net.encoder_mlp_width >= 1,
+        lambda net: f"large enough to leave a feature of {net.encoder_width}",
     ),
     Constraint(
         "norm_groups",
@@ -617,19 +713,10 @@ CONSTRAINTS = (
 )
 
 
-def _res2_channels(net: Architecture) -> list[int]:
-    """Channels inside the bottlenecks that are split."""
-    if net.unit != "bottleneck" or net.spatial != "res2":
-        return []
-    return [net.bottleneck_channels(channels) for channels in net.channels]
-
-
-def _spatial_widths(net: Architecture) -> list[int]:
+def _convolved(net: Architecture) -> set[int]:
     """Channels of the 3x3 convolutions of bottlenecks."""
-    if net.unit != "bottleneck":
-        return []
-    scale = net.res2_scale if net.spatial == "res2" else 1
-    return [net.bottleneck_channels(channels) // scale for channels in net.channels]
+    split = {inside // net.res2_scale for inside in net.spatial_channels("res2")}
+    return net.spatial_channels("conv") | split
 
 
 def _check_names(names: Iterable[str]) -> None:

@@ -18,6 +18,9 @@ Names of the layers, which users go by to take a net's maps; unit u of stage s i
 - of attention `_se_…`, `_eca_…` and `_cbam_…` (`keras_preact.attention`);
 - `_concat` in dense units, and before a stage of them `stage{s}_transition_norm`, `_act`, `_conv`
   and `_pool`, with dropout under the name of each convolution and `_dropout`;
+- where self-attention stands in the place of convolution i, `_conv{i}_attention` and
+  `_conv{i}_pool`;
+- those of `keras_preact.encoder`, which begin with `encoder_`;
 - `head_norm`, `head_act`, `head_pool` and `predictions`.
 
 Units 2 to n of a stage that runs as one loop are the layer `stage{s}_unit2to{n}`;
@@ -32,12 +35,12 @@ from typing import Any
 import keras
 
 from keras_preact.architecture import Architecture
+from keras_preact.encoder import encoder
+from keras_preact.head import POOLINGS
 from keras_preact.parts import Parts
 from keras_preact.stages import check_separate_units, residual_stage, separate_units
 from keras_preact.stem import stem
 from keras_preact.weights import load_weights
-
-POOLINGS = (None, "avg", "max")
 
 
 def build(
@@ -62,12 +65,13 @@ def build(
     )
     inputs = _inputs(parts, include_top, input_tensor, input_shape)
     x = stem(inputs, parts)
-    check_separate_units(separate_units(architecture))
+    check_separate_units(separate_units(architecture) + architecture.encoder_depth)
     for units in architecture.stages.values():
         x = residual_stage(x, units, parts)
     x = parts.apply(x, parts.order.head, "head")
+    x = encoder(x, parts)
     if include_top:
-        x = parts.global_pool(x, "avg", name="head_pool")
+        x = parts.global_pool(x, name="head_pool")
         x = parts.classifier(x, classes, classifier_activation, name="predictions")
     elif pooling:
         x = parts.global_pool(x, pooling, name="head_pool")
@@ -86,8 +90,9 @@ def _check_arguments(
             "`architecture` must be a `keras_preact.Architecture`. "
             f"Received: {architecture!r} (of type {type(architecture).__name__})"
         )
-    if pooling not in POOLINGS:
-        raise ValueError(f"`pooling` must be one of {POOLINGS}. Received: {pooling!r}")
+    poolings = (None, *POOLINGS[architecture.output_rank])
+    if pooling not in poolings:
+        raise ValueError(f"`pooling` must be one of {poolings}. Received: {pooling!r}")
     if include_top and not (isinstance(classes, int) and classes > 0):
         raise ValueError(f"`classes` must be a positive integer. Received: {classes!r}")
 
@@ -106,7 +111,8 @@ def _inputs(
     if input_tensor is not None:
         return _check_input_tensor(input_tensor, input_shape, parts)
     if input_shape is None:
-        size = parts.architecture.input_size if include_top else None
+        sized = include_top or parts.architecture.sized
+        size = parts.architecture.input_size if sized else None
         input_shape = (3, size, size) if parts.channel_axis == 1 else (size, size, 3)
     _check_input_shape(tuple(input_shape), parts)
     return keras.Input(shape=input_shape)
@@ -135,6 +141,11 @@ def _check_input_shape(shape: tuple[int | None, ...], parts: Parts) -> None:
         raise ValueError(
             "`input_shape` must have three dimensions, positive integers or None. "
             f"Received: {shape}"
+        )
+    if parts.architecture.sized and None in shape:
+        raise ValueError(
+            "`input_shape` must be known in height and width for a net whose weights fit one size "
+            f"of images alone, as positions do. Received: {shape}"
         )
     if shape[parts.channel_axis - 1] is None:
         raise ValueError(

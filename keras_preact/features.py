@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_preact.layer_names import body_end, stage_numbers, stage_opening
+from keras_preact.layer_names import maps_end, stage_numbers, stage_opening
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -39,7 +39,8 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] | None = None) -
 
     A map is what the next weight layer sees: in full pre-activation the stage's output after the
     normalisation and activation that open the next stage, or after the head's. The weights are
-    shared with `model`.
+    shared with `model`. A transformer encoder's tokens are no map: the last stage's is what goes
+    into the encoder.
 
     Args:
         model: A net built by this package, or one that contains its layers.
@@ -59,7 +60,7 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] | None = None) -
             f"Received: {stages}"
         )
     outputs = {
-        f"stage{stage}": body_end(model).output
+        f"stage{stage}": maps_end(model).output
         if stage == existing[-1]
         else stage_opening(model, stage + 1).input
         for stage in stages

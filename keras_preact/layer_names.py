@@ -10,6 +10,8 @@ import keras
 _STAGE = re.compile(r"stage(?P<stage>\d+)_(unit\d+(to\d+)?(_.*)?|transition_.*)")
 # The layers after the last stage's units.
 HEAD = ("head_norm", "head_act", "head_pool", "predictions")
+_ENCODER = "encoder_"
+_BLOCK = re.compile(r"encoder_block(?P<block>\d+)(_.*)?")
 
 
 def stage_of(layer_name: str) -> int | None:
@@ -49,8 +51,25 @@ def stage_opening(model: keras.Model, stage: int) -> keras.layers.Layer:
     return next(layer for layer in model.layers if layer.name in names)
 
 
+def in_encoder(layer_name: str) -> bool:
+    """Whether a layer is of the transformer encoder that follows the last stage."""
+    return layer_name.startswith(_ENCODER)
+
+
+def block_of(layer_name: str) -> int | None:
+    """Number of the encoder's block that a layer is in; None for any other layer."""
+    match = _BLOCK.fullmatch(layer_name)
+    return int(match["block"]) if match else None
+
+
 def body_end(model: keras.Model) -> keras.layers.Layer:
-    """The layer whose output is a net's last maps, which its pooling takes."""
+    """The layer whose output a net's pooling takes: its last maps, or its encoder's tokens."""
+    end = maps_end(model)
+    return next((layer for layer in model.layers if layer.name == "encoder_norm"), end)
+
+
+def maps_end(model: keras.Model) -> keras.layers.Layer:
+    """The layer whose output is a net's last maps."""
     last = stage_numbers(model)[-1]
     return [
         layer

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import keras
+
+from keras_preact.layers import SelfAttention2D
 from keras_preact.res2 import Res2
 
 if TYPE_CHECKING:
@@ -97,6 +100,33 @@ class Depthwise:
         )
 
 
+@dataclass(frozen=True)
+class SelfAttention:
+    """Self-attention between all pixels, then average pooling where the maps shrink.
+
+    Attributes:
+        filters: Output channels.
+        heads: Number of heads.
+        stride: Factor by which height and width shrink.
+    """
+
+    filters: int
+    heads: int
+    stride: int = 1
+
+    def __call__(
+        self, x: Any, parts: Parts, *, normalized: bool, zero_init: bool, name: str
+    ) -> Any:
+        common = {"data_format": parts.data_format, "dtype": parts.dtype}
+        x = SelfAttention2D(self.filters, self.heads, **common, name=f"{name}_attention")(x)
+        if self.stride == 1:
+            return x
+        pool = keras.layers.AveragePooling2D(
+            2, self.stride, padding="same", **common, name=f"{name}_pool"
+        )
+        return pool(x)
+
+
 def _convolution(
     architecture: Architecture, unit: Unit, filters: int, stride: int, dilation: int
 ) -> Operation:
@@ -116,8 +146,18 @@ def _res2(
     )
 
 
+def _self_attention(
+    architecture: Architecture, unit: Unit, filters: int, stride: int, dilation: int
+) -> Operation:
+    # Every pixel sees every other: there is nothing to dilate.
+    return SelfAttention(filters, architecture.attention_heads, stride)
+
+
 # What looks at a pixel's neighbours in a bottleneck, by `Architecture.spatial`.
 SPATIAL: dict[str, Callable[[Architecture, Unit, int, int, int], Operation]] = {
     "conv": _convolution,
     "res2": _res2,
+    "self_attention": _self_attention,
 }
+# Those whose weights fit maps of one size alone.
+SIZED = ("self_attention",)

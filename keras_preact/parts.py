@@ -246,8 +246,8 @@ class Parts:
         """Some of the channels."""
         return SliceChannels(start, stop, self.channel_axis, dtype=self.dtype, name=name)(x)
 
-    def global_pool(self, x: Any, kind: str, *, name: str) -> Any:
-        """Mean (`"avg"`) or maximum (`"max"`) over height and width."""
+    def global_pool(self, x: Any, kind: str | None = None, *, name: str) -> Any:
+        """One vector an image, from maps or tokens; what a classifier takes by default."""
         return head.global_pool(x, kind, self.data_format, self.dtype, name)
 
     def classifier(self, x: Any, classes: int, activation: Any, *, name: str) -> Any:

@@ -49,6 +49,10 @@ def is_positive_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
+def _is_count(value: Any) -> bool:
+    return value == 0 and type(value) is int or is_positive_integer(value)
+
+
 def are_positive_integers(values: Any) -> bool:
     """Whether a value is a sequence, not empty, of integers above 0."""
     return (
@@ -83,6 +87,7 @@ def _is_activation(value: Any) -> bool:
 
 BOOLEAN = one_of((True, False))
 POSITIVE_INTEGER = Rule(is_positive_integer, "a positive integer")
+COUNT = Rule(_is_count, "an integer of at least 0")
 A_VALUE_EACH_STAGE = Rule(
     are_positive_integers, "a sequence of positive integers, one for each stage"
 )

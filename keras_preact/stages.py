@@ -23,6 +23,7 @@ from keras_preact.architecture import Architecture, Unit
 from keras_preact.dense import DENSE_UNITS, dense_unit
 from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.layers.stacked_units import RATE_INPUT, TEMPLATE_PREFIX, stack_name
+from keras_preact.operations import SIZED
 from keras_preact.parts import Parts
 from keras_preact.units import residual_unit
 
@@ -105,19 +106,28 @@ def _but_name_and_rate(unit: Unit) -> Unit:
 
 
 def _separate(x: Any, unit: Unit, parts: Parts) -> Any:
-    architecture = parts.architecture
-    if not architecture.rematerialize and sum(architecture.units) <= FLAT_UNITS:
+    if not nests(parts.architecture):
         return _unit(x, unit, parts)
-    inputs = _unit_input(unit, parts)
-    nested = keras.Model(inputs, _unit(inputs, unit, parts), name=unit.name)
-    if architecture.rematerialize:
-        nested = Rematerialized(nested, dtype=parts.dtype, name=unit.name)
-    return nested(x)
+    inputs = _unit_input(x, unit, parts)
+    return nested(x, keras.Model(inputs, _unit(inputs, unit, parts), name=unit.name), parts)
+
+
+def nests(architecture: Architecture) -> bool:
+    """Whether separate units, and the blocks of an encoder, are models of their own."""
+    steps = sum(architecture.units) + architecture.encoder_depth
+    return architecture.rematerialize or steps > FLAT_UNITS
+
+
+def nested(x: Any, model: keras.Model, parts: Parts) -> Any:
+    """Apply a nested model, one that is computed again in the backward pass where asked for."""
+    if parts.architecture.rematerialize:
+        return Rematerialized(model, dtype=parts.dtype, name=model.name)(x)
+    return model(x)
 
 
 def _stacked(x: Any, units: Sequence[Unit], parts: Parts) -> Any:
     unit = dataclasses.replace(units[0], name=TEMPLATE_PREFIX.rstrip("_"))
-    x_input = inputs = _unit_input(unit, parts)
+    x_input = inputs = _unit_input(x, unit, parts)
     if unit.drop_path:
         rate = keras.Input(batch_shape=(), dtype="float32", name=RATE_INPUT)
         parts = _TemplateParts(**vars(parts), rate=rate)
@@ -134,8 +144,8 @@ def _stacked(x: Any, units: Sequence[Unit], parts: Parts) -> Any:
     return layer(x)
 
 
-def _unit_input(unit: Unit, parts: Parts) -> Any:
-    shape = [None, None, None]
+def _unit_input(x: Any, unit: Unit, parts: Parts) -> Any:
+    shape = list(x.shape[1:]) if unit.spatial in SIZED else [None, None, None]
     shape[parts.channel_axis - 1] = unit.in_channels
     return keras.Input(tuple(shape), dtype=parts.dtype.compute_dtype, name=f"{unit.name}_input")
 

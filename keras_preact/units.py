@@ -31,7 +31,7 @@ def basic(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
 def bottleneck(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
     """1x1 to fewer channels, 3x3 or what else is in `SPATIAL`, 1x1 back (arXiv:1603.05027)."""
     inside = architecture.bottleneck_channels(unit.channels)
-    spatial = SPATIAL[architecture.spatial]
+    spatial = SPATIAL[unit.spatial]
     if architecture.stride_in == "first_conv":
         first = Convolution(inside, 1, unit.stride)
         second = spatial(architecture, unit, inside, 1, unit.dilation_after)

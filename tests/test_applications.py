@@ -81,7 +81,7 @@ def test_kernels_of_1001_layers_are_the_papers_count():
 @pytest.mark.parametrize("name", keras_preact.list_architectures("*net[0-9]*"))
 def test_depth_in_the_name_counts_the_weight_layers(name):
     builder = keras_preact.BUILDERS[name]
-    depth = int(re.search(r"(?:Net|NeXt|RS)(?:BC)?(\d+)", name)[1])
+    depth = int(re.search(r"(?:Net|NeXt|RS|_R)(?:BC)?(\d+)", name)[1])
     architecture = builder.architecture
     per_unit = {"basic": 2, "bottleneck": 3, "dense": 2}[architecture.unit]
     # Wide nets count the first unit's projections of the three stages as one layer each, less one

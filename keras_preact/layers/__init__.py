@@ -16,10 +16,14 @@ from keras_preact.layers.norm import BatchNormalization
 from keras_preact.layers.pad_channels import PadChannels
 from keras_preact.layers.rematerialized import Rematerialized
 from keras_preact.layers.scale_shift import ScaleShift
+from keras_preact.layers.self_attention_2d import SelfAttention2D
 from keras_preact.layers.shake_drop import ShakeDrop
 from keras_preact.layers.slice_channels import SliceChannels
 from keras_preact.layers.stacked_units import StackedUnits
 from keras_preact.layers.standardized_conv import StandardizedConv2D
+from keras_preact.layers.token_attention import TokenAttention
+from keras_preact.layers.token_embedding import TokenEmbedding
+from keras_preact.layers.token_pooling import TokenPooling
 
 __all__ = [
     "AveragePooling2D",
@@ -42,4 +46,10 @@ __all__ = [
     "StackedUnits",
     "StandardizedConv2D",
     "StandardizedDepthwiseConv2D",
+    "SelfAttention2D",
+    "StackedUnits",
+    "StandardizedConv2D",
+    "TokenAttention",
+    "TokenEmbedding",
+    "TokenPooling",
 ]

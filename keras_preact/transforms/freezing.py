@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_preact.layer_names import HEAD, stage_numbers, stage_of
+from keras_preact.layer_names import HEAD, in_encoder, stage_numbers, stage_of
 
 
 def freeze(model: keras.Model, up_to_stage: int) -> int:
@@ -15,7 +15,8 @@ def freeze(model: keras.Model, up_to_stage: int) -> int:
 
     Frozen norms normalise by their moving statistics, which stay as they are, in training too.
     Dropout and stochastic depth go on. The last stage takes the norm that closes it, `head_norm`,
-    with it, so that freezing up to it leaves `predictions` alone to train: a linear probe.
+    with it, so that freezing up to it leaves `predictions` alone to train: a linear probe. A
+    transformer encoder counts as one more stage after the last.
 
     Each call sets every layer anew: `freeze(model, 3)` after `freeze(model, 4)` lets stage 4 train
     again. Call `model.compile` afterwards: Keras reads what trains when it compiles.
@@ -32,10 +33,13 @@ def freeze(model: keras.Model, up_to_stage: int) -> int:
         ValueError: If the model is no such net, or has no stage of that number.
     """
     stages = stage_numbers(model)
+    last = stages[-1]
+    if any(in_encoder(layer.name) for layer in model.layers):
+        stages = (*stages, last + 1)
     _check_stage(model, up_to_stage, stages)
     trainable = _parameters(_unfrozen(model))
     for layer in model.layers:
-        if (_closing_stage(layer.name, stages[-1]) or math.inf) <= up_to_stage:
+        if (_closing_stage(layer.name, last) or math.inf) <= up_to_stage:
             layer.trainable = False
     return trainable - _parameters(model)
 
@@ -58,6 +62,8 @@ def _unfrozen(model: keras.Model) -> keras.Model:
 
 def _closing_stage(name: str, last: int) -> int | None:
     """The stage that a layer is frozen with."""
+    if in_encoder(name):
+        return last + 1
     return last if name in HEAD[:-1] else stage_of(name)
 
 

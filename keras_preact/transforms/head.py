@@ -21,8 +21,8 @@ def replace_head(
     The body's layers are those of `model`, not copies: training or freezing them in one model does
     so in both, and memory holds them once. For a body of its own, start from
     `keras.models.clone_model(model)` with `model`'s weights. `predictions` is new and starts as in
-    a new net. A net without the top gets one: its pooling, or the mean where it has none, and
-    `predictions`.
+    a new net. A net without the top gets one: its pooling, or what a new net has where it has none
+    (the mean, or a transformer encoder's class token), and `predictions`.
 
     Args:
         model: A net built by this package, with or without its top.
@@ -68,4 +68,4 @@ def _pooled(model: Any) -> Any:
         return end.input
     if end.name == "head_pool":
         return end.output
-    return global_pool(end.output, "avg", data_format(model), end.dtype_policy, name="head_pool")
+    return global_pool(end.output, None, data_format(model), end.dtype_policy, name="head_pool")

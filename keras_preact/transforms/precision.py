@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 
+from keras_preact.layer_names import in_encoder
 from keras_preact.transforms.config import Config, functional_config
 from keras_preact.weights.named import named_weights, set_named_weights
 
@@ -11,8 +12,8 @@ from keras_preact.weights.named import named_weights, set_named_weights
 def with_dtype(model: keras.Model, dtype: str) -> keras.Model:
     """The same net under another dtype policy.
 
-    As when a net is built with the policy, dense layers compute in the dtype of their weights, so
-    that class scores are float32 in mixed precision.
+    As when a net is built with the policy, dense layers but those of a transformer encoder compute
+    in the dtype of their weights, so that class scores are float32 in mixed precision.
 
     Args:
         model: A functional model without stacked units.
@@ -39,7 +40,7 @@ def _set_dtype(config: Config, policy: keras.DTypePolicy, nested: bool) -> None:
             if nested:
                 layer["config"]["dtype"] = policy.compute_dtype
             continue
-        if layer["class_name"] == "Dense":
+        if layer["class_name"] == "Dense" and not in_encoder(layer["config"]["name"]):
             own = keras.DTypePolicy(policy.variable_dtype)
         if "input_layers" in layer["config"]:
             layer.pop("build_config", None)

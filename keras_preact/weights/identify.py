@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -134,13 +135,24 @@ def _model(named: NamedWeights, name: str) -> keras.Model:
     model = builders[name](
         include_top=head is not None,
         weights=None,
-        input_shape=(None, None, stem.shape[-2]),
+        input_shape=(*_size(named, builders[name].architecture), stem.shape[-2]),
         data_format="channels_last",
         dtype="float32",
         **({} if head is None else {"classes": head["0"].shape[-1]}),
     )
     set_named_weights(model, named)
     return model
+
+
+def _size(named: NamedWeights, architecture: Architecture) -> tuple[int | None, int | None]:
+    """Height and width of the images that weights fit; None where they fit any."""
+    if not architecture.sized:
+        return None, None
+    if "encoder_tokens" not in named:
+        return architecture.input_size, architecture.input_size
+    tokens = named["encoder_tokens"]["1"].shape[1] - 1
+    size = math.isqrt(tokens) * architecture.reached_strides[-1]
+    return size, size
 
 
 def _builders() -> dict:

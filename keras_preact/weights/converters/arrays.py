@@ -14,6 +14,7 @@ _ORDERS = (
     ("kernel", "bias"),
     ("gamma", "beta", "moving_mean", "moving_variance"),
     ("gamma", "beta", "v"),
+    ("class_token", "positions"),
 )
 
 

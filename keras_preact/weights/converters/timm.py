@@ -1,4 +1,4 @@
-"""timm's `resnetv2` checkpoints: a `.safetensors` file of PyTorch tensors."""
+"""timm's `resnetv2` and hybrid `vit` checkpoints: a `.safetensors` file of PyTorch tensors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,28 @@ from keras_preact.weights.named import NamedWeights
 
 _STEM = re.compile(r"stem\.(?P<part>(?:conv|norm)\d?)")
 _UNIT = re.compile(
-    r"stages\.(?P<stage>\d+)\.blocks\.(?P<unit>\d+)\.(?P<part>(?:conv|norm)\d|downsample\.conv)"
+    r"stages\.(?P<stage>\d+)\.blocks\.(?P<unit>\d+)\.(?P<part>(?:conv|norm)\d|downsample\.(?:conv|norm))"
 )
+_UNIT_PARTS = {"downsample.conv": "shortcut", "downsample.norm": "shortcut_norm"}
 _FIXED = {"norm": "head_norm", "head.fc": "predictions"}
+# A hybrid ViT: its maps come from a net in the original order, whose norms follow convolutions.
+_HYBRID = "patch_embed.backbone."
+_NORM_AFTER = re.compile(r"\.norm(?P<number>\d)\.")
+_BLOCK = re.compile(r"blocks\.(?P<block>\d+)\.(?P<part>.*)")
+_BLOCK_PARTS = {
+    "norm1": "norm1",
+    "attn.qkv": "qkv",
+    "attn.proj": "proj",
+    "norm2": "norm2",
+    "mlp.fc1": "mlp1",
+    "mlp.fc2": "mlp2",
+}
+_HYBRID_FIXED = {
+    "patch_embed.proj": "encoder_proj",
+    "norm": "encoder_norm",
+    "head": "predictions",
+}
+_TOKENS = {"cls_token": "class_token", "pos_embed": "positions"}
 _NORM_VARIABLES = {
     "weight": "gamma",
     "bias": "beta",
@@ -56,22 +75,47 @@ def read(path: str | os.PathLike) -> NamedWeights:
         for name, array in tensors.items()
         if not name.endswith(_COUNTER)
     )
-    return by_layer(arrays, _rename, path)
+    hybrid = any(name.startswith(_HYBRID) for name in tensors)
+    return by_layer(arrays, _rename_hybrid if hybrid else _rename, path)
 
 
 def _channels_last(array: np.ndarray) -> np.ndarray:
     """Kernels `(out, in, height, width)` as Keras has them; matrices `(out, in)` likewise."""
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+    axes = {4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim)
+    return array.transpose(axes) if axes else array
 
 
 def _rename(name: str) -> tuple[str, str] | None:
     module, _, variable = name.rpartition(".")
     if match := _UNIT.fullmatch(module):
-        part = match["part"].replace("downsample.conv", "shortcut")
+        part = _UNIT_PARTS.get(match["part"], match["part"])
         layer = f"stage{int(match['stage']) + 2}_unit{int(match['unit']) + 1}_{part}"
     elif match := _STEM.fullmatch(module):
         layer = f"stem_{match['part']}"
     else:
         layer = _FIXED.get(module)
+    return _with_variable(layer, module, variable)
+
+
+def _rename_hybrid(name: str) -> tuple[str, str] | None:
+    if name in _TOKENS:
+        return "encoder_tokens", _TOKENS[name]
+    if name.startswith(_HYBRID):
+        return _rename(_NORM_AFTER.sub(_later, name.removeprefix(_HYBRID)))
+    module, _, variable = name.rpartition(".")
+    if match := _BLOCK.fullmatch(module):
+        part = _BLOCK_PARTS.get(match["part"])
+        layer = part and f"encoder_block{int(match['block']) + 1}_{part}"
+    else:
+        layer = _HYBRID_FIXED.get(module)
+    return _with_variable(layer, module, variable)
+
+
+def _later(norm: re.Match) -> str:
+    """The norm after convolution i stands before convolution i + 1, whose number it has here."""
+    return f".norm{int(norm['number']) + 1}."
+
+
+def _with_variable(layer: str | None, module: str, variable: str) -> tuple[str, str] | None:
     variables = _NORM_VARIABLES if "norm" in module else _CONV_VARIABLES
     return (layer, variables[variable]) if layer and variable in variables else None
