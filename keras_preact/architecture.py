@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from keras_preact.convolutions import CONVOLUTIONS
+from keras_preact.gains import activation_gain
 from keras_preact.norms import NORMS
-from keras_preact.orders import ORDERS
+from keras_preact.orders import ORDERS, Order
+from keras_preact.residual_scaling import RESIDUAL_SCALINGS, with_input_scales
 from keras_preact.rules import (
     A_VALUE_EACH_STAGE,
     ACTIVATION,
@@ -44,6 +48,7 @@ class Unit:
         dilation: Spacing of the kernels' pixels before the unit's stride, and where that stands.
         dilation_after: The same after it: more, where dilation replaces the stride.
         drop_path: Probability that training drops the residual branch of an example.
+        input_scale: What the branch multiplies its input by.
     """
 
     name: str
@@ -54,6 +59,7 @@ class Unit:
     dilation: int
     dilation_after: int
     drop_path: float
+    input_scale: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +91,12 @@ class Architecture:
         shortcut_scale: The factor of a scaled shortcut.
         gate_bias: What the gates' biases start at: below 0, the shortcut is nearly an identity.
         shortcut_dropout: The rate of a shortcut's dropout.
+        residual_scaling: How branches are scaled, for nets with `norm="none"`: `"skip_init"` (by
+            one learned number that starts at 0: arXiv:2002.10444), `"norm_free"` (the unit is
+            `x + residual_scale * f(x / beta)`, beta being the standard deviation expected at its
+            input: NF-ResNet, arXiv:2101.08692, which goes with `weight_standardization="scaled"`),
+            `"norm_free_skip_init"` (both) or None.
+        residual_scale: What a norm-free unit multiplies its branch by, the paper's alpha.
         output_stride: Pixels of the input to one of the last maps: from where a stage's stride
             would go beyond it, dilation replaces the strides (arXiv:1706.05587). The weights stay
             the same. None for the product of the strides.
@@ -93,13 +105,18 @@ class Architecture:
         stem_channels: Output channels of the stem.
         zero_pad_pool: Whether the stem's pooling counts its padding as zeros (TF-slim, BiT)
             instead of leaving it out.
-        norm: Normalisation: `"batch"`, `"group"` (arXiv:1803.08494) or `"evonorm_s0"`
-            (arXiv:2004.02967), which contains an activation: its `activation` is `"linear"`.
+        norm: Normalisation: `"batch"`; `"group"` (arXiv:1803.08494); `"layer"`, over the channels
+            of each pixel (as in arXiv:2201.03545; over whole images it is `"group"` with one
+            group); `"evonorm_s0"` (arXiv:2004.02967) or `"frn"` (filter response normalisation,
+            arXiv:1911.09737), which contain an activation: their `activation` is `"linear"`; or
+            `"none"`.
         norm_groups: Groups of channels of group normalisation and EvoNorm-S0.
         norm_momentum: Momentum of the moving statistics of batch normalisation.
         norm_epsilon: Added to the variance.
         weight_standardization: Whether the convolutions' kernels are used with mean 0 and variance
-            1 over each output channel (arXiv:1903.10520).
+            1 over each output channel (arXiv:1903.10520); `"scaled"`: with variance
+            `(gain * activation's gain)**2 / fan_in`, where the gain is learned, so that the
+            variance of activations stays as it is (arXiv:2101.08692).
         activation: Name of a Keras activation.
         padding: `"fixed"`: half the kernel on every side, whatever the stride (Torch, PyTorch);
             `"same"`: TensorFlow's rule, which pads bottom and right more where a stride is even.
@@ -135,6 +152,8 @@ class Architecture:
     shortcut_scale: float = 0.5
     gate_bias: float = -6.0
     shortcut_dropout: float = 0.5
+    residual_scaling: str | None = None
+    residual_scale: float = 0.2
     output_stride: int | None = None
     stem: str = "imagenet"
     stem_channels: int = 64
@@ -143,7 +162,7 @@ class Architecture:
     norm_groups: int = 32
     norm_momentum: float = 0.9
     norm_epsilon: float = 1e-5
-    weight_standardization: bool = False
+    weight_standardization: bool | str = False
     activation: str = "relu"
     padding: str = "fixed"
     use_bias: bool | str = False
@@ -228,7 +247,10 @@ class Architecture:
                 )
                 in_channels, reached, dilation = channels, reached * stride, after
             stages[stage] = tuple(units)
-        return stages
+        scaled = iter(with_input_scales(itertools.chain(*stages.values()), self))
+        return {
+            stage: tuple(itertools.islice(scaled, len(units))) for stage, units in stages.items()
+        }
 
     def scans(self, units: tuple[Unit, ...]) -> bool:
         """Whether the units of a stage, after its first, run as one loop."""
@@ -300,6 +322,8 @@ RULES: dict[str, Rule] = {
     "shortcut_scale": NUMBER,
     "gate_bias": NUMBER,
     "shortcut_dropout": RATE,
+    "residual_scaling": one_of(RESIDUAL_SCALINGS),
+    "residual_scale": POSITIVE,
     "output_stride": or_none(POSITIVE_INTEGER),
     "stem": one_of(STEMS),
     "stem_channels": POSITIVE_INTEGER,
@@ -308,7 +332,7 @@ RULES: dict[str, Rule] = {
     "norm_groups": POSITIVE_INTEGER,
     "norm_momentum": RATE,
     "norm_epsilon": POSITIVE,
-    "weight_standardization": BOOLEAN,
+    "weight_standardization": one_of(CONVOLUTIONS),
     "activation": ACTIVATION,
     "padding": one_of(("fixed", "same")),
     "use_bias": one_of((True, False, "unnormalized")),
@@ -319,11 +343,20 @@ RULES: dict[str, Rule] = {
     "rematerialize": BOOLEAN,
 }
 
+_ACTIVATION_FIRST = Order(first=("act",), between=("act",), head=("act",))
+
 CONSTRAINTS = (
     Constraint(
         "activation",
         lambda net: net.activation == "linear" or not NORMS[net.norm].activates,
         lambda net: f'"linear" with `norm="{net.norm}"`, which contains an activation',
+    ),
+    Constraint(
+        "activation",
+        lambda net: (
+            net.weight_standardization != "scaled" or math.isfinite(activation_gain(net.activation))
+        ),
+        lambda net: 'a function of each value by itself with `weight_standardization="scaled"`',
     ),
     Constraint(
         "bottleneck_ratio",
@@ -347,6 +380,29 @@ CONSTRAINTS = (
         "output_stride",
         lambda net: net.output_stride is None or net.output_stride in net.reached_strides,
         lambda net: f"None or a stride that the net reaches: {sorted(set(net.reached_strides))}",
+    ),
+    Constraint(
+        "order",
+        lambda net: (
+            not RESIDUAL_SCALINGS[net.residual_scaling].tracks_variance
+            or ORDERS[net.order].without_norms() == _ACTIVATION_FIRST
+        ),
+        lambda net: (
+            '"full_preactivation" or "relu_only_preactivation" with '
+            f'`residual_scaling="{net.residual_scaling}"`, which expects an activation before '
+            "every convolution and none after the last"
+        ),
+    ),
+    Constraint(
+        "shortcut",
+        lambda net: (
+            not RESIDUAL_SCALINGS[net.residual_scaling].tracks_variance
+            or net.shortcut == "identity"
+        ),
+        lambda net: (
+            f'"identity" with `residual_scaling="{net.residual_scaling}"`, which works out the '
+            "variance that it hands on"
+        ),
     ),
     Constraint(
         "zero_init_residual",

@@ -6,7 +6,8 @@ and so on to `stem_conv3`); in unit u of stage s, counted from 1 and 2 as in the
 `_drop_path` and `_add`; in other orders than full pre-activation also `stem_norm`, `stem_act`,
 `_shortcut_norm`, `_sum_norm` and `_sum_act`, and around other shortcuts than the identity
 `_shortcut_scale`, `_branch_scale`, `_gate`, `_gate_rest`, `_shortcut_gated`, `_branch_gated` and
-`_shortcut_dropout`; then `head_norm`, `head_act`, `head_pool` and `predictions`. Units 2 to n
+`_shortcut_dropout`; around branches that are scaled `_input_scale`, `_skip_init` and
+`_residual_scale`; then `head_norm`, `head_act`, `head_pool` and `predictions`. Units 2 to n
 of a stage that runs as one loop are the layer `stage{s}_unit2to{n}`; `keras_preact.stages` has
 every form.
 """

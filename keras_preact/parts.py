@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from keras_preact import head
-from keras_preact.layers import Conv2D, DropPath, MaxPooling2D, StandardizedConv2D
+from keras_preact.convolutions import CONVOLUTIONS
+from keras_preact.layers import MaxPooling2D
+from keras_preact.layers.unit_numbers import UNIT_NUMBERS
 from keras_preact.norms import NORMS
 from keras_preact.orders import ORDERS, Order
 
 if TYPE_CHECKING:
     from keras_preact.architecture import Architecture
-
-# He initialisation of the papers' code: deviation sqrt(2 / (k * k * channels out)).
-_HE_FAN_OUT = {"scale": 2.0, "mode": "fan_out", "distribution": "untruncated_normal"}
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,9 @@ class Parts:
 
     @property
     def order(self) -> Order:
-        """Where normalisation and activation stand."""
-        return ORDERS[self.architecture.order]
+        """Where normalisation, if the net has any, and activation stand."""
+        order = ORDERS[self.architecture.order]
+        return order if NORMS[self.architecture.norm].layer else order.without_norms()
 
     @property
     def channel_axis(self) -> int:
@@ -62,20 +62,16 @@ class Parts:
         `normalized` says that a normalisation follows; the options are those of the layer.
         """
         architecture = self.architecture
-        convolution = StandardizedConv2D if architecture.weight_standardization else Conv2D
         use_bias = architecture.use_bias is True
         use_bias |= architecture.use_bias == "unnormalized" and not normalized
-        layer = convolution(
-            filters,
-            kernel_size,
+        layer = CONVOLUTIONS[architecture.weight_standardization](
+            architecture,
+            zero_init,
+            filters=filters,
+            kernel_size=kernel_size,
             strides=stride,
             dilation_rate=dilation,
             padding=architecture.padding,
-            kernel_initializer=(
-                keras.initializers.Zeros()
-                if zero_init
-                else keras.initializers.VarianceScaling(**_HE_FAN_OUT)
-            ),
             data_format=self.data_format,
             dtype=self.dtype,
             name=name,
@@ -119,7 +115,17 @@ class Parts:
 
     def drop_path(self, x: Any, rate: float, *, name: str) -> Any:
         """Stochastic depth at the unit's rate; nothing where that is 0."""
-        return DropPath(rate, dtype=self.dtype, name=name)(x) if rate else x
+        return self.unit_number(x, "drop_path", rate, name=name)
+
+    def unit_number(self, x: Any, field: str, value: float, *, name: str) -> Any:
+        """The layer that a unit's own number sets; nothing where that is neutral.
+
+        Where units are stacked, the number comes from outside the unit.
+        """
+        number = UNIT_NUMBERS[field]
+        if value == number.neutral:
+            return x
+        return number.layer(value, dtype=self.dtype, name=name)(x)
 
     def add(self, shortcut: Any, branch: Any, *, name: str) -> Any:
         """The addition that ends a unit."""

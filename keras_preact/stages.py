@@ -19,8 +19,9 @@ from typing import Any
 import keras
 
 from keras_preact.architecture import Unit
-from keras_preact.layers import DropPath, Rematerialized, StackedUnits
-from keras_preact.layers.stacked_units import RATE_INPUT, TEMPLATE_PREFIX, stack_name
+from keras_preact.layers import Rematerialized, StackedUnits
+from keras_preact.layers.stacked_units import TEMPLATE_PREFIX, stack_name
+from keras_preact.layers.unit_numbers import UNIT_NUMBERS
 from keras_preact.parts import Parts
 from keras_preact.units import residual_unit
 
@@ -61,7 +62,7 @@ def residual_stage(x: Any, units: tuple[Unit, ...], parts: Parts) -> Any:
     """
     first, *others = units
     x = residual_unit(x, first, parts)
-    for _, run in itertools.groupby(others, key=_but_name_and_rate):
+    for _, run in itertools.groupby(others, key=_but_name_and_numbers):
         run = list(run)
         if len(run) > 1 and parts.architecture.scans(units):
             x = _stacked(x, run, parts)
@@ -73,8 +74,9 @@ def residual_stage(x: Any, units: tuple[Unit, ...], parts: Parts) -> Any:
     return x
 
 
-def _but_name_and_rate(unit: Unit) -> Unit:
-    return dataclasses.replace(unit, name="", drop_path=0.0)
+def _but_name_and_numbers(unit: Unit) -> Unit:
+    neutral = {field: number.neutral for field, number in UNIT_NUMBERS.items()}
+    return dataclasses.replace(unit, name="", **neutral)
 
 
 def _separate(x: Any, unit: Unit, parts: Parts) -> Any:
@@ -90,16 +92,22 @@ def _separate(x: Any, unit: Unit, parts: Parts) -> Any:
 
 def _stacked(x: Any, units: list[Unit], parts: Parts) -> Any:
     unit = dataclasses.replace(units[0], name=TEMPLATE_PREFIX.rstrip("_"))
-    x_input = inputs = _unit_input(unit, parts)
-    if unit.drop_path:
-        rate = keras.Input(batch_shape=(), dtype="float32", name=RATE_INPUT)
-        parts = _TemplateParts(**vars(parts), rate=rate)
-        inputs = [x_input, rate]
+    x_input = _unit_input(unit, parts)
+    values = {field: [getattr(each, field) for each in units] for field in UNIT_NUMBERS}
+    values = {
+        field: each for field, each in values.items() if set(each) != {UNIT_NUMBERS[field].neutral}
+    }
+    numbers = {
+        field: keras.Input(batch_shape=(), dtype="float32", name=UNIT_NUMBERS[field].input)
+        for field in values
+    }
+    parts = _TemplateParts(**vars(parts), numbers=numbers)
     names = [each.name for each in units]
+    output = residual_unit(x_input, unit, parts)
     layer = StackedUnits(
-        keras.Model(inputs, residual_unit(x_input, unit, parts), name="unit"),
+        keras.Model([x_input, *numbers.values()] if numbers else x_input, output, name="unit"),
         unit_names=names,
-        drop_path=[each.drop_path for each in units] if unit.drop_path else None,
+        **values,
         rematerialize=parts.architecture.rematerialize,
         dtype=parts.dtype,
         name=stack_name(names),
@@ -115,10 +123,14 @@ def _unit_input(unit: Unit, parts: Parts) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class _TemplateParts(Parts):
-    """Makes the layers of a template, whose drop path rate is a tensor."""
+    """Makes the layers of a template, to which the units' own numbers are tensors."""
 
-    rate: Any
+    numbers: dict[str, Any]
 
-    def drop_path(self, x: Any, rate: float, *, name: str) -> Any:
-        """Stochastic depth at the rate that the template is given."""
-        return DropPath(0.0, dtype=self.dtype, name=name)(x, rate=self.rate)
+    def unit_number(self, x: Any, field: str, value: float, *, name: str) -> Any:
+        """The layer, with the number that the template is given."""
+        if field not in self.numbers:
+            return x
+        number = UNIT_NUMBERS[field]
+        layer = number.layer(number.neutral, dtype=self.dtype, name=name)
+        return layer(x, **{number.option: self.numbers[field]})

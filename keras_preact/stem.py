@@ -56,10 +56,12 @@ def _single(x: Any, parts: Parts, kernel_size: int, stride: int) -> Any:
 
 def _deep(x: Any, parts: Parts) -> Any:
     steps, channels = parts.order.stem, parts.architecture.stem_channels
-    x = parts.conv(x, channels // 2, 3, 2, normalized=True, name="stem_conv1")
-    x = parts.apply(x, ("norm", "act"), "stem", 1)
-    x = parts.conv(x, channels // 2, 3, normalized=True, name="stem_conv2")
-    x = parts.apply(x, ("norm", "act"), "stem", 2)
+    between = parts.order.between
+    normalized = "norm" in between
+    x = parts.conv(x, channels // 2, 3, 2, normalized=normalized, name="stem_conv1")
+    x = parts.apply(x, between, "stem", 1)
+    x = parts.conv(x, channels // 2, 3, normalized=normalized, name="stem_conv2")
+    x = parts.apply(x, between, "stem", 2)
     x = parts.conv(x, channels, 3, normalized="norm" in steps, name="stem_conv3")
     x = parts.apply(x, steps, "stem", 3)
     return parts.max_pool(x, 3, 2, name="stem_pool")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_preact.operations import Convolution, Operation
 from keras_preact.parts import Parts
+from keras_preact.residual_scaling import scale_branch, scale_input
 from keras_preact.shortcuts import shortcut
 
 if TYPE_CHECKING:
@@ -42,8 +43,11 @@ UNITS: dict[str, Callable[[Architecture, Unit], tuple[Operation, ...]]] = {
     "bottleneck": bottleneck,
 }
 
+# What a unit's input goes through on its way to the branch, and to a projecting shortcut, before
+# every other step; an identity shortcut takes the input as it is.
+BRANCH_STARTS: tuple[Callable[[Any, Unit, Parts], Any], ...] = (scale_input,)
 # What a branch goes through after its operations, in this order.
-BRANCH_ENDS: tuple[Callable[[Any, Unit, Parts], Any], ...] = ()
+BRANCH_ENDS: tuple[Callable[[Any, Unit, Parts], Any], ...] = (scale_branch,)
 
 
 def residual_unit(x: Any, unit: Unit, parts: Parts) -> Any:
@@ -61,7 +65,10 @@ def residual_unit(x: Any, unit: Unit, parts: Parts) -> Any:
     Returns:
         A tensor with `unit.channels` channels, height and width divided by `unit.stride`.
     """
-    activated = parts.apply(x, parts.order.first, unit.name, 1)
+    activated = x
+    for start in BRANCH_STARTS:
+        activated = start(activated, unit, parts)
+    activated = parts.apply(activated, parts.order.first, unit.name, 1)
     branch = residual_branch(activated, unit, parts)
     x, branch = shortcut(x, activated, branch, unit, parts)
     x = parts.add(x, branch, name=f"{unit.name}_add")

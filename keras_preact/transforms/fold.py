@@ -16,7 +16,6 @@ from keras_preact.layers import (
     Rematerialized,
     ScaleShift,
     StackedUnits,
-    StandardizedConv2D,
 )
 from keras_preact.transforms.config import Config, functional_config, redirected, source, tensors
 from keras_preact.transforms.stacking import unroll
@@ -34,7 +33,8 @@ def fold(model: keras.Model) -> keras.Model:
     - A batch norm that alone takes a convolution's output becomes part of its kernel and bias.
     - Every other batch norm, such as a unit's first, whose input the shortcut takes too, becomes a
       `keras_preact.layers.ScaleShift` of the same name.
-    - A weight-standardised convolution becomes a plain one, with the kernel as it is used.
+    - A convolution that makes its kernel of its weights, as weight standardisation does, becomes a
+      plain one, with the kernel as it is used.
     - Dropout and drop path are left out.
     - Stacked units become separate ones, and rematerialised units are computed as any other.
 
@@ -70,21 +70,39 @@ def _fold_layers(config: Config, weights: NamedWeights) -> None:
     for layer in _of_kind(config, _IDENTITIES):
         if _is_called_once(layer) and not _always_trains(layer):
             _leave_out(layer, config)
-    for convolution in _of_kind(config, (StandardizedConv2D,)):
-        _become_plain(convolution, weights)
+    for layer in config["layers"]:
+        if _makes_its_kernel(layer):
+            _become_plain(layer, weights)
     for norm in _of_kind(config, _NORMS):
         if not _always_trains(norm):
             _fold_norm(norm, config, weights)
 
 
+def _makes_its_kernel(layer: Config) -> bool:
+    """Whether it is a convolution like any other but for making its kernel of its variables."""
+    kind = keras.saving.get_registered_object(layer["registered_name"])
+    return (
+        isinstance(kind, type)
+        and issubclass(kind, Conv2D)
+        and kind.kernel_in_use is not Conv2D.kernel_in_use
+        and (kind.call, kind.convolution_op) == (Conv2D.call, Conv2D.convolution_op)
+    )
+
+
 def _become_plain(convolution: Config, weights: NamedWeights) -> None:
-    """Turn a weight-standardised convolution into one whose kernel is what that one uses."""
-    layer = StandardizedConv2D.from_config(convolution["config"])
-    arrays = weights[convolution["name"]]
-    kernel = layer.kernel_in_use(keras.ops.convert_to_tensor(arrays["0"]))
-    arrays["0"] = keras.ops.convert_to_numpy(kernel)
-    plain = keras.saving.serialize_keras_object(Conv2D.from_config(convolution["config"]))
-    for key in ("module", "class_name", "registered_name"):
+    """Turn a convolution that makes its kernel into one that has it."""
+    config, arrays = convolution["config"], weights[convolution["name"]]
+    layer = keras.saving.get_registered_object(convolution["registered_name"]).from_config(config)
+    channels = arrays["0"].shape[2] * layer.groups
+    first = layer.data_format == "channels_first"
+    layer.build((None, channels, None, None) if first else (None, None, None, channels))
+    layer.load_own_variables(arrays)
+    kernel = keras.ops.convert_to_numpy(layer.kernel_in_use(layer.kernel))
+    weights[convolution["name"]] = {"0": kernel, **({"1": arrays["1"]} if layer.use_bias else {})}
+    options = Conv2D(1, 1).get_config()
+    plain = Conv2D.from_config({key: config[key] for key in options if key in config})
+    plain = keras.saving.serialize_keras_object(plain)
+    for key in ("module", "class_name", "registered_name", "config"):
         convolution[key] = plain[key]
 
 

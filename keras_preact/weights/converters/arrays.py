@@ -11,9 +11,10 @@ from keras_preact.weights.named import NamedWeights
 
 # The order in which a layer creates, and so numbers, its variables.
 _ORDERS = (
-    ("kernel", "bias"),
+    ("kernel", "bias", "gain"),
     ("gamma", "beta", "moving_mean", "moving_variance"),
     ("gamma", "beta", "v"),
+    ("gamma", "beta", "tau"),
 )
 
 

@@ -1,4 +1,4 @@
-"""timm's `resnetv2` checkpoints: a `.safetensors` file of PyTorch tensors."""
+"""timm's `resnetv2` and `nf_resnet` checkpoints: a `.safetensors` file of PyTorch tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from keras_preact.weights.named import NamedWeights
 
 _STEM = re.compile(r"stem\.(?P<part>(?:conv|norm)\d?)")
 _UNIT = re.compile(
-    r"stages\.(?P<stage>\d+)\.blocks\.(?P<unit>\d+)\.(?P<part>(?:conv|norm)\d|downsample\.conv)"
+    r"stages\.(?P<stage>\d+)\.(?:blocks\.)?(?P<unit>\d+)"
+    r"(?:\.(?P<part>(?:conv|norm)\d|downsample\.conv))?"
 )
 _FIXED = {"norm": "head_norm", "head.fc": "predictions"}
 _NORM_VARIABLES = {
@@ -21,8 +22,11 @@ _NORM_VARIABLES = {
     "running_mean": "moving_mean",
     "running_var": "moving_variance",
     "v": "v",
+    "tau": "tau",
 }
-_CONV_VARIABLES = {"weight": "kernel", "bias": "bias"}
+_CONV_VARIABLES = {"weight": "kernel", "bias": "bias", "gain": "gain"}
+# The one variable of a unit that is in none of its layers.
+_UNIT_VARIABLES = {"skipinit_gain": "gain"}
 # Batches seen in training, which Keras does not count.
 _COUNTER = "num_batches_tracked"
 
@@ -52,7 +56,7 @@ def read(path: str | os.PathLike) -> NamedWeights:
     except safetensors.SafetensorError as error:
         raise ValueError(f"{str(path)!r} is no whole safetensors file: {error}") from error
     arrays = (
-        (name, _channels_last(array))
+        (name, array.ravel() if name.endswith("gain") else _channels_last(array))
         for name, array in tensors.items()
         if not name.endswith(_COUNTER)
     )
@@ -66,12 +70,14 @@ def _channels_last(array: np.ndarray) -> np.ndarray:
 
 def _rename(name: str) -> tuple[str, str] | None:
     module, _, variable = name.rpartition(".")
+    variables = _NORM_VARIABLES if "norm" in module else _CONV_VARIABLES
     if match := _UNIT.fullmatch(module):
-        part = match["part"].replace("downsample.conv", "shortcut")
+        if match["part"] is None:
+            variables = _UNIT_VARIABLES
+        part = (match["part"] or "skip_init").replace("downsample.conv", "shortcut")
         layer = f"stage{int(match['stage']) + 2}_unit{int(match['unit']) + 1}_{part}"
     elif match := _STEM.fullmatch(module):
         layer = f"stem_{match['part']}"
     else:
         layer = _FIXED.get(module)
-    variables = _NORM_VARIABLES if "norm" in module else _CONV_VARIABLES
     return (layer, variables[variable]) if layer and variable in variables else None
