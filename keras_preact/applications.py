@@ -207,6 +207,34 @@ def _imagenet(depth: int) -> Builder:
     return _net(f"PreActResNet{depth}", summary, architecture, classes=1000)
 
 
+def _imagenet_frn(depth: int) -> Builder:
+    architecture = _imagenet_architecture(depth, norm="frn", activation="linear", norm_epsilon=1e-6)
+    summary = f"""Builds the {depth}-layer net of filter response normalisation (arXiv:1911.09737).
+
+    That paper's ResNetV2-{depth}: no statistic of a batch, and learned thresholds for ReLUs. Maps
+    have to be larger than one pixel: images of 64 pixels or more.
+"""
+    return _net(f"PreActResNet{depth}_FRN", summary, architecture, classes=1000)
+
+
+def _imagenet_norm_free(depth: int) -> Builder:
+    architecture = _imagenet_architecture(
+        depth,
+        norm="none",
+        weight_standardization="scaled",
+        residual_scaling="norm_free",
+        downsample="avg_pool",
+        use_bias=True,
+        zero_init_residual=True,
+    )
+    summary = f"""Builds the {depth}-layer net without normalisation (NF-ResNet, arXiv:2101.08692).
+
+    Scaled weight standardisation, `x + 0.2 * f(x / beta)`, average pooling in the shortcuts: timm's
+    `nf_resnet{depth}`.
+"""
+    return _net(f"NFPreActResNet{depth}", summary, architecture, classes=1000)
+
+
 def _imagenet_d(depth: int, suffix: str = "", **changes: Any) -> Builder:
     architecture = _imagenet_architecture(depth, stem="deep", downsample="avg_pool", **changes)
     norm = {"batch": "batch normalisation", "group": "group normalisation"}
@@ -458,6 +486,9 @@ PreActResNet50 = _imagenet(50)
 PreActResNet101 = _imagenet(101)
 PreActResNet152 = _imagenet(152)
 PreActResNet200 = _imagenet(200)
+
+PreActResNet50_FRN = _imagenet_frn(50)
+NFPreActResNet50 = _imagenet_norm_free(50)
 
 PreActResNet18d = _imagenet_d(18)
 PreActResNet34d = _imagenet_d(34)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from keras_preact.attention import ATTENTIONS, PLACES
+from keras_preact.convolutions import CONVOLUTIONS
 from keras_preact.dense import DENSE_UNITS, dense_stages
+from keras_preact.gains import activation_gain
 from keras_preact.head import MAPS, TOKENS
 from keras_preact.norms import NORMS
 from keras_preact.operations import SIZED, SPATIAL
-from keras_preact.orders import ORDERS
+from keras_preact.orders import ORDERS, Order
 from keras_preact.parts import DROP_PATHS
+from keras_preact.residual_scaling import RESIDUAL_SCALINGS, with_input_scales
 from keras_preact.rules import (
     A_VALUE_EACH_STAGE,
     A_VALUE_EACH_UNIT,
@@ -63,6 +67,7 @@ class Unit:
         rate: The part of the dilation that the architecture chose, rather than one in place of
             strides.
         spatial: What a bottleneck has in the place of its 3x3 convolution.
+        input_scale: What the branch multiplies its input by.
     """
 
     name: str
@@ -77,6 +82,7 @@ class Unit:
     drop_path: float
     rate: int = 1
     spatial: str = "conv"
+    input_scale: float = 1.0
 
     @property
     def nominal_stride(self) -> int:
@@ -154,6 +160,12 @@ class Architecture:
         shortcut_scale: The factor of a scaled shortcut.
         gate_bias: What the gates' biases start at: below 0, the shortcut is nearly an identity.
         shortcut_dropout: The rate of a shortcut's dropout.
+        residual_scaling: How branches are scaled, for nets with `norm="none"`: `"skip_init"` (by
+            one learned number that starts at 0: arXiv:2002.10444), `"norm_free"` (the unit is
+            `x + residual_scale * f(x / beta)`, beta being the standard deviation expected at its
+            input: NF-ResNet, arXiv:2101.08692, which goes with `weight_standardization="scaled"`),
+            `"norm_free_skip_init"` (both) or None.
+        residual_scale: What a norm-free unit multiplies its branch by, the paper's alpha.
         output_stride: Pixels of the input to one of the last maps: from where a stage's stride
             would go beyond it, dilation replaces the strides (arXiv:1706.05587). The weights stay
             the same. None for the product of the strides.
@@ -174,13 +186,18 @@ class Architecture:
         stem_channels: Output channels of the stem.
         zero_pad_pool: Whether the stem's pooling counts its padding as zeros (TF-slim, BiT)
             instead of leaving it out.
-        norm: Normalisation: `"batch"`, `"group"` (arXiv:1803.08494) or `"evonorm_s0"`
-            (arXiv:2004.02967), which contains an activation: its `activation` is `"linear"`.
+        norm: Normalisation: `"batch"`; `"group"` (arXiv:1803.08494); `"layer"`, over the channels
+            of each pixel (as in arXiv:2201.03545; over whole images it is `"group"` with one
+            group); `"evonorm_s0"` (arXiv:2004.02967) or `"frn"` (filter response normalisation,
+            arXiv:1911.09737), which contain an activation: their `activation` is `"linear"`; or
+            `"none"`.
         norm_groups: Groups of channels of group normalisation and EvoNorm-S0.
         norm_momentum: Momentum of the moving statistics of batch normalisation.
         norm_epsilon: Added to the variance.
         weight_standardization: Whether the convolutions' kernels are used with mean 0 and variance
-            1 over each output channel (arXiv:1903.10520).
+            1 over each output channel (arXiv:1903.10520); `"scaled"`: with variance
+            `(gain * activation's gain)**2 / fan_in`, where the gain is learned, so that the
+            variance of activations stays as it is (arXiv:2101.08692).
         activation: Name of a Keras activation.
         padding: `"fixed"`: half the kernel on every side, whatever the stride (Torch, PyTorch);
             `"same"`: TensorFlow's rule, which pads bottom and right more where a stride is even.
@@ -254,6 +271,8 @@ class Architecture:
     shortcut_scale: float = 0.5
     gate_bias: float = -6.0
     shortcut_dropout: float = 0.5
+    residual_scaling: str | None = None
+    residual_scale: float = 0.2
     output_stride: int | None = None
     dilations: tuple[int, ...] | None = None
     multi_grid: tuple[int, ...] | None = None
@@ -265,7 +284,7 @@ class Architecture:
     norm_groups: int = 32
     norm_momentum: float = 0.9
     norm_epsilon: float = 1e-5
-    weight_standardization: bool = False
+    weight_standardization: bool | str = False
     activation: str = "relu"
     padding: str = "fixed"
     use_bias: bool | str = False
@@ -423,7 +442,10 @@ class Architecture:
                 )
                 in_channels, reached, dilation = width.channels, reached * stride, after
             stages[stage] = tuple(units)
-        return stages
+        scaled = iter(with_input_scales(itertools.chain(*stages.values()), self))
+        return {
+            stage: tuple(itertools.islice(scaled, len(units))) for stage, units in stages.items()
+        }
 
     def _rate(self, stage: int, unit: int) -> int:
         """The dilation that the architecture chose for a unit; both count from 0."""
@@ -510,6 +532,8 @@ RULES: dict[str, Rule] = {
     "shortcut_scale": NUMBER,
     "gate_bias": NUMBER,
     "shortcut_dropout": RATE,
+    "residual_scaling": one_of(RESIDUAL_SCALINGS),
+    "residual_scale": POSITIVE,
     "output_stride": or_none(POSITIVE_INTEGER),
     "dilations": or_none(A_VALUE_EACH_STAGE),
     "multi_grid": or_none(A_VALUE_EACH_UNIT),
@@ -521,7 +545,7 @@ RULES: dict[str, Rule] = {
     "norm_groups": POSITIVE_INTEGER,
     "norm_momentum": RATE,
     "norm_epsilon": POSITIVE,
-    "weight_standardization": BOOLEAN,
+    "weight_standardization": one_of(CONVOLUTIONS),
     "activation": ACTIVATION,
     "padding": one_of(("fixed", "same")),
     "use_bias": one_of((True, False, "unnormalized")),
@@ -552,6 +576,7 @@ DENSE_VALUES = {
     "stride_unit": "first",
     "widening": "stage",
     "zero_init_residual": False,
+    "residual_scaling": None,
 }
 
 
@@ -573,6 +598,8 @@ def _dense_channels_expected(net: Architecture) -> str:
         "unit of a stage adds k channels"
     )
 
+
+_ACTIVATION_FIRST = Order(first=("act",), between=("act",), head=("act",))
 
 CONSTRAINTS = (
     *(_dense_constraint(field, value) for field, value in DENSE_VALUES.items()),
@@ -618,6 +645,13 @@ CONSTRAINTS = (
         "activation",
         lambda net: net.activation == "linear" or not NORMS[net.norm].activates,
         lambda net: f'"linear" with `norm="{net.norm}"`, which contains an activation',
+    ),
+    Constraint(
+        "activation",
+        lambda net: (
+            net.weight_standardization != "scaled" or math.isfinite(activation_gain(net.activation))
+        ),
+        lambda net: 'a function of each value by itself with `weight_standardization="scaled"`',
     ),
     Constraint(
         "bottleneck_ratio",
@@ -704,6 +738,34 @@ CONSTRAINTS = (
         "output_stride",
         lambda net: net.output_stride is None or net.output_stride in net.reached_strides,
         lambda net: f"None or a stride that the net reaches: {sorted(set(net.reached_strides))}",
+    ),
+    Constraint(
+        "order",
+        lambda net: (
+            not RESIDUAL_SCALINGS[net.residual_scaling].tracks_variance
+            or ORDERS[net.order].without_norms() == _ACTIVATION_FIRST
+        ),
+        lambda net: (
+            '"full_preactivation" or "relu_only_preactivation" with '
+            f'`residual_scaling="{net.residual_scaling}"`, which expects an activation before '
+            "every convolution and none after the last"
+        ),
+    ),
+    Constraint(
+        "shortcut",
+        lambda net: (
+            not RESIDUAL_SCALINGS[net.residual_scaling].tracks_variance
+            or net.shortcut == "identity"
+        ),
+        lambda net: (
+            f'"identity" with `residual_scaling="{net.residual_scaling}"`, which works out the '
+            "variance that it hands on"
+        ),
+    ),
+    Constraint(
+        "weight_standardization",
+        lambda net: net.weight_standardization != "scaled" or net.unit != "inverted_bottleneck",
+        lambda net: 'True or False with `unit="inverted_bottleneck"`',
     ),
     Constraint(
         "zero_init_residual",

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from keras_preact.convolutions import he_initializer
 from keras_preact.layers import ChannelPooling, Conv2D, GlobalMean2D
 from keras_preact.norms import NORMS
-from keras_preact.parts import Parts, he_initializer
+from keras_preact.parts import Parts
 
 if TYPE_CHECKING:
     from keras_preact.architecture import Unit

@@ -15,6 +15,7 @@ Names of the layers, which users go by to take a net's maps; unit u of stage s i
   `_conv2_conv{k}`, `_conv2_norm{k}`, `_conv2_act{k}`, and `_conv2_pool`, `_conv2_concat`;
 - around other shortcuts than the identity `_shortcut_scale`, `_branch_scale`, `_gate`,
   `_gate_rest`, `_shortcut_gated`, `_branch_gated` and `_shortcut_dropout`;
+- around branches that are scaled `_input_scale`, `_skip_init` and `_residual_scale`;
 - of attention `_se_…`, `_eca_…` and `_cbam_…` (`keras_preact.attention`);
 - `_concat` in dense units, and before a stage of them `stage{s}_transition_norm`, `_act`, `_conv`
   and `_pool`, with dropout under the name of each convolution and `_dropout`;

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from keras_preact.layers import BatchNormalization, EvoNormS0
+from keras_preact.layers import BatchNormalization, EvoNormS0, FilterResponseNormalization
 
 if TYPE_CHECKING:
     from keras_preact.architecture import Architecture
@@ -19,13 +19,14 @@ class Norm:
     """One kind of normalisation.
 
     Attributes:
-        layer: Makes the layer, from the architecture and `axis`, `epsilon`, `dtype`, `name`.
+        layer: Makes the layer, from the architecture and `axis`, `epsilon`, `dtype`, `name`, and
+            in some places `gamma_initializer`. None where there is no normalisation.
         grouped: Whether it goes by groups of channels, `Architecture.norm_groups` of them.
         activates: Whether it contains an activation, so that none may follow.
         any_channels: Whether it is of use on any number of channels, even on one.
     """
 
-    layer: Callable[..., keras.layers.Layer]
+    layer: Callable[..., keras.layers.Layer] | None
     grouped: bool = False
     activates: bool = False
     any_channels: bool = False
@@ -43,8 +44,19 @@ def _evonorm_s0(architecture: Architecture, **common: Any) -> keras.layers.Layer
     return EvoNormS0(architecture.norm_groups, **common)
 
 
+def _layer_norm(architecture: Architecture, **common: Any) -> keras.layers.Layer:
+    return keras.layers.LayerNormalization(**common)
+
+
+def _filter_response_norm(architecture: Architecture, **common: Any) -> keras.layers.Layer:
+    return FilterResponseNormalization(**common)
+
+
 NORMS = {
     "batch": Norm(_batch_norm, any_channels=True),
     "group": Norm(_group_norm, grouped=True),
+    "layer": Norm(_layer_norm),
+    "frn": Norm(_filter_response_norm, activates=True),
+    "none": Norm(None),
     "evonorm_s0": Norm(_evonorm_s0, grouped=True, activates=True),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 # Normalisation and activation, where both stand.
@@ -38,6 +39,11 @@ class Order:
         activation would leave the branch without a gradient.
         """
         return {(): "conv", ("norm",): "norm"}.get(self.last)
+
+    def without_norms(self) -> Order:
+        """The same order of what is left in a net without normalisation."""
+        steps = dataclasses.asdict(self).items()
+        return Order(**{place: tuple(s for s in each if s != "norm") for place, each in steps})
 
 
 # The orders of arXiv:1603.05027, figure 4, and that of PyramidNet (arXiv:1610.02915, figure 6d).

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from keras_preact import head
+from keras_preact.convolutions import CONVOLUTIONS, he_initializer
 from keras_preact.layers import (
     AveragePooling2D,
     BlurPool2D,
-    Conv2D,
     DepthwiseConv2D,
     DropBlock,
     DropPath,
     MaxPooling2D,
     ShakeDrop,
     SliceChannels,
-    StandardizedConv2D,
     StandardizedDepthwiseConv2D,
 )
+from keras_preact.layers.unit_numbers import UNIT_NUMBERS
 from keras_preact.norms import NORMS
 from keras_preact.orders import ORDERS, Order
 
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
 
 # Stochastic depth by `Architecture.drop_path_form`.
 DROP_PATHS = {"drop": DropPath, "shake": ShakeDrop}
-
-
-def he_initializer() -> keras.initializers.Initializer:
-    """He initialisation of the papers' code: deviation sqrt(2 / (k * k * channels out))."""
-    return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
 
 
 @dataclass(frozen=True)
@@ -53,8 +48,9 @@ class Parts:
 
     @property
     def order(self) -> Order:
-        """Where normalisation and activation stand."""
-        return ORDERS[self.architecture.order]
+        """Where normalisation, if the net has any, and activation stand."""
+        order = ORDERS[self.architecture.order]
+        return order if NORMS[self.architecture.norm].layer else order.without_norms()
 
     @property
     def channel_axis(self) -> int:
@@ -82,14 +78,14 @@ class Parts:
         """
         architecture = self.architecture
         subsampled = stride if dilation > 1 else 1
-        convolution = StandardizedConv2D if architecture.weight_standardization else Conv2D
-        layer = convolution(
-            filters,
-            kernel_size,
+        layer = CONVOLUTIONS[architecture.weight_standardization](
+            architecture,
+            zero_init,
+            filters=filters,
+            kernel_size=kernel_size,
             strides=stride // subsampled,
             dilation_rate=dilation,
             padding=architecture.padding,
-            kernel_initializer=keras.initializers.Zeros() if zero_init else he_initializer(),
             data_format=self.data_format,
             dtype=self.dtype,
             name=name,
@@ -169,11 +165,19 @@ class Parts:
 
     def drop_path(self, x: Any, rate: float, *, name: str) -> Any:
         """Stochastic depth at the unit's rate; nothing where that is 0."""
-        return self.drop_path_layer(rate, name=name)(x) if rate else x
+        layer = DROP_PATHS[self.architecture.drop_path_form]
+        return self.unit_number(x, "drop_path", rate, layer, name=name)
 
-    def drop_path_layer(self, rate: float, *, name: str) -> keras.layers.Layer:
-        """The layer of stochastic depth that the architecture names."""
-        return DROP_PATHS[self.architecture.drop_path_form](rate, dtype=self.dtype, name=name)
+    def unit_number(
+        self, x: Any, field: str, value: float, layer: type[keras.layers.Layer], *, name: str
+    ) -> Any:
+        """The layer that a unit's own number sets; nothing where that is neutral.
+
+        Where units are stacked, the number comes from outside the unit.
+        """
+        if value == UNIT_NUMBERS[field].neutral:
+            return x
+        return layer(value, dtype=self.dtype, name=name)(x)
 
     def drop_block(self, x: Any, rate: float, *, name: str) -> Any:
         """DropBlock at a rate; nothing where that is 0."""

@@ -22,7 +22,8 @@ import keras
 from keras_preact.architecture import Architecture, Unit
 from keras_preact.dense import DENSE_UNITS, dense_unit
 from keras_preact.layers import Rematerialized, StackedUnits
-from keras_preact.layers.stacked_units import RATE_INPUT, TEMPLATE_PREFIX, stack_name
+from keras_preact.layers.stacked_units import TEMPLATE_PREFIX, stack_name
+from keras_preact.layers.unit_numbers import UNIT_NUMBERS
 from keras_preact.operations import SIZED
 from keras_preact.parts import Parts
 from keras_preact.units import residual_unit
@@ -92,7 +93,7 @@ def _runs(
 ) -> Iterator[tuple[Sequence[Unit], bool]]:
     """The first unit, then the others, as far as they are alike; and whether they are a loop."""
     yield units[:1], False
-    for _, run in itertools.groupby(units[1:], key=_but_name_and_rate):
+    for _, run in itertools.groupby(units[1:], key=_but_name_and_numbers):
         run = tuple(run)
         yield run, len(run) > 1 and architecture.scans(units)
 
@@ -101,8 +102,9 @@ def _unit(x: Any, unit: Unit, parts: Parts) -> Any:
     return UNIT_FUNCTIONS.get(parts.architecture.unit, residual_unit)(x, unit, parts)
 
 
-def _but_name_and_rate(unit: Unit) -> Unit:
-    return dataclasses.replace(unit, name="", drop_path=0.0)
+def _but_name_and_numbers(unit: Unit) -> Unit:
+    neutral = {field: number.neutral for field, number in UNIT_NUMBERS.items()}
+    return dataclasses.replace(unit, name="", **neutral)
 
 
 def _separate(x: Any, unit: Unit, parts: Parts) -> Any:
@@ -127,16 +129,22 @@ def nested(x: Any, model: keras.Model, parts: Parts) -> Any:
 
 def _stacked(x: Any, units: Sequence[Unit], parts: Parts) -> Any:
     unit = dataclasses.replace(units[0], name=TEMPLATE_PREFIX.rstrip("_"))
-    x_input = inputs = _unit_input(x, unit, parts)
-    if unit.drop_path:
-        rate = keras.Input(batch_shape=(), dtype="float32", name=RATE_INPUT)
-        parts = _TemplateParts(**vars(parts), rate=rate)
-        inputs = [x_input, rate]
+    x_input = _unit_input(x, unit, parts)
+    values = {field: [getattr(each, field) for each in units] for field in UNIT_NUMBERS}
+    values = {
+        field: each for field, each in values.items() if set(each) != {UNIT_NUMBERS[field].neutral}
+    }
+    numbers = {
+        field: keras.Input(batch_shape=(), dtype="float32", name=UNIT_NUMBERS[field].input)
+        for field in values
+    }
+    parts = _TemplateParts(**vars(parts), numbers=numbers)
     names = [each.name for each in units]
+    output = residual_unit(x_input, unit, parts)
     layer = StackedUnits(
-        keras.Model(inputs, _unit(x_input, unit, parts), name="unit"),
+        keras.Model([x_input, *numbers.values()] if numbers else x_input, output, name="unit"),
         unit_names=names,
-        drop_path=[each.drop_path for each in units] if unit.drop_path else None,
+        **values,
         rematerialize=parts.architecture.rematerialize,
         dtype=parts.dtype,
         name=stack_name(names),
@@ -152,10 +160,16 @@ def _unit_input(x: Any, unit: Unit, parts: Parts) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class _TemplateParts(Parts):
-    """Makes the layers of a template, whose drop path rate is a tensor."""
+    """Makes the layers of a template, to which the units' own numbers are tensors."""
 
-    rate: Any
+    numbers: dict[str, Any]
 
-    def drop_path(self, x: Any, rate: float, *, name: str) -> Any:
-        """Stochastic depth at the rate that the template is given."""
-        return self.drop_path_layer(0.0, name=name)(x, rate=self.rate)
+    def unit_number(
+        self, x: Any, field: str, value: float, layer: type[keras.layers.Layer], *, name: str
+    ) -> Any:
+        """The layer, with the number that the template is given."""
+        if field not in self.numbers:
+            return x
+        number = UNIT_NUMBERS[field]
+        made = layer(number.neutral, dtype=self.dtype, name=name)
+        return made(x, **{number.option: self.numbers[field]})

@@ -71,17 +71,18 @@ def _deep(x: Any, parts: Parts) -> Any:
 
 def _deep_unpooled(x: Any, parts: Parts) -> Any:
     steps, channels = parts.order.stem, parts.architecture.stem_channels
-    x = _three(x, parts, ("norm", "act"))
+    x = _three(x, parts, parts.order.between)
     x = parts.conv(x, channels, 3, 2, normalized="norm" in steps, name="stem_conv4")
     return parts.apply(x, steps, "stem", 4)
 
 
 def _three(x: Any, parts: Parts, steps: tuple[str, ...]) -> Any:
-    channels = parts.architecture.stem_channels
-    x = parts.conv(x, channels // 2, 3, 2, normalized=True, name="stem_conv1")
-    x = parts.apply(x, ("norm", "act"), "stem", 1)
-    x = parts.conv(x, channels // 2, 3, normalized=True, name="stem_conv2")
-    x = parts.apply(x, ("norm", "act"), "stem", 2)
+    channels, between = parts.architecture.stem_channels, parts.order.between
+    normalized = "norm" in between
+    x = parts.conv(x, channels // 2, 3, 2, normalized=normalized, name="stem_conv1")
+    x = parts.apply(x, between, "stem", 1)
+    x = parts.conv(x, channels // 2, 3, normalized=normalized, name="stem_conv2")
+    x = parts.apply(x, between, "stem", 2)
     x = parts.conv(x, channels, 3, normalized="norm" in steps, name="stem_conv3")
     return parts.apply(x, steps, "stem", 3)
 

@@ -14,6 +14,7 @@ from keras_preact import attention
 from keras_preact.antialiasing import antialiased
 from keras_preact.operations import SPATIAL, Convolution, Depthwise, Operation
 from keras_preact.parts import Parts
+from keras_preact.residual_scaling import scale_branch, scale_input
 from keras_preact.shortcuts import shortcut
 
 if TYPE_CHECKING:
@@ -87,6 +88,9 @@ def _drop_block(x: Any, unit: Unit, parts: Parts, index: int) -> Any:
     return parts.drop_block(x, rate, name=f"{unit.name}_drop_block{index}")
 
 
+# What a unit's input goes through on its way to the branch, and to a projecting shortcut, before
+# every other step; an identity shortcut takes the input as it is.
+BRANCH_STARTS: tuple[Callable[[Any, Unit, Parts], Any], ...] = (scale_input,)
 # What a branch goes through after each of its operations and the normalisation and activation that
 # follow it; the function takes the operation's number too.
 AFTER_EACH: tuple[Callable[[Any, Unit, Parts, int], Any], ...] = (_drop_block,)
@@ -95,7 +99,10 @@ BEFORE_LAST: tuple[Callable[[Any, Unit, Parts], Any], ...] = (
     attention.before_last_conv,
     _dropout,
 )
-BRANCH_ENDS: tuple[Callable[[Any, Unit, Parts], Any], ...] = (attention.after_last_conv,)
+BRANCH_ENDS: tuple[Callable[[Any, Unit, Parts], Any], ...] = (
+    attention.after_last_conv,
+    scale_branch,
+)
 
 
 def branch_operations(architecture: Architecture, unit: Unit) -> tuple[Operation, ...]:
@@ -122,7 +129,10 @@ def residual_unit(x: Any, unit: Unit, parts: Parts) -> Any:
     Returns:
         A tensor with `unit.channels` channels, height and width divided by `unit.stride`.
     """
-    activated = parts.apply(x, parts.order.first, unit.name, 1)
+    activated = x
+    for start in BRANCH_STARTS:
+        activated = start(activated, unit, parts)
+    activated = parts.apply(activated, parts.order.first, unit.name, 1)
     branch = residual_branch(activated, unit, parts)
     x, branch = shortcut(x, activated, branch, unit, parts)
     x = parts.add(x, branch, name=f"{unit.name}_add")

@@ -63,6 +63,7 @@ def test_equal_architectures_have_equal_hashes():
         ("norm_groups", 0),
         ("zero_pad_pool", 1),
         ("weight_standardization", None),
+        ("weight_standardization", 1),
         ("dropout", 1.0),
         ("dropout", "0.1"),
         ("drop_path", -0.1),

@@ -27,6 +27,7 @@ REMOVED = (
     "DropPath",
     "StackedUnits",
     "StandardizedConv2D",
+    "ScaledStandardizedConv2D",
     "Rematerialized",
 )
 
@@ -41,6 +42,7 @@ def randomized(model: keras.Model) -> keras.Model:
             "moving_mean": (-0.5, 0.5),
             "moving_variance": (0.3, 2.0),
             "bias": (-0.2, 0.2),
+            "gain": (0.5, 1.5),
         }.get(variable.name, (None, None))
         if low is not None:
             variable.assign(rng.uniform(low, high, variable.shape))
@@ -84,6 +86,8 @@ def assert_equal(folded, model, x=X, atol=1e-4):
         {"rematerialize": True},
         {"stem": "imagenet", "padding": "same"},
         {"weight_standardization": True},
+        {"weight_standardization": "scaled", "use_bias": True, "scan_units": True},
+        {"weight_standardization": "scaled", "norm": "none"},
         {"stem": "deep", "downsample": "avg_pool", "norm": "group", "norm_groups": 2},
         {
             "strides": (2, 1),

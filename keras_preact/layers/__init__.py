@@ -9,15 +9,19 @@ from keras_preact.layers.depthwise_conv import (
 from keras_preact.layers.drop_block import DropBlock
 from keras_preact.layers.drop_path import DropPath
 from keras_preact.layers.evonorm import EvoNormS0
+from keras_preact.layers.filter_response_norm import FilterResponseNormalization
 from keras_preact.layers.fixed_padding import AveragePooling2D, Conv2D, MaxPooling2D
 from keras_preact.layers.global_mean import GlobalMean2D
 from keras_preact.layers.nearest_resize import NearestResize
 from keras_preact.layers.norm import BatchNormalization
 from keras_preact.layers.pad_channels import PadChannels
 from keras_preact.layers.rematerialized import Rematerialized
+from keras_preact.layers.scale import Scale
 from keras_preact.layers.scale_shift import ScaleShift
+from keras_preact.layers.scaled_standardized_conv import ScaledStandardizedConv2D
 from keras_preact.layers.self_attention_2d import SelfAttention2D
 from keras_preact.layers.shake_drop import ShakeDrop
+from keras_preact.layers.skip_init import SkipInit
 from keras_preact.layers.slice_channels import SliceChannels
 from keras_preact.layers.stacked_units import StackedUnits
 from keras_preact.layers.standardized_conv import StandardizedConv2D
@@ -36,13 +40,17 @@ __all__ = [
     "DropPath",
     "EvoNormS0",
     "GlobalMean2D",
+    "FilterResponseNormalization",
     "MaxPooling2D",
     "NearestResize",
     "PadChannels",
     "Rematerialized",
+    "Scale",
     "ScaleShift",
     "ShakeDrop",
     "SliceChannels",
+    "ScaledStandardizedConv2D",
+    "SkipInit",
     "StackedUnits",
     "StandardizedConv2D",
     "StandardizedDepthwiseConv2D",

@@ -12,11 +12,10 @@ from keras import ops
 from keras_preact.layers.device import has_gpu
 from keras_preact.layers.loop import loop
 from keras_preact.layers.pure_call import pure_call
+from keras_preact.layers.unit_numbers import UNIT_NUMBERS
 
 # What the names of a template's layers begin with, in place of a unit's name.
 TEMPLATE_PREFIX = "unit_"
-# Name of a template's second input.
-RATE_INPUT = "drop_path_rate"
 _CONSTANT = (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant)
 
 
@@ -37,17 +36,21 @@ class StackedUnits(keras.layers.Layer):
     turns this layer into separate units.
 
     Args:
-        template: One unit as a functional model on a map of unknown height and width, and, where
-            it has stochastic depth, on the rate of it as a second input, a scalar. Its layers are
-            named `unit_…`. It is neither trained nor saved: only its structure counts.
+        template: One unit as a functional model on a map of unknown height and width, and on a
+            scalar for each number in which the units differ, named as
+            `keras_preact.layers.unit_numbers` says and in that order: `drop_path_rate`,
+            `input_scale`. Its layers are named `unit_…`. It is neither trained nor saved: only its
+            structure counts.
         unit_names: Names of the units, such as `("stage2_unit2", "stage2_unit3")`.
         drop_path: Drop path rate of each unit; None where the template takes no rate.
         rematerialize: Recompute the inside of a unit in the backward pass instead of keeping it.
+        input_scale: What each unit's branch multiplies its input by; None where the template takes
+            no such number.
         **kwargs: As for `keras.layers.Layer`.
 
     Raises:
-        ValueError: If there are no units, or `drop_path` does not fit the template or the number of
-            units.
+        ValueError: If there are no units, or `drop_path` or `input_scale` does not fit the template
+            or the number of units.
     """
 
     def __init__(
@@ -56,11 +59,13 @@ class StackedUnits(keras.layers.Layer):
         unit_names: Sequence[str],
         drop_path: Sequence[float] | None = None,
         rematerialize: bool = False,
+        input_scale: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.unit_names = tuple(unit_names)
         self.drop_path = None if drop_path is None else tuple(drop_path)
+        self.input_scale = None if input_scale is None else tuple(input_scale)
         self.rematerialize = rematerialize
         self._unit = _Template(template)
         self._check()
@@ -72,17 +77,26 @@ class StackedUnits(keras.layers.Layer):
     def _check(self) -> None:
         if not self.unit_names:
             raise ValueError("`unit_names` must name at least one unit. Received: ()")
-        if (self.drop_path is not None) != (len(self._unit.model.inputs) == 2):
-            raise ValueError(
-                "`drop_path` must be given if, and only if, the template takes a rate as its "
-                f"second input. Received: drop_path={self.drop_path}, "
-                f"template with {len(self._unit.model.inputs)} inputs"
-            )
-        if self.drop_path is not None and len(self.drop_path) != len(self.unit_names):
-            raise ValueError(
-                f"`drop_path` must have one rate for each of the {len(self.unit_names)} units. "
-                f"Received: {len(self.drop_path)} rates"
-            )
+        inputs = [each.name for each in self._unit.model.inputs[1:]]
+        for field, number in UNIT_NUMBERS.items():
+            values = getattr(self, field)
+            if (values is not None) != (number.input in inputs):
+                raise ValueError(
+                    f"`{field}` must be given if, and only if, the template takes a "
+                    f"{number.option} as an input named {number.input!r}. "
+                    f"Received: {field}={values}, template with the further inputs {inputs}"
+                )
+            if values is not None and len(values) != len(self.unit_names):
+                raise ValueError(
+                    f"`{field}` must have one {number.option} for each of the "
+                    f"{len(self.unit_names)} units. Received: {len(values)} {number.option}s"
+                )
+
+    @property
+    def _numbers(self) -> list[tuple[float, ...]]:
+        """The units' own numbers, in the order of the template's inputs."""
+        numbers = (getattr(self, field) for field in UNIT_NUMBERS)
+        return [each for each in numbers if each is not None]
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create the stacked variables."""
@@ -107,15 +121,18 @@ class StackedUnits(keras.layers.Layer):
             ops.convert_to_tensor(variable) if variable.trainable else ops.copy(variable)
             for variable in self.stacked
         ]
-        rates = [] if self.drop_path is None else [ops.convert_to_tensor(self.drop_path, "float32")]
+        numbers = [ops.convert_to_tensor(each, "float32") for each in self._numbers]
         seeds = self._seeds() if training else []
         states = self._unit.states if training and self.trainable else []
 
         def step(x: Any, slices: list[Any]) -> tuple[Any, list[Any]]:
-            rate, seed = slices[len(weights) :][: len(rates)], slices[len(weights) + len(rates) :]
+            own, seed = (
+                slices[len(weights) :][: len(numbers)],
+                slices[len(weights) + len(numbers) :],
+            )
 
             def unit(x: Any, *weights: Any) -> tuple[Any, ...]:
-                return self._unit.call(x, rate, weights, seed, states, training)
+                return self._unit.call(x, own, weights, seed, states, training)
 
             if self.rematerialize and training:
                 unit = keras.remat(unit)
@@ -125,7 +142,7 @@ class StackedUnits(keras.layers.Layer):
         outputs, updates = loop(
             step,
             ops.cast(inputs, self.compute_dtype),
-            [*weights, *rates, *seeds],
+            [*weights, *numbers, *seeds],
             [weights[index] for index in states],
         )
         for index, value in zip(states, updates, strict=True):
@@ -177,6 +194,7 @@ class StackedUnits(keras.layers.Layer):
             "unit_names": list(self.unit_names),
             "drop_path": None if self.drop_path is None else list(self.drop_path),
             "rematerialize": self.rematerialize,
+            "input_scale": None if self.input_scale is None else list(self.input_scale),
         }
 
     @classmethod
@@ -201,7 +219,7 @@ class _Template:
     def call(
         self,
         x: Any,
-        rate: list[Any],
+        numbers: list[Any],
         weights: Sequence[Any],
         seeds: list[Any],
         states: list[int],
@@ -212,7 +230,11 @@ class _Template:
         if seeds:
             variables += self.seeds
         outputs, values = pure_call(
-            self.model, variables, [*weights, *seeds], [x, *rate] if rate else x, training=training
+            self.model,
+            variables,
+            [*weights, *seeds],
+            [x, *numbers] if numbers else x,
+            training=training,
         )
         return outputs, *(ops.stop_gradient(values[index]) for index in states)
 

@@ -19,8 +19,6 @@ from keras_preact.layers import (
     ScaleShift,
     ShakeDrop,
     StackedUnits,
-    StandardizedConv2D,
-    StandardizedDepthwiseConv2D,
 )
 from keras_preact.transforms.config import Config, functional_config, redirected, source, tensors
 from keras_preact.transforms.stacking import unroll
@@ -28,8 +26,8 @@ from keras_preact.weights.named import NamedWeights, named_weights, set_named_we
 
 _DEPTHWISE = (DepthwiseConv2D, keras.layers.DepthwiseConv2D)
 _CONVOLUTIONS = (Conv2D, keras.layers.Conv2D, *_DEPTHWISE)
-# What a convolution whose kernel is standardised becomes.
-_PLAIN = {StandardizedConv2D: Conv2D, StandardizedDepthwiseConv2D: DepthwiseConv2D}
+# What a convolution that makes its kernel becomes, each with one that says what it is made from.
+_PLAIN = {Conv2D: Conv2D(1, 1), DepthwiseConv2D: DepthwiseConv2D(1)}
 _NORMS = (BatchNormalization, keras.layers.BatchNormalization)
 # What gives its input unchanged in inference.
 _IDENTITIES = (DropBlock, DropPath, keras.layers.Dropout, keras.layers.SpatialDropout2D)
@@ -41,7 +39,8 @@ def fold(model: keras.Model) -> keras.Model:
     - A batch norm that alone takes a convolution's output becomes part of its kernel and bias.
     - Every other batch norm, such as a unit's first, whose input the shortcut takes too, becomes a
       `keras_preact.layers.ScaleShift` of the same name.
-    - A weight-standardised convolution becomes a plain one, with the kernel as it is used.
+    - A convolution that makes its kernel of its weights, as weight standardisation does, becomes a
+      plain one, with the kernel as it is used.
     - Dropout, drop path and DropBlock are left out; ShakeDrop, in inference a factor, becomes part
       of the convolution before it where that gives to nothing else, or a `keras.layers.Rescaling`.
     - Stacked units become separate ones, and rematerialised units are computed as any other.
@@ -78,9 +77,10 @@ def _fold_layers(config: Config, weights: NamedWeights) -> None:
     for layer in _of_kind(config, _IDENTITIES):
         if _is_called_once(layer) and not _always_trains(layer):
             _leave_out(layer, config)
-    for standardized, plain in _PLAIN.items():
-        for convolution in _of_kind(config, (standardized,)):
-            _become_plain(convolution, standardized, plain, weights)
+    for layer in config["layers"]:
+        for plain, example in _PLAIN.items():
+            if _makes_its_kernel(layer, plain):
+                _become_plain(layer, plain, example, weights)
     for norm in _of_kind(config, _NORMS):
         if not _always_trains(norm):
             _fold_norm(norm, config, weights)
@@ -89,19 +89,36 @@ def _fold_layers(config: Config, weights: NamedWeights) -> None:
             _fold_shake(shake, config, weights)
 
 
+def _makes_its_kernel(layer: Config, plain: type[keras.layers.Layer]) -> bool:
+    """Whether it is a plain convolution but for making its kernel of its variables."""
+    kind = keras.saving.get_registered_object(layer["registered_name"])
+    return (
+        isinstance(kind, type)
+        and issubclass(kind, plain)
+        and kind.kernel_in_use is not plain.kernel_in_use
+        and (kind.call, kind.convolution_op) == (plain.call, plain.convolution_op)
+    )
+
+
 def _become_plain(
     convolution: Config,
-    standardized: type[keras.layers.Layer],
     plain: type[keras.layers.Layer],
+    example: keras.layers.Layer,
     weights: NamedWeights,
 ) -> None:
-    """Turn a weight-standardised convolution into one whose kernel is what that one uses."""
-    layer = standardized.from_config(convolution["config"])
-    arrays = weights[convolution["name"]]
-    kernel = layer.kernel_in_use(keras.ops.convert_to_tensor(arrays["0"]))
-    arrays["0"] = keras.ops.convert_to_numpy(kernel)
-    other = keras.saving.serialize_keras_object(plain.from_config(convolution["config"]))
-    for key in ("module", "class_name", "registered_name"):
+    """Turn a convolution that makes its kernel into one that has it."""
+    config, arrays = convolution["config"], weights[convolution["name"]]
+    layer = keras.saving.get_registered_object(convolution["registered_name"]).from_config(config)
+    channels = arrays["0"].shape[2] * getattr(layer, "groups", 1)
+    first = layer.data_format == "channels_first"
+    layer.build((None, channels, None, None) if first else (None, None, None, channels))
+    layer.load_own_variables(arrays)
+    kernel = keras.ops.convert_to_numpy(layer.kernel_in_use(layer.kernel))
+    weights[convolution["name"]] = {"0": kernel, **({"1": arrays["1"]} if layer.use_bias else {})}
+    options = example.get_config()
+    other = plain.from_config({key: config[key] for key in options if key in config})
+    other = keras.saving.serialize_keras_object(other)
+    for key in ("module", "class_name", "registered_name", "config"):
         convolution[key] = other[key]
 
 

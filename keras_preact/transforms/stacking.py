@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import re
 
 import keras
 
-from keras_preact.layers import DropPath, Rematerialized, ShakeDrop, StackedUnits
-from keras_preact.layers.stacked_units import RATE_INPUT, TEMPLATE_PREFIX, stack_name
+from keras_preact.layers import Rematerialized, StackedUnits
+from keras_preact.layers.stacked_units import TEMPLATE_PREFIX, stack_name
+from keras_preact.layers.unit_numbers import UNIT_NUMBERS
 from keras_preact.stages import FLAT_UNITS, check_separate_units
 from keras_preact.transforms.config import (
     Config,
@@ -22,8 +22,7 @@ from keras_preact.transforms.config import (
 )
 from keras_preact.weights.named import named_weights, set_named_weights
 
-# What takes a unit's own drop path rate.
-_DROP_PATHS = (DropPath, ShakeDrop)
+_NUMBER_INPUTS = {number.input for number in UNIT_NUMBERS.values()}
 _UNIT = re.compile(r"(?P<stage>.*stage\d+)_unit(?P<number>\d+)(_.*)?")
 
 
@@ -68,7 +67,8 @@ def stack(model: keras.Model) -> keras.Model:
 
     Raises:
         ValueError: If the model is not functional, has no three separate units in any stage, or
-            units of a stage differ in more than their weights and drop path rates.
+            units of a stage differ in more than their weights and the numbers that are each one's
+            own, such as drop path rates.
     """
     config = functional_config(model)
     stages = _stages(config["layers"])
@@ -121,11 +121,12 @@ def _units_in(layer: Config) -> list[str]:
 def _separate_units(layer: Config, nest: bool) -> list[Config]:
     """The layers, or nested models, that do what a stack does."""
     config = layer["config"]
-    rates = config["drop_path"] or itertools.repeat(None)
+    values = {field: config[field] for field in UNIT_NUMBERS if config.get(field)}
     (x,) = tensors(layer["inbound_nodes"])
     layers = []
-    for name, rate in zip(config["unit_names"], rates, strict=False):
-        unit = _named(config["template"], name, rate, config["trainable"])
+    for index, name in enumerate(config["unit_names"]):
+        numbers = {field: each[index] for field, each in values.items()}
+        unit = _named(config["template"], name, numbers, config["trainable"])
         if nest or config["rematerialize"]:
             made = [_nested(config, unit, x)]
         else:
@@ -135,21 +136,23 @@ def _separate_units(layer: Config, nest: bool) -> list[Config]:
     return layers
 
 
-def _named(template: Config, name: str, rate: float | None, trainable: bool) -> Config:
-    """A template as the unit of that name, with its own drop path rate for an input's."""
+def _named(template: Config, name: str, numbers: dict[str, float], trainable: bool) -> Config:
+    """A template as the unit of that name, with its own numbers in place of inputs."""
     prefix = f"{name}_"
     unit = copy.deepcopy(template)
     config = unit["config"]
     config["name"], config["trainable"] = name, trainable
     config["layers"] = renamed(
-        [layer for layer in config["layers"] if layer["name"] != RATE_INPUT],
+        [layer for layer in config["layers"] if layer["name"] not in _NUMBER_INPUTS],
         lambda each: prefix + each.removeprefix(TEMPLATE_PREFIX),
     )
     for layer in config["layers"]:
         layer["config"]["trainable"] = trainable
-        if rate is not None and any(_is(layer, kind) for kind in _DROP_PATHS):
-            layer["config"]["rate"] = rate
-            layer["inbound_nodes"][0]["kwargs"].pop("rate")
+        for field, value in numbers.items():
+            number = UNIT_NUMBERS[field]
+            if any(_is(layer, kind) for kind in number.layers):
+                layer["config"][number.option] = value
+                layer["inbound_nodes"][0]["kwargs"].pop(number.option)
     config["input_layers"] = [f"{prefix}input", 0, 0]
     config["output_layers"] = [
         prefix + config["output_layers"][0].removeprefix(TEMPLATE_PREFIX),
@@ -207,17 +210,17 @@ def _is_identity(unit: list[Config]) -> bool:
 
 def _stacked_layer(units: list[list[Config]]) -> Config:
     names = [_unit_name(unit) for unit in units]
-    templates, rates = zip(*(_template(unit) for unit in units), strict=True)
+    templates, numbers = zip(*(_template(unit) for unit in units), strict=True)
     for name, template in zip(names, templates, strict=True):
         if template != templates[0]:
             raise ValueError(
-                f"`{name}` and `{names[0]}` differ in more than their weights and drop path rates, "
-                "so they cannot be stacked."
+                f"`{name}` and `{names[0]}` differ in more than their weights and drop path rates "
+                "or input scales, so they cannot be stacked."
             )
     layer = StackedUnits(
         keras.Model.from_config(copy.deepcopy(templates[0])),
         unit_names=names,
-        drop_path=None if rates[0] is None else rates,
+        **{field: [each[field] for each in numbers] for field in numbers[0]},
         rematerialize=_is(units[0][0], Rematerialized),
         trainable=_trainable(units),
         dtype=keras.saving.deserialize_keras_object(templates[0]["layers"][-1]["config"]["dtype"]),
@@ -244,8 +247,8 @@ def _trainable(units: list[list[Config]]) -> bool:
     return flags.pop()
 
 
-def _template(unit: list[Config]) -> tuple[Config, float | None]:
-    """A unit as a template, and its drop path rate."""
+def _template(unit: list[Config]) -> tuple[Config, dict[str, float]]:
+    """A unit as a template, and the numbers that are its own."""
     prefix = f"{_unit_name(unit)}_"
     config = _unit_config(unit)
     inputs, output = config["input_layers"][0], config["output_layers"][0]
@@ -253,24 +256,27 @@ def _template(unit: list[Config]) -> tuple[Config, float | None]:
     def rename(name: str) -> str:
         return TEMPLATE_PREFIX + name.removeprefix(prefix)
 
-    layers, rate = renamed(config["layers"], rename), None
+    layers, numbers = renamed(config["layers"], rename), {}
     for layer in layers:
         layer.pop("build_config", None)
         layer["config"]["trainable"] = True
-        if any(_is(layer, kind) for kind in _DROP_PATHS):
-            rate, layer["config"]["rate"] = layer["config"]["rate"], 0.0
-            layer["inbound_nodes"][0]["kwargs"]["rate"] = _scalar(RATE_INPUT)
-    heads = [[rename(inputs), 0, 0]]
-    if rate is not None:
-        layers.insert(1, _input_layer(RATE_INPUT, [], "float32"))
-        heads.append([RATE_INPUT, 0, 0])
+        for field, number in UNIT_NUMBERS.items():
+            if any(_is(layer, kind) for kind in number.layers):
+                numbers[field] = layer["config"][number.option]
+                layer["config"][number.option] = number.neutral
+                scalar = _scalar(number.input)
+                layer["inbound_nodes"][0]["kwargs"][number.option] = scalar
+    numbers = {field: numbers[field] for field in UNIT_NUMBERS if field in numbers}
+    names = [UNIT_NUMBERS[field].input for field in numbers]
+    layers[1:1] = [_input_layer(name, [], "float32") for name in names]
+    heads = [[rename(inputs), 0, 0], *([name, 0, 0] for name in names)]
     return {
         "name": "unit",
         "trainable": True,
         "layers": layers,
-        "input_layers": heads if rate is not None else heads[0],
+        "input_layers": heads if numbers else heads[0],
         "output_layers": [rename(output), 0, 0],
-    }, rate
+    }, numbers
 
 
 def _unit_name(unit: list[Config]) -> str:

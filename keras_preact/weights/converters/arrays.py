@@ -11,10 +11,11 @@ from keras_preact.weights.named import NamedWeights
 
 # The order in which a layer creates, and so numbers, its variables.
 _ORDERS = (
-    ("kernel", "bias"),
+    ("kernel", "bias", "gain"),
     ("gamma", "beta", "moving_mean", "moving_variance"),
     ("gamma", "beta", "v"),
     ("class_token", "positions"),
+    ("gamma", "beta", "tau"),
 )
 
 

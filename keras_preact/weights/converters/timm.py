@@ -1,4 +1,4 @@
-"""timm's `resnetv2` and hybrid `vit` checkpoints: a `.safetensors` file of PyTorch tensors."""
+"""timm's `resnetv2`, `nf_resnet` and hybrid `vit` checkpoints: a `.safetensors` file of PyTorch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from keras_preact.weights.named import NamedWeights
 
 _STEM = re.compile(r"stem\.(?P<part>(?:conv|norm)\d?)")
 _UNIT = re.compile(
-    r"stages\.(?P<stage>\d+)\.blocks\.(?P<unit>\d+)\.(?P<part>(?:conv|norm)\d|downsample\.(?:conv|norm))"
+    r"stages\.(?P<stage>\d+)\.(?:blocks\.)?(?P<unit>\d+)"
+    r"(?:\.(?P<part>(?:conv|norm)\d|downsample\.(?:conv|norm)))?"
 )
-_UNIT_PARTS = {"downsample.conv": "shortcut", "downsample.norm": "shortcut_norm"}
+# SkipInit's gain is a variable of the unit itself.
+_UNIT_PARTS = {None: "skip_init", "downsample.conv": "shortcut", "downsample.norm": "shortcut_norm"}
 _FIXED = {"norm": "head_norm", "head.fc": "predictions"}
 # A hybrid ViT: its maps come from a net in the original order, whose norms follow convolutions.
 _HYBRID = "patch_embed.backbone."
@@ -40,8 +42,9 @@ _NORM_VARIABLES = {
     "running_mean": "moving_mean",
     "running_var": "moving_variance",
     "v": "v",
+    "tau": "tau",
 }
-_CONV_VARIABLES = {"weight": "kernel", "bias": "bias"}
+_CONV_VARIABLES = {"weight": "kernel", "bias": "bias", "gain": "gain", "skipinit_gain": "gain"}
 # Batches seen in training, which Keras does not count.
 _COUNTER = "num_batches_tracked"
 
@@ -71,7 +74,7 @@ def read(path: str | os.PathLike) -> NamedWeights:
     except safetensors.SafetensorError as error:
         raise ValueError(f"{str(path)!r} is no whole safetensors file: {error}") from error
     arrays = (
-        (name, _channels_last(array))
+        (name, array.ravel() if name.endswith("gain") else _channels_last(array))
         for name, array in tensors.items()
         if not name.endswith(_COUNTER)
     )

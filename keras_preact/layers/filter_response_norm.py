@@ -1,0 +1,76 @@
+"""Filter response normalisation with its thresholded linear unit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class FilterResponseNormalization(keras.layers.Layer):
+    """`max(x / root_mean_square(x) * gamma + beta, tau)` (arXiv:1911.09737).
+
+    The mean of the squares is that of one image's pixels in one channel, so neither batches nor
+    other channels play a part. The maximum is the paper's thresholded linear unit: a ReLU whose
+    threshold, tau, is learned. Of maps of one pixel only signs are left.
+
+    Args:
+        axis: Axis of the channels.
+        epsilon: Added to the mean of the squares.
+        gamma_initializer: How gamma starts.
+        **kwargs: As for `keras.layers.Layer`.
+    """
+
+    def __init__(
+        self,
+        axis: int = -1,
+        epsilon: float = 1e-6,
+        gamma_initializer: Any = "ones",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.axis = axis
+        self.epsilon = epsilon
+        # Keras's names for them, by which stacked units find how their variables start.
+        self.gamma_initializer = keras.initializers.get(gamma_initializer)
+        self.beta_initializer = keras.initializers.Zeros()
+        self.tau_initializer = keras.initializers.Zeros()
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create gamma, beta and tau, one value a channel.
+
+        Args:
+            input_shape: `(batch, height, width, channels)`, or with the channels first.
+        """
+        channels = (input_shape[self.axis],)
+        self.gamma = self.add_weight(channels, self.gamma_initializer, name="gamma")
+        self.beta = self.add_weight(channels, self.beta_initializer, name="beta")
+        self.tau = self.add_weight(channels, self.tau_initializer, name="tau")
+
+    def call(self, inputs: Any) -> Any:
+        shape = [1] * len(inputs.shape)
+        shape[self.axis] = -1
+        gamma, beta, tau = (ops.reshape(each, shape) for each in (self.gamma, self.beta, self.tau))
+        return ops.maximum(inputs * self._inverse_root(inputs) * gamma + beta, tau)
+
+    def _inverse_root(self, inputs: Any) -> Any:
+        """In float32, since squares overflow float16."""
+        pixels = [axis for axis in (1, 2, 3) if axis != self.axis % 4]
+        squares = ops.square(ops.cast(inputs, "float32"))
+        mean = ops.mean(squares, axis=pixels, keepdims=True)
+        return ops.cast(ops.rsqrt(mean + self.epsilon), inputs.dtype)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The shape of the input."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, serialised."""
+        return {
+            **super().get_config(),
+            "axis": self.axis,
+            "epsilon": self.epsilon,
+            "gamma_initializer": keras.initializers.serialize(self.gamma_initializer),
+        }

@@ -1,0 +1,36 @@
+"""A factor that may be another at each call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class Scale(keras.layers.Layer):
+    """`inputs * factor`.
+
+    Args:
+        factor: What to multiply by. A call may give another.
+        **kwargs: As for `keras.layers.Layer`.
+    """
+
+    def __init__(self, factor: float = 1.0, **kwargs: Any) -> None:
+        # The inputs come in the dtype to compute in; the factor of a call stays float32.
+        super().__init__(autocast=False, **kwargs)
+        self.factor = factor
+        self.built = True
+
+    def call(self, inputs: Any, factor: Any = None) -> Any:
+        factor = self.factor if factor is None else ops.cast(factor, inputs.dtype)
+        return inputs * factor
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The shape of the input."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        return {**super().get_config(), "factor": self.factor}
