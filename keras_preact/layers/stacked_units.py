@@ -84,6 +84,11 @@ class StackedUnits(keras.layers.Layer):
                 f"Received: {len(self.drop_path)} rates"
             )
 
+    @property
+    def template(self) -> keras.Model:
+        """One unit: its structure. The weights are in `stacked`."""
+        return self._unit.model
+
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create the stacked variables."""
         self.stacked = [
