@@ -1,6 +1,6 @@
 """Pre-activation residual networks for Keras."""
 
-from keras_preact import layers, preprocessing, transforms, weights
+from keras_preact import analysis, layers, preprocessing, transforms, weights
 from keras_preact.applications import (
     BUILDERS,
     BiTResNet50x1,
@@ -78,6 +78,7 @@ __all__ = [
     "WideResNet40_4",
     "list_architectures",
     "__version__",
+    "analysis",
     "decayed_variables",
     "decode_predictions",
     "export_savedmodel",
