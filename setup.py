@@ -24,6 +24,7 @@ FORMATS = ["ai-edge-litert", "onnx", "onnxruntime", "openvino", "tf2onnx"]
 TEST = [
     *TRAIN,
     *FORMATS,
+    "hypothesis",
     "jax",
     "pytest",
     "pytest-xdist",
@@ -59,6 +60,8 @@ setup(
         "and-cuda": ["tensorflow[and-cuda]", *TENSORFLOW[1:]],
         # Of keras_preact.Preprocessor. Version 13 resizes tall images in another order.
         "images": ["pillow>=13"],
+        # Of the pictures of python -m keras_preact.show.
+        "show": ["matplotlib"],
         "formats": FORMATS,
         "train": TRAIN,
         "test": TEST,

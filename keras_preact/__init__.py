@@ -1,6 +1,6 @@
 """Pre-activation residual networks for Keras."""
 
-from keras_preact import layers, preprocessing, transforms, weights
+from keras_preact import analysis, layers, preprocessing, transforms, weights
 from keras_preact.applications import (
     BUILDERS,
     BiTResNet50x1,
@@ -124,6 +124,7 @@ __all__ = [
     "list_architectures",
     "__version__",
     "compound_scale",
+    "analysis",
     "decayed_variables",
     "decode_predictions",
     "export_savedmodel",

@@ -730,7 +730,7 @@ CONSTRAINTS = (
             or all(channels % net.norm_groups == 0 for channels in net.normalized_channels)
         ),
         lambda net: (
-            "a divisor of every number of channels that is normalised: "
+            f'a divisor of every number of channels that `norm="{net.norm}"` normalises: '
             f"{sorted(net.normalized_channels)}"
         ),
     ),

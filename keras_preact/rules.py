@@ -17,10 +17,12 @@ class Rule:
     Attributes:
         holds: Whether a value is allowed.
         expected: What is, to go on from "must be".
+        choices: All allowed values, where they are few and named; else empty.
     """
 
     holds: Callable[[Any], bool]
     expected: str
+    choices: tuple[Any, ...] = ()
 
 
 def one_of(choices: Iterable[Any]) -> Rule:
@@ -29,6 +31,7 @@ def one_of(choices: Iterable[Any]) -> Rule:
     return Rule(
         lambda value: any(type(value) is type(each) and value == each for each in choices),
         f"one of {choices}",
+        choices,
     )
 
 
@@ -65,7 +68,15 @@ def are_positive_integers(values: Any) -> bool:
 
 def or_none(rule: Rule) -> Rule:
     """None, or what the rule says."""
-    return Rule(lambda value: value is None or rule.holds(value), f"None or {rule.expected}")
+    return Rule(
+        lambda value: value is None or rule.holds(value),
+        f"None or {rule.expected}",
+        (None, *rule.choices) if rule.choices else (),
+    )
+
+
+# Of Keras's activations, a gated linear unit halves the channels and a threshold needs arguments.
+_NO_ACTIVATIONS = ("glu", "threshold")
 
 
 def or_each(rule: Rule) -> Rule:
@@ -80,9 +91,10 @@ def or_each(rule: Rule) -> Rule:
 
 def _is_activation(value: Any) -> bool:
     try:
-        return isinstance(value, str) and bool(keras.activations.get(value))
+        known = isinstance(value, str) and bool(keras.activations.get(value))
     except ValueError:
         return False
+    return known and value not in _NO_ACTIVATIONS
 
 
 BOOLEAN = one_of((True, False))
@@ -96,4 +108,4 @@ POSITIVE = number(lambda value: value > 0, "above 0")
 NUMBER = number(lambda value: True, "of any size")
 SHARE = number(lambda value: 0 < value <= 1, "in (0, 1]")
 RATE = number(lambda value: 0 <= value < 1, "in [0, 1)")
-ACTIVATION = Rule(_is_activation, "the name of a Keras activation")
+ACTIVATION = Rule(_is_activation, "the name of a Keras activation that keeps the shape")

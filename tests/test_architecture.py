@@ -54,6 +54,8 @@ def test_equal_architectures_have_equal_hashes():
         ("norm_epsilon", float("nan")),
         ("activation", "rely"),
         ("activation", None),
+        ("activation", "glu"),
+        ("activation", "threshold"),
         ("padding", "valid"),
         ("use_bias", 1),
         ("use_bias", "normalized"),

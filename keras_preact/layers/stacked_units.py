@@ -98,6 +98,11 @@ class StackedUnits(keras.layers.Layer):
         numbers = (getattr(self, field) for field in UNIT_NUMBERS)
         return [each for each in numbers if each is not None]
 
+    @property
+    def template(self) -> keras.Model:
+        """One unit: its structure. The weights are in `stacked`."""
+        return self._unit.model
+
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create the stacked variables."""
         self.stacked = [
