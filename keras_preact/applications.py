@@ -295,7 +295,8 @@ def _resnet_rs(depth: int, **changes: Any) -> Builder:
     )
     summary = f"""Builds ResNet-RS's {depth}-layer net in pre-activation (arXiv:2103.07579).
 
-    ResNet-D's stem and shortcuts, and a strided convolution in place of the stem's pooling.
+    ResNet-D's stem and shortcuts, a strided convolution in place of the stem's pooling, and
+    Squeeze-and-Excitation of ratio 0.25.
 """
     return _net(f"PreActResNetRS{depth}", summary, architecture, classes=1000)
 

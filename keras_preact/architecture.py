@@ -390,9 +390,9 @@ class Architecture:
         if self.unit != "bottleneck":
             return set()
         return {
-            self.bottleneck_channels(channels)
-            for stage, channels in enumerate(self.channels, 2)
-            if self.stage_spatial(stage) == kind
+            self.bottleneck_channels(unit.channels)
+            for unit in itertools.chain(*self.stages.values())
+            if unit.spatial == kind
         }
 
     @property
@@ -602,6 +602,27 @@ def _dense_channels_expected(net: Architecture) -> str:
 _ACTIVATION_FIRST = Order(first=("act",), between=("act",), head=("act",))
 
 CONSTRAINTS = (
+    # First what `Architecture.stages`, which the others ask, rests on.
+    Constraint(
+        "expansion",
+        lambda net: not isinstance(net.expansion, tuple) or len(net.expansion) == len(net.units),
+        lambda net: f"a number, or one for each of {len(net.units)} stages",
+    ),
+    Constraint(
+        "dilations",
+        lambda net: net.dilations is None or len(net.dilations) == len(net.units),
+        lambda net: f"None or one positive integer for each of the {len(net.units)} stages",
+    ),
+    Constraint(
+        "multi_grid",
+        lambda net: net.multi_grid is None or len(net.multi_grid) <= net.units[-1],
+        lambda net: f"no longer than the last stage, which has {net.units[-1]} units",
+    ),
+    Constraint(
+        "spatial_stages",
+        lambda net: net.spatial_stages is None or net.spatial_stages <= len(net.units),
+        lambda net: f"None or at most {len(net.units)}, the number of stages",
+    ),
     *(_dense_constraint(field, value) for field, value in DENSE_VALUES.items()),
     Constraint(
         "compression",
@@ -659,11 +680,6 @@ CONSTRAINTS = (
         lambda net: f"such that a channel is left inside the units, which give {net.channels}",
     ),
     Constraint(
-        "expansion",
-        lambda net: not isinstance(net.expansion, tuple) or len(net.expansion) == len(net.units),
-        lambda net: f"a number, or one for each of {len(net.units)} stages",
-    ),
-    Constraint(
         "cardinality",
         lambda net: net.unit == "bottleneck" or net.cardinality == 1,
         lambda net: f'1 with `unit="{net.unit}"`: the groups are those of a bottleneck\'s 3x3',
@@ -684,24 +700,9 @@ CONSTRAINTS = (
         ),
     ),
     Constraint(
-        "dilations",
-        lambda net: net.dilations is None or len(net.dilations) == len(net.units),
-        lambda net: f"None or one positive integer for each of the {len(net.units)} stages",
-    ),
-    Constraint(
-        "multi_grid",
-        lambda net: net.multi_grid is None or len(net.multi_grid) <= net.units[-1],
-        lambda net: f"no longer than the last stage, which has {net.units[-1]} units",
-    ),
-    Constraint(
         "spatial",
         lambda net: net.spatial == "conv" or net.unit == "bottleneck",
         lambda net: f'"conv" with `unit="{net.unit}"`: it stands inside a bottleneck',
-    ),
-    Constraint(
-        "spatial_stages",
-        lambda net: net.spatial_stages is None or net.spatial_stages <= len(net.units),
-        lambda net: f"None or at most {len(net.units)}, the number of stages",
     ),
     Constraint(
         "attention_heads",

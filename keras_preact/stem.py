@@ -46,8 +46,9 @@ def _imagenet(x: Any, parts: Parts) -> Any:
 
 def _imagenet_activated(x: Any, parts: Parts) -> Any:
     channels = parts.architecture.stem_channels
-    x = parts.conv(x, channels, 7, 2, normalized=True, name="stem_conv")
-    x = parts.apply(x, ("norm", "act"), "stem")
+    steps = parts.order.between
+    x = parts.conv(x, channels, 7, 2, normalized="norm" in steps, name="stem_conv")
+    x = parts.apply(x, steps, "stem")
     return parts.max_pool(x, 3, 2, name="stem_pool")
 
 

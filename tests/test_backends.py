@@ -17,6 +17,7 @@ import pytest
 
 import keras_preact
 from keras_preact import Architecture, transforms, weights
+from keras_preact.dense import dense_channels
 
 ARCHITECTURES = {
     "basic": Architecture(
@@ -59,6 +60,49 @@ ARCHITECTURES = {
         norm_groups=4,
         weight_standardization=True,
         use_bias="unnormalized",
+    ),
+    "cbam_res2_blur": Architecture(
+        units=(1, 2),
+        channels=(16, 32),
+        strides=(1, 2),
+        stem="cifar",
+        stem_channels=8,
+        spatial="res2",
+        res2_scale=2,
+        attention="cbam",
+        blur_pool=True,
+        dilations=(1, 2),
+    ),
+    "dense": Architecture(
+        unit="dense",
+        units=(2, 2),
+        channels=dense_channels((2, 2), growth_rate=8, stem_channels=8),
+        strides=(1, 2),
+        stem_channels=8,
+    ),
+    "norm_free": Architecture(
+        unit="basic",
+        units=(4, 1),
+        channels=(8, 16),
+        strides=(1, 2),
+        stem_channels=8,
+        norm="none",
+        weight_standardization="scaled",
+        residual_scaling="norm_free",
+        scan_units=True,
+    ),
+    "attention": Architecture(
+        units=(1, 1),
+        channels=(32, 64),
+        strides=(1, 2),
+        stem_channels=8,
+        norm="frn",
+        activation="linear",
+        spatial="self_attention",
+        spatial_stages=1,
+        encoder_depth=1,
+        encoder_width=16,
+        encoder_heads=2,
     ),
 }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from keras_preact.architecture import RULES, Architecture
@@ -24,6 +24,8 @@ LAYOUTS = {
     "units": ((2, 3), (3, 1), (1, 2)),
     "channels": ((32, 64), (16, 16), (48, 32)),
     "strides": ((1, 2), (2, 1), (2, 2)),
+    "dilations": ((1, 2), (2, 2), (2,)),
+    "multi_grid": ((1, 2), (2, 1, 2), (1, 1, 1, 1)),
 }
 PLAIN = (None, True, False, -1, 0, 1, 2, 3, 4, 8, 16, -6.0, 0.0, 1e-3, 0.1, 0.25, 0.5, 0.9, 1.5)
 NAMES = ("", "relu", "silu", "gelu", "leaky_relu", "linear", "tanh", "glu", "no_such_name")
@@ -69,7 +71,11 @@ def _check(changes: dict, data_format: str) -> None:
         loaded = keras.saving.load_model(Path(folder) / "net.keras", safe_mode=True)
     expected = scores(model, x)
     np.testing.assert_array_equal(scores(loaded, x), expected)
-    other = net({**changes, "scan_units": architecture.scan_units is not True})
+    try:
+        other = net({**changes, "scan_units": architecture.scan_units is not True})
+    except ValueError as error:
+        assert str(error).startswith("`scan_units`")
+        return
     set_named_weights(other, named_weights(model))
     np.testing.assert_allclose(scores(other), expected, atol=1e-4)
 
@@ -79,6 +85,8 @@ def _settings(examples: int) -> settings:
         max_examples=examples,
         deadline=None,
         derandomize=True,
+        # Two fields are few enough to see which is to blame; shrinking takes minutes.
+        phases=[Phase.generate],
         database=None,
         suppress_health_check=list(HealthCheck),
     )

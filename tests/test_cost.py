@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 import pytest
 import timm
 import torch
+from timm.layers.bottleneck_attn import BottleneckAttn
 from torch.utils.flop_counter import FlopCounterMode
 
 import keras_preact
@@ -225,3 +228,39 @@ def test_what_cannot_be_counted_is_said():
         )
     with pytest.raises(ValueError, match="`model` must be a functional"):
         model_cost(keras.Sequential())
+
+
+def test_attention_between_pixels_costs_what_torch_counts():
+    size, channels, filters, heads = 6, 16, 32, 4
+    theirs = BottleneckAttn(channels, filters, feat_size=(size, size), num_heads=heads)
+    x = keras.Input((size, size, channels))
+    ours = keras.Model(x, keras_preact.layers.SelfAttention2D(filters, heads)(x))
+    # timm meets every pixel with all 2n - 1 distances, of which n are its own.
+    spare = size**2 * filters * 2 * (size - 1)
+    counted = _torch_flops(theirs, (1, channels, size, size))
+    assert model_cost(ours).total.flops == counted - spare
+
+
+def test_attention_between_tokens_costs_two_products():
+    class Attention(torch.nn.Module):
+        def forward(self, q: torch.Tensor) -> torch.Tensor:
+            return (q @ q.transpose(-1, -2)).softmax(-1) @ q
+
+    x = keras.Input((7, 3 * 32))
+    ours = keras.Model(x, keras_preact.layers.TokenAttention(4)(x))
+    assert model_cost(ours).total.flops == _torch_flops(Attention(), (1, 4, 7, 8))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm": "frn", "activation": "linear", "attention": "cbam", "blur_pool": True},
+        {"norm": "none", "residual_scaling": "skip_init", "weight_standardization": "scaled"},
+        {"encoder_depth": 1, "encoder_width": 16, "encoder_heads": 2},
+    ],
+    ids=str,
+)
+def test_every_layer_with_weights_has_a_cost(changes):
+    model = net(changes)
+    cost = model_cost(model).total
+    assert cost.parameters == sum(math.prod(each.shape) for each in model.trainable_variables)

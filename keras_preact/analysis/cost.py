@@ -280,6 +280,19 @@ def _attention(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
     return Work(projections + pairs * heads * (key_dim + value_dim))
 
 
+def _self_attention_2d(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
+    """One projection; queries with both axes' distances and with keys; weights with values."""
+    height, width = layer.map_size
+    pixels = height * width
+    projection = math.prod(inputs[0]) * layer.kernel.shape[1]
+    return Work(projection + pixels * layer.filters * (height + width + 2 * pixels))
+
+
+def _token_attention(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
+    """The product of queries and keys, and that of weights and values (arXiv:1706.03762)."""
+    return Work(2 * output[0] * math.prod(output))
+
+
 def _nothing(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
     """Nothing but elementwise work."""
     return Work()
@@ -303,6 +316,11 @@ COSTS: dict[type, CostFunction] = {
     keras.layers.UnitNormalization: _nothing,
     keras.layers.Normalization: _nothing,
     keras.layers.PReLU: _nothing,
+    layers.SelfAttention2D: _self_attention_2d,
+    layers.TokenAttention: _token_attention,
     layers.EvoNormS0: _nothing,
+    layers.FilterResponseNormalization: _nothing,
     layers.ScaleShift: _nothing,
+    layers.SkipInit: _nothing,
+    layers.TokenEmbedding: _nothing,
 }

@@ -94,8 +94,8 @@ def _walk(
             if isinstance(inside, StackedUnits):
                 own_name = rename(inside.name)
                 return _walk(
-                    inside.template,
-                    [*tensors, *inside.template.inputs[1:]],
+                    inside.unit_model(),
+                    [*tensors, *inside.unit_model().inputs[1:]],
                     record,
                     lambda name: f"{own_name}_{name.removeprefix(TEMPLATE_PREFIX)}",
                     units * len(inside.unit_names),

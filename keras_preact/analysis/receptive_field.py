@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from keras_preact.analysis.graph import Call
+from keras_preact.layers import SelfAttention2D
 
 
 def receptive_fields(made: list[Call]) -> list[int | None]:
@@ -13,7 +14,8 @@ def receptive_fields(made: list[Call]) -> list[int | None]:
 
     A kernel of k pixels, d apart, over a map whose pixels are s pixels of the input apart, adds
     `(k - 1) * d * s` (Araujo, Norris, Sim, "Computing receptive fields of convolutional neural
-    networks", Distill 2019). Statistics of norms, which depend on all pixels, are left out.
+    networks", Distill 2019). Statistics of norms and factors of channels, which depend on all
+    pixels, are left out; self-attention between pixels is not.
 
     Args:
         made: All calls of a model, each after those it takes its inputs from.
@@ -37,12 +39,13 @@ def receptive_fields(made: list[Call]) -> list[int | None]:
 def _after(call: Call, field: float, spacing: float) -> tuple[float, float]:
     layer = call.layer
     rank = len(call.output.shape)
-    if any(len(each.shape) > rank for each in call.inputs):
-        # Pooled or flattened: what comes out has no place in the image any more.
+    if isinstance(layer, SelfAttention2D) or any(len(each.shape) > rank for each in call.inputs):
+        # Every pixel meets every other; or they are pooled or flattened, and what comes out has no
+        # place in the image any more.
         return math.inf, spacing
     kernel = _largest(layer, "kernel_size", "pool_size")
     if rank == 4 and kernel:
-        dilation = _largest(layer, "dilation_rate") or 1
+        dilation = _largest(layer, "dilation_rate", "dilation") or 1
         field += (kernel - 1) * dilation * spacing
         spacing *= _largest(layer, "strides") or 1
     return field, spacing

@@ -31,7 +31,8 @@ class BlurPool2D(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.strides, self.dilation = (strides, strides), dilation
+        self.kernel_size, self.strides = (3, 3), (strides, strides)
+        self.dilation = dilation
         self.data_format = keras.config.image_data_format() if data_format is None else data_format
 
     def call(self, inputs: Any) -> Any:

@@ -98,8 +98,8 @@ class StackedUnits(keras.layers.Layer):
         numbers = (getattr(self, field) for field in UNIT_NUMBERS)
         return [each for each in numbers if each is not None]
 
-    @property
-    def template(self) -> keras.Model:
+    # A method, since Keras takes the variables of public attributes for the layer's own to save.
+    def unit_model(self) -> keras.Model:
         """One unit: its structure. The weights are in `stacked`."""
         return self._unit.model
 
