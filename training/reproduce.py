@@ -182,7 +182,7 @@ def run(arguments: list[str], output: Path, threads: int) -> None:
     Raises:
         RuntimeError: If the run failed in another way.
     """
-    log, diverged = output.with_suffix(".log"), output.with_suffix(".diverged")
+    log, diverged = _beside(output, ".log"), _beside(output, ".diverged")
     if diverged.exists() or _finished(output):
         return
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -200,6 +200,11 @@ def run(arguments: list[str], output: Path, threads: int) -> None:
     elif status:
         tail = log.read_text(encoding="utf-8").splitlines()[-5:]
         raise RuntimeError("\n".join([f"{output.name} failed with status {status}; {log}:", *tail]))
+
+
+def _beside(folder: Path, ending: str) -> Path:
+    """A file of a folder's name and an ending; the name may hold a point itself."""
+    return folder.with_name(folder.name + ending)
 
 
 def _finished(output: Path) -> bool:
@@ -257,7 +262,7 @@ def results(rows: Sequence[Row], seeds: int, runs: Path) -> list[Result]:
             if _finished(folder)
         }
         diverged = [
-            seed for seed, folder in folders.items() if folder.with_suffix(".diverged").exists()
+            seed for seed, folder in folders.items() if _beside(folder, ".diverged").exists()
         ]
         if histories or diverged:
             read.append(Result(row, histories, tuple(diverged)))
@@ -398,11 +403,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--runs", type=Path, default=Path("runs/reproduce"), help="default: runs/reproduce"
     )
     parser.add_argument("--output", type=Path, help="folder for the tables and plots")
+    parser.add_argument(
+        "--report", action="store_true", help="train nothing; compare the runs that have ended"
+    )
     return parser.parse_args(arguments)
 
 
 def reproduce(options: argparse.Namespace) -> str:
-    """Train what is not trained yet, and compare.
+    """Train what is not trained yet, unless only a report is asked for, and compare.
 
     Args:
         options: The parsed command line.
@@ -413,7 +421,8 @@ def reproduce(options: argparse.Namespace) -> str:
     runs = options.runs / options.size
     rows = {row.folder: row for name in options.tables for row in TABLES[name].rows}
     size = SIZES[options.size]
-    train_rows(list(rows.values()), size, options.data, options.seeds, runs, options.processes)
+    if not options.report:
+        train_rows(list(rows.values()), size, options.data, options.seeds, runs, options.processes)
     texts = []
     for name in options.tables:
         measured = results(TABLES[name].rows, options.seeds, runs)

@@ -9,7 +9,7 @@ from training.reproduce import FAILS, TABLES, Result, Row, Size, Table, comparis
 from training.run import read_run
 
 ROWS = (
-    Row("first", {"order": "original"}, {"resnet110": 6.61}),
+    Row("first", {"order": "original", "gate_bias": -0.5}, {"resnet110": 6.61}),
     Row("second", {"order": "full_preactivation"}, {"resnet110": 6.37}),
 )
 
@@ -30,7 +30,7 @@ def test_trains_every_row_once_and_writes_what_came_of_it(size, tmp_path, capsys
     assert main(arguments) == 0
     first = capsys.readouterr().out
     assert first.count("training order=") == 2
-    run = read_run(tmp_path / "runs" / "cpu" / "order=original-seed0")
+    run = read_run(tmp_path / "runs" / "cpu" / "order=original-gate_bias=-0.5-seed0")
     assert run["recipe"]["model_options"]["order"] == "original"
     error = 100 * (1 - run["history"][-1]["val_top1"])
     assert f"| first | {error:.2f}% | {error:.2f}% | 6.61% |" in first
@@ -48,6 +48,8 @@ def test_a_run_that_diverges_counts_as_failed(size, tmp_path, monkeypatch):
     (result,) = results(ROWS, 1, tmp_path)
     assert result.row == ROWS[0]
     assert result.median_error == FAILS
+    assert not results(ROWS, 2, tmp_path)[0].histories
+    assert results(ROWS, 2, tmp_path)[0].diverged == (0,)
 
 
 def test_any_other_failure_is_told(size, tmp_path, capsys):
