@@ -332,7 +332,7 @@ def draw(path: Path, title: str, measured: Sequence[Result]) -> None:
         title: Of the figure.
         measured: The rows' results.
     """
-    figure = Figure(figsize=(11, 4.4), dpi=110, layout="constrained")
+    figure = Figure(figsize=(13, 4.4), dpi=110, layout="constrained")
     figure.suptitle(title)
     for axes, key, label in zip(
         figure.subplots(1, 2), ("loss", "val_top1"), ("training loss", "test error, %"), strict=True
@@ -342,7 +342,8 @@ def draw(path: Path, title: str, measured: Sequence[Result]) -> None:
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     with replacing(path) as partial:
         FigureCanvasAgg(figure).print_png(partial)
 
