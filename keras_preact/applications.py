@@ -279,16 +279,6 @@ def _res2net(depth: int, width: int, scale: int) -> Builder:
     return _net(f"PreActRes2Net{depth}_{width}w_{scale}s", summary, architecture, classes=1000)
 
 
-def _blurred(depth: int) -> Builder:
-    architecture = _imagenet_architecture(depth, blur_pool=True)
-    summary = f"""Builds the {depth}-layer pre-activation net with a blur in place of each stride.
-
-    So it hardly changes its mind when the image is shifted (arXiv:1904.11486); the stem's
-    convolution keeps its stride.
-"""
-    return _net(f"PreActResNet{depth}_Blur", summary, architecture, classes=1000)
-
-
 def _resnet_rs(depth: int, **changes: Any) -> Builder:
     architecture = _imagenet_architecture(
         depth, stem="deep_unpooled", downsample="avg_pool", **changes
@@ -505,7 +495,6 @@ PreActMobileNetV2 = _mobile("PreActMobileNetV2")
 PreActResNeXt50_32x4d = _resnext(50, 32, 4)
 PreActResNeXt101_32x8d = _resnext(101, 32, 8)
 PreActRes2Net50_26w_4s = _res2net(50, 26, 4)
-PreActResNet50_Blur = _blurred(50)
 PreActResNetRS50 = _resnet_rs(50, attention="se", attention_ratio=0.25)
 
 ResNet50V2 = _slim(50)
