@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import keras
 
@@ -18,6 +17,22 @@ if TYPE_CHECKING:
 
 # Where attention may stand in a residual branch.
 PLACES = ("after_last_conv", "before_last_conv")
+
+
+class Attention(Protocol):
+    """A kind of attention."""
+
+    def __call__(self, x: Any, parts: Parts, name: str) -> Any:
+        """Apply it.
+
+        Args:
+            x: Tensor `(batch, height, width, channels)`, or with the channels first.
+            parts: Makes the layers.
+            name: What the names of the layers begin with.
+
+        Returns:
+            A tensor of the same shape.
+        """
 
 
 def before_last_conv(x: Any, unit: Unit, parts: Parts) -> Any:
@@ -37,17 +52,8 @@ def _attend(x: Any, unit: Unit, parts: Parts, place: str) -> Any:
     return ATTENTIONS[architecture.attention](x, parts, unit.name)
 
 
-def squeeze_and_excitation(x: Any, parts: Parts, name: str) -> Any:
-    """A factor for each channel: its mean through two dense layers (arXiv:1709.01507).
-
-    Args:
-        x: Tensor `(batch, height, width, channels)`, or with the channels first.
-        parts: Makes the layers.
-        name: What the names of the layers begin with.
-
-    Returns:
-        A tensor of the same shape.
-    """
+def _squeeze_and_excitation(x: Any, parts: Parts, name: str) -> Any:
+    """A factor for each channel: its mean through two dense layers (arXiv:1709.01507)."""
     channels = x.shape[parts.channel_axis]
     gate = _pool(x, GlobalMean2D, parts, name=f"{name}_se_squeeze")
     gate = _reduce(channels, parts, name=f"{name}_se_reduce")(gate)
@@ -55,17 +61,8 @@ def squeeze_and_excitation(x: Any, parts: Parts, name: str) -> Any:
     return parts.multiply(x, gate, name=f"{name}_se_scale")
 
 
-def efficient_channel_attention(x: Any, parts: Parts, name: str) -> Any:
-    """A factor for each channel: a convolution along the channels' means (arXiv:1910.03151).
-
-    Args:
-        x: Tensor `(batch, height, width, channels)`, or with the channels first.
-        parts: Makes the layers.
-        name: What the names of the layers begin with.
-
-    Returns:
-        A tensor of the same shape.
-    """
+def _efficient_channel_attention(x: Any, parts: Parts, name: str) -> Any:
+    """A factor for each channel: a convolution along the channels' means (arXiv:1910.03151)."""
     channels = x.shape[parts.channel_axis]
     gate = _pool(x, GlobalMean2D, parts, name=f"{name}_eca_squeeze")
     sequence = keras.layers.Reshape((channels, 1), dtype=parts.dtype, name=f"{name}_eca_sequence")
@@ -94,21 +91,13 @@ def eca_kernel_size(channels: int) -> int:
     return max(size if size % 2 else size + 1, 3)
 
 
-def convolutional_block_attention(x: Any, parts: Parts, name: str) -> Any:
+def _convolutional_block_attention(x: Any, parts: Parts, name: str) -> Any:
     """A factor for each channel, then one for each pixel (CBAM, arXiv:1807.06521).
 
     The channels' means and maxima go through the same two dense layers; the pixels' mean and
     maximum over the channels through a 7x7 convolution. As in the authors' code, the dense layers
     have biases, and a batch norm follows the 7x7 convolution; where the net's norms cannot take a
     single channel, a bias stands in for it.
-
-    Args:
-        x: Tensor `(batch, height, width, channels)`, or with the channels first.
-        parts: Makes the layers.
-        name: What the names of the layers begin with.
-
-    Returns:
-        A tensor of the same shape.
     """
     name = f"{name}_cbam"
     channels = x.shape[parts.channel_axis]
@@ -162,8 +151,8 @@ def _sigmoid(x: Any, parts: Parts, *, name: str) -> Any:
     return keras.layers.Activation("sigmoid", dtype=parts.dtype, name=name)(x)
 
 
-ATTENTIONS: dict[str, Callable[[Any, Parts, str], Any]] = {
-    "se": squeeze_and_excitation,
-    "eca": efficient_channel_attention,
-    "cbam": convolutional_block_attention,
+ATTENTIONS: dict[str, Attention] = {
+    "se": _squeeze_and_excitation,
+    "eca": _efficient_channel_attention,
+    "cbam": _convolutional_block_attention,
 }

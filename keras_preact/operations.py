@@ -56,20 +56,9 @@ class Convolution:
     dilation: int = 1
     groups: int = 1
 
-    def __call__(
-        self, x: Any, parts: Parts, *, normalized: bool, zero_init: bool, name: str
-    ) -> Any:
-        return parts.conv(
-            x,
-            self.filters,
-            self.kernel_size,
-            self.stride,
-            self.dilation,
-            normalized=normalized,
-            zero_init=zero_init,
-            name=name,
-            groups=self.groups,
-        )
+    def __call__(self, x: Any, parts: Parts, **options: Any) -> Any:
+        size = (self.kernel_size, self.stride, self.dilation)
+        return parts.conv(x, self.filters, *size, groups=self.groups, **options)
 
 
 @dataclass(frozen=True)
@@ -86,18 +75,8 @@ class Depthwise:
     stride: int = 1
     dilation: int = 1
 
-    def __call__(
-        self, x: Any, parts: Parts, *, normalized: bool, zero_init: bool, name: str
-    ) -> Any:
-        return parts.depthwise_conv(
-            x,
-            self.kernel_size,
-            self.stride,
-            self.dilation,
-            normalized=normalized,
-            zero_init=zero_init,
-            name=name,
-        )
+    def __call__(self, x: Any, parts: Parts, **options: Any) -> Any:
+        return parts.depthwise_conv(x, self.kernel_size, self.stride, self.dilation, **options)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,27 +73,19 @@ class Parts:
     ) -> Any:
         """A convolution with He initialisation, or one that starts at zero.
 
-        `normalized` says that a normalisation follows; the options are those of the layer. Keras
-        has no strided convolution with dilation: where both are asked for, pixels are left out of
-        a dense one.
+        `normalized` says that a normalisation follows; the options are those of the layer. Where
+        both stride and dilation are asked for, pixels are left out of a dense convolution.
         """
         architecture = self.architecture
-        subsampled = stride if dilation > 1 else 1
-        layer = CONVOLUTIONS[architecture.weight_standardization](
+        layer = functools.partial(
+            CONVOLUTIONS[architecture.weight_standardization],
             architecture,
             zero_init,
             filters=filters,
             kernel_size=kernel_size,
-            strides=stride // subsampled,
-            dilation_rate=dilation,
-            padding=architecture.padding,
-            data_format=self.data_format,
-            dtype=self.dtype,
-            name=name,
-            **{"use_bias": self._has_bias(normalized), **options},
         )
-        x = layer(x)
-        return x if subsampled == 1 else self.subsample(x, subsampled, name=f"{name}_subsample")
+        options = {"use_bias": self._has_bias(normalized), **options}
+        return self._convolve(x, layer, stride, dilation, name=name, **options)
 
     def depthwise_conv(
         self,
@@ -106,23 +99,38 @@ class Parts:
         name: str,
     ) -> Any:
         """As `conv`, each channel by itself."""
-        architecture = self.architecture
-        standardizes = architecture.weight_standardization
-        convolution = StandardizedDepthwiseConv2D if standardizes else DepthwiseConv2D
-        subsampled = stride if dilation > 1 else 1
-        layer = convolution(
+        standardizes = self.architecture.weight_standardization
+        layer = functools.partial(
+            StandardizedDepthwiseConv2D if standardizes else DepthwiseConv2D,
             kernel_size,
-            strides=stride // subsampled,
-            dilation_rate=dilation,
-            padding=architecture.padding,
             # Keras counts one channel out, the multiplier: a channel feeds one other.
             depthwise_initializer=keras.initializers.Zeros() if zero_init else he_initializer(),
-            use_bias=self._has_bias(normalized),
+        )
+        use_bias = self._has_bias(normalized)
+        return self._convolve(x, layer, stride, dilation, use_bias=use_bias, name=name)
+
+    def _convolve(
+        self,
+        x: Any,
+        layer: Callable[..., keras.layers.Layer],
+        stride: int,
+        dilation: int,
+        *,
+        name: str,
+        **options: Any,
+    ) -> Any:
+        # Keras has no strided convolution with dilation.
+        subsampled = stride if dilation > 1 else 1
+        convolution = layer(
+            strides=stride // subsampled,
+            dilation_rate=dilation,
+            padding=self.architecture.padding,
             data_format=self.data_format,
             dtype=self.dtype,
             name=name,
+            **options,
         )
-        x = layer(x)
+        x = convolution(x)
         return x if subsampled == 1 else self.subsample(x, subsampled, name=f"{name}_subsample")
 
     def _has_bias(self, normalized: bool) -> bool:
