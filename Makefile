@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --constraint constraints.txt
 RUN := runs/digits
+ANY_BACKEND := tests/test_backends.py \
+	tests/test_gradient_flow.py::test_gradients_of_a_linear_net_are_powers
 
 # TensorFlow's notes on what the machine lacks say nothing about this project.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -52,8 +54,8 @@ lint: $(VENV)/test.stamp
 # Keras takes one backend a process: the whole suite on TensorFlow, then what holds on the others.
 test: lint
 	KERAS_BACKEND=tensorflow $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
-	KERAS_BACKEND=jax $(BIN)/pytest tests/test_backends.py
-	KERAS_BACKEND=torch $(BIN)/pytest tests/test_backends.py
+	KERAS_BACKEND=jax $(BIN)/pytest $(ANY_BACKEND)
+	KERAS_BACKEND=torch $(BIN)/pytest $(ANY_BACKEND)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from keras_preact.analysis.figures import new_figure, save_figure
 from keras_preact.analysis.graph import Shape
 from keras_preact.analysis.layout import Edge, Lane, Layout, unit_layout
 from keras_preact.analysis.unit_graphs import INPUT, Node, UnitGraph
@@ -51,38 +51,18 @@ def draw_units(
     """
     if not graphs:
         raise ValueError("`graphs` must hold at least one unit. Received: none")
-    Figure = _figure_class()
+    figure = new_figure()
     panels = [_Panel(graph) for graph in graphs]
     width = sum(panel.width for panel in panels) + _BETWEEN * (len(panels) - 1) + 2 * _MARGIN
     height = max(panel.height for panel in panels) + 2 * _MARGIN
-    figure = Figure(figsize=(width, height))
+    figure.set_size_inches(width, height)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
     left = _MARGIN
     for panel in panels:
         panel.draw(axes, left, _MARGIN)
         left += panel.width + _BETWEEN
-    _save(figure, Path(path), dots_per_inch)
-
-
-def _figure_class() -> type:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "Pictures need matplotlib. Install it with `pip install keras_preact[show]`, or alone."
-        ) from error
-    return Figure
-
-
-def _save(figure: Any, path: Path, dots_per_inch: int) -> None:
-    import matplotlib
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The same net gives the same file, to the byte.
-    with matplotlib.rc_context({"svg.hashsalt": "keras_preact"}):
-        metadata = {"Date": None} if path.suffix == ".svg" else None
-        figure.savefig(path, dpi=dots_per_inch, metadata=metadata, facecolor="white")
+    save_figure(figure, path, dots_per_inch)
 
 
 def _text_width(text: str, size: float = _FONT_SIZE) -> float:

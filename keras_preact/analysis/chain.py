@@ -1,0 +1,150 @@
+"""A net taken apart: its stem, its residual units with the two terms of each sum, and its head.
+
+Analyses run a unit at a time, so that a thousand layers take no more memory than the maps between
+units, and no deep recursion.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_preact.layers import Rematerialized, StackedUnits
+from keras_preact.transforms import unroll
+
+_UNIT = re.compile(r"(?P<unit>stage\d+_unit\d+)(_.*)?")
+
+
+@dataclass(frozen=True)
+class ResidualUnit:
+    """One unit, as models that share their layers with the net.
+
+    Attributes:
+        name: Such as `"stage2_unit1"`.
+        branch: From the unit's input to what is added.
+        shortcut: From the unit's input to what it is added to; None for the input itself.
+        close: From the sum to the unit's output; None for the sum itself, as in pre-activation.
+    """
+
+    name: str
+    branch: keras.Model
+    shortcut: keras.Model | None
+    close: keras.Model | None
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether what goes out has the shape of what comes in."""
+        return tuple(self.branch.input.shape) == tuple(self.branch.output.shape)
+
+    def terms(self, x: Any, training: bool = False) -> list[Any]:
+        """The two terms of the unit's sum: shortcut and branch."""
+        shortcut = x if self.shortcut is None else self.shortcut(x, training=training)
+        return [shortcut, self.branch(x, training=training)]
+
+    def closed(self, total: Any, training: bool = False) -> Any:
+        """The unit's output, from its sum."""
+        return total if self.close is None else self.close(total, training=training)
+
+    def __call__(self, x: Any, training: bool = False) -> Any:
+        shortcut, branch = self.terms(x, training)
+        return self.closed(shortcut + branch, training)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A net as a sequence.
+
+    Attributes:
+        stem: From images to the first unit's input.
+        units: The residual units.
+        head: From the last unit's output to the net's.
+        channel_axis: Axis of the channels in the maps.
+    """
+
+    stem: keras.Model
+    units: tuple[ResidualUnit, ...]
+    head: keras.Model
+    channel_axis: int
+
+
+def take_apart(model: keras.Model) -> Chain:
+    """Take a net apart into stem, residual units and head.
+
+    Args:
+        model: A net built by this package; stacked units are unrolled, with copies of the weights.
+
+    Returns:
+        The parts. Those of a net without stacked units share its weights.
+
+    Raises:
+        ValueError: If the model is no such net, or its units do not end in an addition.
+    """
+    if any(isinstance(layer, StackedUnits) for layer in model.layers):
+        model = unroll(model)
+    groups = _layers_by_unit(model)
+    if not groups:
+        raise ValueError(
+            "`model` must be a net of keras_preact, with layers named as `keras_preact.build` "
+            f"documents. Received: {model.name!r}"
+        )
+    inputs = [_outside_input(name, group) for name, group in groups.items()]
+    outputs = [*inputs[1:], list(groups.values())[-1][-1].output]
+    units = [
+        _unit(name, group, x, output)
+        for (name, group), x, output in zip(groups.items(), inputs, outputs, strict=True)
+    ]
+    return Chain(
+        stem=keras.Model(model.input, inputs[0]),
+        units=tuple(units),
+        head=keras.Model(outputs[-1], model.output),
+        channel_axis=_channel_axis(model),
+    )
+
+
+def _channel_axis(model: keras.Model) -> int:
+    convolutions = [each for each in model.layers if isinstance(each, keras.layers.Conv2D)]
+    return 1 if convolutions[0].data_format == "channels_first" else 3
+
+
+def _layers_by_unit(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
+    groups: dict[str, list[keras.layers.Layer]] = {}
+    for layer in model.layers:
+        if match := _UNIT.fullmatch(layer.name):
+            groups.setdefault(match["unit"], []).append(layer)
+    return groups
+
+
+def _outside_input(name: str, group: list[keras.layers.Layer]) -> Any:
+    """The tensor that comes into a unit."""
+    inside = {id(tensor) for layer in group for tensor in keras.tree.flatten(layer.output)}
+    outside = {
+        id(tensor): tensor
+        for layer in group
+        for tensor in keras.tree.flatten(layer.input)
+        if id(tensor) not in inside
+    }
+    if len(outside) != 1:
+        raise ValueError(f"`{name}` must take one tensor. Received: {list(outside.values())}")
+    return next(iter(outside.values()))
+
+
+def _unit(name: str, group: list[keras.layers.Layer], x: Any, output: Any) -> ResidualUnit:
+    (first, *_) = group
+    if isinstance(first, Rematerialized):
+        first = first.layer
+    if isinstance(first, keras.Model):
+        group, x, output = first.layers, first.input, first.output
+    additions = [layer for layer in group if layer.name == f"{name}_add"]
+    if not additions:
+        raise ValueError(f"`{name}` must end in an addition, `{name}_add`. Received one without")
+    shortcut, branch = additions[0].input
+    total = additions[0].output
+    return ResidualUnit(
+        name=name,
+        branch=keras.Model(x, branch),
+        shortcut=None if shortcut is x else keras.Model(x, shortcut),
+        close=None if output is total else keras.Model(total, output),
+    )

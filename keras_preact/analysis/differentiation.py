@@ -1,0 +1,87 @@
+"""Gradients through functions of tensors, on any of Keras's backends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+# From a gradient at each output, or None for none, to that at the input.
+PullBack = Callable[[Sequence[Any]], Any]
+
+
+def linearize(function: Callable[[Any], Sequence[Any]], x: Any) -> tuple[list[Any], PullBack]:
+    """Evaluate a function, ready to take gradients back through it as often as one likes.
+
+    What the function assigns to variables, such as the moving statistics of norms, does not last.
+
+    Args:
+        function: From one tensor to a sequence of tensors.
+        x: Where to evaluate it.
+
+    Returns:
+        The outputs; and a function from a gradient at each of them, None where there is none, to
+        the gradient at `x`.
+    """
+    with keras.StatelessScope():
+        return _LINEARIZE[keras.backend.backend()](function, x)
+
+
+def _tensorflow(function: Callable, x: Any) -> tuple[list[Any], PullBack]:
+    import tensorflow as tf
+
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        outputs = list(function(x))
+
+    def pull(gradients: Sequence[Any]) -> Any:
+        known = [(y, g) for y, g in zip(outputs, gradients, strict=True) if g is not None]
+        return tape.gradient(
+            [y for y, _ in known],
+            x,
+            output_gradients=[g for _, g in known],
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+
+    return outputs, pull
+
+
+def _jax(function: Callable, x: Any) -> tuple[list[Any], PullBack]:
+    import jax
+    import jax.numpy as jnp
+
+    outputs, vjp = jax.vjp(lambda each: list(function(each)), x)
+
+    def pull(gradients: Sequence[Any]) -> Any:
+        filled = [
+            jnp.zeros_like(y) if g is None else g for y, g in zip(outputs, gradients, strict=True)
+        ]
+        return vjp(filled)[0]
+
+    return outputs, pull
+
+
+def _torch(function: Callable, x: Any) -> tuple[list[Any], PullBack]:
+    import torch
+
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        outputs = list(function(x))
+
+    def pull(gradients: Sequence[Any]) -> Any:
+        known = [(y, g) for y, g in zip(outputs, gradients, strict=True) if g is not None]
+        (gradient,) = torch.autograd.grad(
+            [y for y, _ in known],
+            x,
+            grad_outputs=[g for _, g in known],
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return gradient
+
+    return [output.detach() for output in outputs], pull
+
+
+_LINEARIZE: dict[str, Callable] = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}

@@ -1,0 +1,137 @@
+"""How gradients flow back through a net: why identity shortcuts keep them alive.
+
+In a net of pre-activation units, `x_L = x_l + sum F(x_i)`, so the gradient at `x_l` holds that at
+`x_L` unscaled (arXiv:1603.05027, equation 5). These functions measure it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_preact.analysis.chain import Chain, ResidualUnit, take_apart
+from keras_preact.analysis.differentiation import linearize
+from keras_preact.analysis.figures import new_figure, save_figure
+
+
+@dataclass(frozen=True)
+class GradientFlow:
+    """Norms of the loss's gradient at each unit, over the whole batch.
+
+    Attributes:
+        units: Names of the units, from the input on.
+        inputs: `(units,)`: of the gradient at the unit's input.
+        shortcuts: `(units,)`: of the part of it that came back through the shortcut.
+        branches: `(units,)`: of the part that came back through the residual branch.
+        loss: The mean loss.
+    """
+
+    units: tuple[str, ...]
+    inputs: np.ndarray
+    shortcuts: np.ndarray
+    branches: np.ndarray
+    loss: float
+
+
+def gradient_flow(
+    model: keras.Model,
+    x: Any,
+    y: Any,
+    loss: Any = "sparse_categorical_crossentropy",
+    training: bool = True,
+) -> GradientFlow:
+    """Measure the gradient at every unit of a net.
+
+    The units are differentiated one by one, from the last to the first. Where a projection shares
+    the unit's first normalisation with the branch, its part and the branch's still add up to the
+    whole. The model is not changed: no statistics are updated.
+
+    Args:
+        model: A net built by this package, of separate or stacked units.
+        x: Images `(batch, height, width, channels)`, or with the channels first.
+        y: What the loss compares the net's output with.
+        loss: A Keras loss, or its name.
+        training: Whether norms use the batch's statistics and dropout drops.
+
+    Returns:
+        The norms.
+
+    Raises:
+        ValueError: If the model is no such net.
+    """
+    chain = take_apart(model)
+    maps = _maps(chain, ops.convert_to_tensor(x, model.compute_dtype), training)
+    compute = keras.losses.get(loss)
+
+    def head(last: Any) -> list[Any]:
+        return [ops.mean(compute(ops.convert_to_tensor(y), chain.head(last, training=training)))]
+
+    (value,), pull = linearize(head, maps[-1])
+    gradient = pull([ops.ones_like(value)])
+    norms = []
+    for unit, each in zip(reversed(chain.units), reversed(maps[:-1]), strict=True):
+        shortcut, branch = _through(unit, each, gradient, training)
+        gradient = shortcut + branch
+        norms.append([_norm(gradient), _norm(shortcut), _norm(branch)])
+    inputs, shortcuts, branches = np.array(norms[::-1]).T
+    return GradientFlow(
+        tuple(unit.name for unit in chain.units), inputs, shortcuts, branches, float(value)
+    )
+
+
+def _maps(chain: Chain, x: Any, training: bool) -> list[Any]:
+    """What comes into every unit, and what comes out of the last."""
+    with keras.StatelessScope():
+        maps = [chain.stem(x, training=training)]
+        for unit in chain.units:
+            maps.append(unit(maps[-1], training=training))
+    return maps
+
+
+def _through(unit: ResidualUnit, x: Any, gradient: Any, training: bool) -> tuple[Any, Any]:
+    """The gradient at a unit's input: what came through the shortcut, and through the branch."""
+    terms, pull = linearize(lambda each: unit.terms(each, training), x)
+    _, pull_sum = linearize(lambda total: [unit.closed(total, training)], terms[0] + terms[1])
+    gradient = pull_sum([gradient])
+    return pull([gradient, None]), pull([None, gradient])
+
+
+def _norm(x: Any) -> float:
+    return float(ops.sqrt(ops.sum(ops.square(ops.cast(x, "float32")))))
+
+
+def draw_gradient_flow(
+    path: str | os.PathLike, flows: Mapping[str, GradientFlow], title: str = ""
+) -> None:
+    """Draw the gradients of several nets, from the first unit to the last.
+
+    Args:
+        path: The picture, a PNG, SVG or PDF file by its ending.
+        flows: By label, what was measured.
+        title: Of the picture.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    figure = new_figure(figsize=(10, 4))
+    whole, parts = figure.subplots(1, 2)
+    for place, (label, flow) in enumerate(flows.items()):
+        depth = np.linspace(0, 1, len(flow.units))
+        color = f"C{place}"
+        whole.semilogy(depth, flow.inputs, color=color, label=label)
+        parts.semilogy(depth, flow.shortcuts, color=color, label=f"{label}: shortcut")
+        parts.semilogy(depth, flow.branches, color=color, linestyle=":", label=f"{label}: branch")
+    whole.set_ylabel("norm of the gradient at a unit's input")
+    parts.set_ylabel("its parts")
+    for axes in (whole, parts):
+        axes.set_xlabel("place of the unit (0: first, 1: last)")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.suptitle(title)
+    save_figure(figure, path)
