@@ -1,6 +1,13 @@
-"""What a net costs, what its units look like, and how signals and gradients go through them."""
+"""What a net costs, what its units look like and do, where it looks, how sure it may be."""
 
+from keras_preact.analysis.calibration import (
+    Reliability,
+    draw_reliability,
+    fit_temperature,
+    reliability,
+)
 from keras_preact.analysis.chain import Chain, ResidualUnit, take_apart
+from keras_preact.analysis.class_activation import draw_class_activation, grad_cam, occlusion
 from keras_preact.analysis.cost import (
     COSTS,
     Cost,
@@ -29,17 +36,24 @@ __all__ = [
     "LayerCost",
     "NetCost",
     "Node",
+    "Reliability",
     "ResidualUnit",
     "SignalPropagation",
     "StageCost",
     "UnitGraph",
     "UnknownLayerError",
     "Work",
+    "draw_class_activation",
     "draw_gradient_flow",
+    "draw_reliability",
     "draw_signal_propagation",
     "draw_units",
+    "fit_temperature",
+    "grad_cam",
     "gradient_flow",
     "model_cost",
+    "occlusion",
+    "reliability",
     "scores_with_order",
     "scores_without",
     "signal_propagation",

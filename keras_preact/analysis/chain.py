@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from keras_preact.layer_names import data_format
 from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.transforms import unroll
 
@@ -100,13 +101,8 @@ def take_apart(model: keras.Model) -> Chain:
         stem=keras.Model(model.input, inputs[0]),
         units=tuple(units),
         head=keras.Model(outputs[-1], model.output),
-        channel_axis=_channel_axis(model),
+        channel_axis=1 if data_format(model) == "channels_first" else 3,
     )
-
-
-def _channel_axis(model: keras.Model) -> int:
-    convolutions = [each for each in model.layers if isinstance(each, keras.layers.Conv2D)]
-    return 1 if convolutions[0].data_format == "channels_first" else 3
 
 
 def _layers_by_unit(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:

@@ -1,0 +1,168 @@
+"""Calibration: whether a net is right as often as it says (arXiv:1706.04599)."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_preact.analysis.figures import new_figure, save_figure
+
+# Temperatures that are looked for lie between one part and this many parts of 1.
+_LARGEST_TEMPERATURE = 1000.0
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Confidence and accuracy, in bins of the confidence of equal width.
+
+    Attributes:
+        edges: `(bins + 1,)`: of the bins, from 0 to 1.
+        counts: `(bins,)`: images in each.
+        confidences: `(bins,)`: mean probability of the predicted class; NaN where a bin is empty.
+        accuracies: `(bins,)`: share of right predictions, likewise.
+    """
+
+    edges: np.ndarray
+    counts: np.ndarray
+    confidences: np.ndarray
+    accuracies: np.ndarray
+
+    @property
+    def gaps(self) -> np.ndarray:
+        """`(bins,)`: confidence less accuracy; 0 where a bin is empty."""
+        return np.nan_to_num(self.confidences - self.accuracies)
+
+    @property
+    def expected_error(self) -> float:
+        """The expected calibration error: the mean gap, whatever its sign, over the images."""
+        return float(np.abs(self.gaps) @ self.counts / self.counts.sum())
+
+    @property
+    def maximum_error(self) -> float:
+        """The largest gap of a bin."""
+        return float(np.abs(self.gaps).max())
+
+
+def reliability(probabilities: Any, labels: Any, bins: int = 15) -> Reliability:
+    """Compare a net's confidence with its accuracy.
+
+    Args:
+        probabilities: `(images, classes)`, as a net gives them; each row sums to 1.
+        labels: `(images,)`: numbers of the true classes.
+        bins: Number of bins; 15 as in the paper.
+
+    Returns:
+        The bins.
+
+    Raises:
+        ValueError: If the shapes do not fit, or rows are no probabilities.
+    """
+    probabilities, labels = _checked(probabilities, labels)
+    if not (isinstance(bins, int) and bins > 0):
+        raise ValueError(f"`bins` must be a positive integer. Received: {bins!r}")
+    sums = probabilities.sum(axis=1)
+    if probabilities.min() < 0 or np.abs(sums - 1).max() > 1e-3:
+        raise ValueError(
+            "`probabilities` must be 0 or more and sum to 1 in every row. Received rows that sum "
+            f"to {sums.min():.4g} … {sums.max():.4g}, the least value {probabilities.min():.4g}"
+        )
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    edges = np.linspace(0, 1, bins + 1)
+    # A bin holds its upper edge, as in the paper, and the first its lower one too.
+    places = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    counts = np.bincount(places, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        confidences = np.bincount(places, confidence, bins) / counts
+        accuracies = np.bincount(places, right, bins) / counts
+    return Reliability(edges, counts, confidences, accuracies)
+
+
+def fit_temperature(logits: Any, labels: Any) -> float:
+    """Find the temperature that makes a net's probabilities fit best.
+
+    `softmax(logits / temperature)` has the least cross-entropy, while the predicted classes stay.
+    To be fitted on images that the net was not trained on.
+
+    Args:
+        logits: `(images, classes)`: scores before the softmax; the logarithms of probabilities
+            serve as well.
+        labels: `(images,)`: numbers of the true classes.
+
+    Returns:
+        The temperature: above 1 where the net is too sure of itself.
+
+    Raises:
+        ValueError: If the shapes do not fit, or the labels ask for a temperature of 0 or of
+            infinity, as where every prediction is right.
+    """
+    logits, labels = _checked(logits, labels)
+    logits = logits - logits.max(axis=1, keepdims=True)
+    true = np.take_along_axis(logits, labels[:, np.newaxis], axis=1)[:, 0]
+
+    def slope(inverse: float) -> float:
+        """Of the mean cross-entropy, which is convex, over the inverse temperature."""
+        weights = np.exp(inverse * logits)
+        expected = np.where(weights > 0, weights * logits, 0).sum(axis=1) / weights.sum(axis=1)
+        return float((expected - true).mean())
+
+    low, high = 1 / _LARGEST_TEMPERATURE, _LARGEST_TEMPERATURE
+    if not slope(low) < 0 < slope(high):
+        raise ValueError(
+            f"No temperature between {low:g} and {high:g} fits best: the predictions are all "
+            "right, or no better than chance."
+        )
+    while high / low > 1 + 1e-9:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
+    return 1 / middle
+
+
+def draw_reliability(
+    path: str | os.PathLike, measured: Mapping[str, Reliability], title: str = ""
+) -> None:
+    """Draw reliability diagrams side by side: accuracy over confidence, and how many images.
+
+    Args:
+        path: The picture; its ending says what kind it is.
+        measured: By label, the bins.
+        title: Of the picture.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    figure = new_figure(figsize=(4.2 * len(measured), 5), layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(2, len(measured), height_ratios=(3, 1), sharex=True, squeeze=False)
+    for (above, below), (label, each) in zip(panels.T, measured.items(), strict=True):
+        centres = (each.edges[1:] + each.edges[:-1]) / 2
+        width = each.edges[1] - each.edges[0]
+        above.bar(centres, each.accuracies, width, color="#0b6fb8", edgecolor="white")
+        above.bar(centres, each.gaps, width, each.accuracies, color="#b8560b", alpha=0.4)
+        above.plot([0, 1], [0, 1], "--", color="#888888")
+        above.set_title(f"{label}: expected error {each.expected_error:.2%}", fontsize=10)
+        above.set_ylabel("accuracy (orange: gap to confidence)")
+        below.bar(centres, each.counts, width, color="#888888", edgecolor="white")
+        below.set_ylabel("images")
+        below.set_xlabel("confidence")
+    save_figure(figure, path)
+
+
+def _checked(scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    scores, labels = np.asarray(scores, "float64"), np.asarray(labels)
+    if scores.ndim != 2 or labels.shape != scores.shape[:1] or not len(labels):
+        raise ValueError(
+            "Scores must be of the shape `(images, classes)` and labels of `(images,)`. "
+            f"Received: {scores.shape} and {labels.shape}"
+        )
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= scores.shape[1]:
+        raise ValueError(
+            f"`labels` must be whole numbers from 0 to {scores.shape[1] - 1}. "
+            f"Received: {labels.dtype}, {labels.min()} … {labels.max()}"
+        )
+    return scores, labels

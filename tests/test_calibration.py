@@ -1,0 +1,73 @@
+"""Calibration against problems whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from keras_preact.analysis import draw_reliability, fit_temperature, reliability
+
+# Three of four are right where the odds are three to one.
+LOGITS = np.tile([np.log(3), 0.0], (4, 1))
+LABELS = np.array([0, 0, 0, 1])
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 2.5, 40.0])
+def test_the_temperature_undoes_a_scale(factor):
+    assert fit_temperature(factor * LOGITS, LABELS) == pytest.approx(factor, rel=1e-6)
+    # Scores of one image may all be larger; logarithms of probabilities are such scores.
+    assert fit_temperature(factor * LOGITS + 7, LABELS) == pytest.approx(factor, rel=1e-6)
+    log_probabilities = np.log(_softmax(factor * LOGITS))
+    assert fit_temperature(log_probabilities, LABELS) == pytest.approx(factor, rel=1e-6)
+
+
+def test_a_calibrated_net_has_no_error():
+    assert reliability(_softmax(LOGITS), LABELS).expected_error == pytest.approx(0)
+
+
+def test_gaps_are_weighted_by_images():
+    # Two images at 0.9, one of them right: a gap of 0.4. Two at 0.6, both right: one of -0.4.
+    # And four at 0.7, three right: -0.05.
+    first = np.array([0.9, 0.9, 0.6, 0.6, 0.7, 0.7, 0.7, 0.7])
+    labels = np.array([0, 1, 0, 0, 0, 0, 0, 1])
+    measured = reliability(np.stack([first, 1 - first], 1), labels, bins=10)
+    assert measured.counts.tolist() == [0, 0, 0, 0, 0, 2, 4, 0, 2, 0]
+    np.testing.assert_allclose(measured.gaps[[5, 6, 8]], [-0.4, -0.05, 0.4])
+    assert measured.expected_error == pytest.approx((2 * 0.4 + 4 * 0.05 + 2 * 0.4) / 8)
+    assert measured.maximum_error == pytest.approx(0.4)
+
+
+def test_certainty_falls_into_the_last_bin_and_chance_into_its_own():
+    measured = reliability([[1.0, 0.0], [0.5, 0.5]], [0, 0], bins=2)
+    assert measured.counts.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "message"),
+    [
+        ([[0.5, 0.5]], [0, 1], r"`\(images, classes\)`.*Received: \(1, 2\) and \(2,\)"),
+        ([[0.5, 0.5]], [2], "whole numbers from 0 to 1. Received: int64, 2"),
+        ([[0.5, 0.5]], [0.0], "whole numbers from 0 to 1. Received: float64"),
+        ([[0.5, 0.9]], [0], "sum to 1.4"),
+        ([[1.5, -0.5]], [0], "least value -0.5"),
+    ],
+)
+def test_what_is_no_probability_is_refused(scores, labels, message):
+    with pytest.raises(ValueError, match=message):
+        reliability(scores, labels)
+
+
+def test_no_temperature_fits_predictions_that_are_all_right():
+    with pytest.raises(ValueError, match="all right"):
+        fit_temperature([[1.0, 0.0], [0.0, 1.0]], [0, 1])
+
+
+def test_picture(tmp_path):
+    measured = {"calibrated": reliability(_softmax(LOGITS), LABELS)}
+    draw_reliability(tmp_path / "reliability.svg", measured)
+    assert "calibrated: expected error 0.00%" in (tmp_path / "reliability.svg").read_text()
