@@ -21,6 +21,13 @@ from keras_preact.analysis.cost import (
 from keras_preact.analysis.drawing import draw_units
 from keras_preact.analysis.gradient_flow import GradientFlow, draw_gradient_flow, gradient_flow
 from keras_preact.analysis.lesions import scores_with_order, scores_without
+from keras_preact.analysis.loss_landscape import (
+    LossLandscape,
+    draw_loss_landscape,
+    filter_normalized_direction,
+    loss_landscape,
+)
+from keras_preact.analysis.sharpness import Sharpness, sharpness
 from keras_preact.analysis.signal_propagation import (
     SignalPropagation,
     draw_signal_propagation,
@@ -34,10 +41,12 @@ __all__ = [
     "Cost",
     "GradientFlow",
     "LayerCost",
+    "LossLandscape",
     "NetCost",
     "Node",
     "Reliability",
     "ResidualUnit",
+    "Sharpness",
     "SignalPropagation",
     "StageCost",
     "UnitGraph",
@@ -45,17 +54,21 @@ __all__ = [
     "Work",
     "draw_class_activation",
     "draw_gradient_flow",
+    "draw_loss_landscape",
     "draw_reliability",
     "draw_signal_propagation",
     "draw_units",
+    "filter_normalized_direction",
     "fit_temperature",
     "grad_cam",
     "gradient_flow",
+    "loss_landscape",
     "model_cost",
     "occlusion",
     "reliability",
     "scores_with_order",
     "scores_without",
+    "sharpness",
     "signal_propagation",
     "take_apart",
     "unit_graphs",

@@ -1,0 +1,237 @@
+"""The loss around a net's weights, on a line or a plane (arXiv:1712.09913)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_preact.analysis.figures import new_figure, save_figure
+from keras_preact.files import replacing
+from keras_preact.layers import StackedUnits
+
+# What is to be added to each trainable variable, one array a variable.
+Direction = list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class LossLandscape:
+    """Mean losses on a line or a plane through a net's weights.
+
+    Attributes:
+        coordinates: `(points,)`: how far along each direction; 0 is the net itself.
+        losses: `(points,)` on a line, `(points, points)` on a plane, the second direction along
+            the second axis.
+    """
+
+    coordinates: np.ndarray
+    losses: np.ndarray
+
+
+def filter_normalized_direction(model: keras.Model, seed: int) -> Direction:
+    """A random direction in which every filter changes by as much as it is large.
+
+    Each filter of the direction has the norm of the net's filter, so that nets of different
+    scales of weights compare; biases, scales and shifts do not move.
+
+    Args:
+        model: A net. The units of stacked weights have filters of their own.
+        seed: Of the draw.
+
+    Returns:
+        One array for each of the net's trainable variables.
+    """
+    rng = np.random.default_rng(seed)
+    stacked = {
+        id(variable)
+        for layer in model.layers
+        if isinstance(layer, StackedUnits)
+        for variable in layer.trainable_variables
+    }
+    return [
+        _like_filters(ops.convert_to_numpy(variable), rng, stacked=id(variable) in stacked)
+        for variable in model.trainable_variables
+    ]
+
+
+def _like_filters(weights: np.ndarray, rng: np.random.Generator, stacked: bool) -> np.ndarray:
+    if weights.ndim - stacked < 2:
+        return np.zeros_like(weights)
+    drawn = rng.standard_normal(weights.shape).astype(weights.dtype)
+    # The last axis counts the filters, and the first of stacked weights the units.
+    axes = tuple(range(int(stacked), weights.ndim - 1))
+    norms = [np.sqrt((each**2).sum(axis=axes, keepdims=True)) for each in (weights, drawn)]
+    return drawn * norms[0] / norms[1]
+
+
+def loss_landscape(
+    model: keras.Model,
+    x: Any,
+    y: Any,
+    directions: Sequence[Direction],
+    coordinates: Sequence[float],
+    loss: Any = "sparse_categorical_crossentropy",
+    batch_size: int = 128,
+    path: str | os.PathLike | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> LossLandscape:
+    """Measure the loss at the points of a line or a plane.
+
+    The net is in inference, with the moving statistics that it has; its weights are put back.
+
+    Args:
+        model: The net, in the middle.
+        x: Images `(images, height, width, channels)`, or with the channels first.
+        y: What the loss compares the net's output with, `(images, …)`.
+        directions: One or two, of `filter_normalized_direction` or, for a line to another net,
+            the differences of the two nets' weights.
+        coordinates: How far to go along each.
+        loss: A Keras loss, or its name.
+        batch_size: Images at a time.
+        path: A file, `.npz`, that keeps each row of points once it is measured. Where it is there
+            already, the rows that it has are not measured again.
+        progress: Called with the number of rows done, and of all, after each.
+
+    Returns:
+        The losses.
+
+    Raises:
+        ValueError: If there are no directions or more than two, they do not fit the net, or the
+            file is of other coordinates.
+    """
+    coordinates = np.asarray(coordinates, "float64")
+    _check_directions(model, directions)
+    shape = (len(coordinates),) * len(directions)
+    losses, done = _load(path, coordinates, shape)
+    mean_loss = _mean_loss(model, x, y, loss, batch_size)
+    weights = [ops.convert_to_numpy(each) for each in model.trainable_variables]
+    try:
+        for row in range(done, len(coordinates)):
+            for column in np.ndindex(shape[1:]):
+                point = [coordinates[place] for place in (row, *column)]
+                _move(model, weights, directions, point)
+                losses[row, *column] = mean_loss()
+            _save(path, coordinates, losses, row + 1)
+            if progress:
+                progress(row + 1, len(coordinates))
+    finally:
+        _move(model, weights, (), ())
+    return LossLandscape(coordinates, losses)
+
+
+def draw_loss_landscape(path: str | os.PathLike, landscape: LossLandscape, title: str = "") -> None:
+    """Draw a line as a curve, a plane as contours beside a surface.
+
+    Args:
+        path: The picture; its ending says what kind it is.
+        landscape: What was measured. Losses that are not finite are left out.
+        title: Of the picture.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    losses = np.where(np.isfinite(landscape.losses), landscape.losses, np.nan)
+    if losses.ndim == 1:
+        figure = new_figure(figsize=(6, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(landscape.coordinates, losses, marker=".")
+        axes.set(xlabel="along the direction", ylabel="loss")
+        axes.grid(alpha=0.3)
+    else:
+        figure = new_figure(figsize=(11, 4.8), layout="constrained")
+        _draw_plane(figure, landscape.coordinates, losses)
+    figure.suptitle(title)
+    save_figure(figure, path)
+
+
+def _draw_plane(figure: Any, coordinates: np.ndarray, losses: np.ndarray) -> None:
+    first, second = np.meshgrid(coordinates, coordinates, indexing="ij")
+    contours, surface = (
+        figure.add_subplot(1, 2, 1),
+        figure.add_subplot(1, 2, 2, projection="3d"),
+    )
+    # Losses rise by orders of magnitude towards the rim.
+    heights = np.log10(losses)
+    lines = contours.contour(
+        first,
+        second,
+        losses,
+        levels=10 ** np.linspace(np.nanmin(heights), np.nanmax(heights), 25),
+        cmap="viridis",
+    )
+    contours.clabel(lines, fontsize=7, fmt="%.3g")
+    contours.set(xlabel="first direction", ylabel="second direction", aspect="equal")
+    surface.plot_surface(first, second, heights, cmap="viridis", linewidth=0)
+    surface.set(xlabel="first direction", ylabel="second direction", zlabel="log10 of the loss")
+
+
+def _check_directions(model: keras.Model, directions: Sequence[Direction]) -> None:
+    if len(directions) not in (1, 2):
+        raise ValueError(f"`directions` must be one or two. Received: {len(directions)}")
+    expected = [tuple(each.shape) for each in model.trainable_variables]
+    for direction in directions:
+        received = [np.shape(each) for each in direction]
+        if received != expected:
+            raise ValueError(
+                f"A direction must have an array for each of the {len(expected)} trainable "
+                f"variables of {model.name!r}, of its shape. Received: {len(received)} arrays, "
+                f"of the shapes {received[:3]} … for {expected[:3]} …"
+            )
+
+
+def _mean_loss(
+    model: keras.Model, x: Any, y: Any, loss: Any, batch_size: int
+) -> Callable[[], float]:
+    """A function that evaluates the net's mean loss, at the weights that it has then."""
+    evaluated = keras.Model(model.inputs, model.outputs)
+    evaluated.compile(loss=loss)
+
+    def evaluate() -> float:
+        return float(evaluated.evaluate(x, y, batch_size=batch_size, verbose=0))
+
+    return evaluate
+
+
+def _move(
+    model: keras.Model,
+    weights: Sequence[np.ndarray],
+    directions: Sequence[Direction],
+    point: Sequence[float],
+) -> None:
+    for index, variable in enumerate(model.trainable_variables):
+        moved = weights[index]
+        for direction, distance in zip(directions, point, strict=True):
+            moved = moved + distance * direction[index]
+        variable.assign(moved)
+
+
+def _load(
+    path: str | os.PathLike | None, coordinates: np.ndarray, shape: tuple[int, ...]
+) -> tuple[np.ndarray, int]:
+    """The losses measured so far, and the number of rows that are."""
+    if path is None or not Path(path).exists():
+        return np.full(shape, np.nan), 0
+    with np.load(path, allow_pickle=False) as file:
+        losses, there = file["losses"], file["coordinates"]
+        if losses.shape != shape or not np.array_equal(there, coordinates):
+            raise ValueError(
+                f"{path} holds losses of the shape {losses.shape} at {there}. "
+                f"Expected: {shape} at {coordinates}"
+            )
+        return losses, int(file["rows"])
+
+
+def _save(
+    path: str | os.PathLike | None, coordinates: np.ndarray, losses: np.ndarray, rows: int
+) -> None:
+    if path is None:
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        np.savez(partial, coordinates=coordinates, losses=losses, rows=rows)
