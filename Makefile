@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --constraint constraints.txt
 RUN := runs/digits
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 ANY_BACKEND := tests/test_backends.py \
 	tests/test_gradient_flow.py::test_gradients_of_a_linear_net_are_powers
 
@@ -53,9 +54,9 @@ lint: $(VENV)/test.stamp
 
 # Keras takes one backend a process: the whole suite on TensorFlow, then what holds on the others.
 test: lint
-	KERAS_BACKEND=tensorflow $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
-	KERAS_BACKEND=jax $(BIN)/pytest $(ANY_BACKEND)
-	KERAS_BACKEND=torch $(BIN)/pytest $(ANY_BACKEND)
+	KERAS_BACKEND=tensorflow $(PYTEST)
+	KERAS_BACKEND=jax $(PYTEST) $(ANY_BACKEND)
+	KERAS_BACKEND=torch $(PYTEST) $(ANY_BACKEND)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -14,7 +14,7 @@ import keras_preact
 from keras_preact import transforms
 from keras_preact.layers import BlurPool2D, MaxPooling2D
 from keras_preact.weights import named_weights, set_named_weights
-from tests.variants import X, check_forms, check_training_and_saving, net, scores
+from tests.variants import X, check_forms, check_training_and_saving, net, scores, some_slow
 
 VARIANTS = {
     "blur": {"blur_pool": True, "strides": (2, 2)},
@@ -35,7 +35,7 @@ def test_trains_saves_and_loads(changes, tmp_path):
     check_training_and_saving(changes, tmp_path)
 
 
-@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("changes", some_slow(VARIANTS.values(), 1), ids=VARIANTS)
 def test_every_form_gives_the_same_scores(changes):
     # With the stride at their end, only one unit of these stages is left to run by itself.
     check_forms(changes, scans=changes.get("stride_unit") != "last")

@@ -13,7 +13,7 @@ import keras_preact
 from keras_preact.attention import ATTENTIONS, eca_kernel_size
 from keras_preact.layers import GlobalMean2D
 from keras_preact.transforms import fold, stack, unroll
-from tests.variants import SMALL, X, check_forms, check_training_and_saving, net, scores
+from tests.variants import SMALL, X, check_forms, check_training_and_saving, net, scores, some_slow
 
 # A wide inside, in which no ReLU leaves every channel at zero.
 VARIANTS = [{"attention": each, "attention_ratio": 0.5} for each in ATTENTIONS]
@@ -34,7 +34,7 @@ def test_trains_saves_and_loads(changes, tmp_path):
     check_training_and_saving(changes, tmp_path)
 
 
-@pytest.mark.parametrize("changes", VARIANTS[:3], ids=str)
+@pytest.mark.parametrize("changes", some_slow(VARIANTS[:3], 2), ids=str)
 def test_every_form_gives_the_same_scores(changes):
     check_forms(changes)
 

@@ -92,7 +92,7 @@ def _settings(examples: int) -> settings:
     )
 
 
-@_settings(12)
+@_settings(6)
 @given(changes=changes(), data_format=st.sampled_from(FORMS))
 def test_pairs_work_or_say_why_not(changes, data_format):
     _check(changes, data_format)

@@ -18,7 +18,7 @@ from keras_preact.orders import ORDERS
 from keras_preact.stem import STEMS
 from keras_preact.weights import set_named_weights
 from keras_preact.weights.converters import CONVERTERS
-from tests.variants import X, check_forms, check_training_and_saving, net, scores
+from tests.variants import X, check_forms, check_training_and_saving, net, scores, some_slow
 
 VARIANTS = [
     {"norm": "layer"},
@@ -40,7 +40,7 @@ def test_trains_saves_and_loads(changes, tmp_path):
     check_training_and_saving(changes, tmp_path)
 
 
-@pytest.mark.parametrize("changes", VARIANTS, ids=_id)
+@pytest.mark.parametrize("changes", some_slow(VARIANTS, 2), ids=_id)
 def test_every_form_gives_the_same_scores(changes):
     check_forms(changes)
 

@@ -20,7 +20,7 @@ from keras_preact import Architecture, transforms
 from keras_preact.layers import Conv2D
 from keras_preact.weights import named_weights, set_named_weights
 from keras_preact.weights.named import NamedWeights
-from tests.variants import check_forms, check_training_and_saving, net, scores
+from tests.variants import check_forms, check_training_and_saving, net, scores, some_slow
 
 VARIANTS = {
     "resnext": {"cardinality": 4},
@@ -94,7 +94,7 @@ def test_trains_saves_and_loads(changes, tmp_path):
     check_training_and_saving(changes, tmp_path)
 
 
-@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("changes", some_slow(VARIANTS.values(), 1), ids=VARIANTS)
 def test_every_form_gives_the_same_scores(changes):
     check_forms(changes)
 

@@ -57,7 +57,7 @@ def _train(model: keras.Model, steps: int = 2) -> list[float]:
         ({}, {}),
         ({"unit": "basic", "use_bias": True}, {}),
         ({"rematerialize": True}, {}),
-        ({}, {"data_format": "channels_first"}),
+        pytest.param({}, {"data_format": "channels_first"}, marks=pytest.mark.slow),
         ({}, {"dtype": "mixed_bfloat16"}),
     ],
     ids=str,
@@ -178,8 +178,15 @@ def test_features_of_stacked_stages():
         np.testing.assert_allclose(maps[1](images)[name], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("rematerialize", [True, False])
-@pytest.mark.parametrize("scan_units", [True, False])
+@pytest.mark.parametrize(
+    ("scan_units", "rematerialize"),
+    [
+        (True, False),
+        (False, True),
+        pytest.param(True, True, marks=pytest.mark.slow),
+        pytest.param(False, False, marks=pytest.mark.slow),
+    ],
+)
 def test_saving(tmp_path, scan_units, rematerialize):
     model = _net(
         TINY.replace(scan_units=scan_units, rematerialize=rematerialize, drop_path=0.2, dropout=0.1)
@@ -236,7 +243,12 @@ def _train_step_nodes(depth: int, **changes) -> int:
 
 
 @pytest.mark.parametrize(
-    ("depths", "rematerialize"), [((164, 497, 1001, 2000), False), ((164, 2000), True)]
+    ("depths", "rematerialize"),
+    [
+        ((164, 2000), False),
+        pytest.param((164, 497, 1001, 2000), False, marks=pytest.mark.slow),
+        pytest.param((164, 2000), True, marks=pytest.mark.slow),
+    ],
 )
 def test_graph_does_not_grow_with_depth(depths, rematerialize):
     # 164 layers are fewer than "auto" scans.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import pytest
 
 import keras_preact
 from keras_preact import Architecture
@@ -22,6 +24,14 @@ SMALL = Architecture(
     norm_groups=8,
 )
 X = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype("float32")
+
+
+def some_slow(variants: Iterable[dict[str, Any]], fast: int) -> list[Any]:
+    """Parameters of a test: the first few variants, and the others under the slow marker."""
+    return [
+        each if place < fast else pytest.param(each, marks=pytest.mark.slow)
+        for place, each in enumerate(variants)
+    ]
 
 
 def net(changes: dict[str, Any], randomize: bool = True, **options: Any) -> keras.Model:
