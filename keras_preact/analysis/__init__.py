@@ -11,11 +11,13 @@ from keras_preact.analysis.cost import (
     model_cost,
 )
 from keras_preact.analysis.drawing import draw_units
+from keras_preact.analysis.tables import CostTable, architecture_cost
 from keras_preact.analysis.unit_graphs import Node, UnitGraph, unit_graphs
 
 __all__ = [
     "COSTS",
     "Cost",
+    "CostTable",
     "LayerCost",
     "NetCost",
     "Node",
@@ -23,6 +25,7 @@ __all__ = [
     "UnitGraph",
     "UnknownLayerError",
     "Work",
+    "architecture_cost",
     "draw_units",
     "model_cost",
     "unit_graphs",
