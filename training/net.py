@@ -13,6 +13,7 @@ import keras
 
 import keras_preact
 from keras_preact import transforms
+from keras_preact.architecture import Architecture
 from keras_preact.weights import find_entry
 from keras_preact.weights.sources import is_weights_file, read
 from training.recipe import Recipe, differences
@@ -187,6 +188,21 @@ def prepare_net(recipe: Recipe, class_names: Sequence[str]) -> keras.Model:
     if recipe.freeze != "none":
         transforms.freeze(net, _frozen_stage(recipe))
     return net
+
+
+def recipe_architecture(recipe: Recipe) -> Architecture:
+    """What a recipe's net is like.
+
+    Args:
+        recipe: Names the builder and its options.
+
+    Returns:
+        The architecture that its builder builds.
+
+    Raises:
+        ValueError: If there is no such builder, or an option is no field or out of its range.
+    """
+    return _builder(recipe.model).architecture.replace(**recipe.model_options)
 
 
 def _builder(name: str) -> keras_preact.applications.Builder:
