@@ -16,6 +16,9 @@ from training.recipe import Recipe
 from training.search.space import OPTIMISER, SearchSpace, are_numbers, label
 from training.train import compile_for_training
 
+# Choices that matter in training alone, so that they change neither the cost nor what fits what.
+_FREE = ("drop_block", "drop_path", "dropout")
+
 # Values of a trial by the hyperparameters' names; keys that KerasTuner adds are ignored.
 Values = Mapping[str, Any]
 
@@ -63,6 +66,8 @@ class PreActHyperModel(keras_tuner.HyperModel):
             if not are_numbers(values)
         }
         self._check_none()
+        self._kinds = [name for name in space.choices if name not in _FREE]
+        self._widened: dict[tuple[Any, ...], tuple[int, ...]] = {}
         self._cost_tables: dict[tuple[Any, ...], analysis.CostTable] = {}
         self._latency_tables: dict[tuple[Any, ...], analysis.LatencyTable] = {}
 
@@ -188,24 +193,26 @@ class PreActHyperModel(keras_tuner.HyperModel):
         Raises:
             ValueError: If no candidate's values fit one another.
         """
-        hp = self.hyperparameters()
-        units = {name: min(values) for name, values in self._units.items()}
-        choices = [self._labels(name) for name in self.space.choices]
-        error = None
-        for kind in itertools.product(*choices):
-            kind = dict(zip(self.space.choices, kind, strict=True))
+        values = self.hyperparameters().values
+        values.update({name: min(units) for name, units in self._units.items()})
+        refusals = []
+        found = False
+        for kind in itertools.product(*map(self._labels, self._kinds)):
+            values.update(zip(self._kinds, kind, strict=True))
             for width in self._widths():
-                values = {**hp.values, **units, **kind, **width}
+                values.update(width)
                 try:
                     self.architecture(values)
                 except ValueError as refusal:
-                    error = error or refusal
+                    refusals.append(refusal)
                     continue
-                error = False
-                yield values
+                found = True
+                yield dict(values)
                 break
-        if error:
-            raise ValueError(f"No net of the search space exists. Of the first, {error}") from error
+        if not found:
+            raise ValueError(
+                f"No net of the search space exists. Of the first, {refusals[0]}"
+            ) from refusals[0]
 
     def _widths(self) -> list[dict[str, Any]]:
         """Every choice of channels, from the fewest on."""
@@ -251,19 +258,23 @@ class PreActHyperModel(keras_tuner.HyperModel):
         return self._words[name][values[name]] if name in self._words else values[name]
 
     def _kind(self, values: Values) -> tuple[Any, ...]:
-        return tuple([values[name] for name in self.space.choices])
+        """What tells the families of nets apart that differ in units and channels alone."""
+        return tuple([values[name] for name in self._kinds])
 
     def _size(self, values: Values) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Units and channels of each stage."""
         units = tuple([values[name] for name in self._units]) or self._architecture.units
-        if self.space.widen:
-            return units, self._widened(values)
-        channels = tuple([values[name] for name in self._channels])
-        return units, channels or self._architecture.channels
+        if not self.space.widen:
+            channels = tuple([values[name] for name in self._channels])
+            return units, channels or self._architecture.channels
+        key = values["widen"], *self._kind(values)
+        if key not in self._widened:
+            self._widened[key] = self._widen(values)
+        return units, self._widened[key]
 
-    def _widened(self, values: Values) -> tuple[int, ...]:
+    def _widen(self, values: Values) -> tuple[int, ...]:
         factor = values["widen"] * self._width_share({}) / self._width_share(values)
-        return tuple([max(1, round(each * factor)) for each in self._architecture.channels])
+        return tuple(max(1, round(each * factor)) for each in self._architecture.channels)
 
     def _width_share(self, values: Values) -> float:
         """The channels of a unit's 3x3 convolutions as a share of those that go out."""
