@@ -6,9 +6,11 @@ failed trial (keras-team/keras-tuner#989). Here a proposal is checked before it 
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import keras_tuner
@@ -19,11 +21,11 @@ from training.files import replacing, write_json
 from training.search.constraints import Constraints
 from training.search.hypermodel import PreActHyperModel
 
-# Draws without a new candidate, after which the space counts as exhausted. KerasTuner's 20 end a
-# search of a small space long before (keras-team/keras-tuner#35).
+# Draws for a proposal. If none is a new candidate, the space counts as exhausted; KerasTuner's 20
+# would end a search of a small space long before (keras-team/keras-tuner#35).
 DRAWS = 20_000
-# Candidates that a Bayesian search chooses from where the acquisition's optimum is refused.
-POOL = 256
+# Candidates that a Bayesian search chooses from.
+POOL = 1_000
 
 # What a run reports, and where it is best.
 OBJECTIVES = {"val_top1": "max", "val_top5": "max", "val_loss": "min"}
@@ -47,10 +49,9 @@ def make_oracle(
     """Make what proposes the trials of a search.
 
     Args:
-        name: `"random"`; `"bayesian"`, a Gaussian process with an upper confidence bound
-            (KerasTuner's); `"hyperband"` (arXiv:1603.06560); or `"halving"`, one bracket of
-            successive halving (arXiv:1502.07943). The last two give a trial some of the epochs
-            and continue the best of them.
+        name: `"random"`; `"bayesian"`, a Gaussian process; `"hyperband"` (arXiv:1603.06560); or
+            `"halving"`, one bracket of successive halving (arXiv:1502.07943). The last two give
+            a trial some of the epochs and continue the best of them.
         hypermodel: Says what the hyperparameters are.
         constraints: What candidates keep to; nothing by default.
         objective: `val_top1`, `val_top5` or `val_loss`, or any with its direction.
@@ -120,19 +121,18 @@ class Constrained(keras_tuner.Oracle):
         self.constraints = constraints
         super().__init__(hyperparameters=hypermodel.hyperparameters(), **options)
 
-    def may_run(self, values: dict[str, Any]) -> bool:
-        """Whether a candidate is new and keeps to the constraints."""
-        return not self._duplicate(values) and self.constraints.holds(self.hypermodel, values)
-
-    def _random_values(self) -> dict[str, Any] | None:
-        """Draw a candidate that may run; None if there seems to be none left."""
+    def _drawn(self) -> Iterator[dict[str, Any]]:
+        """New candidates that keep to the constraints, among so many drawn at random."""
         for _ in range(DRAWS):
             draw = random.Random(self._seed_state)
             self._seed_state += 1
             values = {hp.name: hp.prob_to_value(draw.random()) for hp in self.hyperparameters.space}
-            if self.may_run(values):
-                return values
-        return None
+            if self.constraints.holds(self.hypermodel, values) and not self._duplicate(values):
+                yield values
+
+    def _random_values(self) -> dict[str, Any] | None:
+        """A new candidate; None if there seems to be none left."""
+        return next(self._drawn(), None)
 
     def _retry(self, trial: Any) -> bool:
         retried = super()._retry(trial)
@@ -157,8 +157,7 @@ class Constrained(keras_tuner.Oracle):
         the trial's says counts if it has ended; if it has just begun, it is proposed again.
         """
         super().reload()
-        for trial_id in set(self.trials) - set(self.start_order):
-            del self.trials[trial_id]
+        self.trials = {each: self.trials[each] for each in self.start_order}
         ended = [each for each in self._retry_queue if self.trials[each].status in _ENDED]
         self._retry_queue = [each for each in self._retry_queue if each not in ended]
         self.end_order += ended
@@ -169,11 +168,20 @@ class Random(Constrained, RandomSearchOracle):
 
 
 class Bayesian(Constrained, BayesianOptimizationOracle):
-    """Candidates where a Gaussian process expects, or does not know, much.
+    """Candidates where a Gaussian process expects much, or knows little.
 
-    Where the optimum of its acquisition function (the lower confidence bound of the error) has
-    been tried or is refused, the best of some candidates drawn at random by the same function
-    takes its place, as in a random search on the acquisition (arXiv:1012.2599, section 2.5).
+    KerasTuner's process and acquisition function, a confidence bound. KerasTuner looks for the
+    best point of a cube, which it then rounds to a candidate: to one that was tried or is refused,
+    it may be. Here candidates that may run are drawn at random, and the best of them is proposed,
+    which is what SMAC does where hyperparameters are choices (Hutter et al., "Sequential
+    Model-Based Optimization for General Algorithm Configuration", 2011, section 4.3).
+
+    Args:
+        hypermodel: Says what the hyperparameters are.
+        constraints: What candidates keep to.
+        max_trials: Most trials. The first quarter are drawn at random, or three for each
+            hyperparameter where that is fewer.
+        **options: Those of KerasTuner's oracle.
     """
 
     def __init__(
@@ -183,7 +191,6 @@ class Bayesian(Constrained, BayesianOptimizationOracle):
         max_trials: int,
         **options: Any,
     ) -> None:
-        # KerasTuner's three for each hyperparameter may be more than all trials.
         dimensions = len(hypermodel.hyperparameters().space)
         super().__init__(
             hypermodel,
@@ -195,26 +202,18 @@ class Bayesian(Constrained, BayesianOptimizationOracle):
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Propose a candidate."""
-        response = super().populate_space(trial_id)
-        values = response["values"]
-        if values is None or self.may_run(values):
-            return response
-        values = self._best_drawn()
-        if values is None:
-            return {"status": "STOPPED", "values": None}
-        return {"status": "RUNNING", "values": values}
-
-    def _best_drawn(self) -> dict[str, Any] | None:
-        drawn = []
-        while len(drawn) < POOL and (values := self._random_values()) is not None:
-            drawn.append(values)
+        completed = [each for each in self.trials.values() if each.status == "COMPLETED"]
+        if len(completed) < self.num_initial_points:
+            return self._random_populate_space()
+        drawn = list(itertools.islice(self._drawn(), POOL))
         if not drawn:
-            return None
-        vectors = [
-            [hp.value_to_prob(values[hp.name]) for hp in self._nonfixed_space()] for values in drawn
-        ]
-        mean, deviation = self.gpr.predict(np.array(vectors), return_std=True)
-        return drawn[int(np.argmin(mean - self.beta * deviation))]
+            return {"status": "STOPPED", "values": None}
+        self.gpr.fit(*self._vectorize_trials())
+        mean, deviation = self.gpr.predict(np.array(list(map(self._vector, drawn))), True)
+        return {"status": "RUNNING", "values": drawn[np.argmin(mean - self.beta * deviation)]}
+
+    def _vector(self, values: dict[str, Any]) -> list[float]:
+        return [hp.value_to_prob(values[hp.name]) for hp in self._nonfixed_space()]
 
 
 class Rungs(Constrained, HyperbandOracle):
