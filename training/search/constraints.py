@@ -26,7 +26,8 @@ class Constraints:
     Args:
         max_parameters: Most parameters; None for no limit.
         max_flops: Most multiply-adds for one image, as `keras_preact.analysis` counts them.
-        max_latency: Longest time for a batch on this machine, in seconds.
+        max_latency: Longest time for a batch, in seconds, by the sum of what this process measures
+            of the net's parts, each when it is first needed.
         latency_batch_size: Images of that batch.
 
     Raises:

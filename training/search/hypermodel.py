@@ -178,7 +178,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         kind = (*self._kind(values), batch_size)
         if kind not in self._latency_tables:
             self._latency_tables[kind] = analysis.LatencyTable(
-                self.architecture(values), self._input_shape, self.classes, batch_size
+                self.architecture(values), self._input_shape, self.classes, batch_size=batch_size
             )
         return self._latency_tables[kind].seconds(*self._size(values))
 
