@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
+from tensorflow.python.framework import config
 
 from training.run import read_run
 
 
-def test_a_run_stopped_after_an_epoch_goes_on_as_if_it_were_not(train, tmp_path, capsys):
+@pytest.fixture
+def deterministic():
+    yield "--deterministic"
+    # The tests that follow have the faster operations again; TensorFlow exports no way back.
+    config.disable_op_determinism()
+
+
+def test_a_run_stopped_after_an_epoch_goes_on_as_if_it_were_not(
+    train, deterministic, tmp_path, capsys
+):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    options = ("--deterministic", "--epochs", "2", "--epoch-steps", "3")
+    options = (deterministic, "--epochs", "2", "--epoch-steps", "3")
     assert train(whole, *options) == 0
+    keras.backend.clear_session()
     assert train(parts, *options, "--stop-after", "1") == 0
     assert "Stopped after epoch 1 of 2" in capsys.readouterr().out
     stopped = read_run(parts)
@@ -20,9 +32,11 @@ def test_a_run_stopped_after_an_epoch_goes_on_as_if_it_were_not(train, tmp_path,
     assert (parts / "model.keras").exists()
 
     # There already: nothing is trained, nothing changes.
+    keras.backend.clear_session()
     assert train(parts, *options, "--stop-after", "1") == 0
     assert read_run(parts)["history"] == stopped["history"]
 
+    keras.backend.clear_session()
     assert train(parts, *options, "--stop-after", "9") == 0
     histories = []
     for run in (whole, parts):
@@ -44,14 +58,3 @@ def test_a_run_stopped_after_an_epoch_goes_on_as_if_it_were_not(train, tmp_path,
 def test_stopping_needs_an_epoch(train, tmp_path, capsys):
     assert train(tmp_path / "run", "--stop-after", "0") == 2
     assert "--stop-after must be 1 or more. Received: 0" in capsys.readouterr().err
-
-
-@pytest.fixture(autouse=True)
-def without_determinism():
-    """Give the tests that follow the faster operations back."""
-    import tensorflow as tf
-
-    yield
-    tf.config.experimental.disable_op_determinism() if hasattr(
-        tf.config.experimental, "disable_op_determinism"
-    ) else None

@@ -160,7 +160,8 @@ class Constrained(keras_tuner.Oracle):
         self.trials = {each: self.trials[each] for each in self.start_order}
         ended = [each for each in self._retry_queue if self.trials[each].status in _ENDED]
         self._retry_queue = [each for each in self._retry_queue if each not in ended]
-        self.end_order += ended
+        # Killed after the oracle's file was written, it is in there already.
+        self.end_order += [each for each in ended if each not in self.end_order]
 
 
 class Random(Constrained, RandomSearchOracle):

@@ -277,7 +277,7 @@ def draw_parallel(path: Path, ranked: Sequence[Record], objective: str) -> None:
     axes.set_xticks(range(len(columns)), [*names, "MFLOPs", objective], rotation=25, ha="right")
     axes.set_yticks([])
     axes.set_xlim(-0.3, len(columns) - 0.5)
-    axes.set_ylim(-0.05, 1.05)
+    axes.set_ylim(-0.06, 1.06)
     for side in axes.spines.values():
         side.set_visible(False)
     _save(figure, path)
@@ -296,7 +296,7 @@ def _place_choices(axes: Axes, place: int, ranked: Sequence[Record], name: str) 
     gap = 1 / max(1, len(options) - 1)
     for index, option in enumerate(options):
         axes.text(place + 0.03, index * gap, str(option), fontsize=8, va="center", zorder=3)
-    beside = np.linspace(-0.12, 0.12, len(ranked)) * gap
+    beside = np.linspace(-1, 1, len(ranked)) * min(0.04, 0.15 * gap)
     return [
         options.index(record.values[name]) * gap + shift
         for record, shift in zip(ranked, beside, strict=True)
