@@ -35,7 +35,8 @@ class PreActHyperModel(keras_tuner.HyperModel):
             value where that is among the space's, or the first.
         space: What varies.
         classes: Number of classes.
-        steps_per_epoch: Steps of one epoch, which the learning rate's schedule counts.
+        steps_per_epoch: Steps of one epoch, which the learning rate's schedule counts; needed only
+            where models are built.
         name: Name of the hypermodel.
         tunable: As of `keras_tuner.HyperModel`.
 
@@ -48,7 +49,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         recipe: Recipe,
         space: SearchSpace,
         classes: int,
-        steps_per_epoch: int = 1,
+        steps_per_epoch: int | None = None,
         name: str = "preact_resnet",
         tunable: bool = True,
     ) -> None:
@@ -138,7 +139,15 @@ class PreActHyperModel(keras_tuner.HyperModel):
 
         Returns:
             A compiled model from images to probabilities, to be trained with one-hot labels.
+
+        Raises:
+            ValueError: If `steps_per_epoch` was not given, or the values do not fit one another.
         """
+        if self.steps_per_epoch is None:
+            raise ValueError(
+                "`steps_per_epoch` must be a number where models are built, since the learning "
+                "rate follows a schedule. Received: None"
+            )
         self.declare_hyperparameters(hp)
         recipe = self.recipe(hp.values)
         return compile_for_training(build_net(recipe, self.classes), recipe, self.steps_per_epoch)

@@ -15,6 +15,17 @@ def test_limits_hold_up_to_themselves(hypermodel):
     assert not both.holds(hypermodel, values)
 
 
+def test_latency_is_limited(recipe):
+    """With limits so far off that no measurement reaches them."""
+    hypermodel = PreActHyperModel(recipe, SearchSpace(units=(1, 2)), classes=10)
+    values = hypermodel.hyperparameters().values
+    assert Constraints(max_latency=600, latency_batch_size=2).holds(hypermodel, values)
+    too_fast = Constraints(max_latency=1e-12, latency_batch_size=2)
+    assert not too_fast.holds(hypermodel, values)
+    with pytest.raises(ValueError, match="FLOPs, .* seconds .limit 1e-12"):
+        too_fast.check(hypermodel)
+
+
 def test_values_that_do_not_fit_one_another_are_refused(recipe):
     space = SearchSpace(channels=(8, 32), choices={"norm": ("batch", "group")})
     options = {**recipe.model_options, "stem_channels": 32}

@@ -126,6 +126,12 @@ def test_the_smallest_candidate_is_one_that_exists(recipe):
         list(hypermodel.smallest())
 
 
+def test_models_need_to_know_the_length_of_an_epoch(recipe):
+    hypermodel = PreActHyperModel(recipe, SearchSpace(units=(1, 2)), classes=10)
+    with pytest.raises(ValueError, match="`steps_per_epoch` must be a number"):
+        hypermodel.build(keras_tuner.HyperParameters())
+
+
 def images(count=64):
     generator = np.random.default_rng(0)
     return generator.random((count, 8, 8, 1), "float32"), np.eye(10)[np.arange(count) % 10]
