@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import keras_preact
-from keras_preact.analysis import CostTable, architecture_cost, model_cost, tables
+from keras_preact.analysis import CostTable, LatencyTable, architecture_cost, model_cost, tables
 from keras_preact.architecture import Architecture
 from tests.test_combinations import changes
 from tests.variants import SMALL
@@ -130,6 +130,19 @@ def test_known_nets_are_looked_up(monkeypatch):
     monkeypatch.setattr(Architecture, "replace", None)
     assert [table.cost(list(units), list(channels)) for units, channels in nets] == costs
     assert not built
+
+
+def test_latency_adds_up_over_parts_that_are_timed_once(monkeypatch):
+    table = LatencyTable(SMALL, SHAPE, 7, batch_size=2, repeats=3)
+    two, three = (table.seconds((1, units), (32, 64)) for units in (2, 3))
+    assert 0 < two <= three
+    monkeypatch.setattr(keras.Model, "predict_on_batch", None)
+    # Another unit of the last stage is one more of the same part.
+    assert table.seconds((1, 4), (32, 64)) - three == pytest.approx(three - two)
+    with pytest.raises(TypeError):
+        table.seconds((1, 1), (32, 48))
+    with pytest.raises(ValueError, match="`batch_size` must be a positive integer. Received: 0"):
+        LatencyTable(SMALL, batch_size=0)
 
 
 def test_what_is_no_net_of_the_family_is_refused():

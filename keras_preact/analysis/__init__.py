@@ -11,6 +11,7 @@ from keras_preact.analysis.cost import (
     model_cost,
 )
 from keras_preact.analysis.drawing import draw_units
+from keras_preact.analysis.latency import LatencyTable
 from keras_preact.analysis.tables import CostTable, architecture_cost
 from keras_preact.analysis.unit_graphs import Node, UnitGraph, unit_graphs
 
@@ -18,6 +19,7 @@ __all__ = [
     "COSTS",
     "Cost",
     "CostTable",
+    "LatencyTable",
     "LayerCost",
     "NetCost",
     "Node",
