@@ -11,6 +11,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "keras_preact" / "version.p
 # The second holds the protocol buffers of the warm-up requests in an export.
 TENSORFLOW = ["tensorflow", "tensorflow-serving-api"]
 TRAIN = [
+    "keras-tuner",
     "matplotlib",
     "scikit-learn",
     "tensorboard",

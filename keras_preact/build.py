@@ -59,21 +59,15 @@ def build(
 ) -> keras.Model:
     """Build a net. The arguments are those of `keras_preact.PreActResNet`."""
     _check_arguments(architecture, include_top, pooling, classes)
-    parts = Parts(
-        architecture,
-        data_format=keras.config.image_data_format() if data_format is None else data_format,
-        dtype=keras.dtype_policies.get(dtype),
-    )
-    inputs = _inputs(parts, include_top, input_tensor, input_shape)
+    parts = net_parts(architecture, data_format, dtype)
+    inputs = net_inputs(parts, include_top, input_tensor, input_shape)
     x = stem(inputs, parts)
     check_separate_units(separate_units(architecture) + architecture.encoder_depth)
     for units in architecture.stages.values():
         x = residual_stage(x, units, parts)
-    x = parts.apply(x, parts.order.head, "head")
-    x = encoder(x, parts)
+    x = body_end(x, parts)
     if include_top:
-        x = parts.global_pool(x, name="head_pool")
-        x = parts.classifier(x, classes, classifier_activation, name="predictions")
+        x = top(x, parts, classes, classifier_activation)
     elif pooling:
         x = parts.global_pool(x, pooling, name="head_pool")
     sources = keras.utils.get_source_inputs(inputs)
@@ -81,6 +75,44 @@ def build(
     if weights is not None:
         load_weights(model, weights)
     return model
+
+
+def net_parts(architecture: Architecture, data_format: str | None, dtype: Any) -> Parts:
+    """What makes the layers of a net; the arguments are those of `build`."""
+    return Parts(
+        architecture,
+        data_format=keras.config.image_data_format() if data_format is None else data_format,
+        dtype=keras.dtype_policies.get(dtype),
+    )
+
+
+def body_end(x: Any, parts: Parts) -> Any:
+    """What follows the last stage of any net: norm and activation, and the encoder if it has one.
+
+    Args:
+        x: The last stage's maps, `(batch, height, width, channels)`, or with the channels first.
+        parts: Makes the layers.
+
+    Returns:
+        Maps, or an encoder's tokens.
+    """
+    return encoder(parts.apply(x, parts.order.head, "head"), parts)
+
+
+def top(x: Any, parts: Parts, classes: int, activation: Any) -> Any:
+    """Global pooling and the classifier.
+
+    Args:
+        x: What `body_end` gives.
+        parts: Makes the layers.
+        classes: Number of classes.
+        activation: Activation of the class scores; None for logits.
+
+    Returns:
+        Class scores `(batch, classes)`.
+    """
+    x = parts.global_pool(x, name="head_pool")
+    return parts.classifier(x, classes, activation, name="predictions")
 
 
 def _check_arguments(
@@ -98,12 +130,13 @@ def _check_arguments(
         raise ValueError(f"`classes` must be a positive integer. Received: {classes!r}")
 
 
-def _inputs(
+def net_inputs(
     parts: Parts,
-    include_top: bool,
-    input_tensor: Any,
-    input_shape: tuple[int | None, ...] | None,
+    include_top: bool = True,
+    input_tensor: Any = None,
+    input_shape: tuple[int | None, ...] | None = None,
 ) -> Any:
+    """The symbolic images that a net takes; the arguments are those of `build`."""
     if parts.data_format not in ("channels_first", "channels_last"):
         raise ValueError(
             '`data_format` must be "channels_last" or "channels_first". '

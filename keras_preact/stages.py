@@ -93,7 +93,7 @@ def _runs(
 ) -> Iterator[tuple[Sequence[Unit], bool]]:
     """The first unit, then the others, as far as they are alike; and whether they are a loop."""
     yield units[:1], False
-    for _, run in itertools.groupby(units[1:], key=_but_name_and_numbers):
+    for _, run in itertools.groupby(units[1:], key=without_name_and_numbers):
         run = tuple(run)
         yield run, len(run) > 1 and architecture.scans(units)
 
@@ -102,7 +102,8 @@ def _unit(x: Any, unit: Unit, parts: Parts) -> Any:
     return UNIT_FUNCTIONS.get(parts.architecture.unit, residual_unit)(x, unit, parts)
 
 
-def _but_name_and_numbers(unit: Unit) -> Unit:
+def without_name_and_numbers(unit: Unit) -> Unit:
+    """A unit with nothing of its own but its layers and their shapes, to tell units alike by."""
     neutral = {field: number.neutral for field, number in UNIT_NUMBERS.items()}
     return dataclasses.replace(unit, name="", **neutral)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 import keras_preact
 from keras_preact import transforms
+from keras_preact.architecture import Architecture
 from keras_preact.weights import find_entry
 from keras_preact.weights.sources import is_weights_file, read
 from training.recipe import Recipe, differences
@@ -39,6 +40,8 @@ _FREE_FIELDS = (
     "scan_units",
     "rematerialize",
 )
+# Fields that a net may have more of than the one that it grows from.
+_SIZES = ("units", "channels", "stem_channels")
 
 
 @dataclass(frozen=True)
@@ -148,11 +151,27 @@ def build_net(recipe: Recipe, classes: int, **options: Any) -> keras.Model:
     )
 
 
+def architecture_of(recipe: Recipe) -> keras_preact.Architecture:
+    """The architecture of a recipe's net, which `keras_preact.analysis` tells the cost of.
+
+    Args:
+        recipe: Names the builder and its options.
+
+    Returns:
+        The architecture.
+
+    Raises:
+        ValueError: If there is no such builder, or its architecture refuses an option.
+    """
+    return _architecture(vars(recipe))
+
+
 def prepare_net(recipe: Recipe, class_names: Sequence[str]) -> keras.Model:
     """Build the net of a recipe as its first step finds it.
 
     With `init` it has those weights, the first convolution's adapted to the channels; its head is
-    new unless it told the same classes apart. With `freeze` its first parts will not be trained.
+    new unless it told the same classes apart. With `grow` it has the function of that smaller net
+    instead. With `freeze` its first parts will not be trained.
 
     Args:
         recipe: The values of the run.
@@ -162,8 +181,8 @@ def prepare_net(recipe: Recipe, class_names: Sequence[str]) -> keras.Model:
         An uncompiled model, as of `build_net`.
 
     Raises:
-        ValueError: If the recipe's net is not the one that the weights are of, or has no such
-            part to freeze.
+        ValueError: If the recipe's net is not the one that the weights are of, cannot grow from
+            it, or has no such part to freeze.
         FileNotFoundError: If there is no such file of weights.
     """
     classes = len(class_names)
@@ -173,8 +192,10 @@ def prepare_net(recipe: Recipe, class_names: Sequence[str]) -> keras.Model:
     _check_architecture(pretrained, recipe)
     keep_head = pretrained.predicts(class_names)
     channels = pretrained.values.get("channels", recipe.channels)
+    sizes = _sizes(_architecture(pretrained.values)) if recipe.grow else {}
+    source = _of_size(recipe, sizes)
     net = build_net(
-        recipe,
+        source,
         classes,
         weights=pretrained.weights,
         include_top=keep_head,
@@ -184,9 +205,26 @@ def prepare_net(recipe: Recipe, class_names: Sequence[str]) -> keras.Model:
         net = transforms.adapt_input_channels(net, recipe.channels)
     if not keep_head:
         net = transforms.replace_head(net, classes)
+    if recipe.grow:
+        net = _grown(net, source, recipe)
     if recipe.freeze != "none":
         transforms.freeze(net, _frozen_stage(recipe))
     return net
+
+
+def recipe_architecture(recipe: Recipe) -> Architecture:
+    """What a recipe's net is like.
+
+    Args:
+        recipe: Names the builder and its options.
+
+    Returns:
+        The architecture that its builder builds.
+
+    Raises:
+        ValueError: If there is no such builder, or an option is no field or out of its range.
+    """
+    return _builder(recipe.model).architecture.replace(**recipe.model_options)
 
 
 def _builder(name: str) -> keras_preact.applications.Builder:
@@ -202,19 +240,74 @@ def _check_architecture(pretrained: Pretrained, recipe: Recipe) -> None:
     """Check what the shapes of weights do not show, such as strides, and name what differs."""
     values = pretrained.values
     if "model" not in values:
+        if recipe.grow:
+            raise ValueError(
+                "`grow` must know how the net of `init` was built: give the folder of a run, a "
+                f"file in one, or published weights. Received: {recipe.init!r}"
+            )
         return
-    theirs = _topology(values["model"], values.get("model_options", {}))
-    changes = differences(theirs, _topology(recipe.model, recipe.model_options))
+    may_differ = (*_FREE_FIELDS, *_SIZES) if recipe.grow else _FREE_FIELDS
+    theirs, ours = (
+        {name: value for name, value in each.get_config().items() if name not in may_differ}
+        for each in (_architecture(values), architecture_of(recipe))
+    )
+    changes = differences(theirs, ours)
     if changes:
         raise ValueError(
             f"`init` {recipe.init!r} holds the weights of another net, a {values['model']}. The "
             f"recipe's is a {recipe.model}:\n  " + "\n  ".join(changes)
         )
+    if recipe.grow:
+        _check_growth(_sizes(_architecture(values)), _sizes(architecture_of(recipe)), recipe.init)
 
 
-def _topology(model: str, options: dict[str, Any]) -> dict[str, Any]:
-    fields = dataclasses.asdict(_builder(model).architecture.replace(**options))
-    return {name: fields[name] for name in fields if name not in _FREE_FIELDS}
+def _architecture(values: dict[str, Any]) -> keras_preact.Architecture:
+    return _builder(values["model"]).architecture.replace(**values.get("model_options", {}))
+
+
+def _sizes(architecture: keras_preact.Architecture) -> dict[str, Any]:
+    return {name: getattr(architecture, name) for name in _SIZES}
+
+
+def _of_size(recipe: Recipe, sizes: dict[str, Any]) -> Recipe:
+    """The recipe of the same net with some of `_SIZES` changed."""
+    return recipe.replace(model_options={**recipe.model_options, **sizes})
+
+
+def _check_growth(theirs: dict[str, Any], ours: dict[str, Any], init: str) -> None:
+    shrunk = [name for name in _SIZES if np.any(np.less(ours[name], theirs[name]))]
+    changes = differences(*({name: sizes[name] for name in shrunk} for sizes in (theirs, ours)))
+    if changes:
+        raise ValueError(
+            f"`grow` needs at least the units and channels of `init` {init!r}:\n  "
+            + "\n  ".join(changes)
+        )
+
+
+def _grown(net: keras.Model, source: Recipe, recipe: Recipe) -> keras.Model:
+    """The net of a recipe with the function of a net that has fewer units or channels.
+
+    Args:
+        net: The smaller net.
+        source: Its recipe.
+        recipe: The values of the run.
+
+    Returns:
+        An uncompiled model, as of `build_net`.
+
+    Raises:
+        ValueError: If the recipe's net cannot have that function.
+    """
+    classes = net.output_shape[-1]
+    units = source.model_options["units"]
+    wider = build_net(_of_size(recipe, {"units": units}), classes)
+    try:
+        return transforms.deepen(transforms.widen(net, wider), build_net(recipe, classes))
+    except ValueError as error:
+        raise ValueError(
+            f"`grow`: the recipe's net cannot start with the function of `init` {recipe.init!r}. "
+            f"{error}"
+        ) from error
 
 
 def _frozen_stage(recipe: Recipe) -> int:
@@ -222,5 +315,5 @@ def _frozen_stage(recipe: Recipe) -> int:
     if recipe.freeze == "stem":
         return 1
     if recipe.freeze == "body":
-        return 1 + len(_topology(recipe.model, recipe.model_options)["units"])
+        return 1 + len(architecture_of(recipe).units)
     return int(recipe.freeze.removeprefix("stage"))

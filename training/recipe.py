@@ -62,6 +62,10 @@ class Recipe:
         "published weights; the head is replaced if its classes are others",
         "",
     )
+    grow: bool = _value(
+        "init is of a net with fewer units or channels; the recipe's starts with its function",
+        False,
+    )
     freeze: str = _value(
         "last part that keeps its weights of init, and so do all before it: stem, stage2, …, or "
         "body, which leaves the head alone to be trained",
@@ -215,6 +219,10 @@ class Recipe:
             raise ValueError(
                 "`freeze` keeps the weights of `init`, which is not given: random weights would "
                 f"never learn. Received: freeze={self.freeze!r}"
+            )
+        if self.grow and not self.init:
+            raise ValueError(
+                "`grow` starts with the function of `init`, which is not given. Received: grow=True"
             )
         if self.schedule == "step":
             times = [self.warmup_epochs, *self.step_epochs, float(self.epochs)]

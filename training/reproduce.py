@@ -9,9 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +20,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from training import processes
 from training.files import replacing
 from training.report import write_history_csv
 from training.run import read_run
@@ -159,11 +158,11 @@ def command(row: Row, size: Size, data: str, seed: int, output: Path) -> list[st
         output: Folder of the run.
 
     Returns:
-        The command line.
+        The module and its arguments.
     """
     options = [f"{name}={json.dumps(value)}" for name, value in row.options.items()]
     return [
-        *(sys.executable, "-m", "training.train", "--recipe", size.recipe, *size.options),
+        *("training.train", "--recipe", size.recipe, *size.options),
         *("--model-options", *options),
         *("--data", data, "--seed", str(seed), "--output", str(output)),
     ]
@@ -175,7 +174,7 @@ def run(arguments: list[str], output: Path, threads: int) -> None:
     A run that diverged leaves one that ends in `.diverged`, so that it is not tried again.
 
     Args:
-        arguments: The command line.
+        arguments: The module and its arguments.
         output: Folder of the run.
         threads: Threads that TensorFlow computes on; 0 for all cores.
 
@@ -187,19 +186,12 @@ def run(arguments: list[str], output: Path, threads: int) -> None:
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     print(f"training {output.name}", flush=True)
-    environment = dict(os.environ)
-    if threads:
-        count = str(threads)
-        environment |= {"TF_NUM_INTRAOP_THREADS": count, "TF_NUM_INTEROP_THREADS": count}
-    with open(log, "a", encoding="utf-8") as file:
-        status = subprocess.run(
-            arguments, stdout=file, stderr=subprocess.STDOUT, env=environment
-        ).returncode
+    status = processes.run(arguments, log, threads)
     if status == 1 and _DIVERGED in log.read_text(encoding="utf-8"):
         diverged.touch()
     elif status:
-        tail = log.read_text(encoding="utf-8").splitlines()[-5:]
-        raise RuntimeError("\n".join([f"{output.name} failed with status {status}; {log}:", *tail]))
+        tail = processes.last_lines(log, 5)
+        raise RuntimeError(f"{output.name} failed with status {status}; {log}:\n{tail}")
 
 
 def _beside(folder: Path, ending: str) -> Path:

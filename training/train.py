@@ -75,6 +75,7 @@ def train(
     source: ImageSource,
     run: Run,
     log_every: int = 50,
+    stop_after: int | None = None,
 ) -> Progress:
     """Train a net, from the last completed epoch of the run on.
 
@@ -84,6 +85,7 @@ def train(
         source: The images.
         run: Where the results go.
         log_every: Steps between two lines of the log, where standard output is no terminal.
+        stop_after: Completed epochs after which to stop; by default, all of the recipe.
 
     Returns:
         The history of the run.
@@ -123,7 +125,7 @@ def train(
         training_pipeline(source, recipe, first_epoch=progress.epochs),
         validation_data=evaluation_pipeline(source, recipe),
         initial_epoch=progress.epochs,
-        epochs=recipe.epochs,
+        epochs=min(stop_after or recipe.epochs, recipe.epochs),
         steps_per_epoch=steps,
         callbacks=callbacks,
         verbose=1 if terminal else 0,
@@ -131,7 +133,7 @@ def train(
     )
     # `fit` ends with the moving average in the model, if there is one.
     save_net(net, run.model)
-    run.write(progress, "finished")
+    run.write(progress, "finished" if progress.epochs == recipe.epochs else "running")
     return progress
 
 
@@ -198,17 +200,36 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
         metavar="N",
         help="steps between two lines where the output is no terminal (default: 50)",
     )
-    recipe = _named_recipe(arguments)
+    parser.add_argument(
+        "--stop-after",
+        type=int,
+        metavar="N",
+        help="stop once N epochs are completed in all; the same command with a larger N, or "
+        "without it, goes on in the recipe's schedule",
+    )
+    recipe = named_recipe(arguments)
     add_recipe_arguments(parser, recipe)
     options = parser.parse_args(arguments)
+    if options.stop_after is not None and options.stop_after < 1:
+        raise ValueError(f"--stop-after must be 1 or more. Received: {options.stop_after}")
     return options, override_recipe(recipe, options)
 
 
-def _named_recipe(arguments: Sequence[str]) -> Recipe:
+def named_recipe(arguments: Sequence[str]) -> Recipe:
     """The recipe a command line names: its values are the defaults that `--help` shows.
 
     What neither the recipe's file nor, later, the command line says is as it was for the weights
     to start from.
+
+    Args:
+        arguments: What follows the name of the program.
+
+    Returns:
+        The recipe, without the overrides.
+
+    Raises:
+        ValueError: If a value of the recipe is wrong.
+        FileNotFoundError: If there is no such recipe.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--recipe")
@@ -342,7 +363,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     run.start(["python", "-m", "training.train", *arguments], device_names())
     try:
-        progress = train(net, recipe, source, run, options.log_every)
+        progress = train(net, recipe, source, run, options.log_every, options.stop_after)
     except FloatingPointError as error:
         print(f"training.train: {error}", file=sys.stderr)
         return 1
@@ -350,6 +371,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nInterrupted. The same command goes on after the last completed epoch.")
         return 130
     print(summary(run, progress))
+    if not run.finished:
+        print(f"Stopped after epoch {progress.epochs} of {recipe.epochs}, as asked.")
     return 0
 
 

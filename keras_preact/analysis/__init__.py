@@ -20,6 +20,7 @@ from keras_preact.analysis.cost import (
 )
 from keras_preact.analysis.drawing import draw_units
 from keras_preact.analysis.gradient_flow import GradientFlow, draw_gradient_flow, gradient_flow
+from keras_preact.analysis.latency import LatencyTable
 from keras_preact.analysis.lesions import scores_with_order, scores_without
 from keras_preact.analysis.loss_landscape import (
     LossLandscape,
@@ -33,13 +34,16 @@ from keras_preact.analysis.signal_propagation import (
     draw_signal_propagation,
     signal_propagation,
 )
+from keras_preact.analysis.tables import CostTable, architecture_cost
 from keras_preact.analysis.unit_graphs import Node, UnitGraph, unit_graphs
 
 __all__ = [
     "COSTS",
     "Chain",
     "Cost",
+    "CostTable",
     "GradientFlow",
+    "LatencyTable",
     "LayerCost",
     "LossLandscape",
     "NetCost",
@@ -52,6 +56,7 @@ __all__ = [
     "UnitGraph",
     "UnknownLayerError",
     "Work",
+    "architecture_cost",
     "draw_class_activation",
     "draw_gradient_flow",
     "draw_loss_landscape",

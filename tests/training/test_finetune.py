@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_preact.layers import StackedUnits
 from keras_preact.weights import list_weights, named_weights
 from training.net import build_net, find_pretrained, prepare_net
 from training.recipe import load_recipe
@@ -172,6 +173,11 @@ def test_published_weights_bring_their_net_and_preprocessing():
         (["--model-options", "strides=[2, 1]"], "strides: (1, 2) then, (2, 1) now"),
         (["--model-options", "units=[2, 1]"], "units: (1, 1) then, (2, 1) now"),
         (["--layer-decay", "0"], "`layer_decay` must be above 0"),
+        (["--init", "", "--grow"], "`init`, which is not given"),
+        (["--grow", "--model-options", "strides=[2, 1]"], "strides: (1, 2) then, (2, 1) now"),
+        (["--grow", "--model-options", "channels=[8, 12]"], "channels: (8, 16) then, (8, 12) now"),
+        (["--grow", "--model-options", "units=[1]", "channels=[8]", "strides=[1]"], "strides: (1,"),
+        (["--grow", "--model-options", "units=[2, 1]", "shortcut='scaling'"], "shortcut: 'ident"),
         (["--crop", "random", "--resize-size", "7"], "`resize_size` must be at least `input_size`"),
     ],
 )
@@ -180,6 +186,50 @@ def test_what_does_not_fit_is_refused_early(finetune, tmp_path, capsys, options,
     assert finetune(output, *options) == 2
     assert message in capsys.readouterr().err
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("classes", "sizes"),
+    [
+        (10, ["units=[3, 2]"]),
+        (10, ["channels=[8, 24]"]),
+        (3, ["units=[2, 4]", "channels=[12, 24]", "stem_channels=20", "scan_units=true"]),
+    ],
+    ids=str,
+)
+def test_a_grown_net_starts_with_the_function_of_the_small_one(pretrained, classes, sizes):
+    options = ["--recipe", "finetune", "--init", str(pretrained)]
+    # Where the classes are others, the head is new, but the same twice.
+    keras.utils.set_random_seed(0)
+    small = prepare_net(recipe_of(*options), DIGITS[:classes])
+    keras.utils.set_random_seed(0)
+    recipe = recipe_of(*options, "--grow", "--model-options", *sizes)
+    grown = prepare_net(recipe, DIGITS[:classes])
+    assert grown.count_params() > small.count_params()
+    x = np.random.RandomState(0).normal(size=(4, 8, 8, 1)).astype("float32")
+    np.testing.assert_allclose(grown(x), small(x), atol=1e-5)
+    scanned = any(isinstance(layer, StackedUnits) for layer in grown.layers)
+    assert scanned == ("scan_units=true" in sizes)
+
+
+def test_a_grown_net_is_trained(finetune, pretrained, tmp_path):
+    output = tmp_path / "run"
+    sizes = ["--model-options", "units=[2, 1]", "channels=[12, 16]"]
+    assert finetune(output, "--grow", *sizes) == 0
+    recipe = read_run(output)["recipe"]
+    assert recipe["grow"] and recipe["model_options"]["units"] == [2, 1]
+    weights = weights_of(output / "model.keras")
+    # The kernel that was zero has learned.
+    assert weights["stage2_unit2_conv2"]["0"].any()
+
+
+def test_what_cannot_grow_is_refused(pretrained, tmp_path):
+    net = keras.saving.load_model(pretrained / "model.keras", compile=False)
+    net.save_weights(tmp_path / "net.weights.h5")
+    options = ["--recipe", str(tmp_path / "grow.toml"), "--init", str(tmp_path / "net.weights.h5")]
+    (tmp_path / "grow.toml").write_text("grow = true")
+    with pytest.raises(ValueError, match="`grow` must know how the net of `init` was built"):
+        prepare_net(recipe_of(*options), DIGITS)
 
 
 def test_a_file_of_another_net_is_refused(tmp_path):

@@ -1,0 +1,38 @@
+"""A small space of tiny nets."""
+
+from __future__ import annotations
+
+import pytest
+
+from training.recipe import Recipe
+from training.search import PreActHyperModel, SearchSpace
+
+TINY = Recipe(
+    model="PreActResNet20",
+    model_options={"units": [1, 1], "channels": [8, 16], "strides": [1, 2]},
+    epochs=9,
+    batch_size=32,
+    reference_batch_size=32,
+    input_size=8,
+    channels=1,
+    mean=(0.3,),
+    std=(0.4,),
+)
+SPACE = SearchSpace(
+    units=(1, 2, 3),
+    channels=(8, 16),
+    choices={"attention": (None, "se"), "drop_path": (0, 0.1)},
+    learning_rate=(0.05, 0.1),
+)
+
+
+@pytest.fixture(scope="session")
+def recipe() -> Recipe:
+    """The recipe of all candidates."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def hypermodel() -> PreActHyperModel:
+    """288 candidates; a session's, since it keeps the costs of their parts."""
+    return PreActHyperModel(TINY, SPACE, classes=10, steps_per_epoch=2)

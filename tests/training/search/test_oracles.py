@@ -1,0 +1,316 @@
+"""Oracles, with a search that takes no training: a trial's score is known from its values."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+
+import keras_tuner
+import pytest
+
+from training.search import ORACLES, Constraints, SearchSpace, make_oracle
+from training.search.hypermodel import PreActHyperModel
+from training.search.oracles import halving_sizes
+
+ALL = sorted(ORACLES)
+RUNGS = ("hyperband", "halving")
+# A Bayesian proposal takes a second.
+TRIALS = {"random": 20, "bayesian": 7, "hyperband": 20, "halving": 20}
+
+
+def made(name, hypermodel, folder, constraints=None, project="search", **options):
+    options = {"max_trials": TRIALS[name], "max_epochs": 9, **options}
+    return placed(make_oracle(name, hypermodel, constraints, **options), folder, project)
+
+
+def placed(oracle, folder, project="search"):
+    oracle._set_project_dir(str(folder), project)
+    oracle.verbose = 0
+    return oracle
+
+
+def score(values):
+    """Accuracy that grows with depth and epochs, differently for every candidate."""
+    channels = values["channels_stage2"] + 2 * values["channels_stage3"]
+    units = values["units_stage2"] + 3 * values["units_stage3"]
+    rest = (values["attention"] == "se") + values["drop_path"] + values["learning_rate"] / 7
+    return units / 20 + channels / 1000 + rest / 100 + values.get("tuner/epochs", 0) / 50
+
+
+def end(oracle, trial, status="COMPLETED"):
+    if status == "COMPLETED":
+        oracle.update_trial(trial.trial_id, {"val_top1": score(trial.hyperparameters.values)})
+    trial.status = status
+    oracle.end_trial(trial)
+
+
+def search(oracle, fails=lambda trial: False):
+    """Run all trials, and return them."""
+    while True:
+        trial = oracle.create_trial("worker")
+        if trial.status == "STOPPED":
+            return list(oracle.trials.values())
+        assert trial.status == "RUNNING"
+        end(oracle, trial, "FAILED" if fails(trial) else "COMPLETED")
+
+
+def chosen(trial):
+    """What a candidate is, without the rung that its trial belongs to."""
+    values = trial.hyperparameters.values
+    return tuple(sorted(item for item in values.items() if not item[0].startswith("tuner/")))
+
+
+def rungs(trials):
+    """Trials by bracket and rung."""
+    found = collections.defaultdict(list)
+    for trial in trials:
+        values = trial.hyperparameters.values
+        found[values["tuner/bracket"], values["tuner/round"]].append(trial)
+    return found
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_proposal_is_new_and_within_the_limits(name, hypermodel, tmp_path):
+    costs = [
+        hypermodel.cost({**hypermodel.hyperparameters().values, "units_stage3": units})
+        for units in (1, 2)
+    ]
+    constraints = Constraints(max_flops=costs[1].flops, max_parameters=costs[1].parameters)
+    trials = search(made(name, hypermodel, tmp_path, constraints))
+    assert len(trials) >= TRIALS[name] - 1
+    for trial in trials:
+        cost = hypermodel.cost(trial.hyperparameters.values)
+        assert cost.flops <= costs[1].flops and cost.parameters <= costs[1].parameters
+    begun = [each for each in trials if not each.hyperparameters.values.get("tuner/round")]
+    assert len({chosen(trial) for trial in begun}) == len(begun)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_seed_decides_what_is_proposed(name, hypermodel, tmp_path):
+    first, again, other = (
+        search(made(name, hypermodel, tmp_path, project=f"{number}", max_trials=5, seed=seed))
+        for number, seed in enumerate((0, 0, 1))
+    )
+    assert list(map(chosen, first)) == list(map(chosen, again))
+    assert list(map(chosen, first)) != list(map(chosen, other))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_killed_search_goes_on(name, hypermodel, tmp_path):
+    oracle = made(name, hypermodel, tmp_path)
+    for _ in range(TRIALS[name] - 2):
+        end(oracle, oracle.create_trial("worker"))
+    interrupted = oracle.create_trial("worker")
+    finished = {each.trial_id: each.score for each in oracle.trials.values() if each.score}
+    assert len(finished) == TRIALS[name] - 2
+
+    resumed = made(name, hypermodel, tmp_path)
+    resumed.reload()
+    trial = resumed.create_trial("another")
+    assert trial.trial_id == interrupted.trial_id
+    assert trial.hyperparameters.values == interrupted.hyperparameters.values
+    end(resumed, trial)
+    trials = search(resumed)
+    assert {each.trial_id: each.score for each in trials if each.trial_id in finished} == finished
+    undisturbed = search(made(name, hypermodel, tmp_path, project="undisturbed"))
+    assert len(trials) == len(undisturbed)
+    assert list(map(chosen, trials)) == list(map(chosen, undisturbed))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_search_killed_between_two_files_goes_on(name, hypermodel, tmp_path):
+    oracle = made(name, hypermodel, tmp_path)
+    end(oracle, oracle.create_trial("worker"))
+    trial = oracle.create_trial("worker")
+    state = tmp_path / "search" / "oracle.json"
+    running = state.read_text()
+    end(oracle, trial)
+    proposed = oracle.create_trial("worker")
+    # The trial's file says that it has ended, and another's is there; the oracle's is older.
+    state.write_text(running)
+    resumed = made(name, hypermodel, tmp_path)
+    resumed.reload()
+    assert sorted(resumed.trials) == resumed.end_order
+    assert resumed.trials[trial.trial_id].status == "COMPLETED"
+    again = resumed.create_trial("worker")
+    assert again.trial_id == proposed.trial_id
+    assert chosen(again) == chosen(proposed)
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_the_best_of_a_rung_are_continued(name, hypermodel, tmp_path):
+    oracle = made(name, hypermodel, tmp_path)
+    found = rungs(search(oracle))
+    assert {rung for _, rung in found} == {0, 1, 2}
+    for (bracket, rung), trials in found.items():
+        if rung == 0:
+            continue
+        below = found[bracket, rung - 1]
+        best = sorted(below, key=lambda each: each.score, reverse=True)[: len(trials)]
+        assert sorted(map(chosen, trials)) == sorted(map(chosen, best))
+        for trial in trials:
+            values = trial.hyperparameters.values
+            parent = oracle.trials[values["tuner/trial_id"]]
+            assert parent in below and chosen(parent) == chosen(trial)
+            assert values["tuner/initial_epoch"] == parent.hyperparameters.values["tuner/epochs"]
+            assert values["tuner/epochs"] > values["tuner/initial_epoch"]
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_hyperband_has_the_rungs_of_kerastuners(factor, hypermodel, tmp_path):
+    theirs = placed(
+        keras_tuner.oracles.HyperbandOracle(
+            objective=keras_tuner.Objective("val_top1", "max"),
+            max_epochs=9,
+            factor=factor,
+            seed=1,
+            hyperparameters=hypermodel.hyperparameters(),
+        ),
+        tmp_path,
+        "theirs",
+    )
+    expected = search(theirs)
+    trials = search(
+        made("hyperband", hypermodel, tmp_path, factor=factor, max_trials=len(expected))
+    )
+
+    def epochs(trials):
+        return {
+            place: [each.hyperparameters.values["tuner/epochs"] for each in members]
+            for place, members in rungs(trials).items()
+        }
+
+    assert epochs(trials) == epochs(expected)
+
+
+def test_hyperband_runs_until_there_are_as_many_trials_as_asked_for(hypermodel, tmp_path):
+    trials = search(made("hyperband", hypermodel, tmp_path, max_trials=50))
+    assert len(trials) == 50
+    # 9, 3, 1; 5, 2; 3 of the first time, and of the second, and the rest of the third.
+    assert [len(each) for each in rungs(trials).values()] == [9 + 9 + 4, 3 + 3, 1 + 1, 10, 4, 6]
+
+
+def test_more_trials_may_be_asked_for_later(hypermodel, tmp_path):
+    assert len(search(made("hyperband", hypermodel, tmp_path, max_trials=20))) == 20
+    resumed = made("hyperband", hypermodel, tmp_path, max_trials=30)
+    resumed.reload()
+    assert len(search(resumed)) == 30
+
+
+@pytest.mark.parametrize(
+    ("max_trials", "max_epochs", "factor", "expected"),
+    [
+        (13, 9, 3, [9, 3, 1]),
+        (20, 9, 3, [14, 4, 1]),
+        (20, 8, 3, [15, 5]),
+        (20, 1, 3, [20]),
+        (3, 27, 3, [2]),
+        (1, 27, 3, [1]),
+        (15, 1000, 2, [8, 4, 2, 1]),
+    ],
+)
+def test_halving_begins_with_as_many_candidates_as_it_can(max_trials, max_epochs, factor, expected):
+    assert halving_sizes(max_trials, max_epochs, factor) == expected
+
+
+def test_halving_is_one_bracket(hypermodel, tmp_path):
+    trials = search(made("halving", hypermodel, tmp_path))
+    assert [len(members) for members in rungs(trials).values()] == [14, 4, 1]
+    last = trials[-1].hyperparameters.values
+    assert (last["tuner/initial_epoch"], last["tuner/epochs"]) == (3, 9)
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_a_failed_trial_counts_as_the_worst(name, hypermodel, tmp_path):
+    oracle = made(name, hypermodel, tmp_path, max_trials=19, max_consecutive_failed_trials=99)
+    trials = search(oracle, fails=lambda trial: int(trial.trial_id) in (0, 1, 2, 3, 4))
+    found = rungs(trials)
+    bracket = max(bracket for bracket, _ in found)
+    sizes = [len(found[bracket, rung]) for rung in range(3)]
+    assert sizes == {"hyperband": [9, 3, 1], "halving": [14, 4, 1]}[name]
+    failed = {trial.trial_id for trial in trials if trial.status == "FAILED"}
+    parents = {trial.hyperparameters.values.get("tuner/trial_id") for trial in trials}
+    assert len(failed) == 5 and not failed & parents
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_rungs_shrink_where_too_few_are_left(name, hypermodel, tmp_path):
+    oracle = made(name, hypermodel, tmp_path, max_trials=13, max_consecutive_failed_trials=99)
+    found = rungs(search(oracle, fails=lambda trial: int(trial.trial_id) < 8))
+    bracket = max(bracket for bracket, _ in found)
+    assert [len(found[bracket, rung]) for rung in range(3)] == [9, 1, 1]
+
+
+def test_a_rung_waits_for_trials_that_may_yet_be_better(hypermodel, tmp_path):
+    oracle = made("halving", hypermodel, tmp_path)
+    slow = oracle.create_trial("slow")
+    trials = []
+    while (trial := oracle.create_trial("quick")).status == "RUNNING":
+        end(oracle, trial)
+        trials.append(trial)
+    # Of 14, 4 go on: 3 for sure, whatever becomes of the slow one.
+    assert trial.status == "IDLE"
+    assert [len(members) for members in rungs(trials).values()] == [13, 3]
+    end(oracle, slow)
+    assert [len(members) for members in rungs(search(oracle)).values()] == [14, 4, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("random", [4]), ("bayesian", [4]), ("hyperband", [4, 3, 1]), ("halving", [4, 4, 3])],
+)
+def test_a_small_space_is_tried_to_its_end(name, sizes, recipe, tmp_path):
+    """KerasTuner's rungs would stop after the first."""
+    space = SearchSpace(units=((1, 2), (1, 2)))
+    oracle = made(name, PreActHyperModel(recipe, space, classes=10), tmp_path, max_trials=40)
+    candidates = collections.Counter()
+    epochs = collections.Counter()
+    while (trial := oracle.create_trial("worker")).status == "RUNNING":
+        values = trial.hyperparameters.values
+        units = values["units_stage2"], values["units_stage3"]
+        candidates[units] += 1
+        epochs[values.get("tuner/epochs")] += 1
+        oracle.update_trial(trial.trial_id, {"val_top1": units[0] + units[1] / 10})
+        trial.status = "COMPLETED"
+        oracle.end_trial(trial)
+    assert trial.status == "STOPPED"
+    assert set(candidates) == set(itertools.product((1, 2), (1, 2)))
+    assert list(epochs.values()) == sizes
+    assert candidates[2, 2] == len(sizes)
+
+
+def test_a_bayesian_search_learns_from_its_trials(hypermodel, tmp_path):
+    """After its random beginning it proposes better candidates than draws are."""
+    drawn = search(made("random", hypermodel, tmp_path, project="random"))
+    trials = search(made("bayesian", hypermodel, tmp_path, max_trials=12))
+    fifth_best = sorted(each.score for each in drawn)[-5]
+    assert min(each.score for each in trials[-3:]) > fifth_best
+
+
+def test_a_retried_trial_gets_its_new_result(hypermodel, tmp_path):
+    oracle = made("random", hypermodel, tmp_path, max_retries_per_trial=1)
+    trial = oracle.create_trial("worker")
+    oracle.update_trial(trial.trial_id, {"val_top1": float("nan")})
+    trial.status = "COMPLETED"
+    oracle.end_trial(trial)
+    again = oracle.create_trial("worker")
+    assert again.trial_id == trial.trial_id
+    end(oracle, again)
+    assert again.status == "COMPLETED" and again.score == score(again.hyperparameters.values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "grid"}, "`name` must be one of random, .*Received: 'grid'"),
+        ({"max_trials": 0}, "`max_trials` must be a whole number of at least 1. Received: 0"),
+        ({"max_epochs": 1.5}, "`max_epochs` must be a whole number of at least 1. Received: 1.5"),
+        ({"factor": 1}, "`factor` must be a whole number of at least 2. Received: 1"),
+        ({"objective": "accuracy"}, "`objective` must be one of val_top1.*Received: 'accuracy'"),
+        ({"constraints": Constraints(max_flops=1)}, "No candidate keeps to the limits"),
+    ],
+)
+def test_wrong_arguments_are_refused(changes, message, hypermodel):
+    arguments = {"name": "random", "max_trials": 9, "max_epochs": 9, **changes}
+    with pytest.raises(ValueError, match=message):
+        make_oracle(hypermodel=hypermodel, **arguments)

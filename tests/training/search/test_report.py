@@ -1,0 +1,157 @@
+"""What is written of a search: the order, the Pareto front, the files."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+
+import pytest
+
+from training.files import write_json
+from training.recipe import Recipe, load_recipe
+from training.search.report import Board, pareto_front, write_report
+from training.search.trials import Record, SearchFolder, leaderboard, write_recipe
+from training.tune import main
+
+
+def _record(trial: str, top1: float, flops: int = 1_000_000, **changes) -> Record:
+    record = Record(
+        trial=trial,
+        values={"units_stage2": int(trial), "attention": "se"},
+        run=f"trials/{trial}/run",
+        epochs=3,
+        flops=flops,
+        parameters=1000,
+        status="finished",
+        attempts=[{"worker": "worker0", "after_epoch": 0}],
+        results={"epoch": 3, "val_top1": top1, "val_loss": 1 - top1, "seconds": 9.0},
+    )
+    return record.replace(**changes)
+
+
+@pytest.fixture
+def folder(tmp_path) -> SearchFolder:
+    folder = SearchFolder(tmp_path)
+    write_json(
+        folder.description,
+        {
+            "objective": "val_top1",
+            "oracle": "halving",
+            "source": "digits",
+            "recipe": dataclasses.asdict(Recipe(epochs=9)),
+        },
+    )
+    return folder
+
+
+def _add(folder: SearchFolder, *records: Record) -> None:
+    for record in records:
+        folder.write(record)
+        write_recipe(folder.recipe(record.trial), Recipe(epochs=9, seed=int(record.trial)))
+
+
+def test_a_continued_trial_has_one_place_that_of_its_last_epoch():
+    records = [
+        _record("1", 0.9),
+        _record("2", 0.7),
+        # Worse than before, and still what became of it.
+        _record("3", 0.6, run="trials/1/run", epochs=9),
+        _record("4", 0.8, status="failed"),
+        _record("5", 0.8, status="running"),
+    ]
+    assert [each.trial for each in leaderboard(records, "val_top1")] == ["2", "3"]
+    assert [each.trial for each in leaderboard(records, "val_loss")] == ["2", "3"]
+
+
+def test_a_loss_is_better_the_smaller_it_is():
+    records = [_record("1", 0.9), _record("2", 0.7)]
+    assert [each.trial for each in leaderboard(records, "val_loss")] == ["1", "2"]
+    cheap = _record("2", 0.7, flops=10)
+    assert [each.trial for each in pareto_front([records[0], cheap], "val_loss")] == ["2", "1"]
+
+
+def test_the_pareto_front_holds_what_nothing_as_cheap_beats():
+    records = [
+        _record("1", 0.5, flops=10),
+        _record("2", 0.4, flops=10),
+        _record("3", 0.5, flops=20),
+        _record("4", 0.7, flops=30),
+        _record("5", 0.6, flops=40),
+    ]
+    assert [each.trial for each in pareto_front(records, "val_top1")] == ["1", "4"]
+
+
+def test_the_report_of_a_search(folder, capsys):
+    _add(
+        folder,
+        _record("1", 0.9, flops=2_000_000),
+        _record("2", 0.7),
+        _record("3", 0.0, status="failed", results={}, message="killed by signal 9\nits last line"),
+    )
+    assert main(["--report", "--output", str(folder.output)]) == 0
+    text = (folder.output / "leaderboard.md").read_text()
+    assert capsys.readouterr().out == text + "\n"
+    assert "Trials: 2 finished, 1 failed." in text
+    assert "| 1 | 1 | 0.9000 | 3 | 2.00 | 1,000 | 1 | se |" in text
+    assert "| 2 | 2 | 0.7000 | 3 | 1.00 | 1,000 | 2 | se |" in text
+    assert "killed by signal 9\nits last line" in text
+    rows = list(csv.DictReader(io.StringIO((folder.output / "leaderboard.csv").read_text())))
+    assert [row["status"] for row in rows] == ["finished", "finished", "failed"]
+    assert [row["val_top1"] for row in rows] == ["0.9", "0.7", ""]
+    for name in ("flops.png", "parallel.png"):
+        assert (folder.output / name).stat().st_size > 10_000
+    best = folder.output / "best-1.toml"
+    assert load_recipe(best) == Recipe(epochs=9, seed=1)
+    assert "# Place 1 of 2: trial 1, val_top1 0.9000 after 3 of 9 epochs" in best.read_text()
+    assert not (folder.output / "best-3.toml").exists()
+
+
+def test_the_report_before_a_trial_has_finished(folder):
+    assert "Trials: none yet." in write_report(folder)
+    _add(folder, _record("1", 0.0, status="running", results={}))
+    assert "Trials: 1 running." in write_report(folder)
+
+
+def test_there_is_no_report_of_another_folder(tmp_path, capsys):
+    assert main(["--report", "--output", str(tmp_path)]) == 2
+    assert "is not the folder of a search" in capsys.readouterr().err
+
+
+def test_a_log_has_a_line_for_every_change_and_the_best_so_far(folder, capsys):
+    _add(folder, _record("1", 0.9), _record("2", 0.7))
+    board = Board(folder, "val_top1", 5)
+    board.show(_record("2", 0.0, status="running"))
+    board.show(_record("2", 0.7))
+    board.show(_record("2", 0.0, status="failed", message="killed by signal 9"))
+    lines = capsys.readouterr().out.splitlines()
+    cost = "1.00 MFLOPs, 1,000 parameters"
+    best = f"2 of at most 5 trials ended; best: 1 0.9000 ({cost}), 2 0.7000 ({cost})"
+    assert lines == [
+        f"trial 2 on worker0: epochs 0 to 3, {cost}, units_stage2=2 attention=se",
+        "trial 2 on worker0: val_top1 0.7000, 0 s",
+        best,
+        "trial 2 on worker0 failed: killed by signal 9",
+        best,
+    ]
+
+
+def test_a_terminal_has_a_table(folder, capsys, monkeypatch):
+    _add(folder, _record("1", 0.9))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    Board(folder, "val_top1", 5).show(_record("1", 0.9))
+    shown = capsys.readouterr().out
+    assert "Best trials" in shown
+    assert "0.9000" in shown
+
+
+def test_a_recipe_written_is_the_recipe_read(tmp_path):
+    recipe = Recipe(
+        model="PreActResNet20",
+        model_options={"units": [1, 2], "attention": "se", "drop_path": 0.1, "no_pool": True},
+        step_epochs=(3.0, 5.5),
+        schedule="step",
+        freeze="none",
+    )
+    write_recipe(tmp_path / "recipe.toml", recipe, ["What it is."])
+    assert load_recipe(tmp_path / "recipe.toml") == recipe

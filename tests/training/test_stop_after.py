@@ -1,0 +1,60 @@
+"""A run that is stopped on purpose and continued ends as one that was left alone."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from tensorflow.python.framework import config
+
+from training.run import read_run
+
+
+@pytest.fixture
+def deterministic():
+    yield "--deterministic"
+    # The tests that follow have the faster operations again; TensorFlow exports no way back.
+    config.disable_op_determinism()
+
+
+def test_a_run_stopped_after_an_epoch_goes_on_as_if_it_were_not(
+    train, deterministic, tmp_path, capsys
+):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = (deterministic, "--epochs", "2", "--epoch-steps", "3")
+    assert train(whole, *options) == 0
+    keras.backend.clear_session()
+    assert train(parts, *options, "--stop-after", "1") == 0
+    assert "Stopped after epoch 1 of 2" in capsys.readouterr().out
+    stopped = read_run(parts)
+    assert stopped["status"] == "running"
+    assert len(stopped["history"]) == 1
+    assert (parts / "model.keras").exists()
+
+    # There already: nothing is trained, nothing changes.
+    keras.backend.clear_session()
+    assert train(parts, *options, "--stop-after", "1") == 0
+    assert read_run(parts)["history"] == stopped["history"]
+
+    keras.backend.clear_session()
+    assert train(parts, *options, "--stop-after", "9") == 0
+    histories = []
+    for run in (whole, parts):
+        record = read_run(run)
+        assert record["status"] == "finished"
+        histories.append([{**epoch, "seconds": 0} for epoch in record["history"]])
+    assert histories[0] == histories[1]
+    with (
+        np.load(whole / "checkpoint" / "last.npz") as expected,
+        np.load(parts / "checkpoint" / "last.npz") as received,
+    ):
+        names = set(expected.files) - {"progress"}
+        assert len(names) > 30
+        assert set(received.files) - {"progress"} == names
+        for name in names:
+            np.testing.assert_array_equal(received[name], expected[name], err_msg=name)
+
+
+def test_stopping_needs_an_epoch(train, tmp_path, capsys):
+    assert train(tmp_path / "run", "--stop-after", "0") == 2
+    assert "--stop-after must be 1 or more. Received: 0" in capsys.readouterr().err

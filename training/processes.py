@@ -1,0 +1,106 @@
+"""Commands of this package as processes that end with the one that started them.
+
+A killed process cannot stop what it has started. So a command runs here with a pipe as its
+standard input: when the other end closes, however that came about, it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+
+def start(
+    command: Sequence[str],
+    log: IO | None = None,
+    threads: int = 0,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen:
+    """Start a command of this package.
+
+    Args:
+        command: The module, such as `training.train`, and its arguments.
+        log: Where its output goes; by default, where that of this process does.
+        threads: Threads that TensorFlow computes on; 0 for all cores.
+        environment: Environment variables that it has beside those of this process.
+
+    Returns:
+        The process, which ends at the latest with this one.
+    """
+    environment = {**os.environ, **(environment or {})}
+    if threads:
+        count = str(threads)
+        environment |= {"TF_NUM_INTRAOP_THREADS": count, "TF_NUM_INTEROP_THREADS": count}
+    return subprocess.Popen(
+        [sys.executable, "-m", "training.processes", *command],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=subprocess.STDOUT if log else None,
+        env=environment,
+    )
+
+
+def stop(process: subprocess.Popen) -> None:
+    """Kill a process, if it still runs, and wait until it is gone."""
+    process.kill()
+    process.wait()
+    process.stdin.close()
+
+
+def run(command: Sequence[str], log: Path, threads: int = 0) -> int:
+    """Run a command of this package to its end.
+
+    Args:
+        command: As of `start`.
+        log: The file its output is added to.
+        threads: As of `start`.
+
+    Returns:
+        Its exit status; that of a process killed by signal `n` is `-n`.
+    """
+    with open(log, "a", encoding="utf-8") as file:
+        process = start(command, file, threads)
+        try:
+            return process.wait()
+        finally:
+            stop(process)
+
+
+def last_lines(log: Path, count: int) -> str:
+    """The end of a log.
+
+    Args:
+        log: The file.
+        count: Number of lines.
+
+    Returns:
+        Its last lines.
+    """
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(lines[-count:])
+
+
+def _end_with_input() -> None:
+    while os.read(0, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    """Run the module named by the first argument, until the standard input ends."""
+    del sys.argv[0]
+    # The folder that `python -m` looks for modules in.
+    sys.path[0] = os.getcwd()
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

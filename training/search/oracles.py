@@ -1,0 +1,416 @@
+"""Who proposes the trials: KerasTuner's oracles, kept to the candidates that may be built.
+
+KerasTuner's own have no limits: what a model costs shows when it has been built, and is then a
+failed trial (keras-team/keras-tuner#989). Here a proposal is checked before it becomes a trial.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import keras_tuner
+import numpy as np
+from keras_tuner.oracles import BayesianOptimizationOracle, HyperbandOracle, RandomSearchOracle
+
+from training.files import replacing, write_json
+from training.search.constraints import Constraints
+from training.search.hypermodel import PreActHyperModel
+
+# Draws for a proposal. If none is a new candidate, the space counts as exhausted; KerasTuner's 20
+# would end a search of a small space long before (keras-team/keras-tuner#35).
+DRAWS = 20_000
+# Candidates that a Bayesian search chooses from.
+POOL = 1_000
+
+# What a run reports, and where it is best.
+OBJECTIVES = {"val_top1": "max", "val_top5": "max", "val_loss": "min"}
+
+_ENDED = ("COMPLETED", "FAILED")
+
+
+def make_oracle(
+    name: str,
+    hypermodel: PreActHyperModel,
+    constraints: Constraints | None = None,
+    objective: str | keras_tuner.Objective = "val_top1",
+    *,
+    max_trials: int,
+    max_epochs: int,
+    factor: int = 3,
+    seed: int = 0,
+    max_retries_per_trial: int = 0,
+    max_consecutive_failed_trials: int = 3,
+) -> keras_tuner.Oracle:
+    """Make what proposes the trials of a search.
+
+    Args:
+        name: `"random"`; `"bayesian"`, a Gaussian process; `"hyperband"` (arXiv:1603.06560); or
+            `"halving"`, one bracket of successive halving (arXiv:1502.07943). The last two give
+            a trial some of the epochs and continue the best of them.
+        hypermodel: Says what the hyperparameters are.
+        constraints: What candidates keep to; nothing by default.
+        objective: `val_top1`, `val_top5` or `val_loss`, or any with its direction.
+        max_trials: Most trials. With `hyperband` and `halving`, continuing one is a trial as well:
+            Hyperband runs its brackets over and over until there are so many, halving begins with
+            as many candidates as lead to no more than that.
+        max_epochs: Epochs of a trial that goes all the way.
+        factor: One of how many is continued, with that many times the epochs.
+        seed: Decides what is proposed.
+        max_retries_per_trial: How often a trial that crashed is tried again.
+        max_consecutive_failed_trials: Failed trials in a row that end the search.
+
+    Returns:
+        The oracle, for any tuner of KerasTuner's.
+
+    Raises:
+        ValueError: If an argument is out of its range, or no candidate keeps to the constraints.
+    """
+    if name not in ORACLES:
+        raise ValueError(f"`name` must be one of {', '.join(ORACLES)}. Received: {name!r}")
+    limits = {"max_trials": (max_trials, 1), "max_epochs": (max_epochs, 1), "factor": (factor, 2)}
+    for argument, (value, least) in limits.items():
+        if not isinstance(value, int) or value < least:
+            raise ValueError(
+                f"`{argument}` must be a whole number of at least {least}. Received: {value!r}"
+            )
+    constraints = constraints or Constraints()
+    constraints.check(hypermodel)
+    rungs = {"max_epochs": max_epochs, "factor": factor} if issubclass(ORACLES[name], Rungs) else {}
+    return ORACLES[name](
+        hypermodel,
+        constraints,
+        max_trials=max_trials,
+        objective=_objective(objective),
+        # KerasTuner takes 0 for no seed.
+        seed=seed + 1,
+        max_retries_per_trial=max_retries_per_trial,
+        max_consecutive_failed_trials=max_consecutive_failed_trials,
+        **rungs,
+    )
+
+
+def _objective(objective: str | keras_tuner.Objective) -> keras_tuner.Objective:
+    if isinstance(objective, keras_tuner.Objective):
+        return objective
+    if objective not in OBJECTIVES:
+        raise ValueError(
+            f"`objective` must be one of {', '.join(OBJECTIVES)}, or a `keras_tuner.Objective`. "
+            f"Received: {objective!r}"
+        )
+    return keras_tuner.Objective(objective, OBJECTIVES[objective])
+
+
+class Constrained(keras_tuner.Oracle):
+    """What all oracles here do alike: keep to the constraints, and survive being killed.
+
+    Args:
+        hypermodel: Says what the hyperparameters are.
+        constraints: What candidates keep to.
+        **options: Those of KerasTuner's oracle.
+    """
+
+    def __init__(
+        self, hypermodel: PreActHyperModel, constraints: Constraints, **options: Any
+    ) -> None:
+        self.hypermodel = hypermodel
+        self.constraints = constraints
+        super().__init__(hyperparameters=hypermodel.hyperparameters(), **options)
+
+    def _drawn(self) -> Iterator[dict[str, Any]]:
+        """New candidates that keep to the constraints, among so many drawn at random."""
+        for _ in range(DRAWS):
+            draw = random.Random(self._seed_state)
+            self._seed_state += 1
+            values = {hp.name: hp.prob_to_value(draw.random()) for hp in self.hyperparameters.space}
+            if self.constraints.holds(self.hypermodel, values) and not self._duplicate(values):
+                yield values
+
+    def _random_values(self) -> dict[str, Any] | None:
+        """A new candidate; None if there seems to be none left."""
+        return next(self._drawn(), None)
+
+    def _retry(self, trial: Any) -> bool:
+        retried = super()._retry(trial)
+        if retried:
+            # KerasTuner would take those of the failed run for the new one's.
+            trial.metrics = type(trial.metrics)()
+        return retried
+
+    def save(self) -> None:
+        """Write the state, whole or not at all."""
+        write_json(self._get_oracle_fname(), self.get_state())
+
+    def _save_trial(self, trial: Any) -> None:
+        path = os.path.join(self._get_trial_dir(trial.trial_id), "trial.json")
+        with replacing(path) as partial:
+            trial.save(str(partial))
+
+    def reload(self) -> None:
+        """Go on from the files: finished trials stay finished, the others are run again.
+
+        A trial's file is written before the oracle's. Where a process was killed in between, what
+        the trial's says counts if it has ended; if it has just begun, it is proposed again.
+        """
+        super().reload()
+        self.trials = {each: self.trials[each] for each in self.start_order}
+        ended = [each for each in self._retry_queue if self.trials[each].status in _ENDED]
+        self._retry_queue = [each for each in self._retry_queue if each not in ended]
+        # Killed after the oracle's file was written, it is in there already.
+        self.end_order += [each for each in ended if each not in self.end_order]
+
+
+class Random(Constrained, RandomSearchOracle):
+    """Candidates drawn at random, each once."""
+
+
+class Bayesian(Constrained, BayesianOptimizationOracle):
+    """Candidates where a Gaussian process expects much, or knows little.
+
+    KerasTuner's process and acquisition function, a confidence bound. KerasTuner looks for the
+    best point of a cube, which it then rounds to a candidate: to one that was tried or is refused,
+    it may be. Here candidates that may run are drawn at random, and the best of them is proposed,
+    which is what SMAC does where hyperparameters are choices (Hutter et al., "Sequential
+    Model-Based Optimization for General Algorithm Configuration", 2011, section 4.3).
+
+    Args:
+        hypermodel: Says what the hyperparameters are.
+        constraints: What candidates keep to.
+        max_trials: Most trials. The first quarter are drawn at random, or three for each
+            hyperparameter where that is fewer.
+        **options: Those of KerasTuner's oracle.
+    """
+
+    def __init__(
+        self,
+        hypermodel: PreActHyperModel,
+        constraints: Constraints,
+        max_trials: int,
+        **options: Any,
+    ) -> None:
+        dimensions = len(hypermodel.hyperparameters().space)
+        super().__init__(
+            hypermodel,
+            constraints,
+            max_trials=max_trials,
+            num_initial_points=min(3 * dimensions, max(3, max_trials // 4)),
+            **options,
+        )
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Propose a candidate."""
+        completed = [each for each in self.trials.values() if each.status == "COMPLETED"]
+        if len(completed) < self.num_initial_points:
+            return self._random_populate_space()
+        drawn = list(itertools.islice(self._drawn(), POOL))
+        if not drawn:
+            return {"status": "STOPPED", "values": None}
+        self.gpr.fit(*self._vectorize_trials())
+        mean, deviation = self.gpr.predict(np.array(list(map(self._vector, drawn))), True)
+        return {"status": "RUNNING", "values": drawn[np.argmin(mean - self.beta * deviation)]}
+
+    def _vector(self, values: dict[str, Any]) -> list[float]:
+        return [hp.value_to_prob(values[hp.name]) for hp in self._nonfixed_space()]
+
+
+class Rungs(Constrained, HyperbandOracle):
+    """Brackets of rungs: the best trials of each rung are continued in the next.
+
+    Differs from KerasTuner's in what it does when not all goes well:
+
+    - A failed trial counts as the worst of its rung. KerasTuner leaves it out, so that fewer are
+      continued: with a rung of 9 and 3 failures, none.
+    - Where the space has no more candidates, the trials that there are go on. KerasTuner ends the
+      search (keras-team/keras-tuner#676).
+    """
+
+    def _start_new_bracket(self) -> None:
+        super()._start_new_bracket()
+        bracket = self._brackets[-1]
+        rungs = range(len(bracket["rounds"]))
+        bracket["sizes"] = [self._get_size(bracket["bracket_num"], rung) for rung in rungs]
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Propose a candidate, or to continue a trial."""
+        self._remove_completed_brackets()
+        for bracket in self._brackets:
+            response = self._new_candidate(trial_id, bracket) or self._promotion(trial_id, bracket)
+            if response:
+                return response
+        if self._more_brackets():
+            self._increment_bracket_num()
+            self._start_new_bracket()
+            return self.populate_space(trial_id)
+        return {"status": "IDLE" if self.ongoing_trials else "STOPPED"}
+
+    def _new_candidate(self, trial_id: str, bracket: dict[str, Any]) -> dict[str, Any] | None:
+        """A candidate for the first rung, if there is room and one is left."""
+        first = bracket["rounds"][0]
+        if len(first) < bracket["sizes"][0]:
+            response = self._random_trial(trial_id, bracket)
+            if response["status"] == "RUNNING":
+                return response
+            bracket["sizes"][0] = len(first)
+        return None
+
+    def _promotion(self, trial_id: str, bracket: dict[str, Any]) -> dict[str, Any] | None:
+        """A trial to continue, if one is sure to be among the best of its rung."""
+        number = bracket["bracket_num"]
+        for rung in range(1, len(bracket["rounds"])):
+            best = self._best_to_promote(bracket, rung)
+            if best is None:
+                continue
+            bracket["rounds"][rung].append({"past_id": best.trial_id, "id": trial_id})
+            values = {
+                **best.hyperparameters.values,
+                "tuner/trial_id": best.trial_id,
+                "tuner/epochs": self._get_epochs(number, rung),
+                "tuner/initial_epoch": self._get_epochs(number, rung - 1),
+                "tuner/bracket": number,
+                "tuner/round": rung,
+            }
+            return {"status": "RUNNING", "values": values}
+        return None
+
+    def _best_to_promote(self, bracket: dict[str, Any], rung: int) -> Any | None:
+        """The best trial of the rung below that waits, once those to come cannot replace it."""
+        taken = [entry["past_id"] for entry in bracket["rounds"][rung]]
+        waiting = [
+            self.trials[entry["id"]]
+            for entry in bracket["rounds"][rung - 1]
+            if entry["id"] not in taken
+        ]
+        ended = [trial for trial in waiting if trial.status in _ENDED]
+        completed = [trial for trial in ended if trial.status == "COMPLETED"]
+        left_out = self._places(bracket, rung - 1) - bracket["sizes"][rung]
+        if not completed or len(ended) <= left_out or len(taken) == self._places(bracket, rung):
+            return None
+        best = max if self.objective.direction == "max" else min
+        return best(completed, key=lambda trial: trial.score)
+
+    def _places(self, bracket: dict[str, Any], rung: int) -> int:
+        """The most trials that a rung can still come to have."""
+        if rung == 0:
+            return bracket["sizes"][0]
+        below = [self.trials[entry["id"]] for entry in bracket["rounds"][rung - 1]]
+        failed = sum(trial.status == "FAILED" for trial in below)
+        return min(bracket["sizes"][rung], self._places(bracket, rung - 1) - failed)
+
+    def _remove_completed_brackets(self) -> None:
+        self._brackets = [
+            bracket
+            for bracket in self._brackets
+            if len(bracket["rounds"][-1]) < self._places(bracket, len(bracket["rounds"]) - 1)
+        ]
+
+    def _more_brackets(self) -> bool:
+        """Whether another bracket follows those that are under way."""
+        raise NotImplementedError
+
+
+class Hyperband(Rungs):
+    """Brackets that begin with many candidates and few epochs, then the other way round.
+
+    Args:
+        hypermodel: Says what the hyperparameters are.
+        constraints: What candidates keep to.
+        max_trials: Most trials, promotions counted. The brackets follow each other so often.
+        **options: Those of KerasTuner's oracle.
+    """
+
+    def __init__(
+        self,
+        hypermodel: PreActHyperModel,
+        constraints: Constraints,
+        max_trials: int,
+        **options: Any,
+    ) -> None:
+        super().__init__(hypermodel, constraints, **options)
+        self.max_trials = max_trials
+        in_all_brackets = sum(
+            self._get_size(bracket, rung)
+            for bracket in range(self._get_num_brackets())
+            for rung in range(self._get_num_rounds(bracket))
+        )
+        self.hyperband_iterations = math.ceil(max_trials / in_all_brackets)
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restore what was done; how much is to be done, the arguments say."""
+        super().set_state({**state, "hyperband_iterations": self.hyperband_iterations})
+
+    def _more_brackets(self) -> bool:
+        return self._current_bracket > 0 or (
+            self._current_iteration + 1 < self.hyperband_iterations
+        )
+
+
+class SuccessiveHalving(Rungs):
+    """One bracket, as large as `max_trials` allows.
+
+    Args:
+        hypermodel: Says what the hyperparameters are.
+        constraints: What candidates keep to.
+        max_trials: Most trials, promotions counted.
+        max_epochs: Epochs of the last rung.
+        factor: One of how many is continued.
+        **options: Those of KerasTuner's oracle.
+    """
+
+    def __init__(
+        self,
+        hypermodel: PreActHyperModel,
+        constraints: Constraints,
+        max_trials: int,
+        max_epochs: int,
+        factor: int,
+        **options: Any,
+    ) -> None:
+        self._sizes = halving_sizes(max_trials, max_epochs, factor)
+        super().__init__(hypermodel, constraints, max_epochs=max_epochs, factor=factor, **options)
+        self.max_trials = max_trials
+
+    def _get_num_brackets(self) -> int:
+        # KerasTuner begins with the bracket of the most rungs.
+        return len(self._sizes)
+
+    def _get_size(self, bracket_num: int, round_num: int) -> int:
+        return self._sizes[round_num]
+
+    def _more_brackets(self) -> bool:
+        return False
+
+
+def halving_sizes(max_trials: int, max_epochs: int, factor: int) -> list[int]:
+    """How many trials each rung of a bracket has.
+
+    Args:
+        max_trials: Most trials of all rungs together.
+        max_epochs: Epochs of the last rung.
+        factor: What the trials are divided by from rung to rung, and rounded down.
+
+    Returns:
+        The sizes for the most candidates possible. Of a rung of one trial no other follows, nor
+        do more than leave an epoch to the first.
+    """
+    halvings = math.floor(round(math.log(max_epochs, factor), 9))
+
+    def sizes(candidates: int) -> list[int]:
+        rungs = (candidates // factor**rung for rung in range(halvings + 1))
+        return [size for size in rungs if size]
+
+    return max(
+        (sizes(count) for count in range(1, max_trials + 1) if sum(sizes(count)) <= max_trials),
+        key=sum,
+    )
+
+
+ORACLES: dict[str, type[Constrained]] = {
+    "random": Random,
+    "bayesian": Bayesian,
+    "hyperband": Hyperband,
+    "halving": SuccessiveHalving,
+}

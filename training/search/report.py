@@ -1,0 +1,338 @@
+"""What a search has found: lines as it goes, then a table, plots, and the best as recipes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as Line
+from rich.console import Console
+from rich.table import Table
+
+from training.files import replacing
+from training.recipe import load_recipe
+from training.search.oracles import OBJECTIVES
+from training.search.trials import Record, SearchFolder, leaderboard, write_recipe
+
+# How many of the best become recipe files, and lines of the table on a terminal.
+BEST, SHOWN = 3, 10
+_MAP = matplotlib.colormaps["viridis"]
+
+
+class Board:
+    """Tells how a search goes: lines in a log, a table on a terminal.
+
+    Args:
+        folder: Of the search.
+        objective: What trials are compared by.
+        max_trials: Most trials.
+    """
+
+    def __init__(self, folder: SearchFolder, objective: str, max_trials: int) -> None:
+        self._folder = folder
+        self._objective = objective
+        self._max_trials = max_trials
+
+    def show(self, record: Record) -> None:
+        """Tell that a trial has begun or ended.
+
+        Args:
+            record: Of the trial.
+        """
+        print(self._line(record), flush=True)
+        if record.status == "running":
+            return
+        records = self._folder.records()
+        ranked = leaderboard(records, self._objective)
+        if sys.stdout.isatty():
+            Console().print(self._table(ranked[:SHOWN]))
+        elif ranked:
+            ended = sum(each.status != "running" for each in records)
+            best = ", ".join(self._place(each) for each in ranked[:BEST])
+            print(f"{ended} of at most {self._max_trials} trials ended; best: {best}", flush=True)
+
+    def _line(self, record: Record) -> str:
+        name = f"trial {record.trial} on {record.attempts[-1]['worker']}"
+        if record.status == "running":
+            epochs = f"epochs {record.attempts[-1]['after_epoch']} to {record.epochs}"
+            return f"{name}: {epochs}, {_cost(record)}, {_values(record)}"
+        if record.status == "finished":
+            result = record.results[self._objective]
+            return f"{name}: {self._objective} {result:.4f}, {record.seconds:.0f} s"
+        return f"{name} failed: {record.message}"
+
+    def _place(self, record: Record) -> str:
+        return f"{record.trial} {record.results[self._objective]:.4f} ({_cost(record)})"
+
+    def _table(self, ranked: Sequence[Record]) -> Table:
+        table = Table(title="Best trials")
+        header, rows = table_of(ranked, self._objective)
+        for name in header:
+            table.add_column(name, justify="right")
+        for row in rows:
+            table.add_row(*row)
+        return table
+
+
+def table_of(ranked: Sequence[Record], objective: str) -> tuple[list[str], list[list[str]]]:
+    """The leaderboard as text.
+
+    Args:
+        ranked: Records, the best first.
+        objective: What they are compared by.
+
+    Returns:
+        The header, and one row for each record.
+    """
+    names = _hyperparameters(ranked)
+    header = ["", "trial", objective, "epochs", "MFLOPs", "parameters", *names]
+    rows = [
+        [
+            *(str(place), record.trial, f"{record.results[objective]:.4f}", str(record.epochs)),
+            *(f"{record.flops / 1e6:.2f}", f"{record.parameters:,}"),
+            *(str(record.values.get(name, "")) for name in names),
+        ]
+        for place, record in enumerate(ranked, 1)
+    ]
+    return header, rows
+
+
+def pareto_front(records: Sequence[Record], objective: str) -> list[Record]:
+    """The trials that no other beats at as few FLOPs.
+
+    Args:
+        records: Finished trials.
+        objective: What is better.
+
+    Returns:
+        Those, from the fewest FLOPs on: each is better than all before.
+    """
+    sign = 1 if OBJECTIVES[objective] == "max" else -1
+    front: list[Record] = []
+    for record in sorted(records, key=lambda each: (each.flops, -sign * each.results[objective])):
+        if not front or sign * record.results[objective] > sign * front[-1].results[objective]:
+            front.append(record)
+    return front
+
+
+def write_report(folder: SearchFolder) -> str:
+    """Write what a search has found so far.
+
+    `leaderboard.md` and `.csv`, `flops.png` (the objective against FLOPs with the Pareto front),
+    `parallel.png` (parallel coordinates) and the best as recipes, `best-1.toml` and so on.
+
+    Args:
+        folder: Of the search.
+
+    Returns:
+        What to print.
+
+    Raises:
+        FileNotFoundError: If the folder is not that of a search.
+    """
+    if not folder.description.exists():
+        raise FileNotFoundError(f"{folder.output} is not the folder of a search.")
+    description = json.loads(folder.description.read_text(encoding="utf-8"))
+    objective = description["objective"]
+    records = folder.records()
+    ranked = leaderboard(records, objective)
+    text = _markdown(description, records, ranked)
+    with replacing(folder.output / "leaderboard.md") as partial:
+        partial.write_text(text, encoding="utf-8")
+    if not ranked:
+        return text
+    _write_csv(folder.output / "leaderboard.csv", records)
+    draw_flops(folder.output / "flops.png", ranked, objective)
+    draw_parallel(folder.output / "parallel.png", ranked, objective)
+    for place, record in enumerate(ranked[:BEST], 1):
+        comment = [
+            f"Place {place} of {len(ranked)}: trial {record.trial}, {objective} "
+            f"{record.results[objective]:.4f} after {record.epochs} of "
+            f"{description['recipe']['epochs']} epochs,",
+            f"{record.flops:,} FLOPs, {record.parameters:,} parameters.",
+        ]
+        recipe = load_recipe(folder.recipe(record.trial))
+        write_recipe(folder.output / f"best-{place}.toml", recipe, comment)
+    return text
+
+
+def _markdown(
+    description: dict[str, Any], records: Sequence[Record], ranked: Sequence[Record]
+) -> str:
+    ended = {
+        status: [record for record in records if record.status == status]
+        for status in ("finished", "failed", "running")
+    }
+    counts = ", ".join(f"{len(some)} {status}" for status, some in ended.items() if some)
+    lines = [
+        f"# Search by {description['oracle']} on {Path(description['source']).name}",
+        "",
+        f"Trials: {counts or 'none yet'}. A trial that continues another takes its place below. "
+        f"`{description['objective']}` is that of the last epoch, on the images that the search "
+        "chose by: of nets chosen so, it flatters the best.",
+    ]
+    if ranked:
+        header, rows = table_of(ranked, description["objective"])
+        lines += ["", _row(header), _row(["---"] * len(header)), *map(_row, rows)]
+        lines += ["", "![](flops.png)", "", "![](parallel.png)"]
+    if ended["failed"]:
+        lines += ["", "## Failed"]
+    for record in ended["failed"]:
+        lines += ["", f"Trial {record.trial}: {_values(record)}", "", "```"]
+        lines += [*record.message.splitlines(), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _write_csv(path: Path, records: Sequence[Record]) -> None:
+    """Every trial, in the order of their numbers."""
+    names = _hyperparameters(records)
+    results = sorted({name for record in records for name in record.results})
+    own = ("trial", "status", "run", "epochs", "flops", "parameters", "seconds")
+    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        # The last epoch's number and seconds would look like the trial's.
+        results = [name for name in results if name not in own and name != "epoch"]
+        writer.writerow([*own, "attempts", *results, *names])
+        for record in records:
+            values = [getattr(record, name) for name in own]
+            values += [len(record.attempts)]
+            values += [record.results.get(name, "") for name in results]
+            writer.writerow([*values, *(record.values.get(name, "") for name in names)])
+
+
+def draw_flops(path: Path, ranked: Sequence[Record], objective: str) -> None:
+    """Draw the objective against FLOPs, and the Pareto front.
+
+    Args:
+        path: The PNG file.
+        ranked: Finished trials.
+        objective: What they are compared by.
+    """
+    figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    most = max(record.epochs for record in ranked)
+    for epochs in sorted({record.epochs for record in ranked}):
+        group = [record for record in ranked if record.epochs == epochs]
+        axes.plot(
+            [record.flops / 1e6 for record in group],
+            [record.results[objective] for record in group],
+            "o",
+            color=_MAP(0.85 * (1 - epochs / most)),
+            label=f"{epochs} epochs" if epochs > 1 else "1 epoch",
+        )
+    front = pareto_front(ranked, objective)
+    axes.step(
+        [record.flops / 1e6 for record in front],
+        [record.results[objective] for record in front],
+        where="post",
+        color="#b8560b",
+        label="Pareto front",
+    )
+    for record in front:
+        place = (record.flops / 1e6, record.results[objective])
+        axes.annotate(record.trial, place, (4, 4), textcoords="offset points", fontsize=7)
+    axes.set_xlabel("million multiply-adds an image")
+    axes.set_ylabel(objective)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path)
+
+
+def draw_parallel(path: Path, ranked: Sequence[Record], objective: str) -> None:
+    """Draw every trial as a line through its hyperparameters, FLOPs and objective.
+
+    Args:
+        path: The PNG file.
+        ranked: Finished trials, the best first.
+        objective: What they are compared by; it colours the lines.
+    """
+    names = [name for name in _hyperparameters(ranked) if len(_options(ranked, name)) > 1]
+    figure = Figure(figsize=(2 + 1.3 * (len(names) + 2), 4.6), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    columns = [_place_choices(axes, place, ranked, name) for place, name in enumerate(names)]
+    flops = [record.flops / 1e6 for record in ranked]
+    results = [record.results[objective] for record in ranked]
+    columns += [_place_numbers(axes, len(names), flops)]
+    columns += [_place_numbers(axes, len(names) + 1, results)]
+    span = Normalize(min(results), max(results))
+    for heights, result in reversed(list(zip(zip(*columns, strict=True), results, strict=True))):
+        _draw_curve(axes, heights, _MAP(span(result)))
+    for place in range(len(columns)):
+        axes.axvline(place, color="#444444", linewidth=0.8, zorder=1)
+    axes.set_xticks(range(len(columns)), [*names, "MFLOPs", objective], rotation=25, ha="right")
+    axes.set_yticks([])
+    axes.set_xlim(-0.3, len(columns) - 0.5)
+    axes.set_ylim(-0.06, 1.06)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    _save(figure, path)
+
+
+def _options(records: Sequence[Record], name: str) -> list[Any]:
+    """The values that a hyperparameter has had, in order where they have one."""
+    values = {record.values[name] for record in records if name in record.values}
+    numbers = all(isinstance(value, int | float) for value in values)
+    return sorted(values, key=None if numbers else str)
+
+
+def _place_choices(axes: Axes, place: int, ranked: Sequence[Record], name: str) -> list[float]:
+    """Where the lines cross the axis of a hyperparameter; lines of one value lie side by side."""
+    options = _options(ranked, name)
+    gap = 1 / max(1, len(options) - 1)
+    for index, option in enumerate(options):
+        axes.text(place + 0.03, index * gap, str(option), fontsize=8, va="center", zorder=3)
+    beside = np.linspace(-1, 1, len(ranked)) * min(0.04, 0.15 * gap)
+    return [
+        options.index(record.values[name]) * gap + shift
+        for record, shift in zip(ranked, beside, strict=True)
+    ]
+
+
+def _place_numbers(axes: Axes, place: int, values: Sequence[float]) -> list[float]:
+    span = Normalize(min(values), max(values))
+    for value in (min(values), max(values)):
+        axes.text(place + 0.03, span(value), f"{value:.4g}", fontsize=8, va="center", zorder=3)
+    return [float(span(value)) for value in values]
+
+
+def _draw_curve(axes: Axes, heights: Sequence[float], color: Any) -> None:
+    """A line that leaves every axis at a right angle."""
+    points, codes = [(0, heights[0])], [Line.MOVETO]
+    for place, (here, there) in enumerate(zip(heights, heights[1:], strict=False)):
+        points += [(place + 0.5, here), (place + 0.5, there), (place + 1, there)]
+        codes += [Line.CURVE4] * 3
+    axes.add_patch(
+        PathPatch(Line(points, codes), facecolor="none", edgecolor=color, alpha=0.8, zorder=2)
+    )
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as partial:
+        FigureCanvasAgg(figure).print_png(partial)
+
+
+def _hyperparameters(records: Sequence[Record]) -> list[str]:
+    return list(dict.fromkeys(name for record in records for name in record.values))
+
+
+def _values(record: Record) -> str:
+    return " ".join(f"{name}={value}" for name, value in record.values.items())
+
+
+def _cost(record: Record) -> str:
+    return f"{record.flops / 1e6:.2f} MFLOPs, {record.parameters:,} parameters"

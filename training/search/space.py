@@ -1,0 +1,190 @@
+"""A search space: which values of a recipe vary, and over what."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from keras_preact.architecture import RULES
+from keras_preact.rules import POSITIVE, POSITIVE_INTEGER, Rule
+from training.recipe import Recipe
+
+SPACES = Path(__file__).parent.parent / "spaces"
+
+# The values of the optimiser that may vary.
+OPTIMISER = ("learning_rate", "weight_decay")
+# Fields of `Architecture` that have lists of their own, or that no search may change.
+_NOT_CHOICES = {
+    "units": "give `units`",
+    "channels": "give `channels` or `widen`",
+    "strides": "the strides stay as in the recipe",
+}
+
+# What one stage may have, or a list of that for each stage.
+Counts = tuple[int, ...] | tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """Which values of a recipe vary, and over what; all others stay as in the recipe.
+
+    Args:
+        units: Residual units that a stage may have; every stage chooses for itself. Or one such
+            list for each stage.
+        channels: Output channels that a stage may have, likewise.
+        widen: Factors of the recipe's channels, one for all stages, in place of `channels`. They
+            multiply the width of the 3x3 convolutions: where the recipe's unit is another kind
+            than a candidate's bottleneck, that has `1 / bottleneck_ratio` times the channels
+            around it, as ResNet-50 has of ResNet-34's (arXiv:1512.03385, table 1).
+        choices: By name of any other field of `keras_preact.Architecture`, the values that it may
+            have, such as `{"unit": ("basic", "bottleneck"), "attention": (None, "se")}`. The word
+            "none" stands for None where the field may be None.
+        learning_rate: Peak learning rates, as in the recipe.
+        weight_decay: L2 penalties, likewise.
+
+    Raises:
+        ValueError: If nothing varies, a name is unknown, or a value is out of its range or twice
+            there.
+    """
+
+    units: Counts = ()
+    channels: Counts = ()
+    widen: tuple[float, ...] = ()
+    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    learning_rate: tuple[float, ...] = ()
+    weight_decay: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("units", "channels"):
+            object.__setattr__(self, name, _counts(name, getattr(self, name)))
+        object.__setattr__(self, "widen", _options("widen", self.widen, POSITIVE, float))
+        if not isinstance(self.choices, Mapping):
+            raise ValueError(f"`choices` must be a table of lists. Received: {self.choices!r}")
+        choices = {name: _choices(name, values) for name, values in self.choices.items()}
+        object.__setattr__(self, "choices", choices)
+        for name in OPTIMISER:
+            values = _sequence(name, getattr(self, name))
+            # A recipe knows what they may be.
+            values = tuple(getattr(Recipe(**{name: value}), name) for value in values)
+            object.__setattr__(self, name, _different(name, values))
+        if self.channels and self.widen:
+            raise ValueError(
+                "`widen` multiplies the recipe's channels, which `channels` replaces: give one of "
+                f"them. Received: widen={self.widen}, channels={self.channels}"
+            )
+        if not any(getattr(self, each.name) for each in dataclasses.fields(self)):
+            names = ", ".join(each.name for each in dataclasses.fields(self))
+            raise ValueError(f"A search space must let something vary: {names}. Received: nothing")
+
+
+def load_space(name_or_path: str | Path) -> SearchSpace:
+    """Read a search space.
+
+    Args:
+        name_or_path: Name of a file in `training/spaces`, without its ending, or the path of any
+            TOML file. Its keys are the arguments of `SearchSpace`.
+
+    Returns:
+        The space, checked.
+
+    Raises:
+        FileNotFoundError: If there is no such space.
+        ValueError: If the file is not TOML, or has an unknown key or a value out of its range.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = SPACES / f"{name_or_path}.toml"
+    if not path.is_file():
+        known = sorted(each.stem for each in SPACES.glob("*.toml"))
+        raise FileNotFoundError(
+            f"No search space {str(name_or_path)!r}{_suggestion(path.stem, known)} "
+            f"The spaces are {', '.join(known)}; any other is given by the path of its .toml file."
+        )
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        _check_names(values, [each.name for each in dataclasses.fields(SearchSpace)])
+        return SearchSpace(**values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def label(value: Any) -> str:
+    """The word that stands for a choice in tables and records."""
+    if isinstance(value, str):
+        return value
+    return "none" if value is None else json.dumps(value)
+
+
+def are_numbers(values: Sequence[Any]) -> bool:
+    """Whether choices are numbers, which are in an order, rather than names."""
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _counts(name: str, values: Any) -> Counts:
+    values = _sequence(name, values)
+    if any(isinstance(each, list | tuple) for each in values):
+        return tuple(
+            _options(f"{name}[{stage}]", stage_values, POSITIVE_INTEGER)
+            for stage, stage_values in enumerate(values)
+        )
+    return _options(name, values, POSITIVE_INTEGER) if values else ()
+
+
+def _choices(name: str, values: Any) -> tuple[Any, ...]:
+    if name in _NOT_CHOICES:
+        raise ValueError(f"`choices` must not hold `{name}`: {_NOT_CHOICES[name]}.")
+    _check_names([name], [each for each in RULES if each not in _NOT_CHOICES])
+    rule = RULES[name]
+    values = [_none(value, rule) for value in _sequence(name, values)]
+    kind = float if are_numbers(values) and not all(map(_is_integer, values)) else None
+    return _options(f"choices.{name}", values, rule, kind)
+
+
+def _none(value: Any, rule: Rule) -> Any:
+    """TOML has no null."""
+    return None if value == "none" and rule.holds(None) and not rule.holds("none") else value
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _options(name: str, values: Any, rule: Rule, kind: type | None = None) -> tuple[Any, ...]:
+    """Checked values, in one type where it is given."""
+    values = _sequence(name, values)
+    for value in values:
+        if not rule.holds(value):
+            raise ValueError(f"Each of `{name}` must be {rule.expected}. Received: {value!r}")
+    return _different(name, tuple(value if kind is None else kind(value) for value in values))
+
+
+def _sequence(name: str, values: Any) -> tuple[Any, ...]:
+    if not isinstance(values, list | tuple):
+        raise ValueError(f"`{name}` must be a list of values. Received: {values!r}")
+    return tuple(values)
+
+
+def _different(name: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    labels = [label(value) for value in values]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"The values of `{name}` must differ. Received: {', '.join(labels)}")
+    return values
+
+
+def _check_names(names: Sequence[str] | Mapping[str, Any], known: list[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"Unknown name {name!r}{_suggestion(name, known)} Known: {', '.join(known)}"
+            )
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else "."

@@ -1,0 +1,145 @@
+"""The folder of a search: `search.json`, and for each trial a folder `trials/ID`.
+
+A trial's folder holds its recipe, the log of its training and its record; that of the training
+run, `run`, is in the folder of the trial that began it, where another continues that trial.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from training.files import replacing, write_json
+from training.recipe import Recipe
+from training.run import read_run
+from training.search.oracles import OBJECTIVES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is known of a trial.
+
+    Attributes:
+        trial: Its number, as text.
+        values: Its hyperparameters.
+        run: The folder of its training run, relative to that of the search.
+        epochs: Completed epochs at its end, those of a trial that it continues included.
+        flops: Multiply-adds of its net for one image.
+        parameters: Of its net.
+        status: `"running"` (or interrupted), `"finished"` or `"failed"`.
+        attempts: Each process that worked at it: the name of its `worker`, and how many epochs
+            were completed before, `after_epoch`.
+        seconds: Time that these took.
+        results: Record of its last epoch, once it is finished.
+        message: Why it was interrupted or failed, with the end of its log.
+    """
+
+    trial: str
+    values: dict[str, Any]
+    run: str
+    epochs: int
+    flops: int
+    parameters: int
+    status: str = "running"
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    results: dict[str, Any] = field(default_factory=dict)
+    message: str = ""
+
+    def replace(self, **changes: Any) -> Record:
+        """The same record with some values changed."""
+        return dataclasses.replace(self, **changes)
+
+
+class SearchFolder:
+    """Where the files of a search are.
+
+    Args:
+        output: The folder.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.description = output / "search.json"
+
+    def trial(self, trial: str) -> Path:
+        """The folder of a trial."""
+        return self.output / "trials" / trial
+
+    def recipe(self, trial: str) -> Path:
+        """The recipe of a trial."""
+        return self.trial(trial) / "recipe.toml"
+
+    def log(self, trial: str) -> Path:
+        """What its training printed."""
+        return self.trial(trial) / "log.txt"
+
+    def record(self, trial: str) -> Path:
+        """The record of a trial."""
+        return self.trial(trial) / "trial.json"
+
+    def history(self, record: Record) -> list[dict[str, Any]]:
+        """The completed epochs of a trial's run."""
+        run = self.output / record.run
+        return read_run(run)["history"] if (run / "run.json").exists() else []
+
+    def write(self, record: Record) -> None:
+        """Write the record of a trial."""
+        path = self.record(record.trial)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, dataclasses.asdict(record))
+
+    def read(self, trial: str) -> Record | None:
+        """The record of a trial; None if there is none."""
+        path = self.record(trial)
+        if not path.exists():
+            return None
+        return Record(**json.loads(path.read_text(encoding="utf-8")))
+
+    def records(self) -> list[Record]:
+        """The records of all trials that have begun, by number."""
+        found = sorted(self.output.glob("trials/*/trial.json"))
+        return [Record(**json.loads(path.read_text(encoding="utf-8"))) for path in found]
+
+
+def leaderboard(records: Iterable[Record], objective: str) -> list[Record]:
+    """The finished trials, the best first.
+
+    Args:
+        records: Of any trials.
+        objective: What they are compared by, `val_top1` and so on.
+
+    Returns:
+        One record for each run: of trials that continue one another, the last.
+    """
+    latest: dict[str, Record] = {}
+    for record in records:
+        if record.status == "finished" and (
+            record.run not in latest or record.epochs > latest[record.run].epochs
+        ):
+            latest[record.run] = record
+    return sorted(
+        latest.values(),
+        key=lambda record: record.results[objective],
+        reverse=OBJECTIVES[objective] == "max",
+    )
+
+
+def write_recipe(path: Path, recipe: Recipe, comment: Sequence[str] = ()) -> None:
+    """Write a recipe as a file that `load_recipe` reads.
+
+    Args:
+        path: The TOML file.
+        recipe: All its values are written.
+        comment: Lines to begin with.
+    """
+    lines = [f"# {line}\n" for line in comment]
+    text = tomli_w.dumps(dataclasses.asdict(recipe))
+    with replacing(path) as partial:
+        partial.write_text("".join(lines) + text, encoding="utf-8")

@@ -1,0 +1,229 @@
+"""`TrainingTuner`: every trial of a search is a process of `training.train`.
+
+So a trial that is killed, by a lack of memory for instance, takes nothing else with it, what it
+occupied is given back, and its recipe repeats it by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import keras_tuner
+from keras_tuner.engine import base_tuner
+from keras_tuner.engine.trial import Trial
+
+from training import processes
+from training.search.hypermodel import PreActHyperModel
+from training.search.oracles import Constrained
+from training.search.trials import Record, SearchFolder, write_recipe
+
+# Name of the process that holds the oracle, whether or not it runs the trials itself. KerasTuner
+# goes on from the files of that name alone, and takes a process for the chief by it.
+CHIEF = "chief"
+# How `training.train` ends when it was asked to stop, beside a death by a signal.
+_STOPPED = (0, 130, 143)
+# Hyperparameters of KerasTuner's own begin so.
+_INTERNAL = "tuner/"
+# Seconds between two questions to an oracle that waits for trials under way.
+_PATIENCE = 1.0
+
+
+def worker_name(index: int) -> str:
+    """Name of a worker, the first being 0; a worker that replaces it has the same."""
+    return f"worker{index}"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the trainings of all trials have in common.
+
+    Attributes:
+        options: Options of `training.train`: the data, the devices.
+        threads: Threads that each computes on; 0 for all cores.
+    """
+
+    options: Sequence[str]
+    threads: int = 0
+
+
+class TrainingTuner(base_tuner.BaseTuner):
+    """Runs the trials that an oracle proposes, each in a process.
+
+    With KerasTuner's variables in the environment (`KERASTUNER_ORACLE_IP` and so on) it is the
+    chief, which holds the oracle, or a worker.
+
+    Args:
+        oracle: From `make_oracle`.
+        hypermodel: Makes a trial's recipe of its values.
+        folder: Where everything goes.
+        training: How trials are trained.
+        workers: Number of workers; 0 if the trials run one at a time in this process.
+        on_change: Called whenever a trial has begun or ended, with its record.
+    """
+
+    def __init__(
+        self,
+        oracle: Constrained,
+        hypermodel: PreActHyperModel,
+        folder: SearchFolder,
+        training: Training,
+        workers: int = 0,
+        on_change: Callable[[Record], None] = lambda record: None,
+    ) -> None:
+        self._net = hypermodel
+        self._folder = folder
+        self._training = training
+        self._workers = workers
+        self._on_change = on_change
+        self._asked = -_PATIENCE
+        if "KERASTUNER_ORACLE_IP" not in os.environ:
+            os.environ["KERASTUNER_TUNER_ID"] = CHIEF
+        # The oracle knows the space already.
+        super().__init__(oracle, None, str(folder.output), "oracle")
+        if self._is_worker():
+            self.oracle = PatientClient(self.oracle)
+        else:
+            self.oracle.verbose = 0
+
+    def reload(self) -> None:
+        """Go on from the files, and leave to the workers the trials that they are at.
+
+        KerasTuner would hand those to whoever asks first, while the worker that outlived the chief
+        is still at it.
+        """
+        super().reload()
+        if self._is_worker():
+            return
+        # In the order in which they are to be retried, each once.
+        waiting = list(dict.fromkeys(self.oracle._retry_queue))
+        state = json.loads((self._folder.output / "oracle" / "oracle.json").read_text())
+        names = {worker_name(index) for index in range(self._workers)}
+        for name, trial in state["ongoing_trials"].items():
+            if name in names and trial in waiting and trial not in state["retry_queue"]:
+                waiting.remove(trial)
+                self.oracle.ongoing_trials[name] = self.oracle.trials[trial]
+                # KerasTuner's chief serves until these have heard that the search is over.
+                self.oracle.tuner_ids.add(name)
+        self.oracle._retry_queue = waiting
+
+    def on_search_begin(self) -> None:
+        """Make sure that a search killed in its first trial is found."""
+        self.save()
+
+    def pre_create_trial(self) -> None:
+        """Wait a little, where the oracle was asked just now and had nothing to run."""
+        time.sleep(max(0.0, self._asked + _PATIENCE - time.monotonic()))
+        self._asked = time.monotonic()
+
+    def run_trial(self, trial: Trial) -> dict[str, float]:
+        """Train a trial's net as far as the oracle wants it.
+
+        Args:
+            trial: From the oracle.
+
+        Returns:
+            The results of its last epoch.
+
+        Raises:
+            FailedTrialError: If the training failed: it would again.
+            RuntimeError: If it was killed: it may be retried, and goes on from its checkpoint.
+        """
+        # What KerasTuner says of a trial whose worker was killed once it had reported.
+        warnings.filterwarnings("ignore", "The use case of calling")
+        record = self._begin(trial)
+        started = time.monotonic()
+        status = 0
+        if record.epochs > len(self._folder.history(record)):
+            status = processes.run(
+                self._command(record), self._folder.log(record.trial), self._training.threads
+            )
+        history = self._folder.history(record)
+        record = record.replace(seconds=round(record.seconds + time.monotonic() - started, 1))
+        if len(history) < record.epochs:
+            raise self._failure(record, status)
+        results = history[record.epochs - 1]
+        self._note(record.replace(status="finished", results=results))
+        return {self.oracle.objective.name: results[self.oracle.objective.name]}
+
+    def _begin(self, trial: Trial) -> Record:
+        """Write a trial's recipe and record, or take them up again."""
+        values = trial.hyperparameters.values
+        record = self._folder.read(trial.trial_id) or self._new_record(trial.trial_id, values)
+        attempt = {"worker": self.tuner_id, "after_epoch": len(self._folder.history(record))}
+        record = record.replace(status="running", attempts=[*record.attempts, attempt])
+        self._note(record)
+        write_recipe(self._folder.recipe(trial.trial_id), self._net.recipe(values))
+        return record
+
+    def _new_record(self, trial: str, values: dict[str, Any]) -> Record:
+        cost = self._net.cost(values)
+        run = f"trials/{trial}/run"
+        if f"{_INTERNAL}trial_id" in values:
+            run = self._folder.read(values[f"{_INTERNAL}trial_id"]).run
+        return Record(
+            trial=trial,
+            values={name: values[name] for name in values if not name.startswith(_INTERNAL)},
+            run=run,
+            epochs=values.get(f"{_INTERNAL}epochs", self._net.base.epochs),
+            flops=cost.flops,
+            parameters=cost.parameters,
+        )
+
+    def _command(self, record: Record) -> list[str]:
+        return [
+            *("training.train", "--recipe", str(self._folder.recipe(record.trial))),
+            *("--output", str(self._folder.output / record.run)),
+            *("--stop-after", str(record.epochs), *self._training.options),
+        ]
+
+    def _failure(self, record: Record, status: int) -> Exception:
+        """Note why a trial has not come to its end."""
+        log = self._folder.log(record.trial)
+        killed = status < 0 or status in _STOPPED
+        how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+        message = f"Training ended early, {how}; {log}:\n{processes.last_lines(log, 12)}"
+        self._note(record.replace(status="failed", message=message))
+        return RuntimeError(message) if killed else keras_tuner.errors.FailedTrialError(message)
+
+    def _note(self, record: Record) -> None:
+        self._folder.write(record)
+        self._on_change(record)
+
+
+class PatientClient:
+    """A worker's connection to the chief that outlives the chief.
+
+    KerasTuner's waits for a chief that is not there yet, but fails if it dies while it is asked.
+    To ask again does no harm: a worker that has a trial is given that trial, and a result
+    reported again is the same one.
+
+    Args:
+        client: KerasTuner's `OracleClient`.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._client, name)
+        if not callable(value):
+            return value
+
+        def ask(*arguments: Any, **options: Any) -> Any:
+            while True:
+                try:
+                    return value(*arguments, **options)
+                except grpc.RpcError as error:
+                    if error.code() != grpc.StatusCode.UNAVAILABLE:
+                        raise
+                    print("The chief is gone; waiting for another.", flush=True)
+                    time.sleep(_PATIENCE)
+
+        return ask

@@ -1,0 +1,394 @@
+"""Search for a net: `python -m training.tune --recipe NAME --data SOURCE --space NAME …`.
+
+Started again with the same arguments, finished trials stay finished, and one that was interrupted
+goes on after its last completed epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import tensorflow as tf
+
+from training.data import steps_per_epoch
+from training.files import write_json
+from training.hyperrule import apply_rule
+from training.recipe import Recipe, add_recipe_arguments, differences, override_recipe
+from training.search import (
+    OBJECTIVES,
+    ORACLES,
+    Constraints,
+    PreActHyperModel,
+    SearchSpace,
+    load_space,
+    make_oracle,
+)
+from training.search.cluster import Cluster, share_devices
+from training.search.oracles import Constrained
+from training.search.report import Board, write_report
+from training.search.trials import SearchFolder
+from training.search.tuner import CHIEF, Training, TrainingTuner
+from training.sources import ImageSource, open_source
+from training.train import named_recipe
+
+# Failed trials in a row after which something else than the nets must be wrong.
+MAX_FAILURES = 5
+
+
+def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recipe]:
+    """Read the command line.
+
+    Args:
+        arguments: What follows the name of the program.
+
+    Returns:
+        The options, and the recipe with the overrides applied.
+
+    Raises:
+        ValueError: If a value of the recipe, or a number, is wrong.
+        FileNotFoundError: If there is no such recipe.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m training.tune",
+        allow_abbrev=False,
+        description=(
+            "Search for a net. Each trial is a run of training.train. Started again with the same "
+            "arguments, finished trials stay finished and interrupted ones go on."
+        ),
+        epilog="Every value of the recipe may be overridden, as in training.train.",
+    )
+    parser.add_argument(
+        "--recipe", required=True, metavar="NAME", help="what stays as it is: as of training.train"
+    )
+    parser.add_argument("--data", required=True, metavar="SOURCE", help="as of training.train")
+    parser.add_argument("--data-dir", metavar="DIR", help="as of training.train")
+    parser.add_argument(
+        "--space", required=True, metavar="NAME", help="a name in training/spaces, or a TOML file"
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="the folder of the search"
+    )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="search nothing; write table, plots and recipes of the search in --output, which is "
+        "then all that is needed",
+    )
+    _add_search_arguments(parser.add_argument_group("search"))
+    _add_machine_arguments(parser.add_argument_group("processes"))
+    recipe = named_recipe(arguments)
+    add_recipe_arguments(parser, recipe)
+    options = parser.parse_args(arguments)
+    for name, least in (("workers", 0), ("threads", 0), ("retries", 0)):
+        if getattr(options, name) < least:
+            value = getattr(options, name)
+            raise ValueError(f"--{name} must be {least} or more. Received: {value}")
+    return options, override_recipe(recipe, options)
+
+
+def _add_search_arguments(group: Any) -> None:
+    group.add_argument("--oracle", choices=ORACLES, default="hyperband", help="default: hyperband")
+    group.add_argument(
+        "--max-trials",
+        type=int,
+        required=True,
+        metavar="N",
+        help="most trials; with hyperband and halving, to continue one is a trial as well",
+    )
+    group.add_argument(
+        "--objective",
+        choices=OBJECTIVES,
+        default="val_top1",
+        help="what trials are compared by, after their last epoch (default: val_top1)",
+    )
+    group.add_argument(
+        "--factor",
+        type=int,
+        default=3,
+        metavar="N",
+        help="hyperband and halving: one trial of N is continued, with N times the epochs "
+        "(default: 3)",
+    )
+    group.add_argument(
+        "--max-flops", type=_count, metavar="N", help="multiply-adds for one image, such as 4e7"
+    )
+    group.add_argument("--max-parameters", type=_count, metavar="N", help="such as 3e5")
+    group.add_argument(
+        "--max-latency", type=float, metavar="SECONDS", help="for a batch, on this machine"
+    )
+    group.add_argument(
+        "--latency-batch-size", type=int, default=1, metavar="N", help="images of it (default: 1)"
+    )
+
+
+def _add_machine_arguments(group: Any) -> None:
+    group.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="trials at a time, each of its own process, with a chief that hands them out "
+        "(default: none, one trial after the other)",
+    )
+    group.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="threads that a trial computes on (default: all cores, shared among the workers)",
+    )
+    group.add_argument(
+        "--devices",
+        nargs="+",
+        default=(),
+        metavar="DEVICE",
+        help="as of training.train; GPUs are shared out among the workers",
+    )
+    group.add_argument(
+        "--retries",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how often a trial that was killed is taken up again (default: 1)",
+    )
+
+
+def _count(text: str) -> int:
+    return int(float(text))
+
+
+def describe(
+    options: argparse.Namespace, recipe: Recipe, space: SearchSpace, source: ImageSource
+) -> dict[str, Any]:
+    """What decides the outcome of a search, as JSON values."""
+    names = ("oracle", "max_trials", "objective", "factor")
+    limits = ("max_flops", "max_parameters", "max_latency", "latency_batch_size")
+    description = {
+        "recipe": dataclasses.asdict(recipe),
+        "space": dataclasses.asdict(space),
+        "source": source.name,
+        "class_names": source.class_names,
+        "images": {split: source.num_examples(split) for split in ("train", "test")},
+        **{name: getattr(options, name) for name in (*names, *limits)},
+    }
+    # As it will be read back: lists instead of tuples.
+    return json.loads(json.dumps(description))
+
+
+def check_folder(folder: SearchFolder, description: dict[str, Any]) -> None:
+    """Check that a folder is new, empty, or that of the same search.
+
+    Args:
+        folder: The folder.
+        description: Of the search.
+
+    Raises:
+        FileExistsError: If it holds something else.
+    """
+    output = folder.output
+    if folder.description.exists():
+        recorded = json.loads(folder.description.read_text(encoding="utf-8"))
+        changes = []
+        for name, value in description.items():
+            if isinstance(value, dict):
+                changes += differences(recorded[name], value)
+            else:
+                changes += differences({name: recorded[name]}, {name: value})
+        if changes:
+            raise FileExistsError(
+                f"{output} holds another search. Give another --output, or the same values:\n  "
+                + "\n  ".join(changes)
+            )
+    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(
+            f"--output must be new, empty or the folder of the same search. {output} has no "
+            f"{folder.description.name}."
+        )
+
+
+def make_search(
+    options: argparse.Namespace, recipe: Recipe, space: SearchSpace, source: ImageSource
+) -> tuple[PreActHyperModel, Constrained]:
+    """Put together what may be tried, and what proposes it.
+
+    Args:
+        options: The parsed command line.
+        recipe: What stays the same in all trials.
+        space: What varies.
+        source: The images.
+
+    Returns:
+        The hypermodel and the oracle.
+
+    Raises:
+        ValueError: If the space does not fit the recipe, or nothing in it keeps to the limits.
+    """
+    hypermodel = PreActHyperModel(
+        recipe, space, len(source.class_names), steps_per_epoch(source, recipe)
+    )
+    constraints = Constraints(
+        max_parameters=options.max_parameters,
+        max_flops=options.max_flops,
+        max_latency=options.max_latency,
+        latency_batch_size=options.latency_batch_size,
+    )
+    oracle = make_oracle(
+        options.oracle,
+        hypermodel,
+        constraints,
+        options.objective,
+        max_trials=options.max_trials,
+        max_epochs=recipe.epochs,
+        factor=options.factor,
+        seed=recipe.seed,
+        max_retries_per_trial=options.retries,
+        max_consecutive_failed_trials=MAX_FAILURES,
+    )
+    return hypermodel, oracle
+
+
+def run_trials(
+    options: argparse.Namespace,
+    hypermodel: PreActHyperModel,
+    oracle: Constrained,
+    folder: SearchFolder,
+) -> None:
+    """Run trials until none is left, or hand them out.
+
+    Args:
+        options: The parsed command line.
+        hypermodel: Makes recipes of the trials' values.
+        oracle: Proposes them.
+        folder: Where everything goes.
+
+    Raises:
+        RuntimeError: If too many trials failed.
+    """
+    training = ["--data", options.data]
+    if options.data_dir:
+        training += ["--data-dir", options.data_dir]
+    if options.devices:
+        training += ["--devices", *options.devices]
+    board = Board(folder, options.objective, options.max_trials)
+    TrainingTuner(
+        oracle,
+        hypermodel,
+        folder,
+        Training(training, options.threads),
+        options.workers,
+        board.show,
+    ).search()
+
+
+def worker_options(options: argparse.Namespace) -> list[list[str]]:
+    """What the workers on this machine have for themselves: threads and devices.
+
+    Args:
+        options: The parsed command line.
+
+    Returns:
+        Arguments for each worker.
+
+    Raises:
+        ValueError: If there are GPUs, and not the same number for each.
+    """
+    threads = options.threads or max(1, len(os.sched_getaffinity(0)) // options.workers)
+    gpus = range(len(tf.config.list_physical_devices("GPU")))
+    devices = options.devices or [f"GPU:{index}" for index in gpus]
+    return [
+        ["--threads", str(threads), *(["--devices", *names] if names else [])]
+        for names in share_devices(devices, options.workers)
+    ]
+
+
+def tune(arguments: Sequence[str]) -> int:
+    """Search: alone, with a cluster on this machine, or as a member of one.
+
+    What KerasTuner calls so in the environment makes this process a chief or a worker.
+
+    Args:
+        arguments: The command line.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ValueError: If an argument is wrong.
+        OSError: If the data or the output cannot be used.
+        RuntimeError: If too many trials failed.
+    """
+    options, recipe = parse_arguments(arguments)
+    space = load_space(options.space)
+    source = open_source(options.data, options.data_dir)
+    # The rule has then decided, for all trials alike.
+    recipe = override_recipe(apply_rule(recipe, source), options).replace(rule="none")
+    folder = SearchFolder(options.output)
+    description = describe(options, recipe, space, source)
+    check_folder(folder, description)
+    hypermodel, oracle = make_search(options, recipe, space, source)
+    member = "KERASTUNER_ORACLE_IP" in os.environ
+    if member and os.environ["KERASTUNER_TUNER_ID"] != CHIEF:
+        run_trials(options, hypermodel, oracle, folder)
+        return 0
+    folder.output.mkdir(parents=True, exist_ok=True)
+    write_json(folder.description, description)
+    status = 0
+    if options.workers and not member:
+        status = Cluster(["training.tune", *arguments], worker_options(options)).run()
+    else:
+        run_trials(options, hypermodel, oracle, folder)
+    if not status:
+        print(write_report(folder))
+    return status
+
+
+def _reported(arguments: Sequence[str]) -> SearchFolder | None:
+    """The folder that only a report is asked of."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--report", action="store_true")
+    parser.add_argument("--output", type=Path)
+    options, _ = parser.parse_known_args(arguments)
+    return SearchFolder(options.output) if options.report and options.output else None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The command line, without the program; that of the process by default.
+
+    Returns:
+        The exit status: 0, 1 if too many trials failed, 2 for a wrong argument, 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Latencies are measured in this process; the trials need the memory.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    try:
+        if folder := _reported(arguments):
+            print(write_report(folder))
+            return 0
+        return tune(arguments)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"training.tune: {error}", file=sys.stderr)
+        return 2
+    except grpc.RpcError as error:
+        print(f"training.tune: {error.details()}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        print(f"training.tune: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on.")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
