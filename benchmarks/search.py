@@ -179,7 +179,8 @@ class Benchmark:
             run(["training.train", *options, *given], log)
         tested = output / "test" / "evaluation.json"
         if not tested.exists():
-            given = [str(output), "--data", str(self.data), "--output", str(tested.parent)]
+            given = ["--model", str(output), "--data", str(self.data)]
+            given += ["--output", str(tested.parent)]
             run(["training.evaluate", *given], log)
         return {
             "val_top1": read_run(output)["history"][-1]["val_top1"],
