@@ -688,7 +688,8 @@ CONSTRAINTS = (
         "res2_scale",
         lambda net: all(inside % net.res2_scale == 0 for inside in net.spatial_channels("res2")),
         lambda net: (
-            "a divisor of the channels inside the bottlenecks: "
+            'a divisor of the channels inside the bottlenecks with `spatial="res2"`, '
+            "which follow from `channels`, `bottleneck_ratio` and `widening`: "
             f"{sorted(net.spatial_channels('res2'))}"
         ),
     ),
@@ -710,7 +711,8 @@ CONSTRAINTS = (
             inside % net.attention_heads == 0 for inside in net.spatial_channels("self_attention")
         ),
         lambda net: (
-            "a divisor of the channels inside the bottlenecks that attend: "
+            'a divisor of the channels inside the bottlenecks with `spatial="self_attention"`, '
+            "which follow from `channels`, `bottleneck_ratio` and `widening`: "
             f"{sorted(net.spatial_channels('self_attention'))}"
         ),
     ),
