@@ -1,0 +1,265 @@
+"""The search as a command: its trials are processes, and it survives what becomes of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras_tuner
+import pytest
+
+from training import processes
+from training.files import write_json
+from training.recipe import load_recipe
+from training.run import read_run
+from training.search import Constraints, load_space, make_oracle
+from training.search.trials import SearchFolder, write_recipe
+from training.search.tuner import Training, TrainingTuner
+from training.sources import open_source
+from training.train import main as train
+from training.tune import describe, main, parse_arguments
+
+ROOT = Path(__file__).parents[3]
+# An epoch is then still under way when its process is killed.
+LONG = ("--epoch-steps", "2000")
+SPACE = """
+units = [1, 2]
+channels = [8, 16]
+"""
+
+
+@pytest.fixture
+def required(recipe, tmp_path) -> list[str]:
+    """What every search must say."""
+    write_recipe(tmp_path / "tiny.toml", recipe)
+    (tmp_path / "space.toml").write_text(SPACE)
+    return [
+        *("--recipe", str(tmp_path / "tiny.toml"), "--data", "digits"),
+        *("--space", str(tmp_path / "space.toml"), "--output", str(tmp_path / "search")),
+        *("--max-trials", "3"),
+    ]
+
+
+def _described(arguments: list[str]) -> dict:
+    options, recipe = parse_arguments(arguments)
+    return describe(options, recipe, load_space(options.space), open_source("digits", None))
+
+
+def test_a_folder_of_another_search_is_refused_with_what_differs(required, tmp_path, capsys):
+    (tmp_path / "search").mkdir()
+    write_json(tmp_path / "search" / "search.json", _described(required))
+    other = [*required, "--oracle", "random", "--max-flops", "3e5", "--learning-rate", "0.3"]
+    assert main(other) == 2
+    error = capsys.readouterr().err
+    assert "holds another search" in error
+    for line in (
+        "oracle: 'hyperband' then, 'random' now",
+        "max_flops: None then, 300000 now",
+        "learning_rate: 0.1 then, 0.3 now",
+    ):
+        assert line in error
+    (tmp_path / "space.toml").write_text("units = [1, 2, 3]")
+    assert main(required) == 2
+    assert "units: [1, 2] then, [1, 2, 3] now" in capsys.readouterr().err
+
+
+def test_a_folder_of_something_else_is_refused(required, tmp_path, capsys):
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "thesis.tex").touch()
+    assert main(required) == 2
+    assert "must be new, empty or the folder of the same search" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--workers", "-1"], "--workers must be 0 or more. Received: -1"),
+        (["--max-flops", "10"], "No candidate keeps to the limits"),
+        (["--learning-rate", "-1"], "`learning_rate` must be above 0"),
+        (["--space", "digit"], "did you mean 'digits'"),
+    ],
+)
+def test_a_wrong_argument_is_told(required, tmp_path, capsys, options, message):
+    assert main([*required, *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "search").exists()
+
+
+@pytest.fixture
+def make_tuner(hypermodel, tmp_path, monkeypatch) -> Callable[..., TrainingTuner]:
+    """Makes a tuner that runs its trials itself."""
+    # The tuner sets it.
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "")
+
+    def make(*options: str) -> TrainingTuner:
+        oracle = make_oracle("halving", hypermodel, Constraints(), max_trials=4, max_epochs=9)
+        folder = SearchFolder(tmp_path / "search")
+        return TrainingTuner(oracle, hypermodel, folder, Training(options))
+
+    return make
+
+
+def test_a_training_that_fails_is_recorded_with_its_last_words(make_tuner, tmp_path, hypermodel):
+    tuner = make_tuner("--data", str(tmp_path / "nothing"))
+    trial = tuner.oracle.create_trial("chief")
+    with pytest.raises(keras_tuner.errors.FailedTrialError, match="exit status 2"):
+        tuner.run_trial(trial)
+    (record,) = SearchFolder(tmp_path / "search").records()
+    assert record.status == "failed"
+    assert "training.train: " in record.message
+    assert str(tmp_path / "nothing") in record.message
+    assert record.attempts == [{"worker": "chief", "after_epoch": 0}]
+    recipe = load_recipe(tmp_path / "search" / "trials" / trial.trial_id / "recipe.toml")
+    assert recipe == hypermodel.recipe(trial.hyperparameters.values)
+
+
+def test_a_training_that_is_killed_is_retried(make_tuner, tmp_path, monkeypatch):
+    started = []
+    start = processes.start
+
+    def start_and_kill(*arguments, **options):
+        started.append(start(*arguments, **options))
+        started[-1].kill()
+        return started[-1]
+
+    monkeypatch.setattr(processes, "start", start_and_kill)
+    tuner = make_tuner("--data", "digits")
+    trial = tuner.oracle.create_trial("chief")
+    for attempt in (1, 2):
+        with pytest.raises(RuntimeError, match="killed by signal 9"):
+            tuner.run_trial(trial)
+        (record,) = SearchFolder(tmp_path / "search").records()
+        assert len(started) == len(record.attempts) == attempt
+
+
+def test_what_is_trained_already_is_not_trained_again(make_tuner, tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("A process was started.")
+
+    monkeypatch.setattr(processes, "start", refuse)
+    tuner = make_tuner("--data", "digits")
+    trial = tuner.oracle.create_trial("chief")
+    epochs = trial.hyperparameters.values["tuner/epochs"]
+    history = [{"epoch": epoch + 1, "val_top1": 0.1 * epoch} for epoch in range(epochs + 2)]
+    run = tmp_path / "search" / "trials" / trial.trial_id / "run"
+    run.mkdir(parents=True)
+    write_json(run / "run.json", {"status": "running", "history": history})
+    # That of the trial's own last epoch, though another trial has gone on from there.
+    assert tuner.run_trial(trial) == {"val_top1": 0.1 * (epochs - 1)}
+
+
+def _command(arguments: list[str], *options: str) -> list[str]:
+    return [sys.executable, "-m", "training.tune", *arguments, *options]
+
+
+def _start(command: list[str], log: Path) -> subprocess.Popen:
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    with open(log, "w") as file:
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
+        )
+
+
+def _wait(process: subprocess.Popen, log: Path, condition: Callable[[], bool]) -> None:
+    while not condition():
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
+
+
+def _epochs(output: Path, trial: str) -> int:
+    run = output / "trials" / trial / "run"
+    return len(read_run(run)["history"]) if (run / "run.json").exists() else 0
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on_and_ends_with_recipes_that_train(required, tmp_path):
+    output, log = tmp_path / "search", tmp_path / "log.txt"
+    options = ["--oracle", "random", "--max-trials", "2", "--epochs", "2", *LONG]
+    command = _command(required, *options)
+    process = _start(command, log)
+    _wait(process, log, lambda: _epochs(output, "1") == 1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # Its training ends with it.
+    time.sleep(2)
+    assert _epochs(output, "1") == 1
+
+    process = _start(command, log)
+    assert process.wait() == 0, log.read_text()
+    attempts = [record.attempts for record in SearchFolder(output).records()]
+    assert attempts == [
+        [{"worker": "chief", "after_epoch": 0}],
+        [{"worker": "chief", "after_epoch": 0}, {"worker": "chief", "after_epoch": 1}],
+    ]
+    assert [_epochs(output, trial) for trial in "01"] == [2, 2]
+    assert "Trials: 2 finished." in (output / "leaderboard.md").read_text()
+    assert "| 1 |" in log.read_text()
+
+    best = ["--recipe", str(output / "best-1.toml"), "--data", "digits", "--epochs", "1"]
+    assert train([*best, "--epoch-steps", "2", "--output", str(tmp_path / "best")]) == 0
+    assert len(read_run(tmp_path / "best")["history"]) == 1
+
+
+@pytest.mark.slow
+def test_promoted_trials_continue_where_their_parents_stopped(required, tmp_path):
+    output, log = tmp_path / "search", tmp_path / "log.txt"
+    options = ["--oracle", "halving", "--max-trials", "4", "--epochs", "3", "--epoch-steps", "4"]
+    assert _start(_command(required, *options), log).wait() == 0, log.read_text()
+    records = SearchFolder(output).records()
+    assert [record.epochs for record in records] == [1, 1, 1, 3]
+    last = records[-1]
+    parent = next(record for record in records if record.run == last.run)
+    assert parent.values == last.values
+    assert last.attempts == [{"worker": "chief", "after_epoch": 1}]
+    assert not (output / "trials" / last.trial / "run").exists()
+    history = read_run(output / last.run)["history"]
+    assert history[0]["val_top1"] == parent.results["val_top1"]
+    assert history[2]["val_top1"] == last.results["val_top1"]
+    # The whole recipe's schedule: one cycle, at its end.
+    assert history[2]["learning_rate"] < history[0]["learning_rate"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["worker0", "chief"])
+def test_a_cluster_survives_its_members_and_runs_nothing_twice(required, tmp_path, victim):
+    output, log = tmp_path / "search", tmp_path / "log.txt"
+    options = ["--oracle", "random", "--max-trials", "3", "--epochs", "2", *LONG]
+    process = _start(_command(required, *options, "--workers", "2"), log)
+
+    def busy() -> list[str]:
+        """The trial that worker0 is at, once it has completed an epoch."""
+        records = SearchFolder(output).records()
+        return [
+            record.trial
+            for record in records
+            if record.attempts[-1]["worker"] == "worker0"
+            and record.status == "running"
+            and _epochs(output, record.trial) == 1
+        ]
+
+    _wait(process, log, busy)
+    (trial,) = busy()
+    pid = re.search(rf"^{victim}: process (\d+)", log.read_text(), re.MULTILINE)[1]
+    os.kill(int(pid), signal.SIGKILL)
+    assert process.wait() == 0, log.read_text()
+    assert f"{victim} died, exit status -9." in log.read_text()
+
+    records = {record.trial: record for record in SearchFolder(output).records()}
+    assert [record.status for record in records.values()] == ["finished"] * 3
+    assert [_epochs(output, each) for each in records] == [2, 2, 2]
+    attempts = {each: len(record.attempts) for each, record in records.items()}
+    if victim == "chief":
+        assert attempts == dict.fromkeys(records, 1)
+    else:
+        assert attempts == {each: 1 + (each == trial) for each in records}
+        assert records[trial].attempts[1] == {"worker": "worker0", "after_epoch": 1}
+    oracle = json.loads((output / "oracle" / "oracle.json").read_text())
+    assert sorted(oracle["end_order"]) == sorted(records)
+    assert len({json.dumps(record.values) for record in records.values()}) == 3
