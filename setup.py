@@ -11,10 +11,14 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "keras_preact" / "version.p
 # The second holds the protocol buffers of the warm-up requests in an export.
 TENSORFLOW = ["tensorflow", "tensorflow-serving-api"]
 TRAIN = [
+    # How KerasTuner's chief and workers talk; it does not ask for it.
+    "grpcio",
     "keras-tuner",
     "matplotlib",
+    "rich",
     "scikit-learn",
     "tensorboard",
+    "tomli-w",
     *TENSORFLOW,
     # tensorflow-datasets 4.9.10 imports it, but does not ask for it.
     "importlib_resources",
