@@ -33,9 +33,7 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize("changes", NETS.values(), ids=NETS)
-def test_the_units_in_a_row_are_the_net(changes):
-    model = net(changes)
+def _assert_a_chain(model):
     chain = take_apart(model)
     assert [unit.name for unit in chain.units] == [
         unit.name for units in SMALL.stages.values() for unit in units
@@ -44,6 +42,19 @@ def test_the_units_in_a_row_are_the_net(changes):
     for unit in chain.units:
         x = unit(x)
     np.testing.assert_allclose(scores(chain.head, x), scores(model), atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", NETS.values(), ids=NETS)
+def test_the_units_in_a_row_are_the_net(changes):
+    _assert_a_chain(net(changes))
+
+
+@pytest.mark.parametrize("scan_units", [False, True])
+@pytest.mark.parametrize("order", ["full_preactivation", "original"])
+def test_a_deep_net_whose_units_are_models_is_taken_apart(order, scan_units, monkeypatch):
+    monkeypatch.setattr("keras_preact.stages.FLAT_UNITS", 0)
+    monkeypatch.setattr("keras_preact.transforms.stacking.FLAT_UNITS", 0)
+    _assert_a_chain(net({"order": order, "scan_units": scan_units}))
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a TensorFlow tape")

@@ -92,7 +92,7 @@ def take_apart(model: keras.Model) -> Chain:
             f"documents. Received: {model.name!r}"
         )
     inputs = [_outside_input(name, group) for name, group in groups.items()]
-    outputs = [*inputs[1:], list(groups.values())[-1][-1].output]
+    outputs = [*inputs[1:], _output(list(groups.values())[-1][-1])]
     units = [
         _unit(name, group, x, output)
         for (name, group), x, output in zip(groups.items(), inputs, outputs, strict=True)
@@ -113,13 +113,23 @@ def _layers_by_unit(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
     return groups
 
 
+def _input(layer: keras.layers.Layer) -> Any:
+    """What comes into a layer in the net; `input` of a nested model is where that begins."""
+    return keras.Operation.input.fget(layer)
+
+
+def _output(layer: keras.layers.Layer) -> Any:
+    """What comes out of a layer in the net; `output` of a nested model is where that ends."""
+    return keras.Operation.output.fget(layer)
+
+
 def _outside_input(name: str, group: list[keras.layers.Layer]) -> Any:
     """The tensor that comes into a unit."""
-    inside = {id(tensor) for layer in group for tensor in keras.tree.flatten(layer.output)}
+    inside = {id(tensor) for layer in group for tensor in keras.tree.flatten(_output(layer))}
     outside = {
         id(tensor): tensor
         for layer in group
-        for tensor in keras.tree.flatten(layer.input)
+        for tensor in keras.tree.flatten(_input(layer))
         if id(tensor) not in inside
     }
     if len(outside) != 1:
