@@ -1,9 +1,8 @@
-"""What happens during a run beside the steps: evaluation, records, messages."""
+"""What happens during a run beside the steps: averaged weights, records, messages."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,12 +10,14 @@ from typing import Any
 import keras
 
 from training.checkpoint import Progress
-from training.strategy import average_statistics
 
 
 @contextlib.contextmanager
 def averaged_weights(model: keras.Model) -> Iterator[None]:
     """Put the moving average of the weights into a model, for as long as the context lasts.
+
+    `keras.callbacks.SwapEMAWeights` exchanges the weights by adding and subtracting them, which
+    changes their last bits at every evaluation.
 
     Args:
         model: A compiled model. Nothing changes if its optimiser keeps no average.
@@ -29,24 +30,6 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
     finally:
         for variable, value in zip(variables, weights, strict=True):
             variable.assign(value)
-
-
-class Evaluation(keras.callbacks.Callback):
-    """Evaluate with the moving average of the weights, and one set of moving statistics.
-
-    `keras.callbacks.SwapEMAWeights` exchanges the weights by adding and subtracting them, which
-    changes their last bits at every evaluation.
-    """
-
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Exchange the weights."""
-        average_statistics(self.model)
-        self._context = averaged_weights(self.model)
-        self._context.__enter__()
-
-    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Restore the weights that are trained."""
-        self._context.__exit__(None, None, None)
 
 
 class Recorder(keras.callbacks.Callback):
@@ -78,21 +61,11 @@ class Recorder(keras.callbacks.Callback):
         self._started = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Record the epoch.
-
-        Raises:
-            FloatingPointError: If the loss is no longer finite.
-        """
-        values = {name: float(value) for name, value in logs.items()}
-        if not math.isfinite(values["loss"]):
-            raise FloatingPointError(
-                f"The loss is {values['loss']} after epoch {epoch + 1}. The learning rate may be "
-                "too high, or the warm-up too short. Nothing of this epoch was kept."
-            )
+        """Record the epoch."""
         last_step = int(self.model.optimizer.iterations.numpy()) - 1
         record = {
             "epoch": epoch + 1,
-            **values,
+            **logs,
             "learning_rate": float(self._schedule(last_step)),
             "seconds": round(time.monotonic() - self._started, 1),
         }
@@ -122,11 +95,12 @@ class PlainLog(keras.callbacks.Callback):
         """Note which epoch it is."""
         self._epoch = epoch
         self._epoch_started = self._line_started = time.monotonic()
-        self._line_step = 0
+        self._line_steps = 0
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Print a line every few steps."""
         self._steps_done += 1
+        self._line_steps += 1
         if self._steps_done == 1:
             # The first step contains the tracing of the graph.
             self._first_step_ended = time.monotonic()
@@ -134,8 +108,8 @@ class PlainLog(keras.callbacks.Callback):
         if step % self._log_every:
             return
         now = time.monotonic()
-        speed = (step - self._line_step) * self._batch_size / (now - self._line_started)
-        self._line_started, self._line_step = now, step
+        speed = self._line_steps * self._batch_size / (now - self._line_started)
+        self._line_started, self._line_steps = now, 0
         print(
             f"{self._epoch_name()}  step {step}/{self.params['steps']}  {_values(logs)}  "
             f"{speed:.0f} images/s  ETA {self._eta(step)}",

@@ -1,4 +1,4 @@
-"""The state of a run after an epoch, in one file."""
+"""The state of a run, after or within an epoch, in one file."""
 
 from __future__ import annotations
 
@@ -21,15 +21,27 @@ class Progress:
     Args:
         history: One record for each completed epoch.
         best: The record of the epoch with the best validation top-1; empty before the first.
+        step: Completed steps of the epoch after those; 0 between epochs.
+        metrics: State of the metrics after these steps.
+        rollbacks: Where the run diverged and went back to an earlier state: `epoch`, `step` and
+            `learning_rate`.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
+    metrics: list[float] = field(default_factory=list)
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def epochs(self) -> int:
         """Number of completed epochs."""
         return len(self.history)
+
+    def place(self, epochs: int) -> str:
+        """Where a run of so many epochs is, in words."""
+        within = f" and {self.step} steps of the next" if self.step else ""
+        return f"after epoch {self.epochs} of {epochs}{within}"
 
 
 def save_checkpoint(path: str | os.PathLike, model: keras.Model, progress: Progress) -> None:

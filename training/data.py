@@ -2,6 +2,12 @@
 
 Element `k` of epoch `e` of the training batches depends on the seed, `e` and `k` alone, so a run
 that is taken up again sees the batches that it would have seen.
+
+Several workers share a batch: each gets its own part of it. Images that are kept in memory are
+cheap to come by, so each worker makes the whole batch, as a single process would, and keeps its
+part. Images that are read on the way are read and decoded by the worker they go to alone, which
+then draws colours, mixup and CutMix for its part by itself; crops and mirroring are those of a
+single process.
 """
 
 from __future__ import annotations
@@ -75,7 +81,11 @@ def preprocessing_of(recipe: Recipe) -> Preprocessing:
 
 
 def training_pipeline(
-    source: ImageSource, recipe: Recipe, *, first_epoch: int = 0
+    source: ImageSource,
+    recipe: Recipe,
+    *,
+    first_step: int = 0,
+    context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
     """The shuffled, augmented batches of a run, without end.
 
@@ -85,11 +95,15 @@ def training_pipeline(
     Args:
         source: Where the images come from.
         recipe: Says how they are cropped, augmented and batched.
-        first_epoch: Epoch to start at, for a run that is taken up again.
+        first_step: Step of the run to start at, for one that is taken up again. Where images that
+            are read on the way turn out unreadable, an epoch that is entered in the middle has
+            the images after them a little earlier.
+        context: Which worker this is, of how many that share each batch; by default the only one.
 
     Returns:
-        A dataset of images `(batch_size, input_size, input_size, channels)`, normalised float32,
-        and labels `(batch_size, classes)`, float32 that sum to 1.
+        A dataset of images `(batch, input_size, input_size, channels)`, normalised float32, and
+        labels `(batch, classes)`, float32 that sum to 1; `batch` is `batch_size` divided by the
+        number of workers.
 
     Raises:
         ValueError: If the source has no training split, or less than a batch of images.
@@ -98,25 +112,39 @@ def training_pipeline(
     reader = ImageReader(source, "train", recipe.max_corrupt_images)
     pixels = _stored_spec(recipe).shape.num_elements()
     in_memory = source.num_examples("train") * pixels <= MAX_BYTES_IN_MEMORY
-    if in_memory and recipe.crop != "random_resized":
-        batches = _batches_from_memory(reader, recipe, steps, first_epoch)
-    else:
-        batches = _streamed_batches(reader, recipe, steps, first_epoch)
+    context = context or tf.distribute.InputContext()
 
-    def finish(step: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple:
+    def finish(number: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple:
         return augment.mix(
-            _augment(images, _seed(recipe, _Purpose.AUGMENT, step), recipe),
+            _augment(images, _seed(recipe, _Purpose.AUGMENT, number), recipe),
             tf.one_hot(labels, len(source.class_names)),
-            _seed(recipe, _Purpose.MIX, step),
+            _seed(recipe, _Purpose.MIX, number),
             mixup_alpha=recipe.mixup_alpha,
             cutmix_alpha=recipe.cutmix_alpha,
         )
 
-    return _prefetched(batches.map(finish, num_parallel_calls=AUTOTUNE))
+    def keep_part(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        size = recipe.batch_size // context.num_input_pipelines
+        part = slice(context.input_pipeline_id * size, (context.input_pipeline_id + 1) * size)
+        return images[part], labels[part]
+
+    if in_memory and recipe.crop != "random_resized":
+        whole = _batches_from_memory(reader, recipe, steps, first_step)
+        batches = whole.map(lambda *batch: keep_part(*finish(*batch)), num_parallel_calls=AUTOTUNE)
+    else:
+        parts = _streamed_batches(reader, recipe, steps, first_step, context)
+        batches = parts.map(finish, num_parallel_calls=AUTOTUNE)
+    # Workers would ask one another before every step whether anyone's batches have ended.
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return _prefetched(batches.apply(endless))
 
 
 def evaluation_pipeline(
-    source: ImageSource, recipe: Recipe, split: str = "test"
+    source: ImageSource,
+    recipe: Recipe,
+    split: str = "test",
+    *,
+    context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
     """The images of a split once, in the stored order, as a net sees them after training.
 
@@ -126,18 +154,23 @@ def evaluation_pipeline(
         source: Where the images come from.
         recipe: Says how they are resized, cropped and batched.
         split: `"test"` or `"train"`.
+        context: Which worker this is, of how many that take turns at the images; by default the
+            only one.
 
     Returns:
-        A dataset of images `(up to batch_size, input_size, input_size, channels)`, normalised
-        float32, and one-hot labels `(up to batch_size, classes)`, float32.
+        A dataset of images `(up to batch, input_size, input_size, channels)`, normalised float32,
+        and one-hot labels `(up to batch, classes)`, float32; `batch` is `batch_size` divided by
+        the number of workers.
 
     Raises:
         ValueError: If the source has no such split.
     """
     preprocessing = preprocessing_of(recipe)
+    context = context or tf.distribute.InputContext()
     reader = ImageReader(source, split, recipe.max_corrupt_images)
+    examples = reader.split.examples().enumerate()
     images = reader.read(
-        reader.split.examples(),
+        examples.shard(context.num_input_pipelines, context.input_pipeline_id),
         lambda encoded, place: _resize_and_crop(encoded, preprocessing),
         _image_spec(recipe, tf.float32),
     )
@@ -146,7 +179,8 @@ def evaluation_pipeline(
         labels = tf.one_hot(labels, len(source.class_names))
         return _normalize(images, preprocessing), labels
 
-    batches = images.batch(recipe.batch_size, num_parallel_calls=AUTOTUNE)
+    size = recipe.batch_size // context.num_input_pipelines
+    batches = images.batch(size, num_parallel_calls=AUTOTUNE)
     return _prefetched(batches.map(finish, num_parallel_calls=AUTOTUNE))
 
 
@@ -188,9 +222,6 @@ def _fold(seed: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
 def _prefetched(batches: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
-    # The batch is the global one: replicas share it, and workers take turns at the batches.
-    policy = tf.data.experimental.AutoShardPolicy.DATA
-    options.experimental_distribute.auto_shard_policy = policy
     return batches.prefetch(AUTOTUNE).with_options(options)
 
 
@@ -223,7 +254,7 @@ def _to_uint8(image: tf.Tensor) -> tf.Tensor:
 
 
 def _batches_from_memory(
-    reader: ImageReader, recipe: Recipe, steps: int, first_epoch: int
+    reader: ImageReader, recipe: Recipe, steps: int, first_step: int
 ) -> tf.data.Dataset:
     """Shuffled batches, uint8, of images that were decoded beforehand, each with its step."""
     images, labels = _load(reader, recipe)
@@ -245,7 +276,7 @@ def _batches_from_memory(
         moved = _move(tf.gather(images, indices), _seed(recipe, _Purpose.MOVE, step), recipe)
         return step, moved, tf.gather(labels, indices)
 
-    counter = tf.data.Dataset.range(first_epoch * steps, tf.int64.max)
+    counter = tf.data.Dataset.range(first_step, tf.int64.max)
     return counter.map(gather, num_parallel_calls=AUTOTUNE)
 
 
@@ -253,7 +284,9 @@ def _load(reader: ImageReader, recipe: Recipe) -> tuple[tf.Tensor, tf.Tensor]:
     """All readable images of a split, uint8, and their labels."""
     spec = _stored_spec(recipe)
     dataset = reader.read(
-        reader.split.examples(), lambda encoded, place: _stored_image(encoded, recipe), spec
+        reader.split.examples().enumerate(),
+        lambda encoded, place: _stored_image(encoded, recipe),
+        spec,
     )
     images = np.empty((reader.split.num_examples, *spec.shape), np.uint8)
     labels = np.empty(len(images), np.int64)
@@ -266,12 +299,25 @@ def _load(reader: ImageReader, recipe: Recipe) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _streamed_batches(
-    reader: ImageReader, recipe: Recipe, steps: int, first_epoch: int
+    reader: ImageReader,
+    recipe: Recipe,
+    steps: int,
+    first_step: int,
+    context: tf.distribute.InputContext,
 ) -> tf.data.Dataset:
-    """Shuffled batches, uint8, of images that are read on the way, each with its step."""
+    """A worker's parts of shuffled batches, uint8, of images that are read on the way.
+
+    Each has a number that no other part of the run has; for a single worker it is the step.
+    """
+    workers, worker = context.num_input_pipelines, context.input_pipeline_id
+    part_size = recipe.batch_size // workers
+
+    def is_own(place: tf.Tensor, example: tuple) -> tf.Tensor:
+        return place % recipe.batch_size // part_size == worker
 
     def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
         epoch_seed = _seed(recipe, _Purpose.MOVE, epoch)
+        steps_done = tf.maximum(first_step - epoch * steps, 0)
 
         def prepare(encoded: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
             seed = _fold(epoch_seed, place)
@@ -283,13 +329,14 @@ def _streamed_batches(
         order = passes.flat_map(
             lambda number: reader.split.examples(_order_seed(recipe, epoch, number))
         )
-        images = reader.read(order, prepare, _image_spec(recipe, tf.uint8))
-        images = images.take(steps * recipe.batch_size)
-        return images.batch(recipe.batch_size, drop_remainder=True, num_parallel_calls=AUTOTUNE)
+        examples = order.enumerate().skip(steps_done * recipe.batch_size).filter(is_own)
+        images = reader.read(examples, prepare, _image_spec(recipe, tf.uint8))
+        images = images.take((steps - steps_done) * part_size)
+        return images.batch(part_size, drop_remainder=True, num_parallel_calls=AUTOTUNE)
 
-    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-    batches = epochs.flat_map(epoch_batches).enumerate(first_epoch * steps)
-    return batches.map(lambda step, batch: (step, *batch))
+    epochs = tf.data.Dataset.range(first_step // steps, tf.int64.max)
+    parts = epochs.flat_map(epoch_batches).enumerate(first_step)
+    return parts.map(lambda step, part: (step * workers + worker, *part))
 
 
 def _random_resized_crop(encoded: tf.Tensor, seed: tf.Tensor, recipe: Recipe) -> tf.Tensor:

@@ -120,8 +120,8 @@ class ImageReader:
         """Read and prepare images in parallel.
 
         Args:
-            examples: What `Split.examples` gives.
-            prepare: Maps an encoded image and its place among the examples to the image.
+            examples: What `Split.examples` gives, each with its place, an int64.
+            prepare: Maps an encoded image and its place to the image.
             spec: Shape and dtype of a prepared image.
 
         Returns:
@@ -154,7 +154,7 @@ class ImageReader:
             )
             return tf.ensure_shape(reported, [])
 
-        chunks = examples.enumerate().batch(CHUNK)
+        chunks = examples.batch(CHUNK)
         chunks = chunks.map(load_chunk, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return chunks.filter(report).map(lambda lost, chunk: chunk).unbatch()
 

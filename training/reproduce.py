@@ -27,8 +27,8 @@ from training.run import read_run
 
 # Published where a net fails to converge.
 FAILS = math.inf
-# What `training.train` says when the loss is no longer finite.
-_DIVERGED = "Nothing of this epoch was kept."
+# What `training.train` says when the loss has exploded or is no longer finite.
+_DIVERGED = "The last good checkpoint is"
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Result:
     Attributes:
         row: The row.
         histories: By seed, the records of the epochs.
-        diverged: Seeds whose loss was no longer finite.
+        diverged: Seeds whose loss exploded or was no longer finite.
     """
 
     row: Row

@@ -74,7 +74,12 @@ class Run:
         if progress.history:
             write_history_csv(self.history_csv, progress.history)
             draw_curves(self.curves, progress.history, self._title())
-        record = {"status": status, "best": progress.best, "history": progress.history}
+        record = {
+            "status": status,
+            "best": progress.best,
+            "history": progress.history,
+            "rollbacks": progress.rollbacks,
+        }
         write_json(self._record, self._description | record)
 
     def _title(self) -> str:

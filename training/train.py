@@ -6,23 +6,25 @@ Started again with the same arguments, it goes on after the last completed epoch
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-import functools
 import json
+import signal
 import sys
-import warnings
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from training.callbacks import Evaluation, PlainLog, Recorder
+from training.callbacks import PlainLog, Recorder
 from training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from training.data import evaluation_pipeline, preprocessing_of, steps_per_epoch, training_pipeline
 from training.files import replacing
 from training.hyperrule import apply_rule
+from training.loop import Diverged, Loop, Preempted
 from training.net import find_pretrained, prepare_net
 from training.optimizer import build_optimizer
 from training.recipe import (
@@ -35,7 +37,16 @@ from training.recipe import (
 from training.run import Run
 from training.schedules import learning_rate_schedule
 from training.sources import ImageSource, open_source
-from training.strategy import device_names, make_strategy
+from training.strategy import (
+    any_worker,
+    device_names,
+    distribute,
+    is_chief,
+    make_strategy,
+)
+
+# The exit status of a run that was asked to stop: EX_TEMPFAIL of sysexits.h, "try again later".
+PREEMPTED = 75
 
 
 def compile_for_training(net: keras.Model, recipe: Recipe, steps: int) -> keras.Model:
@@ -75,9 +86,14 @@ def train(
     source: ImageSource,
     run: Run,
     log_every: int = 50,
+    *,
     stop_after: int | None = None,
+    rollback: bool = False,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> Progress:
-    """Train a net, from the last completed epoch of the run on.
+    """Train a net, from the last checkpoint of the run on.
+
+    Where the net's strategy has several workers, all of them call this, and the chief writes.
 
     Args:
         net: The net, from `prepare_net`.
@@ -86,55 +102,118 @@ def train(
         run: Where the results go.
         log_every: Steps between two lines of the log, where standard output is no terminal.
         stop_after: Completed epochs after which to stop; by default, all of the recipe.
+        rollback: Whether a run whose loss explodes goes back once to its last checkpoint, and on
+            from there with half the learning rate.
+        stop_requested: Whether the run should stop as soon as possible, to be taken up later.
 
     Returns:
         The history of the run.
 
     Raises:
-        FloatingPointError: If the loss is no longer finite.
+        FloatingPointError: If the loss is no longer finite or has exploded for good.
+        Preempted: If the run was asked to stop, and is saved.
     """
-    steps = steps_per_epoch(source, recipe)
-    model = compile_for_training(net, recipe, steps)
-    progress = Progress()
-    if run.checkpoint.exists():
-        progress = load_checkpoint(run.checkpoint, model)
-        print(f"Going on after epoch {progress.epochs} of {recipe.epochs}.")
-    run.write(progress, "running")
+    model = compile_for_training(net, recipe, steps_per_epoch(source, recipe))
+    epochs = min(stop_after or recipe.epochs, recipe.epochs)
+    rollbacks: list[dict[str, Any]] = []
+    while True:
+        progress = _load_progress(run, model)
+        progress.rollbacks += rollbacks
+        try:
+            _run_loop(model, net, recipe, source, run, progress, epochs, log_every, stop_requested)
+            break
+        except Diverged as error:
+            good = _load_progress(run, model).place(recipe.epochs)
+            where = f"{error} The last good checkpoint is {run.checkpoint}, {good}."
+            if not rollback or progress.rollbacks:
+                raise FloatingPointError(where) from error
+            rollbacks.append(vars(error))
+            print(f"{where} Going back to it once, with half the learning rate.", flush=True)
+    # The loop ends with the moving average in the model, if there is one.
+    if is_chief(net.distribute_strategy):
+        save_net(net, run.model)
+        run.write(progress, "finished" if progress.epochs == recipe.epochs else "running")
+    _wait_for_chief(net.distribute_strategy)
+    return progress
+
+
+def _wait_for_chief(strategy: tf.distribute.Strategy) -> None:
+    """Let no worker end, or read, what the chief has not written yet."""
+    any_worker(strategy, False)
+
+
+def _load_progress(run: Run, model: keras.Model) -> Progress:
+    return load_checkpoint(run.checkpoint, model) if run.checkpoint.exists() else Progress()
+
+
+def _run_loop(
+    model: keras.Model,
+    net: keras.Model,
+    recipe: Recipe,
+    source: ImageSource,
+    run: Run,
+    progress: Progress,
+    epochs: int,
+    log_every: int,
+    stop_requested: Callable[[], bool],
+) -> None:
+    strategy, steps = net.distribute_strategy, steps_per_epoch(source, recipe)
+    first_step = progress.epochs * steps + progress.step
+    chief = is_chief(strategy)
 
     def save_progress(progress: Progress) -> None:
-        save_checkpoint(run.checkpoint, model, progress)
-        run.write(progress, "running")
+        if chief:
+            save_checkpoint(run.checkpoint, model, progress)
+            run.write(progress, "running")
+        _wait_for_chief(strategy)
 
-    terminal = sys.stdout.isatty()
-    callbacks = [
-        Evaluation(),
-        keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
-        Recorder(
-            progress,
-            learning_rate_schedule(recipe, steps),
-            save_best=functools.partial(save_net, net, run.best_model),
-            save_progress=save_progress,
+    def save_best() -> None:
+        if chief:
+            save_net(net, run.best_model)
+
+    if not first_step:
+        # What a run that fails in its first epoch goes back to.
+        save_progress(progress)
+    elif chief:
+        print(f"Going on {progress.place(recipe.epochs)}.", flush=True)
+    schedule = learning_rate_schedule(_calmed(recipe, len(progress.rollbacks)), steps)
+    model.optimizer.learning_rate = schedule
+    callbacks = [Recorder(progress, schedule, save_best, save_progress)]
+    if chief:
+        callbacks += [
+            keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
+            keras.callbacks.ProgbarLogger()
+            if sys.stdout.isatty()
+            else PlainLog(recipe.batch_size, log_every),
+        ]
+    Loop(
+        model,
+        distribute(
+            strategy,
+            lambda context: training_pipeline(
+                source, recipe, first_step=first_step, context=context
+            ),
+            recipe.batch_size,
         ),
-    ]
-    if not terminal:
-        callbacks.append(PlainLog(recipe.batch_size, log_every))
-    # Keras warns of every data set that does not tell its length, as the test images do not:
-    # how many of them are readable shows only at the end.
-    warnings.filterwarnings("ignore", "Your input ran out of data")
-    model.fit(
-        training_pipeline(source, recipe, first_epoch=progress.epochs),
-        validation_data=evaluation_pipeline(source, recipe),
-        initial_epoch=progress.epochs,
-        epochs=min(stop_after or recipe.epochs, recipe.epochs),
-        steps_per_epoch=steps,
+        distribute(
+            strategy,
+            lambda context: evaluation_pipeline(source, recipe, context=context),
+            recipe.batch_size,
+        ),
+        steps=steps,
+        epochs=epochs,
+        progress=progress,
         callbacks=callbacks,
-        verbose=1 if terminal else 0,
-        shuffle=False,
-    )
-    # `fit` ends with the moving average in the model, if there is one.
-    save_net(net, run.model)
-    run.write(progress, "finished" if progress.epochs == recipe.epochs else "running")
-    return progress
+        log_every=log_every,
+        save=save_progress,
+        stop_requested=stop_requested,
+    ).run()
+
+
+def _calmed(recipe: Recipe, rollbacks: int) -> Recipe:
+    """A recipe with its learning rates halved for each rollback, as in OPT (arXiv:2205.01068)."""
+    rates = ("learning_rate", "warmup_learning_rate", "final_learning_rate")
+    return recipe.replace(**{rate: getattr(recipe, rate) / 2**rollbacks for rate in rates})
 
 
 def save_net(net: keras.Model, path: Path) -> None:
@@ -199,6 +278,12 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
         default=50,
         metavar="N",
         help="steps between two lines where the output is no terminal (default: 50)",
+    )
+    parser.add_argument(
+        "--rollback",
+        action="store_true",
+        help="where the loss explodes, go back once to the last checkpoint, and on from there with "
+        "half the learning rate, instead of stopping",
     )
     parser.add_argument(
         "--stop-after",
@@ -294,19 +379,13 @@ def check_images(source: ImageSource, recipe: Recipe, strategy: tf.distribute.St
         strategy: The devices.
 
     Raises:
-        ValueError: If a split is missing or smaller than it may be, or the devices cannot share a
-            batch.
+        ValueError: If a split is missing, the training images are too few, or the devices cannot
+            share a batch.
     """
     # The rule of a recipe may have changed the batch.
     _check_batch_size(recipe, strategy)
     steps_per_epoch(source, recipe)
-    images = source.num_examples("test")
-    # Keras looks at the first batch as a whole, which needs parts of one size.
-    if strategy.num_replicas_in_sync > 1 and images < recipe.batch_size:
-        raise ValueError(
-            f"On several devices the test images must fill a batch of {recipe.batch_size}. "
-            f"Received: {images} images"
-        )
+    source.num_examples("test")
 
 
 def describe(options: argparse.Namespace, recipe: Recipe, source: ImageSource) -> dict[str, Any]:
@@ -343,7 +422,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line, without the program; that of the process by default.
 
     Returns:
-        The exit status: 0, 1 if the training failed, 2 for a wrong argument, 130 after Ctrl-C.
+        The exit status: 0; 1 if the training failed; 2 for a wrong argument; 75 (`PREEMPTED`)
+        after SIGTERM, once what the same command needs to go on is saved; 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -361,19 +441,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         print(f"training.train: {error}", file=sys.stderr)
         return 2
-    run.start(["python", "-m", "training.train", *arguments], device_names())
+    if is_chief(strategy):
+        run.start(["python", "-m", "training.train", *arguments], device_names())
     try:
-        progress = train(net, recipe, source, run, options.log_every, options.stop_after)
+        # Only now: TensorFlow sets a handler of its own when its workers find one another.
+        with _termination() as terminated:
+            progress = train(
+                net,
+                recipe,
+                source,
+                run,
+                options.log_every,
+                stop_after=options.stop_after,
+                rollback=options.rollback,
+                stop_requested=terminated.is_set,
+            )
+    except Preempted:
+        print("Stopped as asked. The same command goes on after this step.", flush=True)
+        return PREEMPTED
     except FloatingPointError as error:
         print(f"training.train: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on after the last completed epoch.")
         return 130
-    print(summary(run, progress))
-    if not run.finished:
-        print(f"Stopped after epoch {progress.epochs} of {recipe.epochs}, as asked.")
+    if is_chief(strategy):
+        print(summary(run, progress))
+        if not run.finished:
+            print(f"Stopped after epoch {progress.epochs} of {recipe.epochs}, as asked.")
     return 0
+
+
+@contextlib.contextmanager
+def _termination() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, instead of ending the process."""
+    terminated = threading.Event()
+    handler = signal.signal(signal.SIGTERM, lambda number, frame: terminated.set())
+    try:
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def test_an_epoch_may_be_several_passes(pipeline, batch_size):
     for each in passes[: batch_size // 2]:
         assert sorted(each) == list(range(10))
     assert len({tuple(each) for each in passes}) == len(passes)
-    rest = take(data.training_pipeline(pipeline, values, first_epoch=1), 5)
+    rest = take(data.training_pipeline(pipeline, values, first_step=5), 5)
     assert_equal_batches(batches[5:], rest)
 
 
@@ -168,8 +168,57 @@ def test_a_resumed_run_sees_the_same_batches(pipeline, crop):
     tf.random.set_seed(1)
     whole = take(data.training_pipeline(pipeline, values), 4 * steps)
     tf.random.set_seed(2)
-    rest = take(data.training_pipeline(pipeline, values, first_epoch=2), 2 * steps)
-    assert_equal_batches(whole[2 * steps :], rest)
+    for step in (2 * steps, 2 * steps + 1):
+        rest = take(data.training_pipeline(pipeline, values, first_step=step), 4 * steps - step)
+        assert_equal_batches(whole[step:], rest)
+
+
+def take_parts(make, workers, batches):
+    """Batches that several workers share, put together again."""
+    contexts = [tf.distribute.InputContext(workers, worker) for worker in range(workers)]
+    parts = [take(make(context), batches) for context in contexts]
+    return [
+        tuple(np.concatenate(each) for each in zip(*batch, strict=True))
+        for batch in zip(*parts, strict=True)
+    ]
+
+
+def test_workers_share_the_batches_of_a_single_process(pipeline):
+    values = recipe(batch_size=6, crop="pad", pad=1, epoch_steps=3)
+
+    def make(context):
+        return data.training_pipeline(pipeline, values, first_step=1, context=context)
+
+    whole = take(make(None), 7)
+    assert_equal_batches(whole, take_parts(make, 2, 7))
+    assert_equal_batches(whole, take_parts(make, 3, 7))
+
+
+def test_workers_share_augmented_images(pipeline, request):
+    """Where each reads its own images, mixup and CutMix stay within a part of the batch."""
+    values = recipe(batch_size=6, epoch_steps=3, **AUGMENTED)
+
+    def make(context):
+        return data.training_pipeline(pipeline, values, context=context)
+
+    whole, parts = take(make(None), 6), take_parts(make, 2, 6)
+    if "memory" in request.node.callspec.id:
+        assert_equal_batches(whole, parts)
+    for images, labels in parts:
+        assert np.isfinite(images).all()
+        np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-6)
+        assert not np.array_equal(images[:3], images[3:])
+
+
+def test_workers_take_turns_at_the_test_images(tmp_path):
+    source = make_source("files", tmp_path)
+    contexts = [tf.distribute.InputContext(2, worker) for worker in range(2)]
+    parts = [
+        take(data.evaluation_pipeline(source, recipe(batch_size=2), context=context), 5)
+        for context in contexts
+    ]
+    assert [shades(part) for part in parts] == [[0, 1], [2]]
+    assert all(len(images) == 1 for part in parts for images, _ in part)
 
 
 def test_another_seed_gives_other_batches(pipeline):
@@ -323,7 +372,7 @@ def test_corrupt_images_are_named_and_skipped(tmp_path, monkeypatch, caplog, mem
     for index in range(len(BROKEN)):
         lines = [record for record in caplog.messages if f"broken{index}.jpg" in record]
         assert len(lines) == 1, lines
-    resumed = take(data.training_pipeline(source, values, first_epoch=1), 10)
+    resumed = take(data.training_pipeline(source, values, first_step=5), 10)
     assert_equal_batches(whole[5:], resumed)
 
 
