@@ -12,12 +12,13 @@ ANY_BACKEND := tests/test_backends.py \
 # TensorFlow's notes on what the machine lacks say nothing about this project.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help venv demo test lint clean
+.PHONY: help venv demo test lint docs clean
 
 help:
 	@echo "make demo   train on the digits, evaluate, export, and predict on an image file"
 	@echo "make test   ruff and all the tests"
 	@echo "make lint   ruff alone"
+	@echo "make docs   the documentation site, in site/"
 	@echo "make venv   everything the demo and the tests need, in $(VENV)"
 	@echo "make clean  remove $(VENV), builds and caches; runs and exported models stay"
 
@@ -34,6 +35,10 @@ $(VENV)/train.stamp: setup.py constraints.txt
 $(VENV)/test.stamp: $(VENV)/train.stamp
 	$(INSTALL) --editable ".[test]"
 	$(INSTALL) --no-deps timm torchvision keras-hub
+	touch $@
+
+$(VENV)/docs.stamp: $(VENV)/train.stamp
+	$(INSTALL) --editable ".[docs]"
 	touch $@
 
 venv: $(VENV)/test.stamp
@@ -58,6 +63,10 @@ test: lint
 	KERAS_BACKEND=jax $(PYTEST) $(ANY_BACKEND)
 	KERAS_BACKEND=torch $(PYTEST) $(ANY_BACKEND)
 
+# Strictly: a broken link, an undocumented name or a notebook that fails is an error.
+docs: $(VENV)/docs.stamp
+	PATH="$(CURDIR)/$(BIN):$$PATH" KERAS_BACKEND=tensorflow NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) site build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

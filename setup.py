@@ -26,9 +26,13 @@ TRAIN = [
 ]
 # Other formats than SavedModel: what Keras writes them with, and what runs them.
 FORMATS = ["ai-edge-litert", "onnx", "onnxruntime", "openvino", "tf2onnx"]
+# The documentation site, and what runs its notebooks.
+NOTEBOOKS = ["ipykernel", "nbclient", "nbformat"]
+DOCS = ["mkdocs-jupyter", "mkdocs-material", "mkdocstrings[python]", *NOTEBOOKS]
 TEST = [
     *TRAIN,
     *FORMATS,
+    *NOTEBOOKS,
     "hypothesis",
     "jax",
     "pytest",
@@ -43,6 +47,8 @@ TEST = [
     "regex",
     "requests",
     "sentencepiece",
+    # Of the blocks of code in the documentation.
+    "sybil",
     "tokenizers",
 ]
 
@@ -69,6 +75,7 @@ setup(
         "show": ["matplotlib"],
         "formats": FORMATS,
         "train": TRAIN,
+        "docs": [*TRAIN, *DOCS],
         "test": TEST,
     },
     classifiers=[

@@ -13,10 +13,7 @@ class GlobalMean2D(keras.layers.GlobalAveragePooling2D):
     """`keras.layers.GlobalAveragePooling2D`, computed in float32 at least.
 
     On a CPU, TensorFlow sums float16 in float16, which holds no more than 65504: 112 x 112 pixels
-    of 6.
-
-    Args:
-        **kwargs: As for `keras.layers.GlobalAveragePooling2D`.
+    of 6. It takes the arguments of the Keras layer.
     """
 
     def call(self, inputs: Any) -> Any:

@@ -19,10 +19,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Outputs, gradients and moving statistics are those of the Keras layer, which computes moments
     and normalisation as separate operations. The fused kernel serves float16, bfloat16 and
     float32 maps of rank 4 whose channels come last, or come first on a GPU, with float32 weights;
-    everything else, and every other backend, goes through the Keras layer's own code.
-
-    Args:
-        **kwargs: As for `keras.layers.BatchNormalization`.
+    everything else, and every other backend, goes through the Keras layer's own code. It takes the
+    arguments of the Keras layer.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
