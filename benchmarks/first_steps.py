@@ -23,13 +23,19 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.report import report, table, write
-from training.data import steps_per_epoch, training_pipeline
+from training.compiling import compile_for_training
+from training.data import training_pipeline
 from training.files import replacing
 from training.net import build_net
-from training.recipe import Recipe, add_recipe_arguments, load_recipe, override_recipe
+from training.recipe import (
+    Recipe,
+    add_recipe_arguments,
+    load_recipe,
+    override_recipe,
+    steps_per_epoch,
+)
 from training.report import write_history_csv
 from training.sources import open_source
-from training.train import compile_for_training
 
 # Steps that one line of the table averages over.
 WINDOW = 20

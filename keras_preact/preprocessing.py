@@ -317,13 +317,13 @@ class Preprocessor:
         if len(getattr(images, "shape", ())) == 4:
             images = list(to_array(images))
         if not isinstance(images, (list, tuple)):
-            return ops.convert_to_numpy(self._normalize(self._resize_and_crop(images)))
+            return ops.convert_to_numpy(self._normalize(self.resize_and_crop(images)))
         if not images:
             raise ValueError("`images` must be one image or more. Received: none")
         batch = []
         for place, image in enumerate(images):
             try:
-                batch.append(self._resize_and_crop(image))
+                batch.append(self.resize_and_crop(image))
             except (TypeError, ValueError) as error:
                 raise type(error)(f"Image {place} of {len(images)}: {error}") from error
         return ops.convert_to_numpy(self._normalize(np.stack(batch)))
@@ -338,8 +338,21 @@ class Preprocessor:
         values = {**config}
         return cls(data_format=values.pop("data_format"), weights=Preprocessing(**values))
 
-    def _resize_and_crop(self, image: Any) -> np.ndarray:
-        """`Preprocessing.resize_and_crop`, outside a graph and by Pillow: uint8."""
+    def resize_and_crop(self, image: Any) -> np.ndarray:
+        """What a net sees of an image, before its pixels are normalised.
+
+        Args:
+            image: One image, as of a call.
+
+        Returns:
+            uint8 `(input_size, input_size, channels)`.
+
+        Raises:
+            ImportError: If Pillow is not installed.
+            FileNotFoundError: If there is no such file.
+            ValueError: If the image cannot be read.
+            TypeError: If it is no image.
+        """
         values = self.preprocessing
         image = to_pillow(image, values.channels)
         from PIL.Image import Resampling

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+from keras import ops
 
 from training.checkpoint import Progress
 
@@ -25,6 +26,10 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
     variables = model.trainable_variables
     weights = [variable.numpy() for variable in variables]
     model.optimizer.finalize_variable_values(variables)
+    if keras.backend.backend() == "jax":
+        # There they would share the averages' memory, which an evaluation gives up.
+        for variable in variables:
+            variable.assign(ops.copy(variable))
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -44,35 +45,41 @@ class Progress:
         return f"after epoch {self.epochs} of {epochs}{within}"
 
 
-def save_checkpoint(path: str | os.PathLike, model: keras.Model, progress: Progress) -> None:
+def save_checkpoint(
+    path: str | os.PathLike, net: keras.Model, optimizer: keras.Optimizer, progress: Progress
+) -> None:
     """Write everything a run needs to go on.
 
     Args:
         path: The file, an `.npz` archive. It is replaced at once when the new one is complete.
-        model: The compiled model. Its weights, the states of its random generators and the
-            variables of its optimiser (velocities, moving averages, step, loss scale) are kept.
+        net: The net; its weights and the states of its random generators are kept.
+        optimizer: The optimiser, whose velocities, moving averages, step and loss scale are kept.
         progress: What the run has achieved.
     """
-    arrays = {name: variable.numpy() for name, variable in _named_variables(model).items()}
+    variables = _named_variables(net, optimizer)
+    arrays = {name: variable.numpy() for name, variable in variables.items()}
     progress_json = json.dumps(dataclasses.asdict(progress))
     with replacing(path) as partial:
         np.savez(partial, progress=progress_json, **arrays)
 
 
-def load_checkpoint(path: str | os.PathLike, model: keras.Model) -> Progress:
+def load_checkpoint(
+    path: str | os.PathLike, net: keras.Model, optimizer: keras.Optimizer
+) -> Progress:
     """Restore a run.
 
     Args:
         path: A file that `save_checkpoint` wrote.
-        model: A compiled model of the same architecture, whose optimiser is built.
+        net: A net of the same architecture.
+        optimizer: An optimiser of the same kind, built for it.
 
     Returns:
         How far the run had come.
 
     Raises:
-        ValueError: If the variables are not those of the model.
+        ValueError: If the variables are not those of the net and the optimiser.
     """
-    variables = _named_variables(model)
+    variables = _named_variables(net, optimizer)
     with np.load(path, allow_pickle=False) as arrays:
         unknown = variables.keys() ^ (set(arrays.files) - {"progress"})
         if unknown:
@@ -85,8 +92,31 @@ def load_checkpoint(path: str | os.PathLike, model: keras.Model) -> Progress:
         return Progress(**json.loads(str(arrays["progress"])))
 
 
-def _named_variables(model: keras.Model) -> dict[str, keras.Variable]:
-    owners = {"model": model, "optimizer": model.optimizer}
+def load_progress(path: Path, net: keras.Model, optimizer: keras.Optimizer) -> Progress:
+    """Restore a run from its checkpoint, or begin it where there is none.
+
+    Args:
+        path: A file that `save_checkpoint` wrote, or will write.
+        net: As of `load_checkpoint`.
+        optimizer: Likewise.
+
+    Returns:
+        How far the run has come.
+
+    Raises:
+        ValueError: If the variables are not those of the net and the optimiser.
+    """
+    return load_checkpoint(path, net, optimizer) if path.exists() else Progress()
+
+
+def save_net(net: keras.Model, path: Path) -> None:
+    """Save a net as a `.keras` file, whole or not at all."""
+    with replacing(path) as partial:
+        net.save(partial)
+
+
+def _named_variables(net: keras.Model, optimizer: keras.Optimizer) -> dict[str, keras.Variable]:
+    owners = {"model": net, "optimizer": optimizer}
     return {
         # Paths alone need not be unique.
         f"{owner}/{index:05d}/{variable.path}": variable

@@ -21,7 +21,7 @@ from keras_preact.preprocessing import Preprocessing, decode_image
 from training import augment
 from training.rand_augment import rand_augment
 from training.reading import ImageReader, decode_part
-from training.recipe import Recipe
+from training.recipe import Recipe, preprocessing_of, steps_per_epoch
 from training.sources import ImageSource
 
 # Decoded training images are kept in memory up to this size.
@@ -36,48 +36,6 @@ class _Purpose(enum.IntEnum):
     MOVE = 1
     AUGMENT = 2
     MIX = 3
-
-
-def steps_per_epoch(source: ImageSource, recipe: Recipe) -> int:
-    """Number of steps of an epoch: the recipe's, or the full batches of one pass.
-
-    Args:
-        source: Where the images come from.
-        recipe: Gives the batch size and perhaps the steps.
-
-    Returns:
-        The number of steps, 1 or more.
-
-    Raises:
-        ValueError: If an epoch is one pass, and a batch is larger than the training set.
-    """
-    images = source.num_examples("train")
-    if recipe.epoch_steps:
-        return recipe.epoch_steps
-    if recipe.batch_size > images:
-        raise ValueError(
-            f"A batch of {recipe.batch_size} is larger than the training set of {source.name!r}, "
-            f"which has {images} images: set `batch_size` to {images} or less."
-        )
-    return images // recipe.batch_size
-
-
-def preprocessing_of(recipe: Recipe) -> Preprocessing:
-    """How the images of a recipe are preprocessed for evaluation.
-
-    Args:
-        recipe: Gives the input size, the colour statistics and the interpolation.
-
-    Returns:
-        The preprocessing.
-    """
-    return Preprocessing(
-        input_size=recipe.input_size,
-        mean=recipe.mean,
-        std=recipe.std,
-        crop_fraction=recipe.crop_fraction,
-        interpolation=recipe.interpolation,
-    )
 
 
 def training_pipeline(

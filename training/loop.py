@@ -7,7 +7,6 @@ epoch.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -17,40 +16,8 @@ import tensorflow as tf
 
 from training.callbacks import averaged_weights
 from training.checkpoint import Progress
+from training.stopping import CHECK_EVERY, Diverged, Preempted, exploded_loss
 from training.strategy import any_worker, average_statistics, has_workers
-
-# The metrics are read, and the loss is checked, every so many steps: reading waits for the step
-# to end, and on several workers adds up what each of them counted.
-CHECK_EVERY = 10
-
-# A loss has exploded when it is so many times that of a net that knows nothing, the logarithm of
-# the number of classes.
-EXPLODED = 10.0
-
-
-class Diverged(FloatingPointError):
-    """The loss is no longer finite, or far too large.
-
-    Args:
-        loss: The mean loss of the steps since the check before.
-        epoch: Number of the epoch, from 1.
-        step: Number of the step of the run, from 1, at which that was noticed; it began at most
-            `CHECK_EVERY` steps before.
-        learning_rate: The learning rate of that step.
-    """
-
-    def __init__(self, loss: float, epoch: int, step: int, learning_rate: float) -> None:
-        super().__init__(
-            f"The loss is {loss:.4g} at step {step} (epoch {epoch}), where the learning rate is "
-            f"{learning_rate:.4g}: that may be too high, or the warm-up too short."
-        )
-        self.epoch = epoch
-        self.step = step
-        self.learning_rate = learning_rate
-
-
-class Preempted(Exception):
-    """The run was asked to stop, and all that it needs to go on is saved."""
 
 
 class Loop:
@@ -139,7 +106,7 @@ class Loop:
         first = self._restore_metrics()
         logs = self._read()
         checked, total = first, first * logs["loss"]
-        limit = EXPLODED * math.log(max(self._model.output_shape[-1], 2))
+        limit = exploded_loss(self._model.output_shape[-1])
         for step in range(first + 1, self._steps + 1):
             self._callbacks.on_train_batch_begin(step - 1)
             self._train_step(self._batches)
@@ -153,7 +120,7 @@ class Loop:
             self._callbacks.on_train_batch_end(step - 1, logs if checked == step else None)
             if stop:
                 self._save_within_epoch(step)
-                raise Preempted
+                raise Preempted("this step")
         return logs
 
     def _restore_metrics(self) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable
 
 import tensorflow as tf
 
 from keras_preact.preprocessing import decode_image, rgb_to_channels
+from training.corrupt import CorruptImages
 from training.sources import ImageSource
 
 # Images that a thread reads at a time. Setting a chunk up takes half a millisecond, and at the
@@ -17,8 +17,6 @@ CHUNK = 16
 
 # What a JPEG decoder can divide the size by at no cost.
 JPEG_SCALES = (1, 2, 4, 8)
-
-logger = logging.getLogger(__name__)
 
 
 def decode_part(
@@ -58,40 +56,6 @@ def decode_part(
         return image[top : top + height, left : left + width]
 
     return tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_other)
-
-
-class CorruptImages:
-    """Counts and names unreadable images, and stops the run at a limit.
-
-    Args:
-        limit: Number of unreadable images that are skipped.
-        num_examples: Number of images in the split; at least one must be readable.
-    """
-
-    def __init__(self, limit: int, num_examples: int) -> None:
-        self.names: list[str] = []
-        self._limit = min(limit, num_examples - 1)
-
-    def add(self, name: str, reason: str) -> None:
-        """Count an image, once however often it is met.
-
-        Args:
-            name: Path of the image, or the record it is in.
-            reason: What is wrong with it.
-
-        Raises:
-            ValueError: If there are more unreadable images than the limit.
-        """
-        if name in self.names:
-            return
-        self.names.append(name)
-        logger.warning("Unreadable image %d: %s (%s)", len(self.names), name, reason)
-        if len(self.names) > self._limit:
-            raise ValueError(
-                f"{len(self.names)} unreadable images, but only {self._limit} may be skipped "
-                "(`max_corrupt_images`, and one image at least must be readable): "
-                + ", ".join(self.names)
-            )
 
 
 class ImageReader:

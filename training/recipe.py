@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from keras_preact.preprocessing import Preprocessing
+
 RECIPES = Path(__file__).parent / "recipes"
 
 # What `freeze` may be.
@@ -339,6 +341,48 @@ def override_recipe(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
         given = _parse_options(changes["model_options"])
         changes["model_options"] = {**recipe.model_options, **given}
     return recipe.replace(**changes)
+
+
+def steps_per_epoch(source: Any, recipe: Recipe) -> int:
+    """Number of steps of an epoch: the recipe's, or the full batches of one pass.
+
+    Args:
+        source: The images: an `ImageSource` or an `ImageSet`.
+        recipe: Gives the batch size and perhaps the steps.
+
+    Returns:
+        The number of steps, 1 or more.
+
+    Raises:
+        ValueError: If an epoch is one pass, and a batch is larger than the training set.
+    """
+    images = source.num_examples("train")
+    if recipe.epoch_steps:
+        return recipe.epoch_steps
+    if recipe.batch_size > images:
+        raise ValueError(
+            f"A batch of {recipe.batch_size} is larger than the training set of {source.name!r}, "
+            f"which has {images} images: set `batch_size` to {images} or less."
+        )
+    return images // recipe.batch_size
+
+
+def preprocessing_of(recipe: Recipe) -> Preprocessing:
+    """How the images of a recipe are preprocessed for evaluation.
+
+    Args:
+        recipe: Gives the input size, the colour statistics and the interpolation.
+
+    Returns:
+        The preprocessing.
+    """
+    return Preprocessing(
+        input_size=recipe.input_size,
+        mean=recipe.mean,
+        std=recipe.std,
+        crop_fraction=recipe.crop_fraction,
+        interpolation=recipe.interpolation,
+    )
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

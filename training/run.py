@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import platform
 import shlex
@@ -11,7 +12,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 import keras_preact
 from training.checkpoint import Progress
@@ -107,6 +107,9 @@ class Run:
         changes = differences(recorded["recipe"], self._description["recipe"])
         for name in ("source", "class_names", "images"):
             changes += differences({name: recorded[name]}, {name: self._description[name]})
+        # Each loader draws random numbers of its own.
+        name = "data_on_device"
+        changes += differences({name: recorded.get(name, False)}, {name: self._description[name]})
         if changes:
             raise FileExistsError(
                 f"{self.output} holds another run. Give another --output, or the same values:\n  "
@@ -132,10 +135,11 @@ def _is_ours(path: Path) -> bool:
 
 
 def _versions() -> dict[str, str]:
+    backend = keras.backend.backend()
     return {
         "keras_preact": keras_preact.__version__,
         "keras": keras.__version__,
-        "tensorflow": tf.__version__,
+        backend: importlib.import_module(backend).__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
     }

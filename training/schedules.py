@@ -103,3 +103,17 @@ def _schedule_after_warmup(
         # Keras keeps the old rate at the boundary itself; here that step is the first of the new.
         return PiecewiseConstantDecay([float(change - 1) for change in changes], rates)
     return PolynomialDecay(peak, steps, end_learning_rate=peak)
+
+
+def calmed(recipe: Recipe, rollbacks: int) -> Recipe:
+    """A recipe with its learning rates halved for each rollback, as in OPT (arXiv:2205.01068).
+
+    Args:
+        recipe: The recipe.
+        rollbacks: How often the run went back.
+
+    Returns:
+        The recipe for what is left of the run.
+    """
+    rates = ("learning_rate", "warmup_learning_rate", "final_learning_rate")
+    return recipe.replace(**{rate: getattr(recipe, rate) / 2**rollbacks for rate in rates})

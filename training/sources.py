@@ -11,13 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import tensorflow as tf
 
+from training.listing import TEST_SPLITS, list_class_folders, list_digits, renamed
+
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
-# What sets call the split that a run is validated on, the first one found wins. A set's own
-# "test" comes last because its labels may be withheld, as ImageNet's are.
-TEST_SPLITS = ("validation", "val", "valid", "test")
 SHARD_PATTERNS = ("{split}-*.tfrecord*", "{split}-?????-of-?????")
 OPEN_SHARDS = 16
 # Encoded ImageNet photographs take 110 kB on average, so the buffer takes about 0.9 GB of memory.
@@ -236,33 +234,18 @@ def open_source(name: str, data_dir: str | None = None) -> ImageSource:
     return _open_tfds(name, data_dir)
 
 
-def _renamed(splits: Mapping[str, Any]) -> dict[str, Any]:
-    """The splits called `"train"` and `"test"` here, whatever the set calls them."""
-    test = next((name for name in TEST_SPLITS if name in splits), None)
-    found = {"train": splits.get("train"), "test": splits.get(test)}
-    return {role: split for role, split in found.items() if split is not None}
-
-
 def _open_digits() -> ImageSource:
-    """The digits of scikit-learn, a fifth of each class held out for testing."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    # The pixels are counts of 0..16.
-    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
-    parts = train_test_split(
-        range(len(pixels)), test_size=0.2, random_state=0, stratify=digits.target
-    )
+    """The digits of scikit-learn, as PNG files in memory."""
+    digits = list_digits()
     splits = {
         split: IndexedSplit(
-            names=[f"digit {index}" for index in indices],
-            labels=digits.target[indices],
-            encoded=[tf.io.encode_png(pixels[index]).numpy() for index in indices],
+            names=digits.names[split],
+            labels=digits.labels[split],
+            encoded=[tf.io.encode_png(pixels).numpy() for pixels in digits.images[split]],
         )
-        for split, indices in zip(("train", "test"), parts, strict=True)
+        for split in digits.images
     }
-    return ImageSource("digits", [str(digit) for digit in digits.target_names], splits)
+    return ImageSource("digits", digits.class_names, splits)
 
 
 def _open_folder(root: Path) -> ImageSource:
@@ -279,29 +262,12 @@ def _open_folder(root: Path) -> ImageSource:
 
 
 def _open_class_folders(root: Path) -> ImageSource:
-    """Image files in class folders in split folders, found by TensorFlow Datasets."""
-    import tensorflow_datasets as tfds
-
-    builder = tfds.folder_dataset.ImageFolder(str(root))
-    class_names = builder.info.features["label"].names
-    numbers = {name: number for number, name in enumerate(class_names)}
-    splits = {}
-    # The builder's public dataset reads every image to list the files, which takes hours for
-    # ImageNet, so its list is taken directly.
-    for split, examples in builder._split_examples.items():
-        ordered = sorted(examples)
-        splits[split] = IndexedSplit(
-            names=[example.image_path for example in ordered],
-            labels=[numbers[example.label] for example in ordered],
-        )
-    splits = _renamed({name: split for name, split in splits.items() if split.num_examples})
-    if not splits:
-        raise ValueError(
-            f"No images found in {str(root)!r}. Expected train/CLASS/*.jpg (or .jpeg, .png) and "
-            f"test/CLASS/*.jpg in it, where test may be called one of {list(TEST_SPLITS)}; or "
-            f"TFRecord shards. It holds: {sorted(os.listdir(root))[:10]}"
-        )
-    return ImageSource(str(root), class_names, splits)
+    """Image files in class folders in split folders."""
+    listing = list_class_folders(root)
+    splits = {
+        split: IndexedSplit(paths, listing.labels[split]) for split, paths in listing.names.items()
+    }
+    return ImageSource(str(root), listing.class_names, splits)
 
 
 def _shards(root: Path, split: str) -> list[str]:
@@ -328,7 +294,7 @@ def _open_shards(root: Path, shards: Mapping[str, list[str]]) -> ImageSource:
 
     splits = {
         split: RecordSplit(paths, sum(map(_count_records, paths)), parse)
-        for split, paths in _renamed(shards).items()
+        for split, paths in renamed(shards).items()
     }
     return ImageSource(str(root), class_names, splits)
 
@@ -446,7 +412,7 @@ def _from_builder(name: str, builder: Any) -> ImageSource:
 
     splits = {
         split: RecordSplit([str(path) for path in found.filepaths], found.num_examples, parse)
-        for split, found in _renamed(info.splits).items()
+        for split, found in renamed(info.splits).items()
         if found.num_examples
     }
     return ImageSource(name, info.features[label].names, splits)

@@ -18,10 +18,15 @@ from typing import Any
 import grpc
 import tensorflow as tf
 
-from training.data import steps_per_epoch
 from training.files import write_json
 from training.hyperrule import apply_rule
-from training.recipe import Recipe, add_recipe_arguments, differences, override_recipe
+from training.recipe import (
+    Recipe,
+    add_recipe_arguments,
+    differences,
+    override_recipe,
+    steps_per_epoch,
+)
 from training.search import (
     OBJECTIVES,
     ORACLES,

@@ -12,10 +12,10 @@ import tensorflow as tf
 
 import keras_preact
 from training.checkpoint import Progress
+from training.compiling import compile_for_training
 from training.loop import Loop
 from training.recipe import Recipe
 from training.strategy import average_statistics, distribute, make_strategy
-from training.train import compile_for_training
 
 CLASSES = 3
 STEPS = 4
@@ -55,8 +55,9 @@ def train(
     """Some steps on one global batch of 12; evaluation of 15 images, in uneven parts."""
     recipe = Recipe(ema_momentum=0.5, nesterov=True, schedule="constant", label_smoothing=0.1)
     recipe = recipe.replace(**changes)
-    model = compile_for_training(net, recipe, STEPS)
     strategy = net.distribute_strategy
+    with strategy.scope():
+        model = compile_for_training(net, recipe, STEPS)
     batch = tf.data.Dataset.from_tensors((images, labels))
     more = (np.concatenate([images, images[:3]]), np.concatenate([labels, labels[:3]]))
     test_images = tf.data.Dataset.from_tensor_slices(more)
@@ -101,7 +102,8 @@ def main(devices: int, output: str) -> None:
     }
     results = {f"{run} {name}": runs[run][name] for run in runs for name in runs[run]}
     # Parts that differ: the statistics drift apart, and are averaged.
-    model = compile_for_training(net, Recipe(), STEPS)
+    with strategy.scope():
+        model = compile_for_training(net, Recipe(), STEPS)
     images, labels = images_and_labels(distinct=12, copies=1)
     model.fit(images, labels, batch_size=12, verbose=0)
     results["spread before"] = spread_of_statistics(net)

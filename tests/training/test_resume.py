@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from training.compiling import compile_for_training
 from training.net import build_net
 from training.recipe import Recipe, load_recipe
 from training.run import read_run
-from training.train import compile_for_training
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,8 +113,8 @@ def test_a_checkpoint_restores_every_variable(small_net, tmp_path):
     images = np.random.RandomState(0).normal(size=(4, 8, 8, 1))
     saved.train_on_batch(images, np.eye(3)[[0, 1, 2, 0]])
     progress = Progress([{"epoch": 1, "val_top1": 0.5}], {"epoch": 1, "val_top1": 0.5})
-    save_checkpoint(tmp_path / "last.npz", saved, progress)
-    assert load_checkpoint(tmp_path / "last.npz", other) == progress
+    save_checkpoint(tmp_path / "last.npz", saved, saved.optimizer, progress)
+    assert load_checkpoint(tmp_path / "last.npz", other, other.optimizer) == progress
     for one, two in zip(
         saved.variables + saved.optimizer.variables,
         other.variables + other.optimizer.variables,
@@ -126,7 +126,8 @@ def test_a_checkpoint_restores_every_variable(small_net, tmp_path):
 
 def test_a_checkpoint_of_another_net_is_refused(small_net, tmp_path):
     net = small_net(input_shape=(8, 8, 1), classes=3)
-    save_checkpoint(tmp_path / "last.npz", compile_for_training(net, Recipe(), 10), Progress())
+    optimizer = compile_for_training(net, Recipe(), 10).optimizer
+    save_checkpoint(tmp_path / "last.npz", net, optimizer, Progress())
     averaged = compile_for_training(net, Recipe(ema_momentum=0.9), 10)
     with pytest.raises(ValueError, match="of another net or optimiser"):
-        load_checkpoint(tmp_path / "last.npz", averaged)
+        load_checkpoint(tmp_path / "last.npz", averaged, averaged.optimizer)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from training.on_tensorflow import prepare_machine
 from training.recipe import Recipe
 from training.strategy import make_strategy
-from training.train import prepare_machine
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,6 +76,6 @@ def test_what_several_devices_cannot_do_is_refused(monkeypatch, recipe, message)
     class Two:
         num_replicas_in_sync = 2
 
-    monkeypatch.setattr("training.train.make_strategy", lambda devices: Two())
+    monkeypatch.setattr("training.on_tensorflow.make_strategy", lambda devices: Two())
     with pytest.raises(ValueError, match=message):
         prepare_machine(recipe, (), deterministic=False)

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from training.callbacks import averaged_weights
+from training.compiling import compile_for_training
 from training.files import replacing, write_json
-from training.loop import Preempted
 from training.net import build_net, prepare_net
+from training.on_tensorflow import train as train_net
 from training.recipe import Recipe, load_recipe
 from training.run import Run, read_run
 from training.sources import open_source
-from training.train import compile_for_training, describe, parse_arguments
-from training.train import train as train_net
+from training.stopping import Preempted
+from training.train import describe, parse_arguments
 
 # Nothing holds the maps of this net within bounds.
 NORM_FREE = ["units=[1,1]", "channels=[8,16]", "strides=[1,2]", 'norm="none"']
@@ -140,7 +141,7 @@ def test_a_run_that_is_asked_to_stop_goes_on_within_the_epoch(tiny_recipe, tmp_p
     """The same metrics and weights as of a run that was left alone, to the last bit."""
     recipe, source = load_recipe(tiny_recipe), open_source("digits")
     recipe = recipe.replace(epochs=1, warmup_epochs=0.5)
-    options = argparse.Namespace(recipe="tiny", deterministic=False)
+    options = argparse.Namespace(recipe="tiny", deterministic=False, data_on_device=False)
 
     def start(folder: str, seed: int, stop_requested=lambda: False) -> tuple[list, list]:
         keras.backend.clear_session()

@@ -11,10 +11,10 @@ import keras_tuner
 
 from keras_preact import analysis
 from keras_preact.architecture import Architecture
+from training.compiling import compile_for_training
 from training.net import build_net, recipe_architecture
 from training.recipe import Recipe
 from training.search.space import OPTIMISER, SearchSpace, are_numbers, label
-from training.train import compile_for_training
 
 # Choices that matter in training alone, so that they change neither the cost nor what fits what.
 _FREE = ("drop_block", "drop_path", "dropout")
