@@ -180,7 +180,10 @@ def _in_chunks(net: Net, images: Any, names: Sequence[str]) -> dict[str, Any]:
     import tensorflow as tf
 
     count = tf.shape(images)[0]
-    chunks = tf.maximum((count + CHUNK - 1) // CHUNK, 1)
+    # One blank image instead of none: TensorFlow's convolution on oneDNN (2.21) gives no images
+    # the shape of its input, not of its output.
+    images = tf.pad(images, [[0, tf.maximum(1 - count, 0)], [0, 0], [0, 0], [0, 0]])
+    chunks = (tf.shape(images)[0] + CHUNK - 1) // CHUNK
     arrays = [tf.TensorArray(tf.float32, chunks, infer_shape=False) for _ in names]
 
     def step(index: Any, arrays: list[Any]) -> tuple[Any, list[Any]]:
@@ -195,7 +198,8 @@ def _in_chunks(net: Net, images: Any, names: Sequence[str]) -> dict[str, Any]:
         (tf.constant(0), arrays),
         parallel_iterations=1,
     )
-    return {name: array.concat() for name, array in zip(names, arrays, strict=True)}
+    # Without the blank one.
+    return {name: array.concat()[:count] for name, array in zip(names, arrays, strict=True)}
 
 
 def _zero_where(failed: Any, output: Any) -> Any:
