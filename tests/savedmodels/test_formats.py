@@ -32,9 +32,10 @@ def photographs(photo):
             return [archive.extractfile(member).read() for member in members]
     picture = Image.open(io.BytesIO(photo))
     files = []
-    for left, top in np.random.default_rng(0).integers(0, 200, (20, 2)):
+    # Of all sizes, from the sky alone to the whole, so that they differ.
+    for side in range(20, 420, 20):
         file = io.BytesIO()
-        picture.crop((left, top, left + 200, top + 200)).save(file, "PNG")
+        picture.crop((0, side // 2, side, side // 2 + side)).save(file, "PNG")
         files.append(file.getvalue())
     return files
 
