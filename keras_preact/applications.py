@@ -14,16 +14,16 @@ from keras_preact import widths
 from keras_preact.architecture import Architecture
 from keras_preact.build import build
 from keras_preact.dense import dense_channels
-from keras_preact.weights.catalogue import imagenet_weights
-from keras_preact.weights.resolve import IMAGENET, resolve_weights
+from keras_preact.weights.catalogue import best_weights
+from keras_preact.weights.resolve import resolve_weights
 
 _ARGUMENTS = """
     Args:{architecture}
         include_top: Whether to end in global average pooling and a dense layer of `classes`.
-        weights: None for random weights; `"imagenet"` for the net's best published ones that know
-            ImageNet-1k's classes; the name of an entry of `keras_preact.weights.list_weights()`;
-            or the path of a file. Published weights are adapted to another number of channels
-            than three.{default_weights}
+        weights: None for random weights; `"imagenet"` or `"cifar10"` for the net's best published
+            ones that know the classes of ImageNet-1k or CIFAR-10; the name of an entry of
+            `keras_preact.weights.list_weights()`; or the path of a file. Published
+            weights are adapted to another number of channels than three.{default_weights}
         input_tensor: Symbolic Keras tensor to use as the input; a new `keras.Input` by default.
         input_shape: Shape of an image, `(height, width, channels)`, or with the channels first.
             Height and width may be None. By default three channels, and the size the net was
@@ -129,7 +129,7 @@ def _net(name: str, summary: str, architecture: Architecture, classes: int) -> B
         )
         return build(architecture=architecture.replace(**values.pop("options")), **values)
 
-    weights = IMAGENET if imagenet_weights(name) else None
+    weights = "imagenet" if best_weights(name, "imagenet") else None
     signature = _signature({"weights": weights, "classes": classes, "name": _snake_case(name)})
     builder.__name__ = builder.__qualname__ = name
     builder.__module__ = __name__

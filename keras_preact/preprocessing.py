@@ -139,12 +139,22 @@ class Preprocessing:
 
 # What every net takes that a builder loads for `weights="imagenet"`: pixels scaled to -1..1.
 _IMAGENET = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3)
+# What every net takes that a builder loads for `weights="cifar10"`: pixels less the mean of the
+# training images, divided by their standard deviation.
+CIFAR10 = Preprocessing(
+    input_size=32,
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+    crop_fraction=1.0,
+)
 
 
 def _preprocessing_of(weights: str | Preprocessing) -> Preprocessing:
     """The preprocessing itself, or that of the entry in the catalogue with this name."""
     if isinstance(weights, Preprocessing):
         return weights
+    if weights == "cifar10":
+        return CIFAR10
     if not isinstance(weights, str):
         raise TypeError(
             "`weights` must be the name of an entry in keras_preact.weights, or a Preprocessing. "
@@ -169,8 +179,8 @@ def preprocess_input(
         data_format: `"channels_last"`, or `"channels_first"` for `(channels, height, width)`.
             `keras.config.image_data_format()` by default.
         weights: The weights that the net has: the name of an entry in `keras_preact.weights`, or
-            `"imagenet"` for what `weights="imagenet"` loads. For a net of your own training its
-            `Preprocessing`.
+            `"imagenet"` or `"cifar10"` for what a builder loads for those. For a net of your own
+            training its `Preprocessing`.
 
     Returns:
         Normalised images of the same shape, in `keras.config.floatx()`: an array for an array, a
@@ -258,8 +268,8 @@ class Preprocessor:
     ```
 
     Args:
-        weights: The name of an entry in `keras_preact.weights`, or the `Preprocessing` of a net
-            of your own training.
+        weights: The name of an entry in `keras_preact.weights`, `"cifar10"`, or the
+            `Preprocessing` of a net of your own training.
         data_format: Order of the result's axes: `"channels_last"` or `"channels_first"`.
             `keras.config.image_data_format()` by default.
 

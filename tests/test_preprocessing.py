@@ -284,14 +284,16 @@ def test_entries_bring_their_preprocessing():
         preprocess_input(picture(), weights="resnetv2_7")
 
 
-def test_imagenet_means_what_the_builders_load():
+def test_a_data_set_means_what_the_builders_load():
     catalogue = pytest.importorskip("keras_preact.weights.catalogue")
-    entries = [catalogue.imagenet_weights(name) for name in keras_preact.BUILDERS]
-    assert any(entries)
-    for entry in filter(None, entries):
-        np.testing.assert_array_equal(
-            preprocess_input(picture(), weights=entry.name), preprocess_input(picture())
-        )
+    for dataset in catalogue.DATASETS:
+        entries = [catalogue.best_weights(name, dataset) for name in keras_preact.BUILDERS]
+        assert any(entries)
+        for entry in filter(None, entries):
+            np.testing.assert_array_equal(
+                preprocess_input(picture(), weights=entry.name),
+                preprocess_input(picture(), weights=dataset),
+            )
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "float16", "float32", "float64"])

@@ -3,6 +3,7 @@
 from keras_preact.weights.catalogue import Entry, find_entry, list_weights
 from keras_preact.weights.conversion import convert
 from keras_preact.weights.download import DownloadError, cached_path
+from keras_preact.weights.half_precision import save_half_precision
 from keras_preact.weights.input_channels import adapt_kernel
 from keras_preact.weights.loader import load_weights
 from keras_preact.weights.named import named_weights, set_named_weights
@@ -17,5 +18,6 @@ __all__ = [
     "list_weights",
     "load_weights",
     "named_weights",
+    "save_half_precision",
     "set_named_weights",
 ]

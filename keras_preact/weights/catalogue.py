@@ -1,7 +1,8 @@
 """The published weights of these nets: what exists, where it is, and how it was trained.
 
-One row a checkpoint. A published top-1 accuracy is that of its source, with the input size it was
-measured at; where none was found there is none here:
+One row a checkpoint. Those of `keras_preact/` ship with the package, in `data/`, with a model card
+each (`python -m training.publish`). A published top-1 accuracy is that of its source, with the
+input size it was measured at; where none was found there is none here:
 
 - timm's checkpoints: `results/results-imagenet.csv` of timm's repository;
 - keras.applications': the table of https://keras.io/api/applications, measured at 224 pixels;
@@ -20,12 +21,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from keras_preact.preprocessing import Preprocessing
+from keras_preact.preprocessing import CIFAR10, Preprocessing
 
 _IN1K = "ImageNet-1k"
 _IN21K = "ImageNet-21k"
 _IN21K_IN1K = "ImageNet-21k, then ImageNet-1k"
 _DISTILLED = "ImageNet-1k, labelled by BiT-M R152x2"
+
+# What `weights=` calls the weights trained on a data set: its name, and its number of classes.
+DATASETS = {"imagenet": ("ImageNet-1k", 1000), "cifar10": ("CIFAR-10", 10)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +39,13 @@ class Entry:
     Attributes:
         name: The name that `weights=` takes: its source and the source's own name for it.
         builder: Name of the builder whose net it fits.
-        url: Where the file is.
+        url: Where the file is; None where it ships with the package.
         hash: `"sha256:…"` or `"md5:…"` of the file, where the source publishes one.
         licence: SPDX identifier.
         training_data: What it was trained on.
         classes: Number of classes of its classifier; None where the file holds none.
-        top1: Published top-1 accuracy on ImageNet-1k's validation images, in percent.
+        top1: Published top-1 accuracy, in percent, on ImageNet-1k's validation images, or on
+            CIFAR-10's test images as JPEG files.
         top1_size: Input size that `top1` was measured at, in pixels.
         preprocessing: What happened to the images it was evaluated on.
         reference: The paper, or the page of the source.
@@ -48,7 +53,7 @@ class Entry:
 
     name: str
     builder: str
-    url: str
+    url: str | None
     hash: str | None = None
     licence: str = "Apache-2.0"
     training_data: str
@@ -66,6 +71,8 @@ class Entry:
     @property
     def file_name(self) -> str:
         """Name of the file."""
+        if self.url is None:
+            return f"{self.name.split('/')[1]}.weights.h5"
         return self.url.rsplit("/", 1)[1]
 
     @property
@@ -153,6 +160,15 @@ _BIT_DISTILLATION = (
     ("R50x1_160", "50x1", 160, 0.875, 80.5, _DISTILLED),
     ("R152x2_T_224", "152x2", 224, 0.875, None, _IN21K_IN1K),
     ("R152x2_T_384", "152x2", 384, 1.0, None, _IN21K_IN1K),
+)
+
+# Builder, top-1 at 32 pixels, SHA-256.
+_SHIPPED = (
+    (
+        "PreActResNet20",
+        87.1,
+        "8fbd111de359eda7c649ee58d6e555ef040cd42f1c147d1734b0c8359660696c",
+    ),
 )
 
 _BIT_PAPER = "https://arxiv.org/abs/1912.11370"
@@ -275,9 +291,25 @@ def _bit() -> Iterator[Entry]:
         )
 
 
+def _shipped() -> Iterator[Entry]:
+    for builder, top1, sha256 in _SHIPPED:
+        yield Entry(
+            name=f"keras_preact/{builder.lower()}_cifar10",
+            builder=builder,
+            url=None,
+            hash=f"sha256:{sha256}",
+            training_data="CIFAR-10 (JPEG)",
+            classes=10,
+            top1=top1,
+            top1_size=32,
+            preprocessing=CIFAR10,
+            reference="https://arxiv.org/abs/1603.05027",
+        )
+
+
 CATALOGUE: dict[str, Entry] = {
     entry.name: entry
-    for source in (_timm, _keras_applications, _keras_hub, _bit)
+    for source in (_timm, _keras_applications, _keras_hub, _bit, _shipped)
     for entry in source()
 }
 
@@ -325,17 +357,19 @@ def find_entry(name: str) -> Entry:
     return CATALOGUE[name]
 
 
-def imagenet_weights(builder: str) -> Entry | None:
-    """What `weights="imagenet"` means for a builder.
+def best_weights(builder: str, dataset: str) -> Entry | None:
+    """What `weights="imagenet"` or `"cifar10"` means for a builder.
 
     Args:
         builder: Name of the builder.
+        dataset: One of `DATASETS`.
 
     Returns:
-        The entry that tells ImageNet-1k's classes apart with the highest published top-1 accuracy;
+        The entry that tells the data set's classes apart with the highest published top-1 accuracy;
         the first of the catalogue where none is published; None if the builder has no such entry.
     """
-    entries = [entry for entry in list_weights(builder) if entry.classes == 1000]
+    classes = DATASETS[dataset][1]
+    entries = [entry for entry in list_weights(builder) if entry.classes == classes]
     return max(entries, key=lambda entry: entry.top1 or 0, default=None)
 
 

@@ -1,4 +1,4 @@
-"""Downloads the files of the catalogue, each once.
+"""The files of the catalogue: those that ship with the package, and downloads, each once.
 
 `keras.utils.get_file` writes under the final name and starts again after an interruption, and
 `huggingface_hub` (2.4) deletes what an interrupted download left and checks no hash of what it got
@@ -33,6 +33,8 @@ from keras_preact.files import PARTIAL
 from keras_preact.version import __version__
 from keras_preact.weights.catalogue import Entry
 
+SHIPPED = Path(__file__).parent.parent / "data"
+
 _CHUNK = 2**20
 _TIMEOUT_SECONDS = 30
 _NETWORK_ERRORS = (
@@ -55,11 +57,13 @@ def cache_folder() -> Path:
 
 def cached_path(entry: Entry) -> Path:
     """Where the file of an entry is, or will be, or can be put by hand."""
+    if entry.url is None:
+        return SHIPPED / entry.file_name
     return cache_folder() / entry.name / entry.file_name
 
 
 def fetch(entry: Entry, check: Callable[[Path], None]) -> Path:
-    """The path of an entry's file, downloaded if it is not there yet.
+    """The path of an entry's file, downloaded if it neither ships nor is there yet.
 
     Args:
         entry: What to fetch.
@@ -77,6 +81,8 @@ def fetch(entry: Entry, check: Callable[[Path], None]) -> Path:
     if path.is_file():
         _check_cached(path, entry)
         return path
+    if entry.url is None:
+        raise DownloadError(f"There is no {str(path)!r}. {repair_hint(entry)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(path):
@@ -103,8 +109,15 @@ def _check_cached(path: Path, entry: Entry) -> None:
     if entry.hash and not _has_hash(path, entry.hash):
         raise DownloadError(
             f"{str(path)!r} is not the file that was published as {entry.name!r}: its hash is not "
-            f"{entry.hash}. Delete it, and it is downloaded again from {entry.url}."
+            f"{entry.hash}. {repair_hint(entry)}"
         )
+
+
+def repair_hint(entry: Entry) -> str:
+    """What to do about a damaged file of an entry, as a sentence."""
+    if entry.url is None:
+        return "It ships with keras_preact: install the package again."
+    return f"If it is damaged, delete it, and it is downloaded again from {entry.url}."
 
 
 @dataclass(frozen=True)

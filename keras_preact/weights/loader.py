@@ -10,7 +10,7 @@ import keras
 
 from keras_preact.layer_names import first_convolution
 from keras_preact.weights.catalogue import CATALOGUE, Entry
-from keras_preact.weights.download import fetch
+from keras_preact.weights.download import fetch, repair_hint
 from keras_preact.weights.identify import check_builder
 from keras_preact.weights.input_channels import adapt_kernel
 from keras_preact.weights.named import NamedWeights, set_named_weights
@@ -29,10 +29,10 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
 
     Args:
         model: The model, built.
-        weights: Name of an entry of the catalogue, which is downloaded unless it is in the cache;
-            or the path of a `.weights.h5` file (`model.save_weights`), of a `.keras` file
-            (`model.save`), or of a file as timm (`.safetensors`), keras.applications (`.h5`) or
-            BiT (`.npz`) publish them.
+        weights: Name of an entry of the catalogue, whose file ships with the package, or is
+            downloaded unless it is in the cache; or the path of a `.weights.h5` file
+            (`model.save_weights`), of a `.keras` file (`model.save`), or of a file as timm
+            (`.safetensors`), keras.applications (`.h5`) or BiT (`.npz`) publish them.
 
     Raises:
         ValueError: If the name ends otherwise, there is no such file, or its weights are those of
@@ -43,7 +43,7 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
     if entry:
         path, source = fetch(entry, functools.partial(_check, entry)), entry.source
         description = f"{entry.name!r}, in {str(path)!r},"
-        hint = f" If the file is damaged, delete it, and it is downloaded again from {entry.url}."
+        hint = f" {repair_hint(entry)}"
     else:
         path = Path(weights)
         source, description, hint = source_of(path), repr(str(path)), ""

@@ -7,14 +7,13 @@ from pathlib import Path
 
 from keras_preact.weights.catalogue import (
     CATALOGUE,
+    DATASETS,
     Entry,
+    best_weights,
     did_you_mean,
-    imagenet_weights,
     list_weights,
 )
 from keras_preact.weights.sources import is_weights_file, source_of
-
-IMAGENET = "imagenet"
 
 
 def resolve_weights(
@@ -23,7 +22,7 @@ def resolve_weights(
     """Find what `weights` names, before anything is built or downloaded.
 
     Args:
-        weights: None, `"imagenet"`, the name of an entry of the catalogue, or a path.
+        weights: None, one of `DATASETS`, the name of an entry of the catalogue, or a path.
         builder: Name of the builder; None for a net that is not published.
         include_top: Whether the net has a classifier.
         classes: Number of its classes.
@@ -54,12 +53,12 @@ def resolve_weights(
 
 def _entry(weights: str | os.PathLike, builder: str | None) -> Entry | None:
     """The entry that a name means; None if it is not a name but a path."""
-    if weights == IMAGENET:
-        entry = builder and imagenet_weights(builder)
+    if weights in DATASETS:
+        entry = builder and best_weights(builder, weights)
         if not entry:
             raise ValueError(
-                f'`weights="imagenet"`: there are no weights trained on ImageNet-1k for '
-                f"{builder or 'a net of its own architecture'}. {_existing(builder)}"
+                f'`weights="{weights}"`: there are no weights trained on {DATASETS[weights][0]} '
+                f"for {builder or 'a net of its own architecture'}. {_existing(builder)}"
             )
         return entry
     name = os.fspath(weights)
@@ -68,9 +67,9 @@ def _entry(weights: str | os.PathLike, builder: str | None) -> Entry | None:
     if not isinstance(weights, str) or is_weights_file(name):
         return None
     raise ValueError(
-        '`weights` must be None, "imagenet", the name of an entry of '
+        '`weights` must be None, "imagenet", "cifar10", the name of an entry of '
         "`keras_preact.weights.list_weights()`, or the path of a file of weights. "
-        f"Received: {name!r}.{did_you_mean(name, [IMAGENET, *CATALOGUE])} {_existing(builder)}"
+        f"Received: {name!r}.{did_you_mean(name, [*DATASETS, *CATALOGUE])} {_existing(builder)}"
     )
 
 

@@ -48,8 +48,8 @@ def test_a_path_that_ends_otherwise(tmp_path):
 
 
 def test_imagenet_for_a_net_that_has_none():
-    with pytest.raises(ValueError, match="ImageNet-1k for PreActResNet20. There are none"):
-        keras_preact.PreActResNet20(weights="imagenet")
+    with pytest.raises(ValueError, match="ImageNet-1k for PreActResNet56. There are none"):
+        keras_preact.PreActResNet56(weights="imagenet")
     with pytest.raises(ValueError, match="ImageNet-1k for a net of its own architecture"):
         keras_preact.PreActResNet(BUILDER.architecture, weights="imagenet")
 

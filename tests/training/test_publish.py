@@ -1,0 +1,46 @@
+"""Weights and model card of a finished run."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import pytest
+
+from training.evaluate import main as evaluate
+from training.files import write_json
+from training.publish import main as publish
+from training.run import read_run
+
+NAMES = ("--data-name", "Digits", "--name", "tiny_digits")
+
+
+def test_the_card_tells_what_the_file_does(train, tmp_path, capsys):
+    run, output = tmp_path / "run", tmp_path / "published"
+    assert train(run) == 0
+    assert evaluate(["--model", str(run)]) == 0
+    accuracy = re.search(r"Top-1 +(\S+)%", capsys.readouterr().out)[1]
+    assert publish(["--model", str(run), "--data", "digits", *NAMES, "--output", str(output)]) == 0
+    card = (output / "tiny_digits.md").read_text()
+    digest = hashlib.sha256((output / "tiny_digits.weights.h5").read_bytes()).hexdigest()
+    assert digest in card
+    published = float(re.search(r"(\S+)% of the \d+ test images", card)[1])
+    # 16 bits may turn an image of the few.
+    assert published == pytest.approx(float(accuracy), abs=0.5)
+    assert "3 epochs" in card and "| `ema_momentum` | `0.9` |" in card
+    assert len(list(output.iterdir())) == 2
+
+
+def test_what_cannot_be_published(train, tmp_path, capsys):
+    run, output = tmp_path / "run", tmp_path / "published"
+    assert train(run) == 0
+    record = read_run(run)
+    write_json(run / "run.json", record | {"class_names": ["cat", "dog"]})
+    command = ["--model", str(run), "--data", "digits", *NAMES, "--output", str(output)]
+    assert publish(command) == 2
+    assert "was trained on ['cat', 'dog']" in capsys.readouterr().err
+    (run / "run.json").unlink()
+    sizes = ["--input-size", "8", "--mean", "0.3", "--std", "0.4"]
+    assert publish(["--model", str(run / "model.keras"), *command[2:], *sizes]) == 2
+    assert "there is no run.json beside" in capsys.readouterr().err
+    assert not output.exists()

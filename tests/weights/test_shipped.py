@@ -1,0 +1,154 @@
+"""The weights that ship with the package."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import socket
+import tarfile
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+import keras_preact
+from keras_preact.weights import (
+    DownloadError,
+    cached_path,
+    list_weights,
+    load_weights,
+    named_weights,
+    save_half_precision,
+)
+from keras_preact.weights.catalogue import CATALOGUE
+from training.data import evaluation_pipeline
+from training.evaluate import evaluate
+from training.recipe import Recipe
+from training.sources import open_source
+
+ARCHIVE = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg.tar.xz"
+SHIPPED = [entry for entry in list_weights() if entry.url is None]
+BY_NAME = pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: entry.name)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """A machine whose every connection fails."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError("a connection is opened")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+
+
+@BY_NAME
+def test_the_file_is_that_of_the_entry_and_of_the_card(entry):
+    file = cached_path(entry)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert entry.hash == f"sha256:{digest}"
+    card = file.with_name(file.name.replace(".weights.h5", ".md")).read_text(encoding="utf-8")
+    assert digest in card
+    assert (
+        round(float(re.search(r"(\d+\.\d+)% of the 10,000 test images", card)[1]), 1) == entry.top1
+    )
+
+
+@BY_NAME
+def test_it_loads_without_a_network(entry, no_network, cache):
+    builder = keras_preact.BUILDERS[entry.builder]
+    model = builder(weights="cifar10")
+    random = builder(weights=None)
+    assert not np.allclose(model.get_layer("head_norm").gamma, random.get_layer("head_norm").gamma)
+    features = builder(weights=entry.name, include_top=False)
+    assert len(features.weights) == len(model.weights) - 2
+    assert not cache.exists()
+
+
+@BY_NAME
+def test_it_needs_its_classes(entry):
+    with pytest.raises(ValueError, match="must be 10, as .*classes=100"):
+        keras_preact.BUILDERS[entry.builder](weights="cifar10", classes=100)
+
+
+def test_cifar10_for_a_net_that_has_none():
+    with pytest.raises(ValueError, match="trained on CIFAR-10 for PreActResNet50. For Pre"):
+        keras_preact.PreActResNet50(weights="cifar10")
+
+
+def test_a_damaged_or_missing_file_says_so(monkeypatch, tmp_path):
+    entry = SHIPPED[0]
+    monkeypatch.setattr("keras_preact.weights.download.SHIPPED", tmp_path)
+    with pytest.raises(DownloadError, match="There is no .*install the package again"):
+        keras_preact.PreActResNet20(weights="cifar10")
+    (tmp_path / entry.file_name).write_bytes(b"damaged")
+    with pytest.raises(DownloadError, match="its hash is not .*install the package again"):
+        keras_preact.PreActResNet20(weights="cifar10")
+    monkeypatch.setitem(CATALOGUE, entry.name, dataclasses.replace(entry, hash=None))
+    with pytest.raises(ValueError, match="cannot be read.*install the package again"):
+        keras_preact.PreActResNet20(weights="cifar10")
+
+
+@pytest.fixture(scope="module")
+def cifar10_test(tmp_path_factory):
+    """The test images of CIFAR-10 as JPEG files, in class folders."""
+    if not ARCHIVE.exists():
+        pytest.skip(f"needs {ARCHIVE.name} in ../shared/data")
+    folder = tmp_path_factory.mktemp("images")
+    with tarfile.open(ARCHIVE) as archive:
+        members = [each for each in archive if each.name.startswith("cifar10/test/")]
+        archive.extractall(folder, members)
+    return folder / "cifar10"
+
+
+@BY_NAME
+def test_the_accuracy_on_the_test_images(entry, cifar10_test):
+    source = open_source(str(cifar10_test))
+    preprocessing = entry.preprocessing
+    recipe = Recipe(**preprocessing.get_config(), channels=preprocessing.channels)
+    model = keras_preact.BUILDERS[entry.builder](weights="cifar10")
+    batches = evaluation_pipeline(source, recipe)
+    result = evaluate(model, batches, source.class_names)
+    assert result.images == 10_000
+    # Kernels of other processors round the scores of a few images to another class.
+    assert 100 * result.top1 == pytest.approx(entry.top1, abs=0.15)
+
+
+def test_kernels_take_16_bits_and_the_rest_32(net, tmp_path):
+    path = tmp_path / "net.weights.h5"
+    save_half_precision(net, path)
+    dtypes = {}
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, each: (
+                dtypes.setdefault(each.ndim > 1, set()).add(str(each.dtype))
+                if isinstance(each, h5py.Dataset)
+                else None
+            )
+        )
+    assert dtypes == {True: {"float16"}, False: {"float32"}}
+    other = keras_preact.PreActResNet20()
+    load_weights(other, path)
+    expected = named_weights(net)
+    for layer, arrays in named_weights(other).items():
+        for key, array in arrays.items():
+            theirs = expected[layer][key]
+            tolerance = 2**-11 * np.abs(theirs) if array.ndim > 1 else 0
+            assert array.dtype == np.float32
+            assert np.all(np.abs(array - theirs) <= tolerance + 2**-25), (layer, key)
+    keras_preact.PreActResNet20().load_weights(path)
+
+
+def test_what_16_bits_cannot_hold_is_refused(tmp_path):
+    path = tmp_path / "net.weights.h5"
+    path.write_bytes(b"older")
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    for value in (1e5, np.nan):
+        model.layers[0].kernel.assign([[value]])
+        with pytest.raises(ValueError, match="16-bit floats end at 65504.0. Received: "):
+            save_half_precision(model, path)
+    assert path.read_bytes() == b"older"
+    with pytest.raises(ValueError, match=r"must end in .weights.h5. Received: 'net.h5'"):
+        save_half_precision(model, "net.h5")

@@ -1,0 +1,148 @@
+"""Make a run's net ready to ship: `python -m training.publish --model RUN --output FOLDER`.
+
+Writes the weights with 16-bit kernels, `NAME.weights.h5`, evaluates the net again with what is in
+that file, and writes a model card, `NAME.md`, which it also prints. SHA-256 and accuracy are what a
+row of `keras_preact.weights.catalogue` needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_preact.weights import load_weights, save_half_precision
+from training.data import evaluation_pipeline
+from training.evaluate import Evaluation, evaluate
+from training.files import replacing
+from training.recipe import Recipe
+from training.sources import open_source
+from training.trained import Trained, add_trained_arguments, load_trained
+
+
+def publish(trained: Trained, source: str, output: Path, name: str, data: str) -> str:
+    """Write weights and card of a trained net.
+
+    Args:
+        trained: The net, with the record of its run.
+        source: Its images, as for `training.train`.
+        output: The folder.
+        name: Name of both files, less their endings.
+        data: What the card calls the images.
+
+    Returns:
+        The card.
+
+    Raises:
+        ValueError: If the net has no record of its run, or its classes are not the source's.
+    """
+    if not trained.record:
+        raise ValueError(
+            f"a card tells how the net was trained, and there is no run.json beside {trained.file}"
+        )
+    images = open_source(source)
+    if list(images.class_names) != trained.record["class_names"]:
+        raise ValueError(
+            f"{source} has the classes {list(images.class_names)}. The net was trained on "
+            f"{trained.record['class_names']}"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    weights = output / f"{name}.weights.h5"
+    save_half_precision(trained.model, weights)
+    load_weights(trained.model, weights)
+    preprocessing = trained.preprocessing
+    recipe = Recipe(**preprocessing.get_config(), channels=preprocessing.channels)
+    result = evaluate(trained.model, evaluation_pipeline(images, recipe), images.class_names)
+    card = _card(trained, weights, data, result)
+    with replacing(output / f"{name}.md") as partial:
+        partial.write_text(card, encoding="utf-8")
+    return card
+
+
+def _card(trained: Trained, weights: Path, data: str, result: Evaluation) -> str:
+    record = trained.record
+    recipe, default = record["recipe"], dataclasses.asdict(Recipe())
+    changed = {key: value for key, value in recipe.items() if default.get(key) != value}
+    count = trained.model.count_params()
+    last = record["history"][-1]
+    return f"""# {recipe["model"]}, {data}
+
+- File: `{weights.name}`, {weights.stat().st_size:,} bytes, kernels in 16 bits, SHA-256
+  `{hashlib.sha256(weights.read_bytes()).hexdigest()}`
+- Net: `keras_preact.{recipe["model"]}`, {count:,} parameters, {len(result.class_names)} classes:
+  {", ".join(result.class_names)}
+- Trained on: the {record["images"]["train"]:,} training images of {data}, {last["epoch"]} epochs
+- Accuracy, evaluated from this file: {result.top1:.2%} of the {result.images:,} test images;
+  {_percent(result.top5)} with the five likeliest classes
+- Images: {_preprocessing(record["preprocessing"])}
+- Licence: Apache-2.0
+
+| class | recognised |
+| --- | --- |
+{_rows({name: _percent(share) for name, share in result.per_class.items()})}
+
+## Training
+
+`{record["command"]}`
+
+On {", ".join(record["devices"])}, seed {record["seed"]}. Values of the recipe that are not
+`training.train`'s own defaults:
+
+| value | |
+| --- | --- |
+{_rows({f"`{name}`": f"`{value}`" for name, value in changed.items()})}
+
+Versions: {", ".join(f"{name} {version}" for name, version in record["versions"].items())}.
+"""
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{share:.2%}"
+
+
+def _preprocessing(config: dict[str, Any]) -> str:
+    return (
+        f"{config['input_size']} x {config['input_size']} pixels, scaled to 0..1, less "
+        f"{config['mean']}, divided by {config['std']}"
+    )
+
+
+def _rows(cells: dict[str, str]) -> str:
+    return "\n".join(f"| {name} | {value} |" for name, value in cells.items())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The command line, without the program; that of the process by default.
+
+    Returns:
+        The exit status: 0, or 2 for a wrong argument.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m training.publish",
+        description="Write a trained net's weights with 16-bit kernels, and a model card.",
+        allow_abbrev=False,
+    )
+    add_trained_arguments(parser)
+    parser.add_argument("--data", required=True, metavar="SOURCE", help="as for training.train")
+    parser.add_argument("--data-name", required=True, metavar="TEXT", help="what the card calls it")
+    parser.add_argument("--name", required=True, help="of the files, less their endings")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder")
+    options = parser.parse_args(arguments)
+    try:
+        trained = load_trained(options)
+        print(publish(trained, options.data, options.output, options.name, options.data_name))
+    except (ValueError, OSError) as error:
+        print(f"training.publish: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
