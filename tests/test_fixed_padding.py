@@ -140,6 +140,22 @@ def test_narrow_1x1_convolutions_train_as_matrix_products(filters, is_product):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_16_bit_inputs_are_padded_before_the_convolution(dtype):
+    """TensorFlow's gradients of a convolution that pads know no 16-bit numbers on a CPU."""
+    x = tf.constant(_x(2, 9, 9, 8))
+    layer = Conv2D(16, 3, strides=2, dtype=dtype, kernel_initializer="he_normal")
+    reference = Conv2D(16, 3, strides=2)
+    layer(x), reference(x)
+    reference.kernel.assign(layer.kernel)
+    trained, kinds = _gradients(layer, x, training=True)
+    expected, _ = _gradients(reference, x, training=True)
+    assert ("Pad" in kinds) == (dtype != "float32")
+    for one, other in zip(trained, expected, strict=True):
+        tolerance = 1e-6 if dtype == "float32" else 0.05
+        assert np.abs(np.asarray(one, "float32") - other).max() <= tolerance * np.abs(other).max()
+
+
 def test_biases_go_to_the_channels_of_maps_as_wide_as_they_are_deep():
     x = np.random.default_rng(0).standard_normal((1, 8, 8, 4)).astype("float32")
     last = Conv2D(8, 1, bias_initializer="normal")

@@ -15,6 +15,7 @@ from keras import ops
 
 from keras_preact.layers.device import (
     has_gpu,
+    kernels_pad,
     kernels_take_channels_first,
     kernels_take_groups,
 )
@@ -166,7 +167,7 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
     def _convolve_group(self, inputs: Any, kernel: Any, data_format: str) -> Any:
         if self.pads:
             widths = pad_widths(self.pads, data_format)
-            if keras.backend.backend() == "tensorflow":
+            if kernels_pad(keras.backend.standardize_dtype(inputs.dtype)):
                 return self._convolve_on_tensorflow(inputs, kernel, data_format, widths)
             inputs = ops.pad(inputs, widths)
         return ops.conv(
