@@ -286,6 +286,9 @@ def test_entries_bring_their_preprocessing():
 
 def test_a_data_set_means_what_the_builders_load():
     catalogue = pytest.importorskip("keras_preact.weights.catalogue")
+    np.testing.assert_array_equal(
+        preprocess_input(picture()), preprocess_input(picture(), weights="imagenet")
+    )
     for dataset in catalogue.DATASETS:
         entries = [catalogue.best_weights(name, dataset) for name in keras_preact.BUILDERS]
         assert any(entries)
@@ -411,7 +414,7 @@ def test_it_is_the_same_on_other_backends(tmp_path):
     np.testing.assert_allclose(normalised, preprocess_input(picture()), atol=1e-6)
 
 
-def test_the_wheel_holds_the_names_of_the_classes(tmp_path):
+def test_the_wheel_holds_the_data_files(tmp_path):
     """The build that makes a wheel of the package takes the data files along."""
     root = Path(__file__).parents[1]
     subprocess.run(
@@ -421,4 +424,6 @@ def test_the_wheel_holds_the_names_of_the_classes(tmp_path):
         capture_output=True,
     )
     data = tmp_path / "lib" / "keras_preact" / "data"
-    assert {path.name for path in data.iterdir()} == {"README.md", "imagenet_classes.tsv"}
+    held = {path.name for path in data.iterdir()}
+    assert held == {path.name for path in (root / "keras_preact" / "data").iterdir()}
+    assert held >= {"imagenet_classes.tsv", "preactresnet20_cifar10.weights.h5"}

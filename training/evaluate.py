@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from training.data import evaluation_pipeline
 from training.files import replacing, write_json
-from training.recipe import Recipe
+from training.recipe import recipe_for
 from training.report import draw_confusion
 from training.sources import open_source
 from training.trained import Trained, add_trained_arguments, load_trained
@@ -177,12 +177,7 @@ def _run(options: argparse.Namespace) -> None:
     _check_fit(trained, source.class_names)
     if trained.record and trained.record["class_names"] != list(source.class_names):
         print(f"Note: the classes of {name} are not named as those the net was trained on.")
-    preprocessing = trained.preprocessing
-    recipe = Recipe(
-        **preprocessing.get_config(),
-        channels=preprocessing.channels,
-        batch_size=options.batch_size,
-    )
+    recipe = recipe_for(trained.preprocessing, batch_size=options.batch_size)
     batches = evaluation_pipeline(source, recipe, options.split)
     evaluation = evaluate(trained.model, batches, source.class_names)
     output = options.output or trained.file.parent

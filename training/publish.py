@@ -10,16 +10,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from keras_preact.preprocessing import Preprocessing
 from keras_preact.weights import load_weights, save_half_precision
 from training.data import evaluation_pipeline
 from training.evaluate import Evaluation, evaluate
 from training.files import replacing
-from training.recipe import Recipe
+from training.recipe import Recipe, recipe_for
 from training.sources import open_source
 from training.trained import Trained, add_trained_arguments, load_trained
 
@@ -54,9 +55,8 @@ def publish(trained: Trained, source: str, output: Path, name: str, data: str) -
     weights = output / f"{name}.weights.h5"
     save_half_precision(trained.model, weights)
     load_weights(trained.model, weights)
-    preprocessing = trained.preprocessing
-    recipe = Recipe(**preprocessing.get_config(), channels=preprocessing.channels)
-    result = evaluate(trained.model, evaluation_pipeline(images, recipe), images.class_names)
+    batches = evaluation_pipeline(images, recipe_for(trained.preprocessing))
+    result = evaluate(trained.model, batches, images.class_names)
     card = _card(trained, weights, data, result)
     with replacing(output / f"{name}.md") as partial:
         partial.write_text(card, encoding="utf-8")
@@ -65,7 +65,9 @@ def publish(trained: Trained, source: str, output: Path, name: str, data: str) -
 
 def _card(trained: Trained, weights: Path, data: str, result: Evaluation) -> str:
     record = trained.record
-    recipe, default = record["recipe"], dataclasses.asdict(Recipe())
+    # As it is in the record: lists instead of tuples.
+    default = json.loads(json.dumps(dataclasses.asdict(Recipe())))
+    recipe = record["recipe"]
     changed = {key: value for key, value in recipe.items() if default.get(key) != value}
     count = trained.model.count_params()
     last = record["history"][-1]
@@ -78,7 +80,7 @@ def _card(trained: Trained, weights: Path, data: str, result: Evaluation) -> str
 - Trained on: the {record["images"]["train"]:,} training images of {data}, {last["epoch"]} epochs
 - Accuracy, evaluated from this file: {result.top1:.2%} of the {result.images:,} test images;
   {_percent(result.top5)} with the five likeliest classes
-- Images: {_preprocessing(record["preprocessing"])}
+- Images: {_preprocessing(trained.preprocessing)}
 - Licence: Apache-2.0
 
 | class | recognised |
@@ -89,8 +91,7 @@ def _card(trained: Trained, weights: Path, data: str, result: Evaluation) -> str
 
 `{record["command"]}`
 
-On {", ".join(record["devices"])}, seed {record["seed"]}. Values of the recipe that are not
-`training.train`'s own defaults:
+On {", ".join(record["devices"])}, seed {record["seed"]}. The recipe, less its defaults:
 
 | value | |
 | --- | --- |
@@ -104,10 +105,11 @@ def _percent(share: float | None) -> str:
     return "unknown" if share is None else f"{share:.2%}"
 
 
-def _preprocessing(config: dict[str, Any]) -> str:
+def _preprocessing(preprocessing: Preprocessing) -> str:
+    size = preprocessing.input_size
     return (
-        f"{config['input_size']} x {config['input_size']} pixels, scaled to 0..1, less "
-        f"{config['mean']}, divided by {config['std']}"
+        f"{size} x {size} pixels, scaled to 0..1, less {list(preprocessing.mean)}, divided by "
+        f"{list(preprocessing.std)}"
     )
 
 

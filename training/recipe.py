@@ -385,6 +385,19 @@ def preprocessing_of(recipe: Recipe) -> Preprocessing:
     )
 
 
+def recipe_for(preprocessing: Preprocessing, **values: Any) -> Recipe:
+    """A recipe whose images are preprocessed so, the reverse of `preprocessing_of`.
+
+    Args:
+        preprocessing: What the images go through.
+        **values: Further values of the recipe.
+
+    Returns:
+        The recipe; its other values are the defaults.
+    """
+    return Recipe(**preprocessing.get_config(), channels=preprocessing.channels, **values)
+
+
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Say in which values two recipes, as dictionaries, differ: one line each."""
     return [

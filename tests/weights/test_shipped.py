@@ -26,7 +26,7 @@ from keras_preact.weights import (
 from keras_preact.weights.catalogue import CATALOGUE
 from training.data import evaluation_pipeline
 from training.evaluate import evaluate
-from training.recipe import Recipe
+from training.recipe import recipe_for
 from training.sources import open_source
 
 ARCHIVE = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg.tar.xz"
@@ -106,10 +106,8 @@ def cifar10_test(tmp_path_factory):
 @BY_NAME
 def test_the_accuracy_on_the_test_images(entry, cifar10_test):
     source = open_source(str(cifar10_test))
-    preprocessing = entry.preprocessing
-    recipe = Recipe(**preprocessing.get_config(), channels=preprocessing.channels)
     model = keras_preact.BUILDERS[entry.builder](weights="cifar10")
-    batches = evaluation_pipeline(source, recipe)
+    batches = evaluation_pipeline(source, recipe_for(entry.preprocessing))
     result = evaluate(model, batches, source.class_names)
     assert result.images == 10_000
     # Kernels of other processors round the scores of a few images to another class.
