@@ -127,17 +127,51 @@ def _gradients(layer, x, training):
     return step(x), kinds
 
 
-@pytest.mark.parametrize(("filters", "is_product"), [(8, True), (4096, False)])
-def test_narrow_1x1_convolutions_train_as_matrix_products(filters, is_product):
+# What a training step of a 1x1 convolution consists of.
+PRODUCTS = {"MatMul"}
+CONVOLUTION = {"Conv2D", "Conv2DBackpropInput", "MatMul"}
+
+
+@pytest.mark.parametrize(
+    ("filters", "dtype", "operations"),
+    [
+        (8, "float32", PRODUCTS),
+        (4096, "float32", CONVOLUTION),
+        (8, "mixed_bfloat16", CONVOLUTION),
+    ],
+)
+def test_1x1_convolutions_train_with_products(filters, dtype, operations):
     x = tf.constant(_x(2, 5, 3, 16))
-    layer = Conv2D(filters, 1, activation="relu", bias_initializer="ones")
+    layer = Conv2D(filters, 1, activation="relu", bias_initializer="ones", dtype=dtype)
     layer(x)
     trained, kinds = _gradients(layer, x, training=True)
     expected, kinds_of_inference = _gradients(layer, x, training=False)
-    assert ("MatMul" in kinds) == is_product == ("Conv2D" not in kinds)
+    assert kinds & (CONVOLUTION | {"Conv2DBackpropFilter"}) == operations
     assert "Conv2D" in kinds_of_inference
+    tolerance = 1e-5 if dtype == "float32" else 0.02
     for one, other in zip(trained, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+        one, other = (np.asarray(each, "float32") for each in (one, other))
+        assert np.abs(one - other).max() <= tolerance * np.abs(other).max()
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_1x1_convolutions_differentiate_twice(jit_compile):
+    """As the curvature of the loss needs it."""
+    x, direction = tf.constant(_x(2, 5, 3, 16)), tf.constant(_x(1, 1, 16, 2048))
+    layer = Conv2D(2048, 1)
+    layer(x)
+
+    @tf.function(jit_compile=jit_compile)
+    def product(training):
+        kernel = layer.kernel.value
+        with tf.GradientTape() as outer:
+            with tf.GradientTape() as inner:
+                loss = tf.reduce_sum(tf.tanh(layer(x, training=training)) ** 2)
+            along = tf.reduce_sum(inner.gradient(loss, kernel) * direction)
+        return outer.gradient(along, kernel)
+
+    one, other = product(True), product(False)
+    assert np.abs(one - other).max() <= 1e-4 * np.abs(other).max()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])

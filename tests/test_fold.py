@@ -134,8 +134,9 @@ def nodes(model: keras.Model) -> Counter:
 def test_the_graph_has_a_bias_in_place_of_each_folded_norm():
     before, after = nodes(net()), nodes(fold(net()))
     assert before["FusedBatchNormV3"] == 16
-    assert after["FusedBatchNormV3"] == 0
-    assert after["Mul"] == 6  # scales of the five units' first norms and the head's
+    # Scales and shifts of the five units' first norms and the head's: a kernel each.
+    assert after["FusedBatchNormV3"] == 6
+    assert after["Mul"] == 0
     assert after["Conv2D"] == before["Conv2D"]
     assert after["BiasAdd"] - before["BiasAdd"] == 10  # norms inside the units
 

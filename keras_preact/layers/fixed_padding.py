@@ -7,7 +7,6 @@ half the kernel on every side. Where the stride is 1 the two agree.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import keras
@@ -19,10 +18,7 @@ from keras_preact.layers.device import (
     kernels_take_channels_first,
     kernels_take_groups,
 )
-
-# On a CPU, TensorFlow trains a 1x1 convolution of up to so many weights faster as a matrix product
-# of the pixels; in wider ones the convolution kernel wins (`benchmarks/pointwise.py`).
-_PRODUCT_WEIGHTS = 16384
+from keras_preact.layers.pointwise import pointwise
 
 
 def _check_odd(name: str, sizes: tuple[int, ...]) -> None:
@@ -135,18 +131,17 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         # In inference a convolution is better: TensorFlow merges it with the norm that follows.
-        if training and self._product_is_faster():
-            outputs = ops.matmul(inputs, self.kernel_in_use(self.kernel)[0, 0])
+        if training and self._is_pointwise_on_cpu():
+            outputs = pointwise(inputs, self.kernel_in_use(self.kernel))
         else:
             outputs = self.convolution_op(inputs, self.kernel)
         return self.finish(outputs)
 
-    def _product_is_faster(self) -> bool:
+    def _is_pointwise_on_cpu(self) -> bool:
         return (
             self.kernel_size == self.strides == (1, 1)
             and self.groups == 1
             and self.data_format == "channels_last"
-            and math.prod(self.kernel.shape) <= _PRODUCT_WEIGHTS
             and keras.backend.backend() == "tensorflow"
             and not has_gpu()
         )

@@ -7,9 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_preact.layers.device import kernels_take_channels_first
-
-_FUSED_DTYPES = ("float16", "bfloat16", "float32")
+from keras_preact.layers.fused_norm import fused_norm, fused_norm_fits
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -29,29 +27,23 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return self._fused_call(inputs, training=bool(training and self.trainable))
 
     def _fused_kernel_fits(self, inputs: Any, mask: Any) -> bool:
-        if keras.backend.backend() != "tensorflow" or mask is not None:
+        if mask is not None or self.synchronized or self.renorm:
             return False
-        if self.synchronized or self.renorm or len(inputs.shape) != 4:
-            return False
-        if self.variable_dtype != "float32":
-            return False
-        if keras.backend.standardize_dtype(inputs.dtype) not in _FUSED_DTYPES:
-            return False
-        return self.axis in (-1, 3) or (self.axis in (1, -3) and kernels_take_channels_first())
+        return fused_norm_fits(inputs, self.axis, self.variable_dtype)
 
     def _fused_call(self, inputs: Any, training: bool) -> Any:
         import tensorflow as tf
 
         channels = (inputs.shape[self.axis],)
-        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
-            scale=ops.convert_to_tensor(self.gamma) if self.scale else tf.ones(channels),
-            offset=ops.convert_to_tensor(self.beta) if self.center else tf.zeros(channels),
-            mean=[] if training else ops.convert_to_tensor(self.moving_mean),
-            variance=[] if training else ops.convert_to_tensor(self.moving_variance),
+        outputs, mean, variance = fused_norm(
+            inputs,
+            ops.convert_to_tensor(self.gamma) if self.scale else tf.ones(channels),
+            ops.convert_to_tensor(self.beta) if self.center else tf.zeros(channels),
+            [] if training else ops.convert_to_tensor(self.moving_mean),
+            [] if training else ops.convert_to_tensor(self.moving_variance),
+            axis=self.axis,
             epsilon=self.epsilon,
-            data_format="NHWC" if self.axis in (-1, 3) else "NCHW",
-            is_training=training,
+            training=training,
         )
         if training:
             count = tf.cast(tf.size(inputs, out_type=tf.int64) // channels[0], variance.dtype)

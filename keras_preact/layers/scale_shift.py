@@ -7,13 +7,20 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_preact.layers.fused_norm import fused_norm, fused_norm_fits
+
+# A variance that makes 1, exactly, with it.
+_EPSILON = 2.0**-10
+
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class ScaleShift(keras.layers.Layer):
     """`inputs * scale + shift`, with one scale and one shift for each channel.
 
     `keras_preact.transforms.fold` puts it in the place of a batch norm that no convolution can take
-    in. Where the layer computes in 16 bits the arithmetic is in float32, as a norm's is.
+    in. Where the layer computes in 16 bits the arithmetic is in float32, as a norm's is. On
+    TensorFlow it is a norm's kernel too, which takes in the ReLU that follows: one pass over the
+    maps instead of three, or of five in 16 bits.
 
     Args:
         axis: Axis of the channels.
@@ -37,6 +44,18 @@ class ScaleShift(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         scale, shift = ops.convert_to_tensor(self.scale), ops.convert_to_tensor(self.shift)
+        if fused_norm_fits(inputs, self.axis, self.variable_dtype):
+            outputs, *_ = fused_norm(
+                inputs,
+                scale,
+                shift,
+                ops.zeros_like(scale),
+                ops.full_like(scale, 1 - _EPSILON),
+                axis=self.axis,
+                epsilon=_EPSILON,
+                training=False,
+            )
+            return outputs
         if self.axis not in (-1, len(inputs.shape) - 1):
             shape = [1] * len(inputs.shape)
             shape[self.axis] = -1

@@ -1,0 +1,71 @@
+"""TensorFlow's fused kernel of batch normalisation: one pass over the maps in inference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_preact.layers.device import kernels_take_channels_first
+
+_DTYPES = ("float16", "bfloat16", "float32")
+
+
+def fused_norm_fits(inputs: Any, axis: int, variable_dtype: str) -> bool:
+    """Whether `fused_norm` can be called.
+
+    Args:
+        inputs: Maps.
+        axis: Axis of the channels.
+        variable_dtype: Of scale, shift and statistics.
+
+    Returns:
+        True on TensorFlow for float16, bfloat16 and float32 maps of rank 4 whose channels come
+        last, or come first on a GPU, with float32 weights.
+    """
+    if keras.backend.backend() != "tensorflow" or len(inputs.shape) != 4:
+        return False
+    if variable_dtype != "float32" or keras.backend.standardize_dtype(inputs.dtype) not in _DTYPES:
+        return False
+    return axis in (-1, 3) or (axis in (1, -3) and kernels_take_channels_first())
+
+
+def fused_norm(
+    inputs: Any,
+    scale: Any,
+    shift: Any,
+    mean: Any,
+    variance: Any,
+    *,
+    axis: int,
+    epsilon: float,
+    training: bool,
+) -> tuple[Any, Any, Any]:
+    """`(inputs - mean) / sqrt(variance + epsilon) * scale + shift`.
+
+    Args:
+        inputs: Maps of rank 4, for which `fused_norm_fits`.
+        scale: float32 `(channels,)`.
+        shift: float32 `(channels,)`.
+        mean: float32 `(channels,)`; empty in training, when the kernel takes the batch's.
+        variance: Likewise.
+        axis: Axis of the channels.
+        epsilon: Added to the variance.
+        training: Whether to normalise with the batch's statistics.
+
+    Returns:
+        Maps of the dtype of `inputs`, the mean, and in training the sample variance.
+    """
+    import tensorflow as tf
+
+    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=inputs,
+        scale=scale,
+        offset=shift,
+        mean=mean,
+        variance=variance,
+        epsilon=epsilon,
+        data_format="NHWC" if axis in (-1, 3) else "NCHW",
+        is_training=training,
+    )
+    return outputs, mean, variance
