@@ -1,4 +1,4 @@
-"""Inference images/s of PreActResNet50, exported and folded, against its peers, on a CPU.
+"""Inference images/s of our 50-layer nets, exported and folded, against their peers, on a CPU.
 
     python -m benchmarks.inference
 
@@ -24,6 +24,7 @@ from benchmarks.train_step import multiply_adds
 from benchmarks.workers import Measured, Step, measure_in_turn
 
 PEER = "keras.applications.ResNet50V2, model.export"
+PEER_16_BITS = f"{PEER}, bfloat16"
 OURS = "PreActResNet50"
 DTYPES = ("float32", "bfloat16")
 
@@ -53,7 +54,7 @@ def _trained(model: Any) -> Any:
     return model
 
 
-def export_all(folder: Path, size: int, dtype: str, with_formats: bool) -> None:
+def export_all(folder: Path, size: int, dtype: str) -> None:
     """Write what the candidates load. It runs in a process of its own."""
     _quiet_tensorflow()
     import keras
@@ -64,10 +65,10 @@ def export_all(folder: Path, size: int, dtype: str, with_formats: bool) -> None:
 
     keras.utils.set_random_seed(0)
     shape = (size, size, 3)
-    policy = None if dtype == "float32" else f"mixed_{dtype}"
-    keras.config.set_dtype_policy(policy or "float32")
-    peer = _trained(keras.applications.ResNet50V2(weights=None, input_shape=shape))
-    peer.export(str(folder / "peer"), verbose=False)
+    for each in dict.fromkeys(("float32", dtype)):
+        keras.config.set_dtype_policy(each if each == "float32" else f"mixed_{each}")
+        peer = _trained(keras.applications.ResNet50V2(weights=None, input_shape=shape))
+        peer.export(str(folder / f"peer-{each}"), verbose=False)
     keras.config.set_dtype_policy("float32")
     preprocessing = Preprocessing(input_size=size)
     for net, exports in _EXPORTS.items():
@@ -80,7 +81,7 @@ def export_all(folder: Path, size: int, dtype: str, with_formats: bool) -> None:
                 dtype=None if dtype == "float32" else dtype,
                 **export_options,
             )
-    for name in FORMATS if with_formats else ():
+    for name in FORMATS if dtype == "float32" else ("openvino",):
         export_format(model, folder / f"format-{name}", name, preprocessing=preprocessing)
 
 
@@ -117,6 +118,15 @@ def prepare_format(file: Path, name: str, batch_size: int, size: int) -> Step:
     return lambda: predict(images)
 
 
+def prepare_openvino_in_16_bits(file: Path, batch_size: int, size: int) -> Step:
+    """Our net in OpenVINO, which takes the float32 model and computes in bfloat16."""
+    from savedmodels.formats import load_openvino
+
+    predict = load_openvino(file, "bf16")
+    images = _images(batch_size, size)
+    return lambda: predict(images)
+
+
 def prepare_torch(batch_size: int, size: int, dtype: str, compiled: bool) -> Step:
     """Timm's net, which has the same topology, in PyTorch."""
     import timm
@@ -143,8 +153,10 @@ def _candidates(
     size, dtype = options.size, options.dtype
     shape = (batch_size, size)
     found: dict[str, tuple[Any, tuple[Any, ...]]] = {
-        PEER: (prepare_savedmodel, (folder / "peer", *shape))
+        PEER: (prepare_savedmodel, (folder / "peer-float32", *shape))
     }
+    if dtype != "float32":
+        found[PEER_16_BITS] = (prepare_savedmodel, (folder / f"peer-{dtype}", *shape))
     for net, exports in _EXPORTS.items():
         for name in exports:
             found[f"{net}, {name}"] = (prepare_savedmodel, (folder / f"{net}, {name}", *shape))
@@ -161,6 +173,9 @@ def _candidates(
         ):
             file = folder / f"format-{name}" / FORMATS[name].file
             found[f"{OURS}, {title}"] = (prepare_format, (file, name, *shape))
+    else:
+        file = folder / "format-openvino" / "model.xml"
+        found[f"{OURS}, OpenVINO"] = (prepare_openvino_in_16_bits, (file, *shape))
     return {
         name: each
         for name, each in found.items()
@@ -184,7 +199,7 @@ def main() -> None:
         folder = Path(name)
         process = multiprocessing.get_context("spawn").Process(
             target=export_all,
-            args=(folder, options.size, options.dtype, options.dtype == "float32"),
+            args=(folder, options.size, options.dtype),
         )
         process.start()
         process.join()
@@ -207,12 +222,13 @@ def main() -> None:
         "peak memory, GB",
         "first batch, s",
     )
-    counts = [multiply_adds(net, options.size) for net in ("ResNet50V2", OURS)]
+    counts = {net: multiply_adds(net, options.size) for net in _EXPORTS}
+    listed = ", ".join(f"{net} {count / 1e9:.2f}e9" for net, count in counts.items())
     body = (
         f"{table(header, rows)}\n\nImages/s of the fastest round of {options.rounds}, taken in "
-        f"turn, and its processor seconds on all cores. Ratios are to {PEER}, at the same batch "
-        f"size. Multiply-adds of an image: {PEER} {counts[0] / 1e9:.2f}e9, {OURS} "
-        f"{counts[1] / 1e9:.2f}e9, ratio {counts[1] / counts[0]:.2f}."
+        f"turn, and its processor seconds on all cores. Ratios are to {PEER}, in float32, at the "
+        "same batch size. Our ResNet50V2 is the peer's net, weight for weight. Multiply-adds of "
+        f"an image: {listed}."
     )
     command = "python -m benchmarks.inference " + shlex.join(sys.argv[1:])
     title = f"Inference on a CPU, {options.size}x{options.size}, {options.dtype}"

@@ -1,8 +1,9 @@
-"""Training images/s of PreActResNet50 against keras.applications.ResNet50V2.
+"""Training images/s of our 50-layer nets against keras.applications.ResNet50V2.
 
     python -m benchmarks.train_step
 
-Both nets train with the same optimiser, loss and images, compiled the same way, in turn.
+Our ResNet50V2 is the peer's net, weight for weight; PreActResNet50 has timm's topology. All train
+with the same optimiser, loss and images, compiled the same way, in turn.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from benchmarks.workers import Measured, Step, measure_in_turn
 if TYPE_CHECKING:
     import keras
 
-OURS, PEER = "PreActResNet50", "ResNet50V2"
+PEER = "keras.applications.ResNet50V2"
+OURS = ("ResNet50V2", "PreActResNet50")
 POLICIES = ("float32", "mixed_bfloat16")
 
 
@@ -30,7 +32,7 @@ def _build(net: str, size: int) -> keras.Model:
 
     import keras_preact
 
-    builders = {OURS: keras_preact.PreActResNet50, PEER: keras.applications.ResNet50V2}
+    builders = {PEER: keras.applications.ResNet50V2, **keras_preact.BUILDERS}
     return builders[net](weights=None, input_shape=(size, size, 3))
 
 
@@ -78,18 +80,18 @@ def main() -> None:
         print(policy)
         arguments = (policy, options.batch_size, options.size)
         results = measure_in_turn(
-            {net: (prepare, (net, *arguments)) for net in (PEER, OURS)},
+            {net: (prepare, (net, *arguments)) for net in (PEER, *OURS)},
             options.rounds,
             options.steps,
         )
-        rows += [_row(net, policy, results, options.batch_size) for net in (PEER, OURS)]
+        rows += [_row(net, policy, results, options.batch_size) for net in (PEER, *OURS)]
     header = ("net", "policy", "images/s", "ratio", "peak memory, GB", "ratio", "first step, s")
     title = f"Training step, batch {options.batch_size} at {options.size}x{options.size}"
-    counts = [multiply_adds(net, options.size) for net in (PEER, OURS)]
+    counts = {net: multiply_adds(net, options.size) for net in (PEER, *OURS)}
+    listed = ", ".join(f"{net} {count / 1e9:.2f}e9" for net, count in counts.items())
     body = (
         f"{table(header, rows)}\n\nImages/s of the fastest round. Ratios are to {PEER}. "
-        f"Multiply-adds of an image's forward pass: {PEER} {counts[0] / 1e9:.2f}e9, "
-        f"{OURS} {counts[1] / 1e9:.2f}e9, ratio {counts[1] / counts[0]:.2f}."
+        f"Multiply-adds of an image's forward pass: {listed}."
     )
     command = "python -m benchmarks.train_step " + shlex.join(sys.argv[1:])
     write(report(title, command.strip(), ("keras", "tensorflow"), body), options.output)

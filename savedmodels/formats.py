@@ -41,11 +41,20 @@ def _load_onnx(file: Path) -> Predict:
     return lambda batch: session.run(None, {images.name: batch})[0]
 
 
-def _load_openvino(file: Path) -> Predict:
+def load_openvino(file: Path, precision: str = "f32") -> Predict:
+    """Read an OpenVINO model for the CPU.
+
+    Args:
+        file: The .xml file.
+        precision: OpenVINO's name of what it computes in. It would choose 16 bits by itself where
+            the processor has them.
+
+    Returns:
+        From images to probabilities.
+    """
     import openvino
 
-    # It would choose 16 bits by itself where the processor has them.
-    model = openvino.compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    model = openvino.compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": precision})
     return lambda batch: model(batch)[0]
 
 
@@ -68,7 +77,7 @@ def _load_litert(file: Path) -> Predict:
 
 FORMATS = {
     "onnx": Format("model.onnx", "onnx onnxruntime tf2onnx", _load_onnx),
-    "openvino": Format("model.xml", "openvino", _load_openvino),
+    "openvino": Format("model.xml", "openvino", load_openvino),
     "litert": Format("model.tflite", "ai-edge-litert", _load_litert),
 }
 
