@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --constraint constraints.txt
 RUN := runs/digits
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
-ANY_BACKEND := tests/test_backends.py \
+ANY_BACKEND := tests/test_backends.py tests/test_effective_depth.py \
 	tests/test_gradient_flow.py::test_gradients_of_a_linear_net_are_powers
 
 # TensorFlow's notes on what the machine lacks say nothing about this project.

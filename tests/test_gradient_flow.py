@@ -86,7 +86,7 @@ def test_stacked_units_have_the_gradients_of_separate_ones():
     np.testing.assert_allclose(flows[0].branches, flows[1].branches, rtol=1e-4)
 
 
-def _linear(shortcut: str, factor: float) -> keras.Model:
+def linear_net(shortcut: str, factor: float) -> keras.Model:
     """A net of one stage whose units are `shortcut + factor * x`, and whose head is linear."""
     model = net(
         {
@@ -113,7 +113,7 @@ def test_gradients_of_a_linear_net_are_powers(shortcut, kept):
     # Every unit multiplies by `kept + 0.25` both ways: the gradient falls as 0.75**units where
     # shortcuts are halved, and cannot fall with identities (arXiv:1603.05027, equations 5 and 8).
     factor = 0.25
-    flow = gradient_flow(_linear(shortcut, factor), X, Y, loss=lambda y, scores: scores[:, 0])
+    flow = gradient_flow(linear_net(shortcut, factor), X, Y, loss=lambda y, scores: scores[:, 0])
     powers = (kept + factor) ** np.arange(6, 0, -1)
     np.testing.assert_allclose(flow.inputs / flow.inputs[-1], powers / powers[-1], rtol=1e-5)
     np.testing.assert_allclose(flow.shortcuts / flow.inputs, kept / (kept + factor), rtol=1e-5)
@@ -121,7 +121,7 @@ def test_gradients_of_a_linear_net_are_powers(shortcut, kept):
 
 
 def test_signals_of_a_linear_net_are_powers():
-    model = _linear("identity", 0.25)
+    model = linear_net("identity", 0.25)
     signal = signal_propagation(model, X)
     first = ops.convert_to_numpy(take_apart(model).stem(X)).reshape(-1, 16)
     powers = 1.25 ** (2 * np.arange(6))

@@ -19,9 +19,21 @@ from keras_preact.analysis.cost import (
     model_cost,
 )
 from keras_preact.analysis.drawing import draw_units
+from keras_preact.analysis.effective_depth import (
+    PathGradients,
+    draw_path_gradients,
+    path_gradients,
+)
 from keras_preact.analysis.gradient_flow import GradientFlow, draw_gradient_flow, gradient_flow
+from keras_preact.analysis.gradient_history import GradientHistory, draw_gradient_history
 from keras_preact.analysis.latency import LatencyTable
-from keras_preact.analysis.lesions import scores_with_order, scores_without
+from keras_preact.analysis.lesions import (
+    LesionStudy,
+    draw_lesion_study,
+    lesion_study,
+    scores_with_order,
+    scores_without,
+)
 from keras_preact.analysis.loss_landscape import (
     LossLandscape,
     draw_loss_landscape,
@@ -43,11 +55,14 @@ __all__ = [
     "Cost",
     "CostTable",
     "GradientFlow",
+    "GradientHistory",
     "LatencyTable",
     "LayerCost",
+    "LesionStudy",
     "LossLandscape",
     "NetCost",
     "Node",
+    "PathGradients",
     "Reliability",
     "ResidualUnit",
     "Sharpness",
@@ -59,7 +74,10 @@ __all__ = [
     "architecture_cost",
     "draw_class_activation",
     "draw_gradient_flow",
+    "draw_gradient_history",
+    "draw_lesion_study",
     "draw_loss_landscape",
+    "draw_path_gradients",
     "draw_reliability",
     "draw_signal_propagation",
     "draw_units",
@@ -67,9 +85,11 @@ __all__ = [
     "fit_temperature",
     "grad_cam",
     "gradient_flow",
+    "lesion_study",
     "loss_landscape",
     "model_cost",
     "occlusion",
+    "path_gradients",
     "reliability",
     "scores_with_order",
     "scores_without",

@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from keras_preact.analysis.chain import Chain, ResidualUnit, take_apart
-from keras_preact.analysis.differentiation import linearize
+from keras_preact.analysis.differentiation import PullBack, linearize
 from keras_preact.analysis.figures import new_figure, save_figure
 
 
@@ -67,22 +67,38 @@ def gradient_flow(
     """
     chain = take_apart(model)
     maps = _maps(chain, ops.convert_to_tensor(x, model.compute_dtype), training)
+    value, gradient = head_gradient(chain, maps[-1], y, loss, training)
+    norms = []
+    for unit, each in zip(reversed(chain.units), reversed(maps[:-1]), strict=True):
+        shortcut, branch = _through(unit, each, gradient, training)
+        gradient = shortcut + branch
+        norms.append([norm(gradient), norm(shortcut), norm(branch)])
+    inputs, shortcuts, branches = np.array(norms[::-1]).T
+    return GradientFlow(
+        tuple(unit.name for unit in chain.units), inputs, shortcuts, branches, value
+    )
+
+
+def head_gradient(chain: Chain, last: Any, y: Any, loss: Any, training: bool) -> tuple[float, Any]:
+    """The loss, and its gradient at the last unit's output.
+
+    Args:
+        chain: The net.
+        last: Maps that the last unit gives.
+        y: What the loss compares the net's output with.
+        loss: A Keras loss, or its name.
+        training: Whether norms use the batch's statistics and dropout drops.
+
+    Returns:
+        The mean loss, and a gradient of the shape of `last`.
+    """
     compute = keras.losses.get(loss)
 
     def head(last: Any) -> list[Any]:
         return [ops.mean(compute(ops.convert_to_tensor(y), chain.head(last, training=training)))]
 
-    (value,), pull = linearize(head, maps[-1])
-    gradient = pull([ops.ones_like(value)])
-    norms = []
-    for unit, each in zip(reversed(chain.units), reversed(maps[:-1]), strict=True):
-        shortcut, branch = _through(unit, each, gradient, training)
-        gradient = shortcut + branch
-        norms.append([_norm(gradient), _norm(shortcut), _norm(branch)])
-    inputs, shortcuts, branches = np.array(norms[::-1]).T
-    return GradientFlow(
-        tuple(unit.name for unit in chain.units), inputs, shortcuts, branches, float(value)
-    )
+    (value,), pull = linearize(head, last)
+    return float(value), pull([ops.ones_like(value)])
 
 
 def _maps(chain: Chain, x: Any, training: bool) -> list[Any]:
@@ -96,13 +112,32 @@ def _maps(chain: Chain, x: Any, training: bool) -> list[Any]:
 
 def _through(unit: ResidualUnit, x: Any, gradient: Any, training: bool) -> tuple[Any, Any]:
     """The gradient at a unit's input: what came through the shortcut, and through the branch."""
-    terms, pull = linearize(lambda each: unit.terms(each, training), x)
-    _, pull_sum = linearize(lambda total: [unit.closed(total, training)], terms[0] + terms[1])
+    _, pull_sum, pull = linearized_unit(unit, x, training)
     gradient = pull_sum([gradient])
     return pull([gradient, None]), pull([None, gradient])
 
 
-def _norm(x: Any) -> float:
+def linearized_unit(unit: ResidualUnit, x: Any, training: bool) -> tuple[Any, PullBack, PullBack]:
+    """Evaluate a unit, ready to take gradients back through it.
+
+    Args:
+        unit: The unit.
+        x: Its input.
+        training: Whether norms use the batch's statistics and dropout drops.
+
+    Returns:
+        The output; how a gradient goes from there to the sum; and from the two terms of the sum,
+        shortcut and branch, to the input.
+    """
+    terms, pull = linearize(lambda each: unit.terms(each, training), x)
+    (output,), pull_sum = linearize(
+        lambda total: [unit.closed(total, training)], terms[0] + terms[1]
+    )
+    return output, pull_sum, pull
+
+
+def norm(x: Any) -> float:
+    """The Euclidean norm of a tensor, in float32."""
     return float(ops.sqrt(ops.sum(ops.square(ops.cast(x, "float32")))))
 
 

@@ -1,0 +1,164 @@
+"""Through how many residual branches the gradient flows: a net's effective depth.
+
+A net of n residual units is a sum over 2^n paths, each of which goes through some of the branches
+and past the others. Most paths go through about n/2 of them, but the gradient that comes back along
+a path falls with its length, so that the paths that train the net are short (arXiv:1605.06431,
+section 4.3).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_preact.analysis.chain import Chain, take_apart
+from keras_preact.analysis.differentiation import PullBack
+from keras_preact.analysis.figures import new_figure, save_figure
+from keras_preact.analysis.gradient_flow import head_gradient, linearized_unit, norm
+
+
+@dataclass(frozen=True)
+class PathGradients:
+    """Gradients at the first unit's input that come back along single paths, by their length.
+
+    Attributes:
+        lengths: `(lengths,)`: residual branches on a path.
+        norms: `(lengths,)`: mean norm of the gradient along one path of that length.
+        shares: `(lengths,)`: the norm times the number of such paths, as a share of the sum over
+            all the lengths that were measured.
+    """
+
+    lengths: np.ndarray
+    norms: np.ndarray
+    shares: np.ndarray
+
+    @property
+    def effective_depth(self) -> float:
+        """Mean number of branches on a path, each path counting by its gradient."""
+        return float(self.lengths @ self.shares)
+
+
+def path_gradients(
+    model: keras.Model,
+    x: Any,
+    y: Any,
+    loss: Any = "sparse_categorical_crossentropy",
+    *,
+    lengths: Sequence[int] | None = None,
+    samples: int = 20,
+    seed: int = 0,
+) -> PathGradients:
+    """Measure the gradient along random paths, in inference.
+
+    A path is drawn by its length: so many units, at random, are passed through their branch, and
+    the others through their shortcut. The whole net is linearised once, which takes as much memory
+    as a step of training.
+
+    Args:
+        model: A net built by this package, of separate or stacked units.
+        x: Images `(batch, height, width, channels)`, or with the channels first.
+        y: What the loss compares the net's output with.
+        loss: A Keras loss, or its name.
+        lengths: Lengths of the paths, from 0 to the number of units; by default, all of them.
+        samples: Paths drawn of each length.
+        seed: Of the draws.
+
+    Returns:
+        The norms by length.
+
+    Raises:
+        ValueError: If the model is no such net, or a length is not from 0 to the number of units.
+    """
+    chain = take_apart(model)
+    count = len(chain.units)
+    lengths = np.arange(count + 1) if lengths is None else np.asarray(lengths)
+    if lengths.size == 0 or lengths.min() < 0 or lengths.max() > count:
+        raise ValueError(f"`lengths` must be from 0 to the {count} units. Received: {lengths}")
+    if samples < 1:
+        raise ValueError(f"`samples` must be 1 or more. Received: {samples}")
+    last, pulls = _linearized(chain, ops.convert_to_tensor(x, model.compute_dtype))
+    _, gradient = head_gradient(chain, last, y, loss, training=False)
+    rng = np.random.default_rng(seed)
+
+    def mean_norm(length: int) -> float:
+        paths = _paths(rng, count, length, samples)
+        return float(np.mean([norm(_along(pulls, path, gradient)) for path in paths]))
+
+    norms = np.array([mean_norm(length) for length in lengths])
+    return PathGradients(lengths, norms, _shares(lengths, norms, count))
+
+
+def _linearized(chain: Chain, x: Any) -> tuple[Any, list[tuple[PullBack, PullBack]]]:
+    """The last unit's output, and for each unit how gradients go back through sum and terms."""
+    pulls = []
+    with keras.StatelessScope():
+        x = chain.stem(x)
+    for unit in chain.units:
+        x, pull_sum, pull = linearized_unit(unit, x, training=False)
+        pulls.append((pull_sum, pull))
+    return x, pulls
+
+
+def _paths(rng: np.random.Generator, units: int, length: int, samples: int) -> Iterator[np.ndarray]:
+    """Random paths: for each unit, whether its branch is on it."""
+    # There is one path through none of them, and one through all.
+    for _ in range(1 if length in (0, units) else samples):
+        path = np.zeros(units, bool)
+        path[rng.choice(units, length, replace=False)] = True
+        yield path
+
+
+def _along(pulls: list[tuple[PullBack, PullBack]], path: np.ndarray, gradient: Any) -> Any:
+    """The gradient at the first unit's input that comes back along one path."""
+    for (pull_sum, pull), through_branch in zip(reversed(pulls), path[::-1], strict=True):
+        gradient = pull_sum([gradient])
+        gradient = pull([None, gradient] if through_branch else [gradient, None])
+    return gradient
+
+
+def _shares(lengths: np.ndarray, norms: np.ndarray, units: int) -> np.ndarray:
+    """The part of each length, with so many paths that only their logarithms are numbers."""
+    paths = [
+        math.lgamma(units + 1) - math.lgamma(each + 1) - math.lgamma(units - each + 1)
+        for each in lengths
+    ]
+    with np.errstate(divide="ignore"):
+        logarithms = np.log(norms) + paths
+    weights = np.exp(logarithms - logarithms.max())
+    return weights / weights.sum()
+
+
+def draw_path_gradients(
+    path: str | os.PathLike, nets: Mapping[str, PathGradients], title: str = ""
+) -> None:
+    """Draw the gradient along one path and along all paths of a length.
+
+    Args:
+        path: The picture, a PNG, SVG or PDF file by its ending.
+        nets: By label, what was measured.
+        title: Of the picture.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    figure = new_figure(figsize=(10, 4))
+    single, together = figure.subplots(1, 2)
+    for label, each in nets.items():
+        single.semilogy(each.lengths, each.norms, marker=".", label=label)
+        depth = f"{label}: effective depth {each.effective_depth:.1f}"
+        together.plot(each.lengths, each.shares, marker=".", label=depth)
+    single.set_ylabel("norm of the gradient along one path")
+    together.set_ylabel("share of all paths of the length")
+    for axes in (single, together):
+        axes.set_xlabel("residual branches on the path")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.suptitle(title)
+    save_figure(figure, path)

@@ -1,0 +1,101 @@
+"""How gradients flow while a net learns: `gradient_flow`, every so many steps of `model.fit`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_preact.analysis.figures import new_figure, save_figure
+from keras_preact.analysis.gradient_flow import GradientFlow, gradient_flow
+
+
+class GradientHistory(keras.callbacks.Callback):
+    """Measures the gradient at every unit while a net trains, before its first step and on.
+
+    Give it to `model.fit` among its `callbacks`. Each measurement costs about three steps of
+    training on the images that it is made with; nothing about the training changes.
+
+    Args:
+        x: Images to measure with, `(batch, height, width, channels)`, or with the channels first.
+        y: What the loss compares the net's output with.
+        every: Steps between two measurements.
+        loss: A Keras loss, or its name.
+
+    Attributes:
+        steps: Steps that the net had been trained for, by measurement.
+        flows: What was measured.
+
+    Raises:
+        ValueError: If `every` is less than 1.
+    """
+
+    def __init__(
+        self, x: Any, y: Any, every: int, loss: Any = "sparse_categorical_crossentropy"
+    ) -> None:
+        super().__init__()
+        if every < 1:
+            raise ValueError(f"`every` must be 1 or more. Received: {every}")
+        self._arguments = (x, y, loss)
+        self._every = every
+        self._done = 0
+        self.steps: list[int] = []
+        self.flows: list[GradientFlow] = []
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """`(measurements, units)`: norms of the gradient at the units' inputs."""
+        return np.array([flow.inputs for flow in self.flows])
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Measure the net as it is, unless it is the one measured last."""
+        if not self.steps:
+            self._measure()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Count the step, and measure when it is due."""
+        self._done += 1
+        if self._done % self._every == 0:
+            self._measure()
+
+    def _measure(self) -> None:
+        if keras.backend.backend() == "jax":
+            # While JAX trains, the variables are those of the last synchronisation.
+            self.model.jax_state_sync()
+        self.steps.append(self._done)
+        self.flows.append(gradient_flow(self.model, *self._arguments))
+
+
+def draw_gradient_history(
+    path: str | os.PathLike, histories: Mapping[str, GradientHistory], title: str = ""
+) -> None:
+    """Draw each net's gradients as a map of units and steps, on one scale of colours.
+
+    Args:
+        path: The picture, a PNG, SVG or PDF file by its ending.
+        histories: By label, what was measured.
+        title: Of the picture.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+        ValueError: If nothing was measured.
+    """
+    if empty := [label for label, history in histories.items() if not history.steps]:
+        raise ValueError(f"Nothing was measured in {empty}: give the callbacks to `model.fit`.")
+    figure = new_figure(figsize=(5 * len(histories) + 1, 4), layout="constrained")
+    logarithms = {label: np.log10(history.inputs) for label, history in histories.items()}
+    finite = np.concatenate([each[np.isfinite(each)] for each in logarithms.values()])
+    scale = {"vmin": finite.min(), "vmax": finite.max()}
+    panels = figure.subplots(1, len(histories), sharey=True, squeeze=False)[0]
+    for axes, (label, history) in zip(panels, histories.items(), strict=True):
+        units = np.arange(1, history.inputs.shape[1] + 1)
+        mesh = axes.pcolormesh(units, history.steps, logarithms[label], shading="nearest", **scale)
+        axes.set_title(label, fontsize=10)
+        axes.set_xlabel("unit")
+    panels[0].set_ylabel("steps of training")
+    figure.colorbar(mesh, ax=list(panels), label="gradient's norm, power of ten")
+    figure.suptitle(title)
+    save_figure(figure, path)
