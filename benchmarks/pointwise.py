@@ -1,8 +1,9 @@
-"""Training time of 1x1 convolutions, as TensorFlow's convolution and as a matrix product.
+"""Training time of 1x1 convolutions: TensorFlow's, a matrix product, and a mixture of both.
 
     python -m benchmarks.pointwise
 
-`keras_preact.layers.Conv2D` chooses between the two by the size of the kernel.
+In the mixture the kernel's gradient alone is a product. `keras_preact.layers.pointwise` chooses
+between the last two.
 """
 
 from __future__ import annotations
@@ -46,6 +47,16 @@ def _product(x: Any, kernel: Any) -> Any:
     return ops.matmul(x, kernel[0, 0])
 
 
+def _mixture(x: Any, kernel: Any) -> Any:
+    from keras_preact.layers.pointwise import convolution_with_product_gradient
+
+    return convolution_with_product_gradient(x, kernel)
+
+
+FORMS = {"convolution": _convolution, "product": _product, "mixture": _mixture}
+DTYPES = ("float32", "bfloat16")
+
+
 def _training(forward: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
     """The forward pass and both gradients, as one graph."""
     import tensorflow as tf
@@ -78,29 +89,27 @@ def main() -> None:
     import tensorflow as tf
 
     rows = []
-    for batch, size, channels, filters in SHAPES:
-        arguments = (
-            tf.random.normal((batch, size, size, channels)),
-            tf.random.normal((1, 1, channels, filters)),
-            tf.random.normal((batch, size, size, filters)),
-        )
-        steps = [_training(forward) for forward in (_convolution, _product)]
-        for step in steps:
-            _seconds(step, arguments, 2)
-        rounds = [
-            [_seconds(step, arguments, options.calls) for step in steps]
-            for _ in range(options.rounds)
-        ]
-        convolution, product = (1000 * min(times) for times in zip(*rounds, strict=True))
-        shape = f"{batch}x{size}x{size}x{channels} to {filters}"
-        ratio = f"{convolution / product:.2f}"
-        rows.append((shape, channels * filters, f"{convolution:.2f}", f"{product:.2f}", ratio))
-    header = ("maps", "weights", "convolution, ms", "product, ms", "ratio")
+    for dtype in DTYPES:
+        for batch, size, channels, filters in SHAPES:
+            shapes = (
+                (batch, size, size, channels),
+                (1, 1, channels, filters),
+                (batch, size, size, filters),
+            )
+            arguments = tuple(tf.cast(tf.random.normal(shape), dtype) for shape in shapes)
+            steps = [_training(forward) for forward in FORMS.values()]
+            for step in steps:
+                _seconds(step, arguments, 2)
+            rounds = [
+                [_seconds(step, arguments, options.calls) for step in steps]
+                for _ in range(options.rounds)
+            ]
+            fastest = [1000 * min(times) for times in zip(*rounds, strict=True)]
+            maps = f"{batch}x{size}x{size}x{channels} to {filters}"
+            rows.append((dtype, maps, channels * filters, *(f"{each:.2f}" for each in fastest)))
+    header = ("dtype", "maps", "weights", *(f"{name}, ms" for name in FORMS))
     command = "python -m benchmarks.pointwise " + shlex.join(sys.argv[1:])
-    body = (
-        f"{table(header, rows)}\n\nForward pass and both gradients, float32, fastest round. "
-        "Ratio above 1: the product is faster."
-    )
+    body = f"{table(header, rows)}\n\nForward pass and both gradients, fastest round."
     write(
         report("1x1 convolutions in training", command.strip(), ("tensorflow",), body),
         options.output,

@@ -12,11 +12,14 @@ from pathlib import Path
 
 
 def device_name() -> str:
-    """The processor's name and the number of cores this process may use."""
+    """The processor's name and generation, and the number of cores this process may use."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    name = models[0] if models else platform.processor() or platform.machine()
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+    pairs = (line.split(":", 1) for line in reversed(lines) if ":" in line)
+    facts = {name.strip(): value.strip() for name, value in pairs}
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    # Virtual machines often give the name of a whole family, whose members differ twofold.
+    generation = f" (family {facts['cpu family']})" if "cpu family" in facts else ""
+    return f"{name}{generation}, {len(os.sched_getaffinity(0))} cores"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -27,16 +27,27 @@ def pointwise(inputs: Any, kernel: Any) -> Any:
     small = math.prod(kernel.shape) <= _PRODUCT_WEIGHTS
     if small and keras.backend.standardize_dtype(inputs.dtype) == "float32":
         return ops.matmul(inputs, kernel[0, 0])
-    return _convolution()(inputs, ops.convert_to_tensor(kernel))
+    return convolution_with_product_gradient(inputs, ops.convert_to_tensor(kernel))
 
 
-@functools.cache
-def _convolution() -> Callable[[Any, Any], Any]:
-    """TensorFlow's convolution, but for the kernel's gradient, which is a matrix product.
+def convolution_with_product_gradient(inputs: Any, kernel: Any) -> Any:
+    """TensorFlow's 1x1 convolution, but for the kernel's gradient, which is a matrix product.
 
     That gradient sums over all pixels, for which the convolution's own kernel is the slowest of its
     three.
+
+    Args:
+        inputs: Maps `(batch, height, width, channels)`.
+        kernel: `(1, 1, channels, filters)`, of the same dtype.
+
+    Returns:
+        Maps `(batch, height, width, filters)`.
     """
+    return _convolution_with_product_gradient()(inputs, kernel)
+
+
+@functools.cache
+def _convolution_with_product_gradient() -> Callable[[Any, Any], Any]:
     import tensorflow as tf
 
     @tf.custom_gradient
