@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keras_preact.preprocessing import Preprocessing
-from keras_preact.weights import load_weights, save_half_precision
+from keras_preact.weights import save_half_precision
 from training.data import evaluation_pipeline
 from training.evaluate import Evaluation, evaluate
 from training.files import replacing
+from training.net import build_net
 from training.recipe import Recipe, recipe_for
 from training.sources import open_source
 from training.trained import Trained, add_trained_arguments, load_trained
@@ -54,9 +55,11 @@ def publish(trained: Trained, source: str, output: Path, name: str, data: str) -
     output.mkdir(parents=True, exist_ok=True)
     weights = output / f"{name}.weights.h5"
     save_half_precision(trained.model, weights)
-    load_weights(trained.model, weights)
+    # As whoever uses the file builds the net: in float32, whatever the run computed in.
+    recipe = Recipe(**trained.record["recipe"]).replace(dtype_policy="float32")
+    model = build_net(recipe, len(images.class_names), weights=str(weights))
     batches = evaluation_pipeline(images, recipe_for(trained.preprocessing))
-    result = evaluate(trained.model, batches, images.class_names)
+    result = evaluate(model, batches, images.class_names)
     card = _card(trained, weights, data, result)
     with replacing(output / f"{name}.md") as partial:
         partial.write_text(card, encoding="utf-8")

@@ -166,8 +166,8 @@ _BIT_DISTILLATION = (
 _SHIPPED = (
     (
         "PreActResNet20",
-        87.1,
-        "8fbd111de359eda7c649ee58d6e555ef040cd42f1c147d1734b0c8359660696c",
+        88.6,
+        "29b20b64ed79d02733a497bad57f29c2982a9ea2ba3ab3ea0574673fdc7ecbd0",
     ),
 )
 
