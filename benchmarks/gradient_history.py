@@ -57,7 +57,10 @@ def main() -> None:
         f"at the last's, on {MEASURED_IMAGES} training images, every {options.every} of "
         f"{options.steps} steps of SGD at a constant rate.\n\n![Gradients](gradients.png)"
     )
-    command = f"python -m benchmarks.gradient_history --data DATA/cifar10 --output {options.output}"
+    command = (
+        f"python -m benchmarks.gradient_history --data DATA/cifar10 --steps {options.steps} "
+        f"--every {options.every} --output {options.output}"
+    )
     text = report("Gradients while a net learns", command, ("keras", "tensorflow"), body)
     write(text, options.output / "README.md")
 
