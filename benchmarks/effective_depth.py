@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import keras_preact
-from benchmarks.loss_landscape import LOSS
+from benchmarks.loss_landscape import LOSS, images_of
 from benchmarks.report import report, table, write
 from keras_preact.analysis import (
     LesionStudy,
@@ -23,20 +23,10 @@ from keras_preact.analysis import (
     path_gradients,
 )
 from keras_preact.preprocessing import CIFAR10
-from training.data import evaluation_pipeline
 from training.recipe import recipe_for
-from training.sources import open_source
 
 NETS = ("PreActResNet20",)
 HEADER = ("net", "units", "error", "median without one unit", "worst", "effective depth")
-
-
-def images_of(data: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Test images, evenly spaced, and their one-hot labels."""
-    source = open_source(data)
-    images = evaluation_pipeline(source, recipe_for(CIFAR10), "test").unbatch()
-    chosen = images.shard(source.num_examples("test") // count, 0).batch(count)
-    return next(chosen.as_numpy_iterator())
 
 
 def row(name: str, study: LesionStudy, paths: PathGradients) -> tuple[str, ...]:
@@ -61,7 +51,7 @@ def main() -> None:
     studies, paths = {}, {}
     for name in options.nets:
         model = keras_preact.BUILDERS[name](weights="cifar10")
-        images, labels = images_of(options.data, options.images)
+        images, labels = images_of(options.data, recipe_for(CIFAR10), "test", options.images)
         studies[name] = lesion_study(
             model,
             images,

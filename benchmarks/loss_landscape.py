@@ -21,7 +21,7 @@ from keras_preact.analysis import (
     sharpness,
 )
 from training.data import evaluation_pipeline
-from training.recipe import load_recipe
+from training.recipe import Recipe, load_recipe
 from training.reproduce import SIZES, TABLES, Row, train_rows
 from training.run import read_run
 from training.sources import open_source
@@ -35,19 +35,21 @@ SEEDS = (1, 2)
 RADIUS = 0.5
 
 
-def images_of(data: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images of the training set, evenly spaced, as a net sees them after training.
+def images_of(data: str, recipe: Recipe, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images of a set, evenly spaced, as a net sees them after training.
 
     Args:
         data: As `--data` of `training.train`.
+        recipe: Gives the preprocessing.
+        split: `"train"` or `"test"`.
         count: How many.
 
     Returns:
         Images `(count, height, width, channels)` and one-hot labels `(count, classes)`, float32.
     """
-    source, recipe = open_source(data), load_recipe(SIZES["cpu"].recipe)
-    images = evaluation_pipeline(source, recipe, "train").unbatch()
-    chosen = images.shard(source.num_examples("train") // count, 0).batch(count)
+    source = open_source(data)
+    images = evaluation_pipeline(source, recipe, split).unbatch()
+    chosen = images.shard(source.num_examples(split) // count, 0).batch(count)
     return next(chosen.as_numpy_iterator())
 
 
@@ -108,7 +110,8 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     rows = [row for row in TABLES["orders"].rows if row.options["order"] in ORDERS]
     train_rows(rows, SIZES["cpu"], options.data, 1, options.runs, options.processes)
-    images, labels = images_of(options.data, options.images)
+    recipe = load_recipe(SIZES["cpu"].recipe)
+    images, labels = images_of(options.data, recipe, "train", options.images)
     table_rows = [
         measure(row, options.runs / f"{row.folder}-seed0", options.output, images, labels)
         for row in rows
