@@ -275,6 +275,11 @@ def _of_size(recipe: Recipe, sizes: dict[str, Any]) -> Recipe:
 
 
 def _check_growth(theirs: dict[str, Any], ours: dict[str, Any], init: str) -> None:
+    if ours == theirs:
+        raise ValueError(
+            f"`grow` needs more units or channels than `init` {init!r} has. Received the same: "
+            + ", ".join(f"{name}={size}" for name, size in ours.items())
+        )
     shrunk = [name for name in _SIZES if np.any(np.less(ours[name], theirs[name]))]
     changes = differences(*({name: sizes[name] for name in shrunk} for sizes in (theirs, ours)))
     if changes:

@@ -174,6 +174,7 @@ def test_published_weights_bring_their_net_and_preprocessing():
         (["--model-options", "units=[2, 1]"], "units: (1, 1) then, (2, 1) now"),
         (["--layer-decay", "0"], "`layer_decay` must be above 0"),
         (["--init", "", "--grow"], "`init`, which is not given"),
+        (["--grow"], "has. Received the same: units=(1, 1), channels=(8, 16)"),
         (["--grow", "--model-options", "strides=[2, 1]"], "strides: (1, 2) then, (2, 1) now"),
         (["--grow", "--model-options", "channels=[8, 12]"], "channels: (8, 16) then, (8, 12) now"),
         (["--grow", "--model-options", "units=[1]", "channels=[8]", "strides=[1]"], "strides: (1,"),
