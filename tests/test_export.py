@@ -71,7 +71,7 @@ def probabilities(signatures, files):
     return signatures["serving_bytes"](image_bytes=tf.constant(files, tf.string))["probabilities"]
 
 
-@pytest.mark.parametrize("batch", [0, 1, 5])
+@pytest.mark.parametrize("batch", [0, 1, 2, 5, 67])
 def test_image_signature_equals_the_model(model, signatures, batch):
     images = np.random.default_rng(0).uniform(0, 255, (batch, 32, 32, 3)).astype("float32")
     served = signatures["serving_default"](images=tf.constant(images))["probabilities"]

@@ -12,8 +12,11 @@ from keras_preact.features import feature_extractor
 from keras_preact.preprocessing import Preprocessing
 from keras_preact.serving.images import ImageReader
 
-# Images that go through the net at a time, so that memory does not grow with a batch.
-CHUNK = 64
+# Most images that go through the net at a time, so that memory does not grow with a batch.
+CHUNK = 32
+# Chunks side by side: on a CPU one's additions, which wait for memory, fill the time that another's
+# convolutions leave between their threads.
+STREAMS = 2
 PROBABILITIES = "probabilities"
 EMBEDDING = "embedding"
 # A graph with its constants is one protocol buffer, which has less than 2 GiB.
@@ -183,11 +186,13 @@ def _in_chunks(net: Net, images: Any, names: Sequence[str]) -> dict[str, Any]:
     # One blank image instead of none: TensorFlow's convolution on oneDNN (2.21) gives no images
     # the shape of its input, not of its output.
     images = tf.pad(images, [[0, tf.maximum(1 - count, 0)], [0, 0], [0, 0], [0, 0]])
-    chunks = (tf.shape(images)[0] + CHUNK - 1) // CHUNK
+    # A small batch has a share for each stream too.
+    size = tf.minimum(CHUNK, (tf.shape(images)[0] + STREAMS - 1) // STREAMS)
+    chunks = (tf.shape(images)[0] + size - 1) // size
     arrays = [tf.TensorArray(tf.float32, chunks, infer_shape=False) for _ in names]
 
     def step(index: Any, arrays: list[Any]) -> tuple[Any, list[Any]]:
-        outputs = net(images[index * CHUNK : (index + 1) * CHUNK])
+        outputs = net(images[index * size : (index + 1) * size])
         return index + 1, [
             array.write(index, outputs[name]) for array, name in zip(arrays, names, strict=True)
         ]
@@ -196,7 +201,7 @@ def _in_chunks(net: Net, images: Any, names: Sequence[str]) -> dict[str, Any]:
         lambda index, _: index < chunks,
         step,
         (tf.constant(0), arrays),
-        parallel_iterations=1,
+        parallel_iterations=STREAMS,
     )
     # Without the blank one.
     return {name: array.concat()[:count] for name, array in zip(names, arrays, strict=True)}
