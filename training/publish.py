@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from keras_preact.preprocessing import Preprocessing
 from keras_preact.weights import save_half_precision
@@ -22,6 +23,7 @@ from training.evaluate import Evaluation, evaluate
 from training.files import replacing
 from training.net import build_net
 from training.recipe import Recipe, recipe_for
+from training.run import read_run
 from training.sources import open_source
 from training.trained import Trained, add_trained_arguments, load_trained
 
@@ -73,14 +75,15 @@ def _card(trained: Trained, weights: Path, data: str, result: Evaluation) -> str
     recipe = record["recipe"]
     changed = {key: value for key, value in recipe.items() if default.get(key) != value}
     count = trained.model.count_params()
-    last = record["history"][-1]
+    runs = _runs(record)
+    epochs = " and then ".join(f"{run['history'][-1]['epoch']}" for run in runs)
     return f"""# {recipe["model"]}, {data}
 
 - File: `{weights.name}`, {weights.stat().st_size:,} bytes, kernels in 16 bits, SHA-256
   `{hashlib.sha256(weights.read_bytes()).hexdigest()}`
 - Net: `keras_preact.{recipe["model"]}`, {count:,} parameters, {len(result.class_names)} classes:
   {", ".join(result.class_names)}
-- Trained on: the {record["images"]["train"]:,} training images of {data}, {last["epoch"]} epochs
+- Trained on: the {record["images"]["train"]:,} training images of {data}, {epochs} epochs
 - Accuracy, evaluated from this file: {result.top1:.2%} of the {result.images:,} test images;
   {_percent(result.top5)} with the five likeliest classes
 - Images: {_preprocessing(trained.preprocessing)}
@@ -92,9 +95,9 @@ def _card(trained: Trained, weights: Path, data: str, result: Evaluation) -> str
 
 ## Training
 
-`{record["command"]}`
+{_commands(runs)}
 
-On {", ".join(record["devices"])}, seed {record["seed"]}. The recipe, less its defaults:
+The recipe{" of the last" if len(runs) > 1 else ""}, less its defaults:
 
 | value | |
 | --- | --- |
@@ -102,6 +105,25 @@ On {", ".join(record["devices"])}, seed {record["seed"]}. The recipe, less its d
 
 Versions: {", ".join(f"{name} {version}" for name, version in record["versions"].items())}.
 """
+
+
+def _runs(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs that led to a net, from the one that began with random or published weights."""
+    runs = [record]
+    while init := runs[0]["recipe"].get("init"):
+        path = Path(init).expanduser()
+        try:
+            runs.insert(0, read_run(path if path.is_dir() else path.parent))
+        except FileNotFoundError:
+            break
+    return runs
+
+
+def _commands(runs: Sequence[dict[str, Any]]) -> str:
+    return "\n".join(
+        f"{number}. `{run['command']}`\n   on {', '.join(run['devices'])}, seed {run['seed']}"
+        for number, run in enumerate(runs, 1)
+    )
 
 
 def _percent(share: float | None) -> str:

@@ -31,6 +31,23 @@ def test_the_card_tells_what_the_file_does(train, tmp_path, capsys):
     assert len(list(output.iterdir())) == 2
 
 
+def test_the_card_names_every_run_that_led_to_the_net(train, tmp_path):
+    first, second, output = tmp_path / "first", tmp_path / "second", tmp_path / "published"
+    assert train(first, "--stop-after", "1") == 0
+    assert train(second, "--init", str(first / "best.keras")) == 0
+    command = ["--model", str(second), "--data", "digits", *NAMES]
+    assert publish([*command, "--output", str(output)]) == 0
+    card = (output / "tiny_digits.md").read_text()
+    assert "1 and then 3 epochs" in card
+    lines = [read_run(run)["command"] for run in (first, second)]
+    assert f"1. `{lines[0]}`" in card and f"2. `{lines[1]}`" in card
+    (first / "run.json").unlink()
+    assert publish([*command, "--output", str(output)]) == 0
+    card = (output / "tiny_digits.md").read_text()
+    assert f"1. `{lines[1]}`" in card and "2. `" not in card
+    assert str(first / "best.keras") in card
+
+
 def test_what_cannot_be_published(train, tmp_path, capsys):
     run, output = tmp_path / "run", tmp_path / "published"
     assert train(run) == 0
