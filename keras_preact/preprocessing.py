@@ -147,6 +147,10 @@ CIFAR10 = Preprocessing(
     std=(0.2470, 0.2435, 0.2616),
     crop_fraction=1.0,
 )
+CIFAR10_CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 
 
 def _preprocessing_of(weights: str | Preprocessing) -> Preprocessing:
@@ -215,27 +219,33 @@ def preprocess_input(
     return ops.convert_to_numpy(preprocessing.normalize(images, data_format=data_format))
 
 
-def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, float]]]:
-    """Name the best of the 1000 ImageNet classes, as `keras.applications` does.
+def decode_predictions(
+    preds: Any, top: int = 5, *, weights: str = "imagenet"
+) -> list[list[tuple[str, str, float]]]:
+    """Name the best classes of each image, as `keras.applications` does.
 
     The names ship with the package: nothing is downloaded.
 
     Args:
-        preds: Probabilities, or any scores, `(batch, 1000)`: what a net returns.
+        preds: Probabilities, or any scores, `(batch, classes)`: what a net returns.
         top: Number of classes to name for each image.
+        weights: What the net was built with: `"imagenet"`, for the 1000 classes of ImageNet-1k, or
+            `"cifar10"`.
 
     Returns:
-        For each image its best classes, best first, each as `(WordNet identifier, name, score)`.
+        For each image its best classes, best first, each as `(identifier, name, score)`. An
+        identifier is WordNet's, or a class's index in CIFAR-10.
 
     Raises:
-        ValueError: If `preds` has another shape or holds NaN, or `top` is not in 1..1000.
+        ValueError: If `preds` has another shape or holds NaN, `top` is not in 1..classes, or
+            `weights` is another.
     """
     preds = ops.convert_to_numpy(preds)
-    classes = _imagenet_classes()
+    classes = _classes_of(weights)
     if preds.ndim != 2 or preds.shape[1] != len(classes):
         raise ValueError(
-            f"`preds` must have the shape (batch, {len(classes)}), a score for each class of "
-            f"ImageNet-1k. Received: shape {preds.shape}"
+            f"`preds` must have the shape (batch, {len(classes)}), a score for each class that "
+            f"`weights={weights!r}` knows. Received: shape {preds.shape}"
         )
     if not 1 <= top <= len(classes):
         raise ValueError(f"`top` must be in 1..{len(classes)}. Received: {top}")
@@ -248,9 +258,17 @@ def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, fl
     ]
 
 
+def _classes_of(weights: str) -> tuple[tuple[str, str], ...]:
+    """Identifier and name of each class, in the order of a net's outputs."""
+    if weights == "imagenet":
+        return _imagenet_classes()
+    if weights == "cifar10":
+        return tuple((str(index), name) for index, name in enumerate(CIFAR10_CLASSES))
+    raise ValueError(f"`weights` must be 'imagenet' or 'cifar10'. Received: {weights!r}")
+
+
 @functools.cache
 def _imagenet_classes() -> tuple[tuple[str, str], ...]:
-    """WordNet identifier and name of each class, in the order of a net's outputs."""
     lines = CLASSES_FILE.read_text(encoding="utf-8").splitlines()
     return tuple(tuple(line.split("\t")) for line in lines)
 

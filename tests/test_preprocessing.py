@@ -374,6 +374,8 @@ def test_predictions_come_best_first():
     assert second[0] == ("n02099601", "golden_retriever", 1.0)
     assert [len(row) for row in decode_predictions(scores)] == [5, 5]
     assert keras_preact.decode_predictions is decode_predictions
+    (cifar,) = decode_predictions(np.eye(10)[9:], top=2, weights="cifar10")
+    assert cifar == [("9", "truck", 1.0), ("0", "airplane", 0.0)]
 
 
 @pytest.mark.parametrize(
@@ -390,6 +392,10 @@ def test_decode_predictions_refuses(shape, top, message):
         decode_predictions(np.zeros(shape), top=top)
     with pytest.raises(ValueError, match="NaN"):
         decode_predictions(np.full((1, 1000), np.nan))
+    with pytest.raises(ValueError, match=r"\(batch, 10\).*'cifar10'` knows.*\(1, 1000\)"):
+        decode_predictions(np.zeros((1, 1000)), weights="cifar10")
+    with pytest.raises(ValueError, match="'imagenet' or 'cifar10'. Received: 'cifar100'"):
+        decode_predictions(np.zeros((1, 100)), weights="cifar100")
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="needs JAX")

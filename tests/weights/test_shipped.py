@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import keras_preact
+from keras_preact.preprocessing import CIFAR10_CLASSES
 from keras_preact.weights import (
     DownloadError,
     cached_path,
@@ -110,6 +111,7 @@ def test_the_accuracy_on_the_test_images(entry, cifar10_test):
     batches = evaluation_pipeline(source, recipe_for(entry.preprocessing))
     result = evaluate(model, batches, source.class_names)
     assert result.images == 10_000
+    assert tuple(source.class_names) == CIFAR10_CLASSES
     # Kernels of other processors round the scores of a few images to another class.
     assert 100 * result.top1 == pytest.approx(entry.top1, abs=0.15)
 
