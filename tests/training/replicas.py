@@ -115,6 +115,7 @@ def main(devices: int, output: str) -> None:
     results["spread after"] = spread_of_statistics(net)
     for variable, mean in zip(net.non_trainable_variables, expected, strict=True):
         np.testing.assert_allclose(variable.numpy(), mean, rtol=1e-5)
+    results["threads"] = tf.config.threading.get_intra_op_parallelism_threads()
     np.savez(output, **results)
 
 

@@ -45,6 +45,7 @@ def test_replicas_train_and_evaluate_as_one(one_replica, devices, tmp_path):
         )
     assert several["spread before"] > 1e-4
     assert several["spread after"] == 0.0
+    assert several["threads"] == int(devices >= len(os.sched_getaffinity(0)))
 
 
 def test_one_device_needs_no_mirroring():
