@@ -23,9 +23,8 @@ from training.evaluate import Evaluation, evaluate
 from training.files import replacing
 from training.net import build_net
 from training.recipe import Recipe, recipe_for
-from training.run import read_run
 from training.sources import open_source
-from training.trained import Trained, add_trained_arguments, load_trained
+from training.trained import Trained, add_trained_arguments, load_trained, read_record
 
 
 def publish(trained: Trained, source: str, output: Path, name: str, data: str) -> str:
@@ -112,10 +111,10 @@ def _runs(record: dict[str, Any]) -> list[dict[str, Any]]:
     runs = [record]
     while init := runs[0]["recipe"].get("init"):
         path = Path(init).expanduser()
-        try:
-            runs.insert(0, read_run(path if path.is_dir() else path.parent))
-        except FileNotFoundError:
+        earlier = read_record(path if path.is_dir() else path.parent)
+        if not earlier:
             break
+        runs.insert(0, earlier)
     return runs
 
 

@@ -188,13 +188,11 @@ def _split_cpu(indices: list[int]) -> None:
     tf.config.set_visible_devices([], "GPU")
     parts = [tf.config.LogicalDeviceConfiguration() for _ in indices]
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
-    threads = tf.config.threading
-    if (
-        len(parts) >= len(os.sched_getaffinity(0))
-        and not threads.get_intra_op_parallelism_threads()
-    ):
+    # As `training.processes` is told, where this process is a trial of a search.
+    chosen = "TF_NUM_INTRAOP_THREADS" in os.environ
+    if len(parts) >= len(os.sched_getaffinity(0)) and not chosen:
         # Every core has a replica to itself, so that no operation waits for another core's share.
-        threads.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_intra_op_parallelism_threads(1)
 
 
 def average_statistics(model: keras.Model) -> None:

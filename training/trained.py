@@ -96,13 +96,24 @@ def load_trained(options: argparse.Namespace) -> Trained:
         )
     if not zipfile.is_zipfile(file):
         raise ValueError(f"{file} is not a .keras file")
-    record = _read_record(file.parent)
+    record = read_record(file.parent)
     preprocessing = _preprocessing(options, record)
     model = keras.saving.load_model(file, compile=False)
     return Trained(file, model, preprocessing, record)
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read the record of a run, for a net that may have none.
+
+    Args:
+        folder: The folder of the net's file.
+
+    Returns:
+        Its `run.json`; empty where there is none.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
     try:
         return read_run(folder)
     except FileNotFoundError:

@@ -185,10 +185,11 @@ def _in_chunks(net: Net, images: Any, names: Sequence[str]) -> dict[str, Any]:
     count = tf.shape(images)[0]
     # One blank image instead of none: TensorFlow's convolution on oneDNN (2.21) gives no images
     # the shape of its input, not of its output.
-    images = tf.pad(images, [[0, tf.maximum(1 - count, 0)], [0, 0], [0, 0], [0, 0]])
+    padded = tf.maximum(count, 1)
+    images = tf.pad(images, [[0, padded - count], [0, 0], [0, 0], [0, 0]])
     # A small batch has a share for each stream too.
-    size = tf.minimum(CHUNK, (tf.shape(images)[0] + STREAMS - 1) // STREAMS)
-    chunks = (tf.shape(images)[0] + size - 1) // size
+    size = tf.minimum(CHUNK, (padded + STREAMS - 1) // STREAMS)
+    chunks = (padded + size - 1) // size
     arrays = [tf.TensorArray(tf.float32, chunks, infer_shape=False) for _ in names]
 
     def step(index: Any, arrays: list[Any]) -> tuple[Any, list[Any]]:

@@ -48,6 +48,29 @@ def test_replicas_train_and_evaluate_as_one(one_replica, devices, tmp_path):
     assert several["threads"] == int(devices >= len(os.sched_getaffinity(0)))
 
 
+def test_replicas_keep_to_the_threads_that_were_asked_for():
+    """As for the trials of a search, whose workers share the cores."""
+    devices = [f"CPU:{index}" for index in range(len(os.sched_getaffinity(0)))]
+    code = (
+        "import tensorflow as tf\nfrom training.strategy import make_strategy\n"
+        f"make_strategy({devices})\nprint(tf.config.threading.get_intra_op_parallelism_threads())"
+    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    threads = []
+    for asked in ({}, {"TF_NUM_INTRAOP_THREADS": "2"}):
+        process = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment | asked,
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        threads.append(int(process.stdout))
+    # 0: TensorFlow reads the variable itself.
+    assert threads == [1, 0]
+
+
 def test_one_device_needs_no_mirroring():
     strategy = make_strategy()
     if len(tf.config.list_logical_devices("GPU")) < 2:
