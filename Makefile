@@ -32,9 +32,12 @@ $(VENV)/train.stamp: setup.py constraints.txt
 # whose releases for this torch bring or expect CUDA builds: gigabytes. Installed without their
 # dependencies, with the last torchvision that runs on its Python code alone, both are small.
 # keras-hub, another peer, is installed without tensorflow-text, which only its language models need.
+# PyPI's torch for Linux brings triton, which crashes a process that has imported TensorFlow; the tests
+# compare the two in one process, and torch on a CPU does without it.
 $(VENV)/test.stamp: $(VENV)/train.stamp
 	$(INSTALL) --editable ".[test]"
 	$(INSTALL) --no-deps timm torchvision keras-hub
+	$(BIN)/pip uninstall --yes triton
 	touch $@
 
 $(VENV)/docs.stamp: $(VENV)/train.stamp
