@@ -432,4 +432,5 @@ def test_the_wheel_holds_the_data_files(tmp_path):
     data = tmp_path / "lib" / "keras_preact" / "data"
     held = {path.name for path in data.iterdir()}
     assert held == {path.name for path in (root / "keras_preact" / "data").iterdir()}
-    assert held >= {"imagenet_classes.tsv", "preactresnet20_cifar10.weights.h5"}
+    weights = {f"preactresnet{depth}_cifar10.weights.h5" for depth in (20, 164)}
+    assert held >= {"imagenet_classes.tsv", *weights}

@@ -169,6 +169,11 @@ _SHIPPED = (
         88.6,
         "29b20b64ed79d02733a497bad57f29c2982a9ea2ba3ab3ea0574673fdc7ecbd0",
     ),
+    (
+        "PreActResNet164",
+        90.3,
+        "6024548239b674a8b4e9d3e97f37677ba43dcdb0b4eefef9ee1a7db88ac72b36",
+    ),
 )
 
 _BIT_PAPER = "https://arxiv.org/abs/1912.11370"

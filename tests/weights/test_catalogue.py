@@ -129,9 +129,13 @@ def test_the_best_on_imagenet(builder, name):
     assert (entry and entry.name) == name
 
 
-def test_the_best_on_cifar10():
-    entry = best_weights("PreActResNet20", "cifar10")
-    assert entry.name == "keras_preact/preactresnet20_cifar10"
+@pytest.mark.parametrize("builder", ["PreActResNet20", "PreActResNet164"])
+def test_the_best_on_cifar10(builder):
+    entry = best_weights(builder, "cifar10")
+    assert entry.name == f"keras_preact/{builder.lower()}_cifar10"
+
+
+def test_the_best_of_a_net_that_has_none():
     assert best_weights("PreActResNet50", "cifar10") is None
 
 
