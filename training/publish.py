@@ -75,7 +75,7 @@ def _card(trained: Trained, weights: Path, data: str, result: Evaluation) -> str
     changed = {key: value for key, value in recipe.items() if default.get(key) != value}
     count = trained.model.count_params()
     runs = _runs(record)
-    epochs = " and then ".join(f"{run['history'][-1]['epoch']}" for run in runs)
+    epochs = ", then ".join(f"{run['history'][-1]['epoch']}" for run in runs)
     return f"""# {recipe["model"]}, {data}
 
 - File: `{weights.name}`, {weights.stat().st_size:,} bytes, kernels in 16 bits, SHA-256

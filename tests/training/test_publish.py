@@ -38,7 +38,7 @@ def test_the_card_names_every_run_that_led_to_the_net(train, tmp_path):
     command = ["--model", str(second), "--data", "digits", *NAMES]
     assert publish([*command, "--output", str(output)]) == 0
     card = (output / "tiny_digits.md").read_text()
-    assert "1 and then 3 epochs" in card
+    assert "1, then 3 epochs" in card
     lines = [read_run(run)["command"] for run in (first, second)]
     assert f"1. `{lines[0]}`" in card and f"2. `{lines[1]}`" in card
     (first / "run.json").unlink()
