@@ -25,7 +25,7 @@ from keras_preact.analysis import (
 from keras_preact.preprocessing import CIFAR10
 from training.recipe import recipe_for
 
-NETS = ("PreActResNet20",)
+NETS = ("PreActResNet20", "PreActResNet164")
 HEADER = ("net", "units", "error", "median without one unit", "worst", "effective depth")
 
 
