@@ -34,13 +34,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def report(title: str, command: str, packages: Sequence[str], body: str) -> str:
-    """A result as Markdown: title, how and on what it was measured, the body."""
+def report(
+    title: str, command: str, packages: Sequence[str], body: str, device: str | None = None
+) -> str:
+    """A result as Markdown: title, how and on what it was measured, the body.
+
+    The device is the processor where none is named.
+    """
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     return (
         f"# {title}\n\n"
         f"- Command: `{command}`\n"
-        f"- Device: {device_name()}\n"
+        f"- Device: {device or device_name()}\n"
         f"- Versions: {versions}\n"
         f"- Date: {date.today().isoformat()}\n\n"
         f"{body}\n"

@@ -45,7 +45,8 @@ class Recorder(keras.callbacks.Callback):
         schedule: The learning rate of each step.
         save_best: Called first if the epoch is the best so far, with the averaged weights in
             the model, so that a run killed in between finds its best net again.
-        save_progress: Called after every epoch.
+        save_progress: Called after every `save_every` epochs, and after the last.
+        save_every: Epochs between two calls of it.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class Recorder(keras.callbacks.Callback):
         schedule: keras.optimizers.schedules.LearningRateSchedule,
         save_best: Callable[[], None],
         save_progress: Callable[[Progress], None],
+        save_every: int = 1,
     ) -> None:
         super().__init__()
         self._progress = progress
         self._schedule = schedule
         self._save_best = save_best
         self._save_progress = save_progress
+        self._save_every = save_every
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Start the clock."""
@@ -72,14 +75,15 @@ class Recorder(keras.callbacks.Callback):
             "epoch": epoch + 1,
             **logs,
             "learning_rate": float(self._schedule(last_step)),
-            "seconds": round(time.monotonic() - self._started, 1),
+            "seconds": round(time.monotonic() - self._started, 2),
         }
         self._progress.history.append(record)
         if record["val_top1"] > self._progress.best.get("val_top1", -1.0):
             self._progress.best = record
             with averaged_weights(self.model):
                 self._save_best()
-        self._save_progress(self._progress)
+        if (epoch + 1) % self._save_every == 0 or epoch + 1 == self.params["epochs"]:
+            self._save_progress(self._progress)
 
 
 class PlainLog(keras.callbacks.Callback):
@@ -94,7 +98,7 @@ class PlainLog(keras.callbacks.Callback):
         super().__init__()
         self._batch_size = batch_size
         self._log_every = log_every
-        self._steps_done = 0
+        self._steps_begun = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Note which epoch it is."""
@@ -102,13 +106,16 @@ class PlainLog(keras.callbacks.Callback):
         self._epoch_started = self._line_started = time.monotonic()
         self._line_steps = 0
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Print a line every few steps."""
-        self._steps_done += 1
-        self._line_steps += 1
-        if self._steps_done == 1:
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Count the step."""
+        if self._steps_begun == 1:
             # The first step contains the tracing of the graph.
             self._first_step_ended = time.monotonic()
+        self._steps_begun += 1
+        self._line_steps += 1
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Print a line every few steps."""
         step = batch + 1
         if step % self._log_every:
             return
@@ -135,12 +142,12 @@ class PlainLog(keras.callbacks.Callback):
 
     def _eta(self, step: int) -> str:
         """Time left at the average speed so far, evaluations included, as h:mm:ss."""
-        if self._steps_done < 2:
+        if self._steps_begun < 2:
             return "unknown"
         elapsed = time.monotonic() - self._first_step_ended
         epochs_left = self.params["epochs"] - self._epoch
         steps_left = epochs_left * self.params["steps"] - step
-        seconds = round(elapsed / (self._steps_done - 1) * steps_left)
+        seconds = round(elapsed / (self._steps_begun - 1) * steps_left)
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 

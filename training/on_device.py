@@ -69,6 +69,7 @@ def prepare(options: argparse.Namespace, recipe: Recipe) -> Job:
             images,
             run,
             options.log_every,
+            save_every=options.save_every,
             stop_after=options.stop_after,
             rollback=options.rollback,
             stop_requested=stop_requested,
@@ -112,6 +113,10 @@ def _device_name() -> str:
         import torch
 
         return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    if backend == "jax":
+        import jax
+
+        return jax.devices()[0].device_kind
     return f"{backend} {keras.distribution.list_devices()[0]}"
 
 
@@ -122,6 +127,7 @@ def train(
     run: Run,
     log_every: int = 50,
     *,
+    save_every: int = 1,
     stop_after: int | None = None,
     rollback: bool = False,
     stop_requested: Callable[[], bool] = lambda: False,
@@ -134,6 +140,7 @@ def train(
         images: The images.
         run: Where the results go.
         log_every: Steps between two lines of the log, where standard output is no terminal.
+        save_every: Epochs between two checkpoints.
         stop_after: Completed epochs after which to stop; by default, all of the recipe.
         rollback: Whether a run whose loss explodes goes back once to its last checkpoint, and on
             from there with half the learning rate.
@@ -170,9 +177,15 @@ def train(
             range(progress.epochs, epochs),
             [
                 _Watch(model.output_shape[-1], steps, schedule, stop_requested),
-                Recorder(progress, schedule, lambda: save_net(net, run.best_model), save_progress),
-                *([] if sys.stdout.isatty() else [PlainLog(recipe.batch_size, log_every)]),
+                Recorder(
+                    progress,
+                    schedule,
+                    lambda: save_net(net, run.best_model),
+                    save_progress,
+                    save_every,
+                ),
             ],
+            log_every,
         )
 
     progress = with_rollback(
@@ -203,18 +216,55 @@ def _fit(
     images: ImageSet,
     epochs: range,
     callbacks: list[keras.callbacks.Callback],
+    log_every: int,
 ) -> None:
     if not epochs:
         return
+    batches = _TrainingBatches(images, recipe, epochs.start)
+    verbose = 1 if sys.stdout.isatty() else 0
     model.fit(
-        _TrainingBatches(images, recipe, epochs.start),
+        batches,
         validation_data=_TestBatches(images, recipe),
         initial_epoch=epochs.start,
         epochs=epochs.stop,
         shuffle=False,
-        verbose=1 if sys.stdout.isatty() else 0,
-        callbacks=callbacks,
+        verbose=verbose,
+        callbacks=SparseCallbacks(
+            [*callbacks, *([] if verbose else [PlainLog(recipe.batch_size, log_every)])],
+            log_every,
+            add_history=True,
+            add_progbar=bool(verbose),
+            model=model,
+            verbose=verbose,
+            epochs=epochs.stop,
+            steps=len(batches),
+        ),
     )
+
+
+class SparseCallbacks(keras.callbacks.CallbackList):
+    """Callbacks that hear of the end of some steps only.
+
+    Keras reads the metrics for them, which waits for the step to end: after every step, the device
+    would be idle while the next one is prepared.
+
+    Args:
+        callbacks: The callbacks.
+        log_every: Steps between two of which they hear, if that is more often than to check the
+            loss.
+        **options: As for `keras.callbacks.CallbackList`.
+    """
+
+    def __init__(
+        self, callbacks: list[keras.callbacks.Callback], log_every: int, **options: Any
+    ) -> None:
+        super().__init__(callbacks, **options)
+        self._log_every = log_every
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        step = batch + 1
+        if step % CHECK_EVERY == 0 or step % self._log_every == 0 or step == self.params["steps"]:
+            super().on_train_batch_end(batch, logs)
 
 
 class _Batches(keras.utils.PyDataset):
@@ -296,7 +346,7 @@ class _Watch(keras.callbacks.Callback):
             self._check((total - self._total) / (step - self._checked), step, self._limit)
             self._checked, self._total = step, total
         if self._stop_requested():
-            raise Preempted("the last completed epoch")
+            raise Preempted("the last checkpoint")
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._average.enter_context(averaged_weights(self.model))

@@ -61,6 +61,7 @@ def prepare(options: argparse.Namespace, recipe: Recipe) -> Job:
             source,
             run,
             options.log_every,
+            save_every=options.save_every,
             stop_after=options.stop_after,
             rollback=options.rollback,
             stop_requested=stop_requested,
@@ -76,6 +77,7 @@ def train(
     run: Run,
     log_every: int = 50,
     *,
+    save_every: int = 1,
     stop_after: int | None = None,
     rollback: bool = False,
     stop_requested: Callable[[], bool] = lambda: False,
@@ -90,6 +92,7 @@ def train(
         source: The images.
         run: Where the results go.
         log_every: Steps between two lines of the log, where standard output is no terminal.
+        save_every: Epochs between two checkpoints.
         stop_after: Completed epochs after which to stop; by default, all of the recipe.
         rollback: Whether a run whose loss explodes goes back once to its last checkpoint, and on
             from there with half the learning rate.
@@ -107,7 +110,16 @@ def train(
     epochs = min(stop_after or recipe.epochs, recipe.epochs)
     progress = with_rollback(
         lambda progress: _run_loop(
-            model, net, recipe, source, run, progress, epochs, log_every, stop_requested
+            model,
+            net,
+            recipe,
+            source,
+            run,
+            progress,
+            epochs,
+            log_every,
+            save_every,
+            stop_requested,
         ),
         restore=lambda: load_progress(run.checkpoint, net, model.optimizer),
         checkpoint=run.checkpoint,
@@ -136,6 +148,7 @@ def _run_loop(
     progress: Progress,
     epochs: int,
     log_every: int,
+    save_every: int,
     stop_requested: Callable[[], bool],
 ) -> None:
     strategy, steps = net.distribute_strategy, steps_per_epoch(source, recipe)
@@ -159,7 +172,7 @@ def _run_loop(
         print(f"Going on {progress.place(recipe.epochs)}.", flush=True)
     schedule = learning_rate_schedule(calmed(recipe, len(progress.rollbacks)), steps)
     model.optimizer.learning_rate = schedule
-    callbacks = [Recorder(progress, schedule, save_best, save_progress)]
+    callbacks = [Recorder(progress, schedule, save_best, save_progress, save_every)]
     if chief:
         callbacks += [
             keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),

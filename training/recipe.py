@@ -87,7 +87,7 @@ class Recipe:
         "none",
         choices=("none", "bit_hyperrule"),
     )
-    epochs: int = _value("epochs, each ending with an evaluation and a checkpoint", 90, minimum=1)
+    epochs: int = _value("epochs, each ending with an evaluation", 90, minimum=1)
     epoch_steps: int = _value(
         "steps of an epoch, over as many passes as it takes; 0 means one pass", 0, minimum=0
     )

@@ -42,7 +42,7 @@ class Preempted(Exception):
     """The run was asked to stop, and all that it needs to go on is saved.
 
     Args:
-        place: After what it goes on: `"this step"` or `"the last completed epoch"`.
+        place: After what it goes on: `"this step"` or `"the last checkpoint"`.
     """
 
     def __init__(self, place: str) -> None:

@@ -98,6 +98,13 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
         help="steps between two lines where the output is no terminal (default: 50)",
     )
     parser.add_argument(
+        "--save-every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="epochs between two checkpoints; a stopped run goes on from the last (default: 1)",
+    )
+    parser.add_argument(
         "--rollback",
         action="store_true",
         help="where the loss explodes, go back once to the last checkpoint, and on from there with "
@@ -113,8 +120,11 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
     recipe = named_recipe(arguments)
     add_recipe_arguments(parser, recipe)
     options = parser.parse_args(arguments)
-    if options.stop_after is not None and options.stop_after < 1:
-        raise ValueError(f"--stop-after must be 1 or more. Received: {options.stop_after}")
+    for name in ("save_every", "stop_after"):
+        epochs = getattr(options, name)
+        if epochs is not None and epochs < 1:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} must be 1 or more. Received: {epochs}")
     return options, override_recipe(recipe, options)
 
 

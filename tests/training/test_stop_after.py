@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from tensorflow.python.framework import config
 
+from training import on_tensorflow
+from training.checkpoint import save_checkpoint
 from training.run import read_run
 
 
@@ -55,6 +57,22 @@ def test_a_run_stopped_after_an_epoch_goes_on_as_if_it_were_not(
             np.testing.assert_array_equal(received[name], expected[name], err_msg=name)
 
 
-def test_stopping_needs_an_epoch(train, tmp_path, capsys):
-    assert train(tmp_path / "run", "--stop-after", "0") == 2
-    assert "--stop-after must be 1 or more. Received: 0" in capsys.readouterr().err
+@pytest.mark.parametrize("flag", ["--stop-after", "--save-every"])
+def test_stopping_and_saving_need_an_epoch(train, flag, tmp_path, capsys):
+    assert train(tmp_path / "run", flag, "0") == 2
+    assert f"{flag} must be 1 or more. Received: 0" in capsys.readouterr().err
+
+
+def test_checkpoints_of_some_epochs(train, tmp_path, monkeypatch):
+    saved = []
+
+    def save(path, net, optimizer, progress):
+        saved.append(progress.epochs)
+        save_checkpoint(path, net, optimizer, progress)
+
+    monkeypatch.setattr(on_tensorflow, "save_checkpoint", save)
+    run = tmp_path / "run"
+    assert train(run, "--epochs", "5", "--epoch-steps", "1", "--save-every", "2") == 0
+    # Before the first, then every second epoch and the last.
+    assert saved == [0, 2, 4, 5]
+    assert len(read_run(run)["history"]) == 5
