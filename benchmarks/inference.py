@@ -71,7 +71,7 @@ def export_all(folder: Path, size: int, dtype: str) -> None:
         peer.export(str(folder / f"peer-{each}"), verbose=False)
     keras.config.set_dtype_policy("float32")
     preprocessing = Preprocessing(input_size=size)
-    for net, exports in _EXPORTS.items():
+    for net, exports in _exports(dtype).items():
         model = _trained(keras_preact.BUILDERS[net](weights=None, input_shape=shape))
         for name, export_options in exports.items():
             keras_preact.export_savedmodel(
@@ -88,14 +88,27 @@ def export_all(folder: Path, size: int, dtype: str) -> None:
 # Our exports: the peer's own net, then what each part of the optimisation is worth. The last net
 # stays, to be written in the other formats.
 _EXPORTS: dict[str, dict[str, dict[str, Any]]] = {
-    "ResNet50V2": {"folded, frozen": {}},
+    "ResNet50V2": {"folded, frozen": {}, "folded, frozen, Winograd": {"winograd": True}},
     OURS: {
         "folded, frozen": {},
+        "folded, frozen, Winograd": {"winograd": True},
         "folded": {"freeze": False},
         "as in training": {"fold": False, "freeze": False},
         "folded, frozen, XLA": {"jit_compile": True},
     },
 }
+
+
+def _exports(dtype: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Those of `_EXPORTS` that there are in a dtype: Winograd's algorithm is for float32 alone."""
+    return {
+        net: {
+            name: options
+            for name, options in exports.items()
+            if dtype == "float32" or not options.get("winograd")
+        }
+        for net, exports in _EXPORTS.items()
+    }
 
 
 def prepare_savedmodel(folder: Path, batch_size: int, size: int) -> Step:
@@ -157,7 +170,7 @@ def _candidates(
     }
     if dtype != "float32":
         found[PEER_16_BITS] = (prepare_savedmodel, (folder / f"peer-{dtype}", *shape))
-    for net, exports in _EXPORTS.items():
+    for net, exports in _exports(dtype).items():
         for name in exports:
             found[f"{net}, {name}"] = (prepare_savedmodel, (folder / f"{net}, {name}", *shape))
     found["timm resnetv2_50, PyTorch"] = (prepare_torch, (*shape, dtype, False))

@@ -26,6 +26,7 @@ _SAVEDMODEL_OPTIONS = (
     "any_size",
     "top_k",
     "max_pixels",
+    "winograd",
     "dtype",
     "xla",
     "no_freeze",
@@ -80,6 +81,7 @@ def _export(options: argparse.Namespace) -> Path:
         any_size=options.any_size,
         top_k=options.top_k,
         max_pixels=options.max_pixels,
+        winograd=options.winograd,
         dtype=options.dtype,
         jit_compile=options.xla,
         freeze=not options.no_freeze,
@@ -169,6 +171,11 @@ def _parser() -> argparse.ArgumentParser:
         default=2**26,
         metavar="N",
         help=f"pixels of the largest image that is decoded (default: {2**26})",
+    )
+    group.add_argument(
+        "--winograd",
+        action="store_true",
+        help="3x3 convolutions by Winograd's algorithm: faster on a CPU in float32",
     )
     group.add_argument(
         "--dtype",

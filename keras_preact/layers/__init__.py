@@ -28,6 +28,7 @@ from keras_preact.layers.standardized_conv import StandardizedConv2D
 from keras_preact.layers.token_attention import TokenAttention
 from keras_preact.layers.token_embedding import TokenEmbedding
 from keras_preact.layers.token_pooling import TokenPooling
+from keras_preact.layers.winograd import WinogradConv2D
 
 __all__ = [
     "AveragePooling2D",
@@ -60,4 +61,5 @@ __all__ = [
     "TokenAttention",
     "TokenEmbedding",
     "TokenPooling",
+    "WinogradConv2D",
 ]

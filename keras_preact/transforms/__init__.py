@@ -9,6 +9,7 @@ from keras_preact.transforms.input_channels import adapt_input_channels
 from keras_preact.transforms.input_size import resize_input
 from keras_preact.transforms.precision import with_dtype
 from keras_preact.transforms.stacking import stack, unroll
+from keras_preact.transforms.winograd import winograd
 
 __all__ = [
     "FeaturePyramid",
@@ -22,5 +23,6 @@ __all__ = [
     "stack",
     "unroll",
     "widen",
+    "winograd",
     "with_dtype",
 ]
