@@ -77,7 +77,7 @@ def export_savedmodel(
             that a small file can ask for.
         fold: Whether to write `keras_preact.transforms.fold(model)` in place of the model.
         winograd: Whether to write `keras_preact.transforms.winograd` of that: on a CPU, in float32,
-            faster, and equal but for rounding.
+            faster for batches, and equal but for rounding.
         dtype: `"float32"`, `"bfloat16"` or `"float16"` to compute in, but for the classifier;
             the model's own by default.
         jit_compile: Whether XLA compiles the net, anew for each size of batch.

@@ -18,8 +18,8 @@ def winograd(model: keras.Model) -> keras.Model:
     """The same net with its 3x3 convolutions by Winograd's algorithm, where that is faster.
 
     On a CPU such a convolution takes less time in float32, its outputs differ by about 1e-4 of
-    their magnitude, and its kernel takes four times the memory. GPUs choose such algorithms by
-    themselves.
+    their magnitude, and its kernel takes four times the memory. It pays in batches: for single
+    images the convolution is as fast. GPUs choose such algorithms by themselves.
 
     Convolutions of stride 1 with at least 128 channels, in and out, on maps of at least 12x12
     pixels are replaced; all others stay as they are, as do the names of all layers.
