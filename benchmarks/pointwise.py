@@ -12,12 +12,12 @@ import argparse
 import os
 import shlex
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report import report, table, write
+from benchmarks.workers import seconds_of_call
 
 # Batch, height and width, channels in, channels out: CIFAR nets, then ImageNet nets.
 SHAPES = (
@@ -71,13 +71,6 @@ def _training(forward: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Any], A
     return step
 
 
-def _seconds(step: Callable[..., Any], arguments: tuple[Any, ...], calls: int) -> float:
-    start = time.perf_counter()
-    for _ in range(calls):
-        step(*arguments)
-    return (time.perf_counter() - start) / calls
-
-
 def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -99,9 +92,9 @@ def main() -> None:
             arguments = tuple(tf.cast(tf.random.normal(shape), dtype) for shape in shapes)
             steps = [_training(forward) for forward in FORMS.values()]
             for step in steps:
-                _seconds(step, arguments, 2)
+                seconds_of_call(step, arguments, 2)
             rounds = [
-                [_seconds(step, arguments, options.calls) for step in steps]
+                [seconds_of_call(step, arguments, options.calls) for step in steps]
                 for _ in range(options.rounds)
             ]
             fastest = [1000 * min(times) for times in zip(*rounds, strict=True)]

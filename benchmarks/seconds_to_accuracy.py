@@ -52,7 +52,7 @@ def seconds(record: dict[str, Any]) -> float:
     return (statistics.median(others) if others else first) + sum(others)
 
 
-def summarize(records: list[dict[str, Any]]) -> tuple[str, ...]:
+def summarize(records: list[dict[str, Any]]) -> tuple[object, ...]:
     """The row of a recipe."""
     accuracies = [record["history"][-1]["val_top1"] for record in records]
     recipe = records[0]["recipe"]

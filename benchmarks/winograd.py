@@ -11,15 +11,15 @@ import argparse
 import os
 import shlex
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from benchmarks.report import report, table, write
+from benchmarks.workers import seconds_of_call
 
 # Height and width, channels: those of a 50-layer net.
 SHAPES = ((56, 64), (28, 128), (14, 256), (7, 512))
+# Calls a round.
+CALLS = 5
 
 
 def measure(batch: int, side: int, channels: int, rounds: int) -> tuple[float, float]:
@@ -39,16 +39,10 @@ def measure(batch: int, side: int, channels: int, rounds: int) -> tuple[float, f
         lambda x: winograd(x, points),
     )
     steps = [tf.function(form, input_signature=spec, autograph=False) for form in forms]
-    times = [[_seconds(step, maps) for step in steps] for _ in range(rounds)]
-    return tuple(1e3 * min(each) for each in zip(*times, strict=True))
-
-
-def _seconds(step: Callable[[Any], Any], maps: Any, calls: int = 5) -> float:
-    step(maps)
-    start = time.perf_counter()
-    for _ in range(calls):
+    for step in steps:
         step(maps)
-    return (time.perf_counter() - start) / calls
+    times = [[seconds_of_call(step, (maps,), CALLS) for step in steps] for _ in range(rounds)]
+    return tuple(1e3 * min(each) for each in zip(*times, strict=True))
 
 
 def main() -> None:

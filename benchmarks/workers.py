@@ -80,6 +80,14 @@ def measure_in_turn(
     return results
 
 
+def seconds_of_call(function: Callable[..., Any], arguments: tuple[Any, ...], calls: int) -> float:
+    """Seconds of one of several calls in a row, in this process."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        function(*arguments)
+    return (time.perf_counter() - start) / calls
+
+
 def _work(connection: Connection, prepare: Callable[..., Step], arguments: tuple[Any, ...]) -> None:
     start = time.perf_counter()
     step = prepare(*arguments)

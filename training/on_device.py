@@ -132,7 +132,7 @@ def train(
     rollback: bool = False,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Progress:
-    """Train a net by `model.fit`, from the last completed epoch of the run on.
+    """Train a net by `model.fit`, from the last checkpoint of the run on.
 
     Args:
         net: The net, from `prepare_net`.

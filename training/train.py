@@ -1,6 +1,7 @@
 """Train a net: `python -m training.train --recipe NAME --data SOURCE --output DIR`.
 
-Started again with the same arguments, it goes on after the last completed epoch.
+Started again with the same arguments, it goes on after its last checkpoint: by default, that of the
+last completed epoch.
 """
 
 from __future__ import annotations
@@ -220,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"training.train: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on after the last completed epoch.")
+        print("\nInterrupted. The same command goes on after the last checkpoint.")
         return 130
     if job.writes:
         print(summary(run, progress))

@@ -76,7 +76,8 @@ def winograd(inputs: Any, kernel: Any) -> Any:
     """
     _, height, width, channels = inputs.shape
     filters = kernel.shape[-1]
-    batch = ops.arange(ops.shape(inputs)[0], dtype="int32")
+    count = ops.shape(inputs)[0]
+    batch = ops.arange(count, dtype="int32")
     down, across = -(-height // _TILE), -(-width // _TILE)
     seen = (_TILE * down + 2, _TILE * across + 2)
     padded = ops.pad(inputs, [[0, 0], [1, seen[0] - height - 1], [1, seen[1] - width - 1], [0, 0]])
@@ -88,7 +89,7 @@ def winograd(inputs: Any, kernel: Any) -> Any:
     products = ops.matmul(ops.reshape(points, (_SEEN**2, -1, channels)), kernel)
     tiles = _combine(_TO_PIXELS, ops.reshape(products, (_SEEN**2, -1)))
     within, tile = _places_in_tiles(height, width, across)
-    places = within * (down * across) * ops.shape(inputs)[0] + tile
+    places = within * (down * across) * count + tile
     places = places + ops.reshape(batch, (-1, 1, 1)) * (down * across)
     return ops.take(ops.reshape(tiles, (-1, filters)), places, axis=0)
 

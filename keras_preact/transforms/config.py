@@ -51,6 +51,16 @@ def tensor(layer: str, like: Config) -> Config:
     return {**like, "config": {**like["config"], "keras_history": [layer, 0, 0]}}
 
 
+def put_in_place(config: Config, layer: keras.layers.Layer) -> None:
+    """Put a layer of the same name in the place of a configuration's, called on the same."""
+    inbound_nodes = config["inbound_nodes"]
+    for call in inbound_nodes:
+        call["kwargs"] = {}
+    config.clear()
+    config.update(keras.saving.serialize_keras_object(layer))
+    config.update({"name": layer.name, "inbound_nodes": inbound_nodes})
+
+
 def renamed(layers: list[Config], rename: Callable[[str], str]) -> list[Config]:
     """The layers under other names, wherever they or their outputs are named."""
     layers = copy.deepcopy(layers)

@@ -20,7 +20,14 @@ from keras_preact.layers import (
     ShakeDrop,
     StackedUnits,
 )
-from keras_preact.transforms.config import Config, functional_config, redirected, source, tensors
+from keras_preact.transforms.config import (
+    Config,
+    functional_config,
+    put_in_place,
+    redirected,
+    source,
+    tensors,
+)
 from keras_preact.transforms.stacking import unroll
 from keras_preact.weights.named import NamedWeights, named_weights, set_named_weights
 
@@ -145,7 +152,7 @@ def _fold_shake(shake: Config, config: Config, weights: NamedWeights) -> None:
     factor = 1 - shake["config"]["rate"]
     convolution = _linear_convolution_before(shake, config)
     if convolution is None:
-        _become(shake, keras.layers.Rescaling(factor, **_name_and_dtype(shake)))
+        put_in_place(shake, keras.layers.Rescaling(factor, **_name_and_dtype(shake)))
     else:
         arrays = weights[convolution["name"]]
         weights[convolution["name"]] = {key: array * factor for key, array in arrays.items()}
@@ -192,22 +199,12 @@ def _linear_convolution_before(layer: Config, config: Config) -> Config | None:
 
 def _become_scale_shift(norm: Config) -> None:
     """Turn the configuration of a norm into that of what it comes down to."""
-    _become(norm, ScaleShift(axis=norm["config"]["axis"], **_name_and_dtype(norm)))
+    put_in_place(norm, ScaleShift(axis=norm["config"]["axis"], **_name_and_dtype(norm)))
 
 
 def _name_and_dtype(layer: Config) -> dict[str, Any]:
     dtype = keras.saving.deserialize_keras_object(layer["config"]["dtype"])
     return {"name": layer["name"], "dtype": dtype}
-
-
-def _become(config: Config, layer: keras.layers.Layer) -> None:
-    """Put a layer of the same name in the place of a configuration's, called on the same."""
-    inbound_nodes = config["inbound_nodes"]
-    for call in inbound_nodes:
-        call["kwargs"] = {}
-    config.clear()
-    config.update(keras.saving.serialize_keras_object(layer))
-    config.update({"name": layer.name, "inbound_nodes": inbound_nodes})
 
 
 def _leave_out(layer: Config, config: Config) -> None:

@@ -6,7 +6,7 @@ import keras
 
 from keras_preact.layers import Conv2D, WinogradConv2D
 from keras_preact.layers.winograd import transformed_kernel
-from keras_preact.transforms.config import Config, functional_config
+from keras_preact.transforms.config import functional_config, put_in_place
 from keras_preact.weights.named import named_weights, set_named_weights
 
 # Where it is faster on a CPU (`benchmarks/winograd.py`): with fewer channels the transforms cost
@@ -44,9 +44,11 @@ def winograd(model: keras.Model) -> keras.Model:
             f"known size of {_SIDE}x{_SIDE} pixels or more."
         )
     for layer in replaced:
-        _replace(layer, model.get_layer(layer["name"]))
-        arrays = weights[layer["name"]]
-        weights[layer["name"]] = {**arrays, "0": transformed_kernel(arrays["0"])}
+        name = layer["name"]
+        old = model.get_layer(name)
+        new = WinogradConv2D(old.filters, old.use_bias, name=name, dtype=old.dtype_policy)
+        put_in_place(layer, new)
+        weights[name] = {**weights[name], "0": transformed_kernel(weights[name]["0"])}
     result = type(model).from_config(config)
     set_named_weights(result, weights)
     return result
@@ -66,12 +68,3 @@ def _is_faster(layer: keras.layers.Layer) -> bool:
         and min(channels, layer.filters) >= _CHANNELS
         and min(height or 0, width or 0) >= _SIDE
     )
-
-
-def _replace(config: Config, layer: keras.layers.Layer) -> None:
-    """Turn the configuration of a convolution into that of the layer in its place."""
-    other = WinogradConv2D(layer.filters, layer.use_bias, name=layer.name, dtype=layer.dtype_policy)
-    inbound_nodes = config["inbound_nodes"]
-    config.clear()
-    config.update(keras.saving.serialize_keras_object(other))
-    config.update({"name": layer.name, "inbound_nodes": inbound_nodes})
