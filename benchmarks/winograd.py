@@ -2,7 +2,8 @@
 
     python -m benchmarks.winograd
 
-`keras_preact.transforms.winograd` chooses between the two.
+`keras_preact.transforms.winograd` chooses between the two for inference, and
+`keras_preact.layers.winograd.winograd_pays` for training.
 """
 
 from __future__ import annotations
@@ -11,33 +12,66 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks.report import report, table, write
 from benchmarks.workers import seconds_of_call
 
-# Height and width, channels: those of a 50-layer net.
-SHAPES = ((56, 64), (28, 128), (14, 256), (7, 512))
+# Height and width, channels: those of a 50-layer net, and of WideResNet28_10.
+SHAPES = ((56, 64), (28, 128), (14, 256), (7, 512), (16, 320), (8, 640))
 # Calls a round.
 CALLS = 5
 
+Form = Callable[[Any], Any]
 
-def measure(batch: int, side: int, channels: int, rounds: int) -> tuple[float, float]:
-    """Milliseconds of the convolution and of Winograd's algorithm."""
-    import numpy as np
+
+def _inference(kernel: Any) -> tuple[Form, Form]:
+    """The convolution, and Winograd's algorithm with the kernel at the points beforehand."""
     import tensorflow as tf
 
     from keras_preact.layers.winograd import transformed_kernel, winograd
 
+    points, kernel = tf.constant(transformed_kernel(kernel)), tf.constant(kernel)
+    return lambda maps: tf.nn.conv2d(maps, kernel, 1, "SAME"), lambda maps: winograd(maps, points)
+
+
+def _training(kernel: Any) -> tuple[Form, Form]:
+    """Both with the gradients of maps and kernel."""
+    import tensorflow as tf
+
+    from keras_preact.layers.winograd import trainable_winograd
+
+    kernel = tf.constant(kernel)
+
+    def step(convolve: Callable[[Any, Any], Any]) -> Form:
+        def with_gradients(maps: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch([maps, kernel])
+                outputs = convolve(maps, kernel)
+            # As many channels out as in: the maps do for the gradient from above.
+            return outputs, *tape.gradient(outputs, [maps, kernel], maps)
+
+        return with_gradients
+
+    return step(lambda maps, kernel: tf.nn.conv2d(maps, kernel, 1, "SAME")), step(
+        trainable_winograd
+    )
+
+
+USES = {"inference": _inference, "training": _training}
+
+
+def measure(use: str, batch: int, side: int, channels: int, rounds: int) -> tuple[float, float]:
+    """Milliseconds of the convolution and of Winograd's algorithm."""
+    import numpy as np
+    import tensorflow as tf
+
     rng = np.random.default_rng(0)
     maps = tf.constant(rng.normal(size=(batch, side, side, channels)), tf.float32)
-    kernel = rng.normal(size=(3, 3, channels, channels)).astype("float32")
-    points, kernel = tf.constant(transformed_kernel(kernel)), tf.constant(kernel)
+    forms = USES[use](rng.normal(size=(3, 3, channels, channels)).astype("float32"))
     spec = [tf.TensorSpec((None, *maps.shape[1:]))]
-    forms = (
-        lambda x: tf.nn.conv2d(x, kernel, 1, "SAME"),
-        lambda x: winograd(x, points),
-    )
     steps = [tf.function(form, input_signature=spec, autograph=False) for form in forms]
     for step in steps:
         step(maps)
@@ -55,13 +89,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="also write the result here")
     options = parser.parse_args()
     rows = []
-    for batch in options.batch_sizes:
-        for side, channels in SHAPES:
-            direct, ours = measure(batch, side, channels, options.rounds)
-            shape = f"{side}x{side}x{channels}"
-            rows.append((batch, shape, f"{direct:.2f}", f"{ours:.2f}", f"{direct / ours:.2f}"))
-    header = ("batch", "maps", "convolution, ms", "Winograd, ms", "ratio")
-    body = f"{table(header, rows)}\n\nfloat32, as many channels out as in, fastest of the rounds."
+    for use in USES:
+        for batch in options.batch_sizes:
+            for side, channels in SHAPES:
+                direct, ours = measure(use, batch, side, channels, options.rounds)
+                shape = f"{side}x{side}x{channels}"
+                times = (f"{direct:.2f}", f"{ours:.2f}", f"{direct / ours:.2f}")
+                rows.append((use, batch, shape, *times))
+    header = ("use", "batch", "maps", "convolution, ms", "Winograd, ms", "ratio")
+    body = (
+        f"{table(header, rows)}\n\nfloat32, as many channels out as in, fastest of the rounds. "
+        "Training: the forward pass and both gradients."
+    )
     command = "python -m benchmarks.winograd " + shlex.join(sys.argv[1:])
     title = "3x3 convolutions by Winograd's algorithm"
     write(report(title, command.strip(), ("keras", "tensorflow"), body), options.output)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import torch
 
-from keras_preact.layers import AveragePooling2D, Conv2D, MaxPooling2D
+from keras_preact.layers import AveragePooling2D, Conv2D, MaxPooling2D, StandardizedConv2D
 
 
 def _x(*shape: int) -> np.ndarray:
@@ -175,19 +175,69 @@ def test_1x1_convolutions_differentiate_twice(jit_compile):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-def test_16_bit_inputs_are_padded_before_the_convolution(dtype):
-    """TensorFlow's gradients of a convolution that pads know no 16-bit numbers on a CPU."""
+def test_inputs_are_padded_before_the_convolution(dtype):
+    """TensorFlow's gradients of a convolution that pads by itself are slow on a CPU."""
     x = tf.constant(_x(2, 9, 9, 8))
-    layer = Conv2D(16, 3, strides=2, dtype=dtype, kernel_initializer="he_normal")
-    reference = Conv2D(16, 3, strides=2)
-    layer(x), reference(x)
-    reference.kernel.assign(layer.kernel)
+    layer = Conv2D(16, 3, strides=2, dtype=dtype, kernel_initializer="he_normal", use_bias=False)
+    layer(x)
     trained, kinds = _gradients(layer, x, training=True)
-    expected, _ = _gradients(reference, x, training=True)
-    assert ("Pad" in kinds) == (dtype != "float32")
+    assert "Pad" in kinds
+    kernel = tf.constant(layer.kernel)
+    with tf.GradientTape() as tape:
+        tape.watch([x, kernel])
+        y = tf.nn.conv2d(x, kernel, 2, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    expected = (y, *tape.gradient(y, [x, kernel], y))
     for one, other in zip(trained, expected, strict=True):
         tolerance = 1e-6 if dtype == "float32" else 0.05
         assert np.abs(np.asarray(one, "float32") - other).max() <= tolerance * np.abs(other).max()
+
+
+# Maps, filters and other settings of 3x3 convolutions.
+TRAINED_BY_WINOGRAD = [((14, 14, 128), 192, {}), ((4, 8, 130), 128, {"use_bias": False})]
+TRAINED_AS_THEY_ARE = [
+    ((14, 14, 128), 64, {}),
+    ((14, 14, 64), 128, {}),
+    ((9, 9, 128), 128, {}),
+    ((14, 14, 128), 128, {"dilation_rate": 2}),
+    ((14, 14, 128), 128, {"strides": 2}),
+    ((14, 14, 256), 256, {"groups": 2}),
+    ((14, 14, 128), 128, {"padding": "valid"}),
+    ((14, 14, 128), 128, {"dtype": "mixed_bfloat16"}),
+]
+
+
+@pytest.mark.parametrize(("shape", "filters", "settings"), TRAINED_BY_WINOGRAD)
+@pytest.mark.parametrize("layer_type", [Conv2D, StandardizedConv2D])
+def test_wide_3x3_convolutions_train_by_winograd(layer_type, shape, filters, settings):
+    x = tf.constant(_x(2, *shape))
+    layer = layer_type(filters, 3, bias_initializer="ones", **settings)
+    layer(x)
+    trained, kinds = _gradients(layer, x, training=True)
+    expected, kinds_of_inference = _gradients(layer, x, training=False)
+    assert "BatchMatMulV2" in kinds and not any(kind.startswith("Conv2D") for kind in kinds)
+    assert "Conv2D" in kinds_of_inference and "BatchMatMulV2" not in kinds_of_inference
+    for one, other in zip(trained, expected, strict=True):
+        assert np.abs(one - other).max() <= 1e-4 * np.abs(other).max()
+
+
+@pytest.mark.parametrize(("shape", "filters", "settings"), TRAINED_AS_THEY_ARE)
+def test_other_3x3_convolutions_train_as_they_are(shape, filters, settings):
+    x = tf.constant(_x(2, *shape))
+    layer = Conv2D(filters, 3, **settings)
+    layer(x)
+    _, kinds = _gradients(layer, x, training=True)
+    assert "Conv2D" in kinds and "BatchMatMulV2" not in kinds
+
+
+def test_maps_of_an_unknown_size_train_as_they_are():
+    layer = Conv2D(128, 3)
+    layer.build((None, None, None, 128))
+    step = tf.function(
+        lambda x: layer(x, training=True),
+        input_signature=[tf.TensorSpec((None, None, None, 128))],
+    )
+    kinds = {each.type for each in step.get_concrete_function().graph.get_operations()}
+    assert "Conv2D" in kinds and "BatchMatMulV2" not in kinds
 
 
 def test_biases_go_to_the_channels_of_maps_as_wide_as_they_are_deep():

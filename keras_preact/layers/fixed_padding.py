@@ -7,18 +7,20 @@ half the kernel on every side. Where the stride is 1 the two agree.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_preact.layers.device import (
-    has_gpu,
+    is_tensorflow_on_cpu,
     kernels_pad,
     kernels_take_channels_first,
     kernels_take_groups,
 )
 from keras_preact.layers.pointwise import pointwise
+from keras_preact.layers.winograd import trainable_winograd, winograd_pays
 
 
 def _check_odd(name: str, sizes: tuple[int, ...]) -> None:
@@ -131,20 +133,28 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         # In inference a convolution is better: TensorFlow merges it with the norm that follows.
-        if training and self._is_pointwise_on_cpu():
-            outputs = pointwise(inputs, self.kernel_in_use(self.kernel))
-        else:
+        form = self._form_in_training(inputs.shape) if training else None
+        if form is None:
             outputs = self.convolution_op(inputs, self.kernel)
+        else:
+            outputs = form(inputs, self.kernel_in_use(self.kernel))
         return self.finish(outputs)
 
-    def _is_pointwise_on_cpu(self) -> bool:
-        return (
-            self.kernel_size == self.strides == (1, 1)
-            and self.groups == 1
-            and self.data_format == "channels_last"
-            and keras.backend.backend() == "tensorflow"
-            and not has_gpu()
-        )
+    def _form_in_training(self, shape: tuple[int | None, ...]) -> Callable[[Any, Any], Any] | None:
+        """What trains faster than the convolution, if anything does."""
+        if not is_tensorflow_on_cpu() or self.groups > 1 or self.data_format != "channels_last":
+            return None
+        if self.kernel_size == self.strides == (1, 1):
+            return pointwise
+        if (
+            self.kernel_size == (3, 3)
+            and self.strides == self.dilation_rate == (1, 1)
+            and self.padding == "same"
+            and self.compute_dtype == "float32"
+            and winograd_pays(shape, self.filters)
+        ):
+            return trainable_winograd
+        return None
 
     def _convolve(self, inputs: Any, kernel: Any, data_format: str) -> Any:
         if self.groups == 1 or kernels_take_groups():
@@ -162,7 +172,7 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
     def _convolve_group(self, inputs: Any, kernel: Any, data_format: str) -> Any:
         if self.pads:
             widths = pad_widths(self.pads, data_format)
-            if kernels_pad(keras.backend.standardize_dtype(inputs.dtype)):
+            if kernels_pad():
                 return self._convolve_on_tensorflow(inputs, kernel, data_format, widths)
             inputs = ops.pad(inputs, widths)
         return ops.conv(

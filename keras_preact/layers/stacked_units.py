@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_preact.layers.device import has_gpu
+from keras_preact.layers.device import is_tensorflow_on_cpu
 from keras_preact.layers.loop import loop
 from keras_preact.layers.pure_call import pure_call
 from keras_preact.layers.unit_numbers import UNIT_NUMBERS
@@ -72,7 +72,7 @@ class StackedUnits(keras.layers.Layer):
         if self._unit.seeds:
             self.seed_generator = keras.random.SeedGenerator()
         # On a CPU, XLA runs the loop 16 times slower (benchmarks/results/depth.md, 110 layers).
-        self.supports_jit = keras.backend.backend() != "tensorflow" or has_gpu()
+        self.supports_jit = not is_tensorflow_on_cpu()
 
     def _check(self) -> None:
         if not self.unit_names:

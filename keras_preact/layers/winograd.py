@@ -8,12 +8,18 @@ convolution's by about 1e-4 of its magnitude.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+# With fewer channels, in or out, the transforms cost more than the products save.
+LEAST_CHANNELS = 128
+# Less of the tiles within the maps, and the products save too little.
+_LEAST_WITHIN = 2 / 3
 # Side of a tile, and of what it sees, in pixels.
 _TILE, _SEEN = 4, 6
 # The transforms of one axis: of the pixels seen, of the kernel, and back to a tile. The points are
@@ -74,44 +80,131 @@ def winograd(inputs: Any, kernel: Any) -> Any:
     Returns:
         float32 `(batch, height, width, filters)`.
     """
-    _, height, width, channels = inputs.shape
-    filters = kernel.shape[-1]
-    count = ops.shape(inputs)[0]
-    batch = ops.arange(count, dtype="int32")
-    down, across = -(-height // _TILE), -(-width // _TILE)
-    seen = (_TILE * down + 2, _TILE * across + 2)
-    padded = ops.pad(inputs, [[0, 0], [1, seen[0] - height - 1], [1, seen[1] - width - 1], [0, 0]])
-    # Rows of channels are gathered: strided slices of the maps take longer than the convolution.
-    places = _places_seen(down, across, seen[1])
-    places = places + ops.reshape(batch, (1, -1, 1)) * (seen[0] * seen[1])
-    pixels = ops.take(ops.reshape(padded, (-1, channels)), places, axis=0)
-    points = _combine(_FROM_PIXELS, ops.reshape(pixels, (_SEEN**2, -1)))
-    products = ops.matmul(ops.reshape(points, (_SEEN**2, -1, channels)), kernel)
-    tiles = _combine(_TO_PIXELS, ops.reshape(products, (_SEEN**2, -1)))
-    within, tile = _places_in_tiles(height, width, across)
-    places = within * (down * across) * count + tile
-    places = places + ops.reshape(batch, (-1, 1, 1)) * (down * across)
-    return ops.take(ops.reshape(tiles, (-1, filters)), places, axis=0)
+    return _maps(ops.matmul(_points_seen(inputs), kernel), inputs)
+
+
+def winograd_pays(shape: tuple[int | None, ...], filters: int) -> bool:
+    """Whether training on a CPU is faster with Winograd's algorithm (`benchmarks/winograd.py`).
+
+    Args:
+        shape: Of the inputs, `(batch, height, width, channels)`.
+        filters: Output channels.
+    """
+    _, height, width, channels = shape
+    if height is None or width is None or min(channels, filters) < LEAST_CHANNELS:
+        return False
+    tiles = -(-height // _TILE) * -(-width // _TILE)
+    return height * width >= _LEAST_WITHIN * tiles * _TILE**2
+
+
+def trainable_winograd(inputs: Any, kernel: Any) -> Any:
+    """The same convolution on TensorFlow, with its gradients by the same algorithm.
+
+    Args:
+        inputs: float32 `(batch, height, width, channels)`; all but the batch known.
+        kernel: float32 `(3, 3, channels, filters)`.
+
+    Returns:
+        float32 `(batch, height, width, filters)`.
+    """
+    return _trainable_winograd()(inputs, ops.convert_to_tensor(kernel))
+
+
+@functools.cache
+def _trainable_winograd() -> Callable[[Any, Any], Any]:
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def convolve(inputs: Any, kernel: Any) -> Any:
+        def gradient(upstream: Any) -> tuple[Any, Any]:
+            # The points are over twice the maps: they are found again, and only once upstream is.
+            with tf.control_dependencies([upstream]):
+                again = tf.identity(inputs)
+            return _gradient_of_inputs(kernel, upstream), _gradient_of_kernel(again, upstream)
+
+        return winograd(inputs, _kernel_at_points(kernel, _FROM_KERNEL)), gradient
+
+    return convolve
+
+
+def _gradient_of_inputs(kernel: Any, upstream: Any) -> Any:
+    """Of the loss, by the inputs: the convolution with the kernel turned by half a turn."""
+    import tensorflow as tf
+
+    turned = _kernel_at_points(kernel, _FROM_KERNEL[:, ::-1])
+    return _maps(tf.matmul(_points_seen(upstream), turned, transpose_b=True), upstream)
+
+
+def _kernel_at_points(kernel: Any, transform: np.ndarray) -> Any:
+    """A kernel in the graph, at the points: `(36, channels, filters)`."""
+    return _combine(transform, ops.reshape(kernel, (9, *kernel.shape[2:])))
+
+
+def _gradient_of_kernel(inputs: Any, upstream: Any) -> Any:
+    """Of the loss, by the kernel `(3, 3, channels, filters)`."""
+    import tensorflow as tf
+
+    tiles = _combine(_TO_PIXELS.T, _windows(upstream, size=_TILE, before=0))
+    products = tf.matmul(_points_seen(inputs), tiles, transpose_a=True)
+    kernel = _combine(_FROM_KERNEL.T, products)
+    return ops.reshape(kernel, (3, 3, *kernel.shape[1:]))
 
 
 def _combine(transform: np.ndarray, values: Any) -> Any:
     """A transform of both axes, of values whose first axis is that of the pixels or points."""
     both = np.kron(transform, transform).astype("float32")
-    return ops.matmul(ops.convert_to_tensor(both), values)
+    columns = ops.matmul(ops.convert_to_tensor(both), ops.reshape(values, (both.shape[1], -1)))
+    return ops.reshape(columns, (both.shape[0], -1, values.shape[-1]))
 
 
-def _places_seen(down: int, across: int, row: int) -> np.ndarray:
-    """Of each pixel seen `(36, 1, tiles)`, the place in a padded map of this length of a row."""
-    within = np.arange(_SEEN)[:, None] * row + np.arange(_SEEN)
-    tile = _TILE * (np.arange(down)[:, None] * row + np.arange(across))
-    return (within.reshape(-1, 1, 1) + tile.reshape(1, 1, -1)).astype("int32")
+def _points_seen(maps: Any) -> Any:
+    """What each tile sees, at the points: `(36, tiles, channels)`."""
+    return _combine(_FROM_PIXELS, _windows(maps, size=_SEEN, before=1))
 
 
-def _places_in_tiles(height: int, width: int, across: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each pixel of a map `(height, width)`, its place within its tile, and the tile."""
+def _windows(maps: Any, size: int, before: int) -> Any:
+    """Of each tile, the pixels of a window `(size * size, tiles, channels)`, zero beyond the edges.
+
+    Args:
+        maps: `(batch, height, width, channels)`.
+        size: Side of a window, in pixels.
+        before: Pixels by which a window starts before its tile, down and across.
+    """
+    _, height, width, channels = maps.shape
+    down, across = -(-height // _TILE), -(-width // _TILE)
+    after = size - before
+    rows, columns = _TILE * (down - 1) + after, _TILE * (across - 1) + after
+    sides = [[before, max(rows - height, 0)], [before, max(columns - width, 0)]]
+    padded = ops.pad(maps, [[0, 0], *sides, [0, 0]])
+    _, rows, columns, _ = padded.shape
+    # Rows of channels are gathered: strided slices of the maps take longer than the convolution.
+    within = np.arange(size)[:, None] * columns + np.arange(size)
+    tile = _TILE * (np.arange(down)[:, None] * columns + np.arange(across))
+    places = (within.reshape(-1, 1, 1) + tile.reshape(1, 1, -1)).astype("int32")
+    batch = ops.arange(ops.shape(maps)[0], dtype="int32")
+    places = places + ops.reshape(batch, (1, -1, 1)) * (rows * columns)
+    pixels = ops.take(ops.reshape(padded, (-1, channels)), places, axis=0)
+    return ops.reshape(pixels, (size**2, -1, channels))
+
+
+def _maps(products: Any, like: Any) -> Any:
+    """Maps `(batch, height, width, filters)` from products `(36, tiles, filters)` at the points.
+
+    Args:
+        products: At the points.
+        like: Maps of the same size.
+    """
+    _, height, width, _ = like.shape
+    count = ops.shape(like)[0]
+    tiles = _combine(_TO_PIXELS, products)
+    across = -(-width // _TILE)
+    of_image = -(-height // _TILE) * across
     row, column = np.arange(height)[:, None], np.arange(width)
-    within = row % _TILE * _TILE + column % _TILE
-    return within.astype("int32"), (row // _TILE * across + column // _TILE).astype("int32")
+    within = (row % _TILE * _TILE + column % _TILE).astype("int32")
+    tile = (row // _TILE * across + column // _TILE).astype("int32")
+    image = ops.reshape(ops.arange(count, dtype="int32"), (-1, 1, 1))
+    places = within * of_image * count + tile + image * of_image
+    return ops.take(ops.reshape(tiles, (-1, tiles.shape[-1])), places, axis=0)
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import keras
 
 from keras_preact.layers import Conv2D, WinogradConv2D
-from keras_preact.layers.winograd import transformed_kernel
+from keras_preact.layers.winograd import LEAST_CHANNELS, transformed_kernel
 from keras_preact.transforms.config import functional_config, put_in_place
 from keras_preact.weights.named import named_weights, set_named_weights
 
-# Where it is faster on a CPU (`benchmarks/winograd.py`): with fewer channels the transforms cost
-# more than the products save, and on smaller maps a kernel of four times the size serves few tiles.
-_CHANNELS, _SIDE = 128, 12
+# On smaller maps a kernel of four times the size serves few tiles, but for large batches
+# (`benchmarks/winograd.py`).
+_SIDE = 12
 
 
 def winograd(model: keras.Model) -> keras.Model:
@@ -40,8 +40,8 @@ def winograd(model: keras.Model) -> keras.Model:
     if not replaced:
         raise ValueError(
             f"{model.name!r} has no convolution that Winograd's algorithm makes faster: 3x3, of "
-            f"stride 1, in float32, channels last, with {_CHANNELS} channels or more on maps of a "
-            f"known size of {_SIDE}x{_SIDE} pixels or more."
+            f"stride 1, in float32, channels last, with {LEAST_CHANNELS} channels or more on "
+            f"maps of a known size of {_SIDE}x{_SIDE} pixels or more."
         )
     for layer in replaced:
         name = layer["name"]
@@ -65,6 +65,6 @@ def _is_faster(layer: keras.layers.Layer) -> bool:
         and layer.groups == 1
         and layer.activation in (None, keras.activations.linear)
         and layer.compute_dtype == "float32"
-        and min(channels, layer.filters) >= _CHANNELS
+        and min(channels, layer.filters) >= LEAST_CHANNELS
         and min(height or 0, width or 0) >= _SIDE
     )
