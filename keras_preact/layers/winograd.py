@@ -117,14 +117,25 @@ def _trainable_winograd() -> Callable[[Any, Any], Any]:
     @tf.custom_gradient
     def convolve(inputs: Any, kernel: Any) -> Any:
         def gradient(upstream: Any) -> tuple[Any, Any]:
-            # The points are over twice the maps: they are found again, and only once upstream is.
-            with tf.control_dependencies([upstream]):
-                again = tf.identity(inputs)
-            return _gradient_of_inputs(kernel, upstream), _gradient_of_kernel(again, upstream)
+            of_inputs = _gradient_of_inputs(_once_there_is(upstream, kernel), upstream)
+            return of_inputs, _gradient_of_kernel(_once_there_is(of_inputs, inputs), upstream)
 
-        return winograd(inputs, _kernel_at_points(kernel, _FROM_KERNEL)), gradient
+        at_points = _kernel_at_points(_once_there_is(inputs, kernel), _FROM_KERNEL)
+        return winograd(inputs, at_points), gradient
 
     return convolve
+
+
+def _once_there_is(other: Any, value: Any) -> Any:
+    """The value, but not before the other is known.
+
+    TensorFlow computes what it can as early as it can: all kernels at the points when a step
+    starts, and what the backward pass sees together with the forward one's. Both are large.
+    """
+    import tensorflow as tf
+
+    with tf.control_dependencies([other]):
+        return tf.identity(value)
 
 
 def _gradient_of_inputs(kernel: Any, upstream: Any) -> Any:
