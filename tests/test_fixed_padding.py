@@ -240,6 +240,18 @@ def test_maps_of_an_unknown_size_train_as_they_are():
     assert "Conv2D" in kinds and "BatchMatMulV2" not in kinds
 
 
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_gradients_of_biases_are_products(kernel_size):
+    x = tf.constant(_x(2, 8, 8, 16))
+    layer = Conv2D(8, kernel_size, strides=2, bias_initializer="ones")
+    layer(x)
+    trained, kinds = _gradients(layer, x, training=True)
+    expected, kinds_of_inference = _gradients(layer, x, training=False)
+    assert "BiasAddGrad" not in kinds and "BiasAddGrad" in kinds_of_inference
+    for one, other in zip(trained, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
 def test_biases_go_to_the_channels_of_maps_as_wide_as_they_are_deep():
     x = np.random.default_rng(0).standard_normal((1, 8, 8, 4)).astype("float32")
     last = Conv2D(8, 1, bias_initializer="normal")

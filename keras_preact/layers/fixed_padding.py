@@ -13,6 +13,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_preact.layers.bias import add_bias
 from keras_preact.layers.device import (
     is_tensorflow_on_cpu,
     kernels_pad,
@@ -97,14 +98,17 @@ class PaddedConvolution(_FixedPadding):
         outputs = self._convolve(ops.transpose(inputs, (0, 2, 3, 1)), kernel, "channels_last")
         return ops.transpose(outputs, (0, 3, 1, 2))
 
-    def finish(self, outputs: Any) -> Any:
+    def finish(self, outputs: Any, training: bool = False) -> Any:
         """Bias and activation."""
         if self.use_bias:
-            outputs = self._add_bias(outputs)
+            outputs = self._add_bias(outputs, training)
         return outputs if self.activation is None else self.activation(outputs)
 
-    def _add_bias(self, outputs: Any) -> Any:
+    def _add_bias(self, outputs: Any, training: bool) -> Any:
         if self.data_format == "channels_last":
+            # In inference an addition is better: TensorFlow merges it with the convolution.
+            if training and is_tensorflow_on_cpu():
+                return add_bias(outputs, ops.convert_to_tensor(self.bias))
             return ops.add(outputs, self.bias)
         # On TensorFlow, `keras.ops.add` takes the last axis for the channels where it is as long.
         return outputs + ops.reshape(self.bias, (1, -1, 1, 1))
@@ -138,7 +142,7 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
             outputs = self.convolution_op(inputs, self.kernel)
         else:
             outputs = form(inputs, self.kernel_in_use(self.kernel))
-        return self.finish(outputs)
+        return self.finish(outputs, training)
 
     def _form_in_training(self, shape: tuple[int | None, ...]) -> Callable[[Any, Any], Any] | None:
         """What trains faster than the convolution, if anything does."""
