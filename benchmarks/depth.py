@@ -1,10 +1,12 @@
 """What depth costs: build, first step, later steps, peak memory, save, load.
 
     python -m benchmarks.depth
+    KERAS_BACKEND=jax python -m benchmarks.depth --forms stacked rematerialised PyTorch
 
 CIFAR nets of bottleneck units, batch 32, a process a net. Their units are stacked and run in a
 loop, the same compiled by XLA, stacked and rematerialised, or separate; beside them the same nets
-in PyTorch, eager and channels last (`benchmarks/torch_resnet.py`).
+in PyTorch, eager and channels last (`benchmarks/torch_resnet.py`). On JAX all of Keras's are
+compiled. A GPU is used where JAX and PyTorch have one.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ class Cost:
         step_s: Seconds of the fastest later training step.
         hundred_steps_s: Seconds from a cold start, imports included, to the end of the 100th
             training step: those until the end of the first, and 99 times `step_s`.
-        peak_gb: Peak resident memory of the process up to here, in 1e9 bytes.
+        peak_gb: Peak resident memory of the process up to here, or of the GPU's arrays, in 1e9
+            bytes.
         save_s: Seconds to save the net; None for PyTorch, as for `load_s`.
         load_s: Seconds to load it.
     """
@@ -75,7 +78,7 @@ def measure(form: str, depth: int, steps: int) -> Cost:
     first_step_s, _ = _timed(lambda: train(net))
     first_step_end = time.perf_counter() - start
     step_s = min(_timed(lambda: train(net))[0] for _ in range(steps))
-    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    peak_gb = _peak_bytes(form) / 1e9
     hundred_steps_s = first_step_end + 99 * step_s
     cost = Cost(form, depth, build_s, first_step_s, step_s, hundred_steps_s, peak_gb)
     if form != "PyTorch":
@@ -87,6 +90,21 @@ def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     result = function()
     return time.perf_counter() - start, result
+
+
+def _peak_bytes(form: str) -> int:
+    if form == "PyTorch":
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated()
+    elif os.environ.get("KERAS_BACKEND") == "jax":
+        import jax
+
+        # A CPU counts none.
+        if statistics := jax.local_devices()[0].memory_stats():
+            return statistics["peak_bytes_in_use"]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _batch() -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +137,7 @@ def keras_net(form: str, depth: int) -> tuple[Callable[[], Any], Callable[[Any],
         net.compile(
             keras.optimizers.SGD(0.01, momentum=0.9),
             "categorical_crossentropy",
-            jit_compile=form == "stacked, XLA",
+            jit_compile=form == "stacked, XLA" or keras.backend.backend() == "jax",
         )
         # As `fit` does: else TensorFlow, which meets new variables, traces the first step twice.
         net.optimizer.build(net.trainable_variables)
@@ -134,12 +152,13 @@ def _torch(form: str, depth: int) -> tuple[Callable[[], Any], Callable[[Any], An
 
     from benchmarks.torch_resnet import CifarPreActResNet
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     images, labels = _batch()
     x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
-    y = torch.from_numpy(labels)
+    x, y = x.to(device), torch.from_numpy(labels).to(device)
 
     def build() -> Any:
-        net = CifarPreActResNet(units_of(depth)).to(memory_format=torch.channels_last)
+        net = CifarPreActResNet(units_of(depth)).to(device, memory_format=torch.channels_last)
         return net, torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
 
     def train(net_and_optimizer: Any) -> float:
@@ -218,6 +237,7 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, default=3, help="later steps, of which the fastest counts"
     )
+    parser.add_argument("--device", help="the name of the GPU, if one is used")
     parser.add_argument(
         "--output",
         type=Path,
@@ -259,8 +279,12 @@ def main() -> None:
         path = options.output.with_suffix(".png")
         plot(costs, path)
         body += f"\n\n![Cost against depth]({path.name})"
-    text = report("Depth", "python -m benchmarks.depth", ("keras", "tensorflow", "torch"), body)
-    write(text, options.output)
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    command = "python -m benchmarks.depth"
+    if backend != "tensorflow":
+        command = f"KERAS_BACKEND={backend} {command}"
+    packages = ("keras", backend, "torch")
+    write(report("Depth", command, packages, body, options.device), options.output)
 
 
 if __name__ == "__main__":
