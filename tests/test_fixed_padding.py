@@ -193,11 +193,12 @@ def test_inputs_are_padded_before_the_convolution(dtype):
 
 
 # Maps, filters and other settings of 3x3 convolutions.
-TRAINED_BY_WINOGRAD = [((14, 14, 128), 192, {}), ((4, 8, 130), 128, {"use_bias": False})]
+TRAINED_BY_WINOGRAD = [((14, 14, 128), 192, {}), ((16, 15, 130), 128, {"use_bias": False})]
 TRAINED_AS_THEY_ARE = [
     ((14, 14, 128), 64, {}),
     ((14, 14, 64), 128, {}),
-    ((9, 9, 128), 128, {}),
+    ((13, 13, 128), 128, {}),
+    ((12, 12, 128), 128, {}),
     ((14, 14, 128), 128, {"dilation_rate": 2}),
     ((14, 14, 128), 128, {"strides": 2}),
     ((14, 14, 256), 256, {"groups": 2}),

@@ -20,6 +20,8 @@ from keras import ops
 LEAST_CHANNELS = 128
 # Less of the tiles within the maps, and the products save too little.
 _LEAST_WITHIN = 2 / 3
+# Fewer tiles in a batch, and the transforms of the kernel cost more than the products save.
+_LEAST_TILES = 32
 # Side of a tile, and of what it sees, in pixels.
 _TILE, _SEEN = 4, 6
 # The transforms of one axis: of the pixels seen, of the kernel, and back to a tile. The points are
@@ -87,13 +89,16 @@ def winograd_pays(shape: tuple[int | None, ...], filters: int) -> bool:
     """Whether training on a CPU is faster with Winograd's algorithm (`benchmarks/winograd.py`).
 
     Args:
-        shape: Of the inputs, `(batch, height, width, channels)`.
+        shape: Of the inputs, `(batch, height, width, channels)`; a batch of an unknown size counts
+            as a large one.
         filters: Output channels.
     """
-    _, height, width, channels = shape
+    batch, height, width, channels = shape
     if height is None or width is None or min(channels, filters) < LEAST_CHANNELS:
         return False
     tiles = -(-height // _TILE) * -(-width // _TILE)
+    if batch is not None and batch * tiles < _LEAST_TILES:
+        return False
     return height * width >= _LEAST_WITHIN * tiles * _TILE**2
 
 
