@@ -12,12 +12,11 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report import report, table, write
-from benchmarks.workers import seconds_of_call
+from benchmarks.workers import milliseconds_in_turn, training_step
 
 # Batch, height and width, channels in, channels out: CIFAR nets, then ImageNet nets.
 SHAPES = (
@@ -48,27 +47,13 @@ def _product(x: Any, kernel: Any) -> Any:
 
 
 def _mixture(x: Any, kernel: Any) -> Any:
-    from keras_preact.layers.pointwise import convolution_with_product_gradient
+    from keras_preact.layers.kernel_gradient import convolution
 
-    return convolution_with_product_gradient(x, kernel)
+    return convolution(x, kernel, by_products=True)
 
 
 FORMS = {"convolution": _convolution, "product": _product, "mixture": _mixture}
 DTYPES = ("float32", "bfloat16")
-
-
-def _training(forward: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
-    """The forward pass and both gradients, as one graph."""
-    import tensorflow as tf
-
-    @tf.function(autograph=False)
-    def step(x: Any, kernel: Any, upstream: Any) -> Any:
-        with tf.GradientTape() as tape:
-            tape.watch([x, kernel])
-            y = forward(x, kernel)
-        return tape.gradient(y, [x, kernel], upstream)
-
-    return step
 
 
 def main() -> None:
@@ -90,14 +75,8 @@ def main() -> None:
                 (batch, size, size, filters),
             )
             arguments = tuple(tf.cast(tf.random.normal(shape), dtype) for shape in shapes)
-            steps = [_training(forward) for forward in FORMS.values()]
-            for step in steps:
-                seconds_of_call(step, arguments, 2)
-            rounds = [
-                [seconds_of_call(step, arguments, options.calls) for step in steps]
-                for _ in range(options.rounds)
-            ]
-            fastest = [1000 * min(times) for times in zip(*rounds, strict=True)]
+            steps = [training_step(forward) for forward in FORMS.values()]
+            fastest = milliseconds_in_turn(steps, arguments, options.rounds, options.calls)
             maps = f"{batch}x{size}x{size}x{channels} to {filters}"
             rows.append((dtype, maps, channels * filters, *(f"{each:.2f}" for each in fastest)))
     header = ("dtype", "maps", "weights", *(f"{name}, ms" for name in FORMS))

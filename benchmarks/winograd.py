@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import report, table, write
-from benchmarks.workers import seconds_of_call
+from benchmarks.workers import milliseconds_in_turn
 
 # Height and width, channels: those of a 50-layer net, and of WideResNet28_10.
 SHAPES = ((56, 64), (28, 128), (14, 256), (7, 512), (16, 320), (8, 640))
@@ -63,7 +63,7 @@ def _training(kernel: Any) -> tuple[Form, Form]:
 USES = {"inference": _inference, "training": _training}
 
 
-def measure(use: str, batch: int, side: int, channels: int, rounds: int) -> tuple[float, float]:
+def measure(use: str, batch: int, side: int, channels: int, rounds: int) -> list[float]:
     """Milliseconds of the convolution and of Winograd's algorithm."""
     import numpy as np
     import tensorflow as tf
@@ -73,10 +73,7 @@ def measure(use: str, batch: int, side: int, channels: int, rounds: int) -> tupl
     forms = USES[use](rng.normal(size=(3, 3, channels, channels)).astype("float32"))
     spec = [tf.TensorSpec((None, *maps.shape[1:]))]
     steps = [tf.function(form, input_signature=spec, autograph=False) for form in forms]
-    for step in steps:
-        step(maps)
-    times = [[seconds_of_call(step, (maps,), CALLS) for step in steps] for _ in range(rounds)]
-    return tuple(1e3 * min(each) for each in zip(*times, strict=True))
+    return milliseconds_in_turn(steps, (maps,), rounds, CALLS)
 
 
 def main() -> None:

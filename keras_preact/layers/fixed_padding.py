@@ -8,6 +8,7 @@ half the kernel on every side. Where the stride is 1 the two agree.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
@@ -20,6 +21,7 @@ from keras_preact.layers.device import (
     kernels_take_channels_first,
     kernels_take_groups,
 )
+from keras_preact.layers.kernel_gradient import convolution, products_pay
 from keras_preact.layers.pointwise import pointwise
 from keras_preact.layers.winograd import trainable_winograd, winograd_pays
 
@@ -141,7 +143,7 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
         if form is None:
             outputs = self.convolution_op(inputs, self.kernel)
         else:
-            outputs = form(inputs, self.kernel_in_use(self.kernel))
+            outputs = form(inputs, ops.convert_to_tensor(self.kernel_in_use(self.kernel)))
         return self.finish(outputs, training)
 
     def _form_in_training(self, shape: tuple[int | None, ...]) -> Callable[[Any, Any], Any] | None:
@@ -150,15 +152,16 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
             return None
         if self.kernel_size == self.strides == (1, 1):
             return pointwise
-        if (
-            self.kernel_size == (3, 3)
-            and self.strides == self.dilation_rate == (1, 1)
-            and self.padding == "same"
-            and self.compute_dtype == "float32"
-            and winograd_pays(shape, self.filters)
-        ):
+        if self.dilation_rate != (1, 1):
+            return None
+        by_products = products_pay(shape, self.kernel.shape, self.strides, self.compute_dtype)
+        if self.pads:
+            return partial(convolution, strides=self.strides, by_products=by_products)
+        if self.kernel_size != (3, 3) or self.strides != (1, 1) or self.padding != "same":
+            return None
+        if self.compute_dtype == "float32" and winograd_pays(shape, self.filters):
             return trainable_winograd
-        return None
+        return partial(convolution, by_products=True) if by_products else None
 
     def _convolve(self, inputs: Any, kernel: Any, data_format: str) -> Any:
         if self.groups == 1 or kernels_take_groups():

@@ -16,6 +16,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_preact.layers.order import once_there_is
+
 # With fewer channels, in or out, the transforms cost more than the products save.
 LEAST_CHANNELS = 128
 # Less of the tiles within the maps, and the products save too little.
@@ -112,7 +114,7 @@ def trainable_winograd(inputs: Any, kernel: Any) -> Any:
     Returns:
         float32 `(batch, height, width, filters)`.
     """
-    return _trainable_winograd()(inputs, ops.convert_to_tensor(kernel))
+    return _trainable_winograd()(inputs, kernel)
 
 
 @functools.cache
@@ -122,25 +124,13 @@ def _trainable_winograd() -> Callable[[Any, Any], Any]:
     @tf.custom_gradient
     def convolve(inputs: Any, kernel: Any) -> Any:
         def gradient(upstream: Any) -> tuple[Any, Any]:
-            of_inputs = _gradient_of_inputs(_once_there_is(upstream, kernel), upstream)
-            return of_inputs, _gradient_of_kernel(_once_there_is(of_inputs, inputs), upstream)
+            of_inputs = _gradient_of_inputs(once_there_is(upstream, kernel), upstream)
+            return of_inputs, _gradient_of_kernel(once_there_is(of_inputs, inputs), upstream)
 
-        at_points = _kernel_at_points(_once_there_is(inputs, kernel), _FROM_KERNEL)
+        at_points = _kernel_at_points(once_there_is(inputs, kernel), _FROM_KERNEL)
         return winograd(inputs, at_points), gradient
 
     return convolve
-
-
-def _once_there_is(other: Any, value: Any) -> Any:
-    """The value, but not before the other is known.
-
-    TensorFlow computes what it can as early as it can: all kernels at the points when a step
-    starts, and what the backward pass sees together with the forward one's. Both are large.
-    """
-    import tensorflow as tf
-
-    with tf.control_dependencies([other]):
-        return tf.identity(value)
 
 
 def _gradient_of_inputs(kernel: Any, upstream: Any) -> Any:

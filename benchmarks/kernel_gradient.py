@@ -1,0 +1,115 @@
+"""Training time of 3x3 convolutions: TensorFlow's, and with the kernel's gradient by products.
+
+    python -m benchmarks.kernel_gradient
+
+`keras_preact.layers.kernel_gradient.products_pay` chooses between the two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import report, table, write
+from benchmarks.workers import milliseconds_in_turn, training_step
+
+# Batch, height and width, channels in, channels out, stride.
+SHAPES = (
+    # ResNet50V2.
+    (16, 56, 64, 64, 1),
+    (16, 56, 64, 64, 2),
+    (16, 28, 128, 128, 1),
+    (16, 28, 128, 128, 2),
+    (16, 14, 256, 256, 1),
+    (16, 14, 256, 256, 2),
+    (16, 7, 512, 512, 1),
+    # PreActResNet50, which strides one unit later.
+    (16, 56, 128, 128, 2),
+    (16, 28, 256, 256, 2),
+    (16, 14, 512, 512, 2),
+    # PreActResNet18 and WideResNet28_10 on images of 32x32.
+    (128, 32, 64, 128, 2),
+    (128, 16, 128, 128, 1),
+    (128, 16, 128, 256, 2),
+    (128, 8, 256, 256, 1),
+    (128, 8, 256, 512, 2),
+    (128, 4, 512, 512, 1),
+    (32, 32, 160, 320, 2),
+    (32, 16, 320, 640, 2),
+    (32, 8, 640, 640, 1),
+    # PreActResNet20.
+    (128, 32, 16, 32, 2),
+    (128, 8, 64, 64, 1),
+)
+DTYPES = ("float32", "bfloat16")
+# Calls a round.
+CALLS = 3
+
+
+def _forms(stride: int) -> list[Callable[[Any, Any], Any]]:
+    """The convolution of maps padded beforehand, and ours."""
+    import tensorflow as tf
+
+    from keras_preact.layers.kernel_gradient import convolution
+
+    def padded(maps: Any, kernel: Any) -> Any:
+        if stride == 1:
+            return tf.nn.conv2d(maps, kernel, 1, "SAME")
+        return tf.nn.conv2d(tf.pad(maps, [[0, 0], [1, 1], [1, 1], [0, 0]]), kernel, stride, "VALID")
+
+    def by_products(maps: Any, kernel: Any) -> Any:
+        return convolution(maps, kernel, (stride, stride), by_products=True)
+
+    return [padded, by_products]
+
+
+def measure(dtype: str, shape: tuple[int, int, int, int, int], rounds: int) -> list[float]:
+    """Milliseconds of the convolution and of ours, forwards and both gradients."""
+    import tensorflow as tf
+
+    batch, side, channels, filters, stride = shape
+    out = -(-side // stride)
+    shapes = (
+        (batch, side, side, channels),
+        (3, 3, channels, filters),
+        (batch, out, out, filters),
+    )
+    arguments = tuple(tf.cast(tf.random.normal(each), dtype) for each in shapes)
+    steps = [training_step(form) for form in _forms(stride)]
+    return milliseconds_in_turn(steps, arguments, rounds, CALLS)
+
+
+def main() -> None:
+    """Measure, print and write the table."""
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--output", type=Path, help="also write the result here")
+    options = parser.parse_args()
+    from keras_preact.layers.kernel_gradient import products_pay
+
+    rows = []
+    for dtype in DTYPES:
+        for shape in SHAPES:
+            batch, side, channels, filters, stride = shape
+            direct, ours = measure(dtype, shape, options.rounds)
+            maps = (batch, side, side, channels)
+            pays = products_pay(maps, (3, 3, channels, filters), (stride, stride), dtype)
+            named = f"{'x'.join(map(str, maps))} to {filters}"
+            times = (f"{direct:.2f}", f"{ours:.2f}", f"{direct / ours:.2f}")
+            rows.append((dtype, named, stride, *times, "yes" if pays else ""))
+    header = ("dtype", "maps", "stride", "convolution, ms", "products, ms", "ratio", "chosen")
+    body = f"{table(header, rows)}\n\nForward pass and both gradients, fastest of the rounds."
+    command = "python -m benchmarks.kernel_gradient " + shlex.join(sys.argv[1:])
+    title = "3x3 convolutions in training, the kernel's gradient by products"
+    write(report(title, command.strip(), ("tensorflow",), body), options.output)
+
+
+if __name__ == "__main__":
+    main()
