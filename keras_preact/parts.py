@@ -244,7 +244,10 @@ class Parts:
 
     def subsample(self, x: Any, stride: int, *, name: str) -> Any:
         """Every n-th pixel along height and width."""
-        layer = MaxPooling2D(1, stride, data_format=self.data_format, dtype=self.dtype, name=name)
+        # The average of one pixel. Training would keep what goes in and out of a maximum.
+        layer = AveragePooling2D(
+            1, stride, "valid", data_format=self.data_format, dtype=self.dtype, name=name
+        )
         return layer(x)
 
     def blur(self, x: Any, stride: int, dilation: int = 1, *, name: str) -> Any:

@@ -112,6 +112,22 @@ def test_one_fused_kernel_where_it_fits(policy):
     assert "FusedBatchNormV3" in _node_types(ours, _inputs(policy)[0])
 
 
+@pytest.mark.skipif(bool(tf.config.list_logical_devices("GPU")), reason="what a CPU never reads")
+def test_training_keeps_no_reserve_on_a_cpu():
+    layer, _ = _pair("float32")
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            y = layer(x, training=True)
+        return tape.gradient(y, layer.gamma.value, x)
+
+    graph = step.get_concrete_function(tf.TensorSpec((2, 4, 4, CHANNELS))).graph
+    (norm,) = (each for each in graph.get_operations() if each.type == "FusedBatchNormV3")
+    *kept, dropped = norm.outputs[3:]
+    assert all(each.consumers() for each in kept) and not dropped.consumers()
+
+
 def test_portable_path_where_no_kernel_fits():
     ours, _ = _pair("float32", axis=1)
     assert "FusedBatchNormV3" not in _node_types(ours, _inputs("float32", axis=1)[0])

@@ -49,6 +49,15 @@ def test_dilation_computes_the_same_pixels_more_densely(unit, stride_in, downsam
     np.testing.assert_allclose(scores(dense)[:, ::4, ::4], scores(coarse), atol=1e-4)
 
 
+def test_subsampling_is_exact_and_keeps_nothing_for_the_backward_pass():
+    model = net({"stride_unit": "last", "downsample": "subsample"})
+    pools = [each for each in model.layers if each.name.endswith("_shortcut_pool")]
+    assert pools and not any("Max" in type(each).__name__ for each in pools)
+    maps = np.random.default_rng(0).standard_normal((2, 5, 6, 3)).astype("float32")
+    for pool in pools:
+        np.testing.assert_array_equal(pool(maps), maps[:, ::2, ::2])
+
+
 def test_standardised_kernels_ignore_scale_and_shift():
     model = net({"norm": "group", "weight_standardization": True})
     expected = scores(model)

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_preact.layers.device import kernels_take_channels_first
+from keras_preact.layers.device import is_tensorflow_on_cpu, kernels_take_channels_first
 
 _DTYPES = ("float16", "bfloat16", "float32")
 
@@ -58,14 +58,46 @@ def fused_norm(
     """
     import tensorflow as tf
 
+    settings = {
+        "epsilon": epsilon,
+        "data_format": "NHWC" if axis in (-1, 3) else "NCHW",
+        "is_training": training,
+    }
+    statistics = {"mean": mean, "variance": variance}
+    if training and is_tensorflow_on_cpu():
+        return _without_reserve(inputs, scale, shift, statistics, settings)
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-        x=inputs,
-        scale=scale,
-        offset=shift,
-        mean=mean,
-        variance=variance,
-        epsilon=epsilon,
-        data_format="NHWC" if axis in (-1, 3) else "NCHW",
-        is_training=training,
+        x=inputs, scale=scale, offset=shift, **statistics, **settings
     )
     return outputs, mean, variance
+
+
+def _without_reserve(
+    inputs: Any, scale: Any, shift: Any, statistics: dict[str, Any], settings: dict[str, Any]
+) -> tuple[Any, Any, Any]:
+    """The same in training, without what TensorFlow would keep and on a CPU never reads.
+
+    That is the kernel's third reserve, an eighth of the size of float32 maps.
+    """
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def normalise(inputs: Any, scale: Any, shift: Any) -> tuple[Any, Any]:
+        *results, first, second, _ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs, scale=scale, offset=shift, **statistics, **settings
+        )
+
+        def gradient(upstream: Any, *_: Any) -> tuple[Any, Any, Any]:
+            return tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=upstream,
+                x=inputs,
+                scale=scale,
+                reserve_space_1=first,
+                reserve_space_2=second,
+                reserve_space_3=tf.zeros((0,)),
+                **settings,
+            )[:3]
+
+        return tuple(results), gradient
+
+    return normalise(inputs, scale, shift)
