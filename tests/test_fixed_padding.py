@@ -308,6 +308,24 @@ def test_maps_of_an_unknown_size_train_as_they_are():
     assert "Conv2D" in kinds and "BatchMatMulV2" not in kinds
 
 
+@pytest.mark.parametrize(("kernel_size", "strides"), [(1, 1), (3, 1), (3, 2)])
+def test_convolutions_train_where_activations_are_computed_again(kernel_size, strides):
+    x = tf.constant(_x(16, 8, 8, 128))
+    layer = Conv2D(144, kernel_size, strides=strides)
+    layer(x)
+
+    def gradients(forward):
+        with tf.GradientTape() as tape:
+            y = forward(x)
+        return tape.gradient(y, [each.value for each in layer.trainable_variables], y)
+
+    def forward(x):
+        return layer(x, training=True)
+
+    for one, other in zip(gradients(tf.recompute_grad(forward)), gradients(forward), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-3)
+
+
 @pytest.mark.parametrize("kernel_size", [1, 3])
 def test_gradients_of_biases_are_products(kernel_size):
     x = tf.constant(_x(2, 8, 8, 16))

@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from keras_preact.layers.custom_gradient import value_of
+
 
 def add_bias(inputs: Any, bias: Any) -> Any:
     """Maps and a bias; its gradient, a sum over all pixels, is a matrix product.
@@ -20,7 +22,7 @@ def add_bias(inputs: Any, bias: Any) -> Any:
     Returns:
         Maps `(batch, height, width, channels)`.
     """
-    return _add_bias()(inputs, bias)
+    return _add_bias()(inputs, value_of(bias))
 
 
 @functools.cache

@@ -110,7 +110,7 @@ class PaddedConvolution(_FixedPadding):
         if self.data_format == "channels_last":
             # In inference an addition is better: TensorFlow merges it with the convolution.
             if training and is_tensorflow_on_cpu():
-                return add_bias(outputs, ops.convert_to_tensor(self.bias))
+                return add_bias(outputs, self.bias)
             return ops.add(outputs, self.bias)
         # On TensorFlow, `keras.ops.add` takes the last axis for the channels where it is as long.
         return outputs + ops.reshape(self.bias, (1, -1, 1, 1))
@@ -143,7 +143,7 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
         if form is None:
             outputs = self.convolution_op(inputs, self.kernel)
         else:
-            outputs = form(inputs, ops.convert_to_tensor(self.kernel_in_use(self.kernel)))
+            outputs = form(inputs, self.kernel_in_use(self.kernel))
         return self.finish(outputs, training)
 
     def _form_in_training(self, shape: tuple[int | None, ...]) -> Callable[[Any, Any], Any] | None:

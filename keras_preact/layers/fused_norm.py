@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_preact.layers.custom_gradient import value_of
 from keras_preact.layers.device import is_tensorflow_on_cpu, kernels_take_channels_first
 
 _DTYPES = ("float16", "bfloat16", "float32")
@@ -100,4 +101,4 @@ def _without_reserve(
 
         return tuple(results), gradient
 
-    return normalise(inputs, scale, shift)
+    return normalise(inputs, value_of(scale), value_of(shift))

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from keras_preact.layers.order import once_there_is
+from keras_preact.layers.custom_gradient import once_there_is, value_of
 
 # With fewer channels, in or out, products for each tap take longer than the convolution's gradient.
 _LEAST_CHANNELS = 128
@@ -65,7 +65,7 @@ def convolution(
     Returns:
         Maps `(batch, ceil(height / stride down), ceil(width / stride across), filters)`.
     """
-    return _convolution(tuple(strides), by_products)(inputs, kernel)
+    return _convolution(tuple(strides), by_products)(inputs, value_of(kernel))
 
 
 @functools.cache

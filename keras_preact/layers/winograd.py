@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_preact.layers.order import once_there_is
+from keras_preact.layers.custom_gradient import once_there_is, value_of
 
 # With fewer channels, in or out, the transforms cost more than the products save.
 LEAST_CHANNELS = 128
@@ -114,7 +114,7 @@ def trainable_winograd(inputs: Any, kernel: Any) -> Any:
     Returns:
         float32 `(batch, height, width, filters)`.
     """
-    return _trainable_winograd()(inputs, kernel)
+    return _trainable_winograd()(inputs, value_of(kernel))
 
 
 @functools.cache

@@ -1,8 +1,15 @@
-"""The order in which TensorFlow computes."""
+"""What functions with a gradient of their own need on TensorFlow."""
 
 from __future__ import annotations
 
 from typing import Any
+
+
+def value_of(variable: Any) -> Any:
+    """A variable or tensor as a tensor. For variables it would have to return gradients by name."""
+    import tensorflow as tf
+
+    return tf.convert_to_tensor(variable)
 
 
 def once_there_is(other: Any, value: Any) -> Any:
