@@ -16,7 +16,6 @@ import dataclasses
 import json
 import multiprocessing
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import report, table, write
+from benchmarks.workers import peak_bytes
 from training.files import replacing, write_json
 
 DEPTHS = (110, 497, 1001, 2000, 4997)
@@ -78,7 +78,7 @@ def measure(form: str, depth: int, steps: int) -> Cost:
     first_step_s, _ = _timed(lambda: train(net))
     first_step_end = time.perf_counter() - start
     step_s = min(_timed(lambda: train(net))[0] for _ in range(steps))
-    peak_gb = _peak_bytes(form) / 1e9
+    peak_gb = peak_bytes() / 1e9
     hundred_steps_s = first_step_end + 99 * step_s
     cost = Cost(form, depth, build_s, first_step_s, step_s, hundred_steps_s, peak_gb)
     if form != "PyTorch":
@@ -90,21 +90,6 @@ def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     result = function()
     return time.perf_counter() - start, result
-
-
-def _peak_bytes(form: str) -> int:
-    if form == "PyTorch":
-        import torch
-
-        if torch.cuda.is_available():
-            return torch.cuda.max_memory_allocated()
-    elif os.environ.get("KERAS_BACKEND") == "jax":
-        import jax
-
-        # A CPU counts none.
-        if statistics := jax.local_devices()[0].memory_stats():
-            return statistics["peak_bytes_in_use"]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _batch() -> tuple[np.ndarray, np.ndarray]:

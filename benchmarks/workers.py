@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ class Measured:
         step_s: Seconds of each round, divided by its steps.
         cpu_s: Processor seconds of each round, on all cores, divided by its steps. They depend
             less on what else the machine does.
-        peak_bytes: The process's peak resident memory.
+        peak_bytes: What `peak_bytes` gives at the end.
     """
 
     first_step_s: float = 0.0
@@ -128,4 +129,16 @@ def _work(connection: Connection, prepare: Callable[..., Step], arguments: tuple
         for _ in range(steps):
             step()
         connection.send((time.perf_counter() - start, time.process_time() - cpu_start))
-    connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    connection.send(peak_bytes())
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process; of its arrays on the GPU, if it has used one."""
+    torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
+    if torch and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    if jax:
+        # A CPU counts none.
+        if statistics := jax.local_devices()[0].memory_stats():
+            return statistics["peak_bytes_in_use"]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -6,6 +6,7 @@ TensorFlow's, computed in a process of its own, since Keras takes one backend a 
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -167,6 +168,37 @@ def test_same_numbers_as_on_tensorflow(tensorflow_results):
     assert ours.keys() == tensorflow_results.keys()
     for name, expected in tensorflow_results.items():
         np.testing.assert_allclose(ours[name], expected, atol=1e-4, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="about JAX alone")
+def test_moments_take_one_pass_over_the_maps():
+    import jax
+
+    maps = 3 + 2 * np.random.default_rng(7).standard_normal((6, 4, 5, 8)).astype("float32")
+
+    def call(layer, values, maps):
+        return layer.stateless_call(*values, maps, training=True)
+
+    def loss(*arguments):
+        outputs, moving = call(*arguments)
+        return keras.ops.sum(outputs**3), moving
+
+    results, passes = [], []
+    for cls in (keras_preact.layers.BatchNormalization, keras.layers.BatchNormalization):
+        layer = cls(momentum=0.8)
+        layer.build(maps.shape)
+        values = [
+            [variable.value for variable in variables]
+            for variables in (layer.trainable_variables, layer.non_trainable_variables)
+        ]
+        graph = jax.make_jaxpr(functools.partial(call, layer))(values, maps)
+        passes.append(str(graph).count("reduce_sum"))
+        step = jax.value_and_grad(functools.partial(loss, layer), (0, 1), has_aux=True)
+        results.append(jax.tree.leaves(step(values, maps)))
+    # Sums of the differences and of their squares, neither of which needs the other first.
+    assert passes[0] == 2 < passes[1]
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
 def test_training_lowers_the_loss():
