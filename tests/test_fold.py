@@ -138,7 +138,34 @@ def test_the_graph_has_a_bias_in_place_of_each_folded_norm():
     assert after["FusedBatchNormV3"] == 6
     assert after["Mul"] == 0
     assert after["Conv2D"] == before["Conv2D"]
-    assert after["BiasAdd"] - before["BiasAdd"] == 10  # norms inside the units
+    assert after["BiasAdd"] - before["BiasAdd"] == 15  # ten norms inside the units, five sums
+
+
+def test_sums_are_centred():
+    """What a norm takes after a fold has the mean of before less the moving mean."""
+    model = net()
+    folded = fold(model)
+    for unit, after in [
+        ("stage2_unit1", "stage2_unit2"),
+        ("stage2_unit2", "stage3_unit1"),
+        ("stage3_unit3", "head"),
+    ]:
+        norm = model.get_layer(f"{after}_norm1" if after != "head" else "head_norm")
+        shift = folded.get_layer(norm.name).shift
+        np.testing.assert_array_equal(shift, norm.beta)
+        before, centred = (
+            keras.Model(each.input, each.get_layer(f"{unit}_add").output)(X)
+            for each in (model, folded)
+        )
+        np.testing.assert_allclose(centred, before - norm.moving_mean, atol=1e-5)
+
+
+def test_a_sum_that_is_an_output_is_not_centred():
+    net_ = net()
+    added = net_.get_layer("stage2_unit2_add").output
+    model = keras.Model(net_.input, [added, net_.output])
+    for received, expected in zip(fold(model)(X), model(X), strict=True):
+        np.testing.assert_allclose(received, expected, atol=1e-4)
 
 
 def test_norms_that_follow_depthwise_convolutions():

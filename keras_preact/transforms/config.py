@@ -12,6 +12,12 @@ from typing import Any
 
 import keras
 
+from keras_preact.layers import BatchNormalization, Conv2D, DepthwiseConv2D
+
+DEPTHWISE = (DepthwiseConv2D, keras.layers.DepthwiseConv2D)
+CONVOLUTIONS = (Conv2D, keras.layers.Conv2D, *DEPTHWISE)
+NORMS = (BatchNormalization, keras.layers.BatchNormalization)
+
 Config = dict[str, Any]
 
 
@@ -78,3 +84,46 @@ def redirected(value: Any, names: dict[str, str]) -> Any:
     if len(value) == 3 and isinstance(value[0], str):
         return [names.get(value[0], value[0]), *value[1:]]
     return [redirected(each, names) for each in value]
+
+
+def of_kind(config: Config, kinds: tuple[type[keras.layers.Layer], ...]) -> list[Config]:
+    """The layers of a functional model that are of one of these classes."""
+    return [layer for layer in config["layers"] if is_kind(layer, kinds)]
+
+
+def is_kind(layer: Config, kinds: tuple[type[keras.layers.Layer], ...]) -> bool:
+    """Whether a layer is of one of these classes; a subclass may do anything else."""
+    name = layer["registered_name"] or f"{layer['module']}.{layer['class_name']}"
+    return name in {_serialized_name(kind) for kind in kinds}
+
+
+def _serialized_name(kind: type[keras.layers.Layer]) -> str:
+    own = kind.__module__.startswith("keras.")
+    return f"keras.layers.{kind.__name__}" if own else keras.saving.get_registered_name(kind)
+
+
+def taken_by(layer: Config) -> Iterator[Config]:
+    """The tensors that a layer is called on."""
+    return tensors(layer["inbound_nodes"])
+
+
+def is_called_once(layer: Config) -> bool:
+    """Whether the layer has one call, of one tensor that is the first output of its source."""
+    histories = [each["config"]["keras_history"][1:] for each in taken_by(layer)]
+    return len(layer["inbound_nodes"]) == 1 and [list(each) for each in histories] == [[0, 0]]
+
+
+def always_trains(layer: Config) -> bool:
+    """Whether a call says `training=True`, so that inference is not what it does."""
+    return any(call["kwargs"].get("training") for call in layer["inbound_nodes"])
+
+
+def output_names(outputs: Any) -> Iterator[str]:
+    """Names of the layers in a configuration's `output_layers`."""
+    if isinstance(outputs, dict):
+        outputs = list(outputs.values())
+    if len(outputs) == 3 and isinstance(outputs[0], str):
+        yield outputs[0]
+        return
+    for each in outputs:
+        yield from output_names(each)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_preact.layers import (
-    BatchNormalization,
     Conv2D,
     DepthwiseConv2D,
     DropBlock,
@@ -20,22 +18,29 @@ from keras_preact.layers import (
     ShakeDrop,
     StackedUnits,
 )
+from keras_preact.transforms.centring import centre
 from keras_preact.transforms.config import (
+    CONVOLUTIONS,
+    DEPTHWISE,
+    NORMS,
     Config,
+    always_trains,
     functional_config,
+    is_called_once,
+    is_kind,
+    of_kind,
+    output_names,
     put_in_place,
     redirected,
     source,
+    taken_by,
     tensors,
 )
 from keras_preact.transforms.stacking import unroll
 from keras_preact.weights.named import NamedWeights, named_weights, set_named_weights
 
-_DEPTHWISE = (DepthwiseConv2D, keras.layers.DepthwiseConv2D)
-_CONVOLUTIONS = (Conv2D, keras.layers.Conv2D, *_DEPTHWISE)
 # What a convolution that makes its kernel becomes, each with one that says what it is made from.
 _PLAIN = {Conv2D: Conv2D(1, 1), DepthwiseConv2D: DepthwiseConv2D(1)}
-_NORMS = (BatchNormalization, keras.layers.BatchNormalization)
 # What gives its input unchanged in inference.
 _IDENTITIES = (DropBlock, DropPath, keras.layers.Dropout, keras.layers.SpatialDropout2D)
 
@@ -46,6 +51,9 @@ def fold(model: keras.Model) -> keras.Model:
     - A batch norm that alone takes a convolution's output becomes part of its kernel and bias.
     - Every other batch norm, such as a unit's first, whose input the shortcut takes too, becomes a
       `keras_preact.layers.ScaleShift` of the same name.
+    - The sum of a shortcut and a branch is centred: a bias of the branch's last convolution takes
+      off it the mean that the norms after it expect. It is only where nothing but norms and
+      further sums take it, so an output of the model never moves.
     - A convolution that makes its kernel of its weights, as weight standardisation does, becomes a
       plain one, with the kernel as it is used.
     - Dropout, drop path and DropBlock are left out; ShakeDrop, in inference a factor, becomes part
@@ -65,7 +73,7 @@ def fold(model: keras.Model) -> keras.Model:
         ValueError: If the model is not functional, or too deep for `unroll`.
     """
     config = functional_config(model)
-    if any(_is(layer, (StackedUnits,)) for layer in config["layers"]):
+    if any(is_kind(layer, (StackedUnits,)) for layer in config["layers"]):
         config = unroll(model).get_config()
     weights = named_weights(model)
     _fold_layers(config, weights)
@@ -81,18 +89,19 @@ def _fold_layers(config: Config, weights: NamedWeights) -> None:
         if "input_layers" in layer["config"]:
             layer.pop("build_config", None)
             _fold_layers(layer["config"], weights)
-    for layer in _of_kind(config, _IDENTITIES):
-        if _is_called_once(layer) and not _always_trains(layer):
+    for layer in of_kind(config, _IDENTITIES):
+        if is_called_once(layer) and not always_trains(layer):
             _leave_out(layer, config)
     for layer in config["layers"]:
         for plain, example in _PLAIN.items():
             if _makes_its_kernel(layer, plain):
                 _become_plain(layer, plain, example, weights)
-    for norm in _of_kind(config, _NORMS):
-        if not _always_trains(norm):
+    centre(config, weights)
+    for norm in of_kind(config, NORMS):
+        if not always_trains(norm):
             _fold_norm(norm, config, weights)
-    for shake in _of_kind(config, (ShakeDrop,)):
-        if not _always_trains(shake) and not _takes_rate(shake):
+    for shake in of_kind(config, (ShakeDrop,)):
+        if not always_trains(shake) and not _takes_rate(shake):
             _fold_shake(shake, config, weights)
 
 
@@ -162,7 +171,7 @@ def _fold_shake(shake: Config, config: Config, weights: NamedWeights) -> None:
 def _factor_shape(convolution: Config, kernel: np.ndarray) -> tuple[int, ...]:
     """The shape in which a factor for each channel that comes out multiplies a kernel."""
     # A kernel's last axis is that of those channels; in a depthwise one the last two are.
-    return kernel.shape[2:] if _is(convolution, _DEPTHWISE) else kernel.shape[-1:]
+    return kernel.shape[2:] if is_kind(convolution, DEPTHWISE) else kernel.shape[-1:]
 
 
 def _scale_and_shift(norm: Config, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -186,13 +195,13 @@ def _convolution_before(norm: Config, config: Config) -> Config | None:
 
 def _linear_convolution_before(layer: Config, config: Config) -> Config | None:
     """The convolution whose output, not activated, only this layer takes; None if there is none."""
-    if not _is_called_once(layer):
+    if not is_called_once(layer):
         return None
     (x,) = tensors(layer["inbound_nodes"])
-    uses = Counter(source(each) for layer in config["layers"] for each in _inputs(layer))
-    uses.update(_names(config["output_layers"]))
-    for other in _of_kind(config, _CONVOLUTIONS):
-        if other["name"] == source(x) and uses[source(x)] == 1 and _is_called_once(other):
+    uses = Counter(source(each) for layer in config["layers"] for each in taken_by(layer))
+    uses.update(output_names(config["output_layers"]))
+    for other in of_kind(config, CONVOLUTIONS):
+        if other["name"] == source(x) and uses[source(x)] == 1 and is_called_once(other):
             return other if other["config"]["activation"] == "linear" else None
     return None
 
@@ -212,7 +221,7 @@ def _leave_out(layer: Config, config: Config) -> None:
     config["layers"].remove(layer)
     (x,) = tensors(layer["inbound_nodes"])
     for other in config["layers"]:
-        for each in _inputs(other):
+        for each in taken_by(other):
             if source(each) == layer["name"]:
                 each["config"] = x["config"]
     config["output_layers"] = redirected(config["output_layers"], {layer["name"]: source(x)})
@@ -220,53 +229,12 @@ def _leave_out(layer: Config, config: Config) -> None:
 
 def _kept_in_memory(layer: Config) -> Config:
     """The layer that a rematerialised one computes twice in training; any other as it is."""
-    if not _is(layer, (Rematerialized,)):
+    if not is_kind(layer, (Rematerialized,)):
         return layer
     inner = layer["config"]["layer"]
     return {**inner, "name": layer["name"], "inbound_nodes": layer["inbound_nodes"]}
 
 
-def _of_kind(config: Config, kinds: tuple[type[keras.layers.Layer], ...]) -> list[Config]:
-    return [layer for layer in config["layers"] if _is(layer, kinds)]
-
-
-def _is(layer: Config, kinds: tuple[type[keras.layers.Layer], ...]) -> bool:
-    """Whether a layer is of one of these classes; a subclass may do anything else."""
-    name = layer["registered_name"] or f"{layer['module']}.{layer['class_name']}"
-    return name in {_serialized_name(kind) for kind in kinds}
-
-
-def _serialized_name(kind: type[keras.layers.Layer]) -> str:
-    own = kind.__module__.startswith("keras.")
-    return f"keras.layers.{kind.__name__}" if own else keras.saving.get_registered_name(kind)
-
-
-def _inputs(layer: Config) -> Iterator[Config]:
-    return tensors(layer["inbound_nodes"])
-
-
-def _is_called_once(layer: Config) -> bool:
-    """Whether the layer has one call, of one tensor that is the first output of its source."""
-    histories = [each["config"]["keras_history"][1:] for each in _inputs(layer)]
-    return len(layer["inbound_nodes"]) == 1 and [list(each) for each in histories] == [[0, 0]]
-
-
-def _always_trains(layer: Config) -> bool:
-    """Whether a call says `training=True`, so that inference is not what it does."""
-    return any(call["kwargs"].get("training") for call in layer["inbound_nodes"])
-
-
 def _takes_rate(layer: Config) -> bool:
     """Whether a call gives a rate in place of the layer's own."""
     return any(call["kwargs"].get("rate") is not None for call in layer["inbound_nodes"])
-
-
-def _names(outputs: Any) -> Iterator[str]:
-    """Names of the layers in a configuration's `output_layers`."""
-    if isinstance(outputs, dict):
-        outputs = list(outputs.values())
-    if len(outputs) == 3 and isinstance(outputs[0], str):
-        yield outputs[0]
-        return
-    for each in outputs:
-        yield from _names(each)
