@@ -109,7 +109,7 @@ def test_outputs_are_the_nets(changes):
 # norm's, which then alone follows the stem.
 @pytest.mark.parametrize(("stem_channels", "after_stem"), [(8, 0), (4, 1)])
 @pytest.mark.parametrize(("unit", "norms"), [("basic", 2), ("bottleneck", 3)])
-def test_only_norms_after_an_addition_stay(unit, norms, stem_channels, after_stem):
+def test_only_norms_within_a_stage_stay(unit, norms, stem_channels, after_stem):
     model = net(unit=unit, stem_channels=stem_channels, dropout=0.1, drop_path=0.1)
     folded = fold(model)
     units = sum(TINY.units)
@@ -118,7 +118,7 @@ def test_only_norms_after_an_addition_stay(unit, norms, stem_channels, after_ste
     assert before["Dropout"] == before["DropPath"] == units
     assert after == {
         **{kind: count for kind, count in before.items() if kind not in REMOVED},
-        "ScaleShift": units + 1 - after_stem,
+        "ScaleShift": units - 1 - after_stem,
     }
     assert_equal(folded, model)
 
@@ -134,30 +134,56 @@ def nodes(model: keras.Model) -> Counter:
 def test_the_graph_has_a_bias_in_place_of_each_folded_norm():
     before, after = nodes(net()), nodes(fold(net()))
     assert before["FusedBatchNormV3"] == 16
-    # Scales and shifts of the five units' first norms and the head's: a kernel each.
-    assert after["FusedBatchNormV3"] == 6
+    # Scales and shifts of the five units' first norms, but for the one after a stage.
+    assert after["FusedBatchNormV3"] == 4
     assert after["Mul"] == 0
     assert after["Conv2D"] == before["Conv2D"]
     assert after["BiasAdd"] - before["BiasAdd"] == 15  # ten norms inside the units, five sums
 
 
+def sum_of(model: keras.Model, unit: str) -> np.ndarray:
+    """What a unit gives."""
+    return keras.ops.convert_to_numpy(
+        keras.Model(model.input, model.get_layer(f"{unit}_add").output)(X)
+    )
+
+
 def test_sums_are_centred():
     """What a norm takes after a fold has the mean of before less the moving mean."""
     model = net()
+    # A scale of zero, by which the stream cannot be divided again, is left in its norm.
+    for name in ("stage3_unit1_norm1", "head_norm"):
+        gamma = model.get_layer(name).gamma
+        gamma.assign(gamma * (np.arange(gamma.shape[0]) > 0))
     folded = fold(model)
-    for unit, after in [
-        ("stage2_unit1", "stage2_unit2"),
-        ("stage2_unit2", "stage3_unit1"),
-        ("stage3_unit3", "head"),
+    assert_equal(folded, model)
+    for unit, norm in [
+        ("stage2_unit1", "stage2_unit2_norm1"),
+        ("stage2_unit2", "stage3_unit1_norm1"),
+        ("stage3_unit3", "head_norm"),
     ]:
-        norm = model.get_layer(f"{after}_norm1" if after != "head" else "head_norm")
-        shift = folded.get_layer(norm.name).shift
-        np.testing.assert_array_equal(shift, norm.beta)
-        before, centred = (
-            keras.Model(each.input, each.get_layer(f"{unit}_add").output)(X)
-            for each in (model, folded)
-        )
-        np.testing.assert_allclose(centred, before - norm.moving_mean, atol=1e-5)
+        norm = model.get_layer(norm)
+        np.testing.assert_array_equal(folded.get_layer(norm.name).shift, norm.beta)
+        expected = sum_of(model, unit) - norm.moving_mean
+        np.testing.assert_allclose(sum_of(folded, unit), expected, atol=1e-5)
+
+
+def test_a_stage_is_in_the_units_of_the_norm_after_it():
+    model = net()
+    folded = fold(model)
+    left = {layer.name for layer in folded.layers}
+    for inside, last, after in [
+        ("stage2_unit1", "stage2_unit2", "stage3_unit1_norm1"),
+        ("stage3_unit2", "stage3_unit3", "head_norm"),
+    ]:
+        assert after not in left
+        norm = model.get_layer(after)
+        expected = norm(sum_of(model, last))
+        np.testing.assert_allclose(sum_of(folded, last), expected, atol=1e-5)
+        scale = norm.gamma / np.sqrt(norm.moving_variance + norm.epsilon)
+        mean = model.get_layer(f"{last}_norm1").moving_mean
+        expected = (sum_of(model, inside) - mean) * scale
+        np.testing.assert_allclose(sum_of(folded, inside), expected, atol=1e-5)
 
 
 def test_a_sum_that_is_an_output_is_not_centred():
@@ -208,10 +234,9 @@ def test_channels_first():
 def test_dtype_policies(dtype, atol):
     model = net(dtype=dtype)
     folded = fold(model)
-    assert folded.get_layer("head_norm").compute_dtype == model.get_layer("head_norm").compute_dtype
-    assert (
-        folded.get_layer("head_norm").variable_dtype == model.get_layer("head_norm").variable_dtype
-    )
+    norms = [each.get_layer("stage2_unit2_norm1") for each in (folded, model)]
+    assert norms[0].compute_dtype == norms[1].compute_dtype
+    assert norms[0].variable_dtype == norms[1].variable_dtype
     assert_equal(folded, model, X, atol)
 
 

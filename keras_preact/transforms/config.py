@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_preact.layers import BatchNormalization, Conv2D, DepthwiseConv2D
+from keras_preact.weights.named import NamedWeights
 
 DEPTHWISE = (DepthwiseConv2D, keras.layers.DepthwiseConv2D)
 CONVOLUTIONS = (Conv2D, keras.layers.Conv2D, *DEPTHWISE)
@@ -127,3 +129,44 @@ def output_names(outputs: Any) -> Iterator[str]:
         return
     for each in outputs:
         yield from output_names(each)
+
+
+def leave_out(layer: Config, config: Config) -> None:
+    """Remove a layer; what took its output takes its input."""
+    config["layers"].remove(layer)
+    (x,) = tensors(layer["inbound_nodes"])
+    for other in config["layers"]:
+        for each in taken_by(other):
+            if source(each) == layer["name"]:
+                each["config"] = x["config"]
+    config["output_layers"] = redirected(config["output_layers"], {layer["name"]: source(x)})
+
+
+def multiply(convolution: Config, factor: np.ndarray | float, weights: NamedWeights) -> None:
+    """Scale what a convolution gives, by its weights.
+
+    Args:
+        convolution: Not activated.
+        factor: One for all channels, or one `(channels,)` for each.
+        weights: Those of the model, changed in place.
+    """
+    kernel, *bias = weights[convolution["name"]].values()
+    # A kernel's last axis is that of the channels that come out; in a depthwise one the last two.
+    shape = kernel.shape[2:] if is_kind(convolution, DEPTHWISE) else kernel.shape[-1:]
+    arrays = [kernel * np.broadcast_to(factor, np.prod(shape)).reshape(shape)]
+    arrays += [each * factor for each in bias]
+    weights[convolution["name"]] = {str(place): array for place, array in enumerate(arrays)}
+
+
+def add_bias(bias: np.ndarray, convolution: Config, weights: NamedWeights) -> None:
+    """Add to what a convolution gives, by its bias.
+
+    Args:
+        bias: `(channels,)`.
+        convolution: Not activated; it gets a bias if it has none.
+        weights: Those of the model, changed in place.
+    """
+    arrays = weights[convolution["name"]]
+    arrays["1"] = arrays.get("1", 0.0) + bias
+    convolution["config"]["use_bias"] = True
+    convolution.pop("build_config", None)

@@ -18,24 +18,25 @@ from keras_preact.layers import (
     ShakeDrop,
     StackedUnits,
 )
-from keras_preact.transforms.centring import centre
 from keras_preact.transforms.config import (
     CONVOLUTIONS,
-    DEPTHWISE,
     NORMS,
     Config,
+    add_bias,
     always_trains,
     functional_config,
     is_called_once,
     is_kind,
+    leave_out,
+    multiply,
     of_kind,
     output_names,
     put_in_place,
-    redirected,
     source,
     taken_by,
     tensors,
 )
+from keras_preact.transforms.residual_stream import centre, rescale
 from keras_preact.transforms.stacking import unroll
 from keras_preact.weights.named import NamedWeights, named_weights, set_named_weights
 
@@ -49,11 +50,13 @@ def fold(model: keras.Model) -> keras.Model:
     """The same function with less work: what a net needs in inference, and nothing else.
 
     - A batch norm that alone takes a convolution's output becomes part of its kernel and bias.
-    - Every other batch norm, such as a unit's first, whose input the shortcut takes too, becomes a
-      `keras_preact.layers.ScaleShift` of the same name.
     - The sum of a shortcut and a branch is centred: a bias of the branch's last convolution takes
       off it the mean that the norms after it expect. It is only where nothing but norms and
       further sums take it, so an output of the model never moves.
+    - A batch norm that alone takes such a sum, as after a stage's last unit, becomes part of the
+      convolutions that are summed, and the norms along their shortcut read it in its units.
+    - Every other batch norm, such as a unit's first, whose input the shortcut takes too, becomes a
+      `keras_preact.layers.ScaleShift` of the same name.
     - A convolution that makes its kernel of its weights, as weight standardisation does, becomes a
       plain one, with the kernel as it is used.
     - Dropout, drop path and DropBlock are left out; ShakeDrop, in inference a factor, becomes part
@@ -91,7 +94,7 @@ def _fold_layers(config: Config, weights: NamedWeights) -> None:
             _fold_layers(layer["config"], weights)
     for layer in of_kind(config, _IDENTITIES):
         if is_called_once(layer) and not always_trains(layer):
-            _leave_out(layer, config)
+            leave_out(layer, config)
     for layer in config["layers"]:
         for plain, example in _PLAIN.items():
             if _makes_its_kernel(layer, plain):
@@ -103,6 +106,7 @@ def _fold_layers(config: Config, weights: NamedWeights) -> None:
     for shake in of_kind(config, (ShakeDrop,)):
         if not always_trains(shake) and not _takes_rate(shake):
             _fold_shake(shake, config, weights)
+    rescale(config, weights)
 
 
 def _makes_its_kernel(layer: Config, plain: type[keras.layers.Layer]) -> bool:
@@ -145,16 +149,9 @@ def _fold_norm(norm: Config, config: Config, weights: NamedWeights) -> None:
         weights[norm["name"]] = {"0": scale, "1": shift}
         _become_scale_shift(norm)
     else:
-        kernel, *bias = weights[convolution["name"]].values()
-        bias = bias[0] if bias else np.zeros_like(shift)
-        shape = _factor_shape(convolution, kernel)
-        weights[convolution["name"]] = {
-            "0": kernel * scale.reshape(shape),
-            "1": bias * scale + shift,
-        }
-        convolution["config"]["use_bias"] = True
-        convolution.pop("build_config", None)
-        _leave_out(norm, config)
+        multiply(convolution, scale, weights)
+        add_bias(shift, convolution, weights)
+        leave_out(norm, config)
 
 
 def _fold_shake(shake: Config, config: Config, weights: NamedWeights) -> None:
@@ -163,15 +160,8 @@ def _fold_shake(shake: Config, config: Config, weights: NamedWeights) -> None:
     if convolution is None:
         put_in_place(shake, keras.layers.Rescaling(factor, **_name_and_dtype(shake)))
     else:
-        arrays = weights[convolution["name"]]
-        weights[convolution["name"]] = {key: array * factor for key, array in arrays.items()}
-        _leave_out(shake, config)
-
-
-def _factor_shape(convolution: Config, kernel: np.ndarray) -> tuple[int, ...]:
-    """The shape in which a factor for each channel that comes out multiplies a kernel."""
-    # A kernel's last axis is that of those channels; in a depthwise one the last two are.
-    return kernel.shape[2:] if is_kind(convolution, DEPTHWISE) else kernel.shape[-1:]
+        multiply(convolution, factor, weights)
+        leave_out(shake, config)
 
 
 def _scale_and_shift(norm: Config, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -214,17 +204,6 @@ def _become_scale_shift(norm: Config) -> None:
 def _name_and_dtype(layer: Config) -> dict[str, Any]:
     dtype = keras.saving.deserialize_keras_object(layer["config"]["dtype"])
     return {"name": layer["name"], "dtype": dtype}
-
-
-def _leave_out(layer: Config, config: Config) -> None:
-    """Remove a layer; what took its output takes its input."""
-    config["layers"].remove(layer)
-    (x,) = tensors(layer["inbound_nodes"])
-    for other in config["layers"]:
-        for each in taken_by(other):
-            if source(each) == layer["name"]:
-                each["config"] = x["config"]
-    config["output_layers"] = redirected(config["output_layers"], {layer["name"]: source(x)})
 
 
 def _kept_in_memory(layer: Config) -> Config:

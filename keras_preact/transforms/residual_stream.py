@@ -1,4 +1,9 @@
-"""Shortcuts centred for inference, by biases that their branches' last convolutions get."""
+"""What goes along the shortcuts, in other units than in training: the same function for less.
+
+A residual stream is a sum to which unit after unit adds what its branch gives. Norms read it and
+change nothing of it, so every channel can have a zero and a scale of its own, if what adds to the
+stream and what reads it do so in the same units.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +13,28 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from keras_preact.layers import AveragePooling2D, BlurPool2D, ScaleShift
 from keras_preact.transforms.config import (
     CONVOLUTIONS,
     NORMS,
     Config,
+    add_bias,
     always_trains,
     is_called_once,
     is_kind,
+    leave_out,
+    multiply,
     of_kind,
     output_names,
     source,
     taken_by,
 )
 from keras_preact.weights.named import NamedWeights
+
+# What takes a weighted mean of each channel, which a scale goes through.
+_MEANS = (AveragePooling2D, keras.layers.AveragePooling2D, BlurPool2D)
+# Below, float16 has too few digits for what is scaled.
+_LEAST_SCALE = 2.0**-10
 
 
 class _Sum(NamedTuple):
@@ -54,14 +68,69 @@ def centre(config: Config, weights: NamedWeights) -> None:
     for name, (convolution, others) in sums.items():
         bias = sum(means.get(other, 0.0) for other in others) - means.get(name, 0.0)
         if np.any(bias):
-            arrays = weights[convolution["name"]]
-            arrays["1"] = arrays.get("1", 0.0) + bias
-            convolution["config"]["use_bias"] = True
-            convolution.pop("build_config", None)
+            add_bias(bias, convolution, weights)
     for name, mean in means.items():
         for norm in norms[name]:
             arrays, place = weights[norm["name"]], _place_of_mean(norm)
             arrays[place] = arrays[place] - mean
+
+
+class _Stream(NamedTuple):
+    """All that adds to a sum that one norm alone takes, and all that reads what it is a sum of."""
+
+    convolutions: list[Config]
+    readers: list[Config]
+    last: Config
+
+
+def rescale(config: Config, weights: NamedWeights) -> None:
+    """Leave out the norms that alone take a sum, such as those after a stage's last, in place.
+
+    The stream is scaled as the norm would do it, by the convolutions that add to it, and the
+    norm's shift is a bias of the last of them.
+
+    Args:
+        config: Configuration of a functional model whose norms are folded, but for those that
+            became a `ScaleShift`.
+        weights: Its weights.
+    """
+    for norm in of_kind(config, (ScaleShift,)):
+        stream = _stream_into(norm, config)
+        scale, shift = weights[norm["name"]].values()
+        if stream is None or np.abs(scale).min() < _LEAST_SCALE:
+            continue
+        for convolution in stream.convolutions:
+            multiply(convolution, scale, weights)
+        for reader in stream.readers:
+            weights[reader["name"]]["0"] = weights[reader["name"]]["0"] / scale
+        add_bias(shift, stream.last, weights)
+        del weights[norm["name"]]
+        leave_out(norm, config)
+
+
+def _stream_into(norm: Config, config: Config) -> _Stream | None:
+    """The stream that ends in a norm; None if it is not one, or something else is done with it."""
+    layers = {layer["name"]: layer for layer in config["layers"]}
+    takers = _takers(config)
+    end = source(next(taken_by(norm)))
+    end_sum = _sums(config, takers).get(end)
+    if end_sum is None or takers[end] != [norm]:
+        return None
+    found: dict[str, Config] = {}
+    pending = [end]
+    while pending:
+        layer = layers[pending.pop()]
+        found[layer["name"]] = layer
+        if is_kind(layer, (keras.layers.Add, *_MEANS)) and len(layer["inbound_nodes"]) == 1:
+            pending.extend({source(each) for each in taken_by(layer)} - found.keys())
+        elif not _is_linear_convolution(layer):
+            return None
+    readers = [taker for name in found for taker in takers[name] if taker["name"] not in found]
+    if not all(_is_of_channels(each, (ScaleShift,), end_sum.convolution) for each in readers):
+        return None
+    readers.remove(norm)
+    convolutions = [layer for layer in found.values() if is_kind(layer, CONVOLUTIONS)]
+    return _Stream(convolutions, readers, end_sum.convolution)
 
 
 def _takers(config: Config) -> dict[str, list[Config]]:
@@ -95,21 +164,30 @@ def _sums(config: Config, takers: dict[str, list[Config]]) -> dict[str, _Sum]:
 
 def _gives_to_one(layer: Config, takers: list[Config]) -> bool:
     """Whether it is a convolution, not activated, that one layer takes."""
+    return _is_linear_convolution(layer) and len(takers) == 1
+
+
+def _is_linear_convolution(layer: Config) -> bool:
     return (
         is_kind(layer, CONVOLUTIONS)
         and is_called_once(layer)
         and layer["config"]["activation"] == "linear"
-        and len(takers) == 1
     )
 
 
 def _expects_mean(layer: Config, convolution: Config) -> bool:
     """Whether it is a norm that takes a mean off each channel of that convolution's outputs."""
+    return not always_trains(layer) and _is_of_channels(layer, NORMS, convolution)
+
+
+def _is_of_channels(
+    layer: Config, kinds: tuple[type[keras.layers.Layer], ...], convolution: Config
+) -> bool:
+    """Whether it is of these classes and works on each channel of that convolution's outputs."""
     channel_axis = 1 if convolution["config"]["data_format"] == "channels_first" else 3
     return (
-        is_kind(layer, NORMS)
+        is_kind(layer, kinds)
         and is_called_once(layer)
-        and not always_trains(layer)
         and layer["config"]["axis"] % 4 == channel_axis
     )
 
