@@ -194,6 +194,17 @@ def test_a_sum_that_is_an_output_is_not_centred():
         np.testing.assert_allclose(received, expected, atol=1e-4)
 
 
+def test_a_broadcast_sum_is_left_to_its_norm():
+    inputs = keras.Input((16, 16, 3))
+    maps = keras.layers.Conv2D(4, 3, padding="same", name="maps")(inputs)
+    one = keras.layers.Conv2D(1, 1, name="one")(inputs)
+    outputs = keras.layers.BatchNormalization()(keras.layers.Add()([maps, one]))
+    model = randomized(keras.Model(inputs, outputs))
+    folded = fold(model)
+    np.testing.assert_allclose(folded(X), model(X), atol=1e-4)
+    assert kinds(folded)["ScaleShift"] == 1
+
+
 def test_norms_that_follow_depthwise_convolutions():
     """A net not ours, in which every other norm does."""
     model = randomized(

@@ -177,20 +177,21 @@ def _windows(maps: Any, size: int, before: int) -> Any:
         before: Pixels by which a window starts before its tile, down and across.
     """
     _, height, width, channels = maps.shape
-    down, across = -(-height // _TILE), -(-width // _TILE)
-    after = size - before
-    rows, columns = _TILE * (down - 1) + after, _TILE * (across - 1) + after
-    sides = [[before, max(rows - height, 0)], [before, max(columns - width, 0)]]
-    padded = ops.pad(maps, [[0, 0], *sides, [0, 0]])
-    _, rows, columns, _ = padded.shape
+    tiles = [_TILE * np.arange(-(-side // _TILE)) for side in (height, width)]
+    window = np.arange(size) - before
+    row = (window[:, None] + tiles[0]).reshape(size, 1, -1, 1)
+    column = (window[:, None] + tiles[1]).reshape(1, size, 1, -1)
+    inside = (0 <= row) & (row < height) & (0 <= column) & (column < width)
+    inside = inside.reshape(size**2, 1, -1)
     # Rows of channels are gathered: strided slices of the maps take longer than the convolution.
-    within = np.arange(size)[:, None] * columns + np.arange(size)
-    tile = _TILE * (np.arange(down)[:, None] * columns + np.arange(across))
-    places = (within.reshape(-1, 1, 1) + tile.reshape(1, 1, -1)).astype("int32")
-    batch = ops.arange(ops.shape(maps)[0], dtype="int32")
-    places = places + ops.reshape(batch, (1, -1, 1)) * (rows * columns)
-    pixels = ops.take(ops.reshape(padded, (-1, channels)), places, axis=0)
-    return ops.reshape(pixels, (size**2, -1, channels))
+    # The first is zero, for pixels beyond the edges: padded maps take longer.
+    rows = ops.concatenate(
+        [ops.zeros((1, channels), maps.dtype), ops.reshape(maps, (-1, channels))]
+    )
+    place = (1 + row * width + column).astype("int32").reshape(size**2, 1, -1)
+    image = ops.arange(ops.shape(maps)[0], dtype="int32") * (height * width)
+    places = ops.where(inside, place + ops.reshape(image, (1, -1, 1)), 0)
+    return ops.reshape(ops.take(rows, places, axis=0), (size**2, -1, channels))
 
 
 def _maps(products: Any, like: Any) -> Any:

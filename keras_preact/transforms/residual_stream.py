@@ -121,7 +121,7 @@ def _stream_into(norm: Config, config: Config) -> _Stream | None:
     while pending:
         layer = layers[pending.pop()]
         found[layer["name"]] = layer
-        if is_kind(layer, (keras.layers.Add, *_MEANS)) and len(layer["inbound_nodes"]) == 1:
+        if _adds_like_shapes(layer) or (is_kind(layer, _MEANS) and is_called_once(layer)):
             pending.extend({source(each) for each in taken_by(layer)} - found.keys())
         elif not _is_linear_convolution(layer):
             return None
@@ -149,9 +149,7 @@ def _sums(config: Config, takers: dict[str, list[Config]]) -> dict[str, _Sum]:
     """By its name, every addition that a convolution of its own goes into."""
     layers = {layer["name"]: layer for layer in config["layers"]}
     sums = {}
-    for addition in of_kind(config, (keras.layers.Add,)):
-        if len(addition["inbound_nodes"]) > 1:
-            continue
+    for addition in filter(_adds_like_shapes, config["layers"]):
         names = [source(each) for each in taken_by(addition)]
         # The branch comes last, after the shortcut.
         for name in reversed(names):
@@ -160,6 +158,13 @@ def _sums(config: Config, takers: dict[str, list[Config]]) -> dict[str, _Sum]:
                 sums[addition["name"]] = _Sum(layers[name], others)
                 break
     return sums
+
+
+def _adds_like_shapes(layer: Config) -> bool:
+    """Whether it is an addition, called once, in which nothing is broadcast."""
+    shapes = {tuple(each["config"]["shape"]) for each in taken_by(layer)}
+    calls = len(layer["inbound_nodes"])
+    return is_kind(layer, (keras.layers.Add,)) and calls == len(shapes) == 1
 
 
 def _gives_to_one(layer: Config, takers: list[Config]) -> bool:
