@@ -29,18 +29,20 @@ OURS = "PreActResNet50"
 DTYPES = ("float32", "bfloat16")
 
 
-def _quiet_tensorflow() -> None:
+def quiet_tensorflow() -> None:
+    """Have TensorFlow use oneDNN and print little. Before it is imported."""
     # Off by default on processors without 16-bit instructions.
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 
-def _images(batch_size: int, size: int) -> np.ndarray:
+def images_of(batch_size: int, size: int) -> np.ndarray:
+    """A batch of noise, float32, pixels in 0..255."""
     images = np.random.default_rng(0).uniform(0, 255, (batch_size, size, size, 3))
     return images.astype("float32")
 
 
-def _trained(model: Any) -> Any:
+def trained(model: Any) -> Any:
     """The model with biases and statistics of a trained net's size.
 
     TensorFlow leaves out additions of constants that are zero, as a new net's are.
@@ -56,7 +58,7 @@ def _trained(model: Any) -> Any:
 
 def export_all(folder: Path, size: int, dtype: str) -> None:
     """Write what the candidates load. It runs in a process of its own."""
-    _quiet_tensorflow()
+    quiet_tensorflow()
     import keras
 
     import keras_preact
@@ -67,12 +69,12 @@ def export_all(folder: Path, size: int, dtype: str) -> None:
     shape = (size, size, 3)
     for each in dict.fromkeys(("float32", dtype)):
         keras.config.set_dtype_policy(each if each == "float32" else f"mixed_{each}")
-        peer = _trained(keras.applications.ResNet50V2(weights=None, input_shape=shape))
+        peer = trained(keras.applications.ResNet50V2(weights=None, input_shape=shape))
         peer.export(str(folder / f"peer-{each}"), verbose=False)
     keras.config.set_dtype_policy("float32")
     preprocessing = Preprocessing(input_size=size)
     for net, exports in _exports(dtype).items():
-        model = _trained(keras_preact.BUILDERS[net](weights=None, input_shape=shape))
+        model = trained(keras_preact.BUILDERS[net](weights=None, input_shape=shape))
         for name, export_options in exports.items():
             keras_preact.export_savedmodel(
                 model,
@@ -113,12 +115,12 @@ def _exports(dtype: str) -> dict[str, dict[str, dict[str, Any]]]:
 
 def prepare_savedmodel(folder: Path, batch_size: int, size: int) -> Step:
     """A SavedModel's `serving_default`."""
-    _quiet_tensorflow()
+    quiet_tensorflow()
     from savedmodels.c_api import ServedModel
 
     model = ServedModel(folder)
     (name,) = model.signatures["serving_default"].inputs
-    images = _images(batch_size, size)
+    images = images_of(batch_size, size)
     return lambda: model.run({name: images})
 
 
@@ -127,7 +129,7 @@ def prepare_format(file: Path, name: str, batch_size: int, size: int) -> Step:
     from savedmodels.formats import FORMATS
 
     predict = FORMATS[name].load(file)
-    images = _images(batch_size, size)
+    images = images_of(batch_size, size)
     return lambda: predict(images)
 
 
@@ -136,7 +138,7 @@ def prepare_openvino_in_16_bits(file: Path, batch_size: int, size: int) -> Step:
     from savedmodels.formats import load_openvino
 
     predict = load_openvino(file, "bf16")
-    images = _images(batch_size, size)
+    images = images_of(batch_size, size)
     return lambda: predict(images)
 
 
@@ -147,7 +149,7 @@ def prepare_torch(batch_size: int, size: int, dtype: str, compiled: bool) -> Ste
 
     model = timm.create_model("resnetv2_50", pretrained=False).eval()
     model = model.to(memory_format=torch.channels_last, dtype=getattr(torch, dtype))
-    images = torch.from_numpy(_images(batch_size, size)).permute(0, 3, 1, 2)
+    images = torch.from_numpy(images_of(batch_size, size)).permute(0, 3, 1, 2)
     images = images.to(memory_format=torch.channels_last, dtype=getattr(torch, dtype))
     if compiled:
         torch._inductor.config.freezing = True

@@ -169,8 +169,8 @@ def test_norms_fold_into_depthwise_convolutions():
         folded, expected = fold(model), scores(model)
         np.testing.assert_allclose(scores(folded), expected, atol=1e-5 * np.abs(expected).max())
         names = {layer.name for layer in folded.layers}
-        assert "stage3_unit1_norm1" in names
-        assert not {"stage3_unit1_norm2", "stage3_unit1_norm3"} & names
+        assert "stage3_unit2_norm1" in names
+        assert not {"stage3_unit1_norm1", "stage3_unit1_norm2", "stage3_unit1_norm3"} & names
         assert not any(isinstance(each, StandardizedDepthwiseConv2D) for each in folded.layers)
 
 

@@ -127,8 +127,10 @@ def _trainable_winograd() -> Callable[[Any, Any], Any]:
             of_inputs = _gradient_of_inputs(once_there_is(upstream, kernel), upstream)
             return of_inputs, _gradient_of_kernel(once_there_is(of_inputs, inputs), upstream)
 
-        at_points = _kernel_at_points(once_there_is(inputs, kernel), _FROM_KERNEL)
-        return winograd(inputs, at_points), gradient
+        # After the points, not the inputs: TensorFlow merges no ReLU that others wait for.
+        seen = _points_seen(inputs)
+        at_points = _kernel_at_points(once_there_is(seen, kernel), _FROM_KERNEL)
+        return _maps(tf.matmul(seen, at_points), inputs), gradient
 
     return convolve
 
