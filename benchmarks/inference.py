@@ -27,6 +27,7 @@ PEER = "keras.applications.ResNet50V2, model.export"
 PEER_16_BITS = f"{PEER}, bfloat16"
 OURS = "PreActResNet50"
 DTYPES = ("float32", "bfloat16")
+OPENVINO_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 def quiet_tensorflow() -> None:
@@ -133,11 +134,11 @@ def prepare_format(file: Path, name: str, batch_size: int, size: int) -> Step:
     return lambda: predict(images)
 
 
-def prepare_openvino_in_16_bits(file: Path, batch_size: int, size: int) -> Step:
-    """Our net in OpenVINO, which takes the float32 model and computes in bfloat16."""
+def prepare_openvino(file: Path, batch_size: int, size: int, dtype: str) -> Step:
+    """Our net in OpenVINO, which takes the float32 model and computes in `dtype`."""
     from savedmodels.formats import load_openvino
 
-    predict = load_openvino(file, "bf16")
+    predict = load_openvino(file, OPENVINO_PRECISIONS[dtype])
     images = images_of(batch_size, size)
     return lambda: predict(images)
 
@@ -190,7 +191,7 @@ def _candidates(
             found[f"{OURS}, {title}"] = (prepare_format, (file, name, *shape))
     else:
         file = folder / "format-openvino" / "model.xml"
-        found[f"{OURS}, OpenVINO"] = (prepare_openvino_in_16_bits, (file, *shape))
+        found[f"{OURS}, OpenVINO"] = (prepare_openvino, (file, *shape, dtype))
     return {
         name: each
         for name, each in found.items()

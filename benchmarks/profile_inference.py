@@ -14,22 +14,20 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from benchmarks.inference import (
     DTYPES,
+    OPENVINO_PRECISIONS,
     OURS,
     images_of,
-    prepare_format,
-    prepare_openvino_in_16_bits,
+    prepare_openvino,
     prepare_savedmodel,
     quiet_tensorflow,
     trained,
 )
 from benchmarks.report import report, table, write
-from benchmarks.workers import Step, measure_in_turn
+from benchmarks.workers import measure_in_turn
 
 SIZE = 224
 WARM_UP = 5
@@ -61,7 +59,7 @@ def export(folder: Path, dtype: str) -> None:
 
 
 def run_savedmodel(folder: Path, steps: int) -> None:
-    """Run it, and print a mark and the milliseconds of a step before what oneDNN prints."""
+    """Run it, and print a mark where what oneDNN prints of the steps begins."""
     step = prepare_savedmodel(folder, 1, SIZE)
     for _ in range(WARM_UP):
         step()
@@ -94,8 +92,7 @@ def profile_openvino(file: Path, dtype: str, steps: int) -> Counter:
     """Milliseconds of a step in each kind of OpenVINO's nodes."""
     import openvino
 
-    precision = "f32" if dtype == "float32" else "bf16"
-    settings = {"INFERENCE_PRECISION_HINT": precision, "PERF_COUNT": "YES"}
+    settings = {"INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[dtype], "PERF_COUNT": "YES"}
     request = openvino.compile_model(str(file), "CPU", settings).create_infer_request()
     images = images_of(1, SIZE)
     for _ in range(WARM_UP):
@@ -133,7 +130,7 @@ def main() -> None:
         whole = measure_in_turn(
             {
                 "TensorFlow": (prepare_savedmodel, (savedmodel, 1, SIZE)),
-                "OpenVINO": _prepare_openvino(openvino, options.dtype),
+                "OpenVINO": (prepare_openvino, (openvino, 1, SIZE, options.dtype)),
             },
             options.rounds,
             options.steps,
@@ -160,12 +157,6 @@ FOOTNOTE = (
     "Kernels were timed by oneDNN and by OpenVINO, with all threads, in runs of their own; a whole "
     "image, fastest round, and its processor time without that."
 )
-
-
-def _prepare_openvino(file: Path, dtype: str) -> tuple[Callable[..., Step], tuple[Any, ...]]:
-    if dtype == "float32":
-        return prepare_format, (file, "openvino", 1, SIZE)
-    return prepare_openvino_in_16_bits, (file, 1, SIZE)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ layer it came from. Cutting and joining graphs there needs nothing of Keras's in
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -129,6 +130,38 @@ def output_names(outputs: Any) -> Iterator[str]:
         return
     for each in outputs:
         yield from output_names(each)
+
+
+def takers_by_name(config: Config) -> dict[str, list[Config]]:
+    """By the name of a layer, those that take its output, once for each time that they do."""
+    takers = defaultdict(list)
+    for layer in config["layers"]:
+        for each in taken_by(layer):
+            takers[source(each)].append(layer)
+    # Of no class: what takes an output of the model.
+    for name in output_names(config["output_layers"]):
+        takers[name].append({"name": None, "registered_name": "output", "inbound_nodes": []})
+    return takers
+
+
+def gives_to_one(layer: Config, takers: list[Config]) -> bool:
+    """Whether it is a convolution, not activated, that one layer takes."""
+    return is_linear_convolution(layer) and len(takers) == 1
+
+
+def is_linear_convolution(layer: Config) -> bool:
+    """Whether it is a convolution, called once and not activated."""
+    return (
+        is_kind(layer, CONVOLUTIONS)
+        and is_called_once(layer)
+        and layer["config"]["activation"] == "linear"
+    )
+
+
+def is_of_channels(layer: Config, convolution: Config) -> bool:
+    """Whether a layer's axis is that of the channels of a convolution's outputs."""
+    channel_axis = 1 if convolution["config"]["data_format"] == "channels_first" else 3
+    return layer["config"]["axis"] % 4 == channel_axis
 
 
 def leave_out(layer: Config, config: Config) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import keras
@@ -19,22 +18,22 @@ from keras_preact.layers import (
     StackedUnits,
 )
 from keras_preact.transforms.config import (
-    CONVOLUTIONS,
     NORMS,
     Config,
     add_bias,
     always_trains,
     functional_config,
+    gives_to_one,
     is_called_once,
     is_kind,
+    is_of_channels,
     leave_out,
     multiply,
     of_kind,
-    output_names,
     put_in_place,
     source,
     taken_by,
-    tensors,
+    takers_by_name,
 )
 from keras_preact.transforms.residual_stream import centre, rescale
 from keras_preact.transforms.stacking import unroll
@@ -177,23 +176,16 @@ def _scale_and_shift(norm: Config, arrays: dict[str, np.ndarray]) -> tuple[np.nd
 def _convolution_before(norm: Config, config: Config) -> Config | None:
     """The convolution whose output this norm, and nothing else, takes; None if there is none."""
     convolution = _linear_convolution_before(norm, config)
-    if convolution is None:
-        return None
-    channel_axis = 1 if convolution["config"]["data_format"] == "channels_first" else 3
-    return convolution if norm["config"]["axis"] % 4 == channel_axis else None
+    return convolution if convolution and is_of_channels(norm, convolution) else None
 
 
 def _linear_convolution_before(layer: Config, config: Config) -> Config | None:
     """The convolution whose output, not activated, only this layer takes; None if there is none."""
     if not is_called_once(layer):
         return None
-    (x,) = tensors(layer["inbound_nodes"])
-    uses = Counter(source(each) for layer in config["layers"] for each in taken_by(layer))
-    uses.update(output_names(config["output_layers"]))
-    for other in of_kind(config, CONVOLUTIONS):
-        if other["name"] == source(x) and uses[source(x)] == 1 and is_called_once(other):
-            return other if other["config"]["activation"] == "linear" else None
-    return None
+    name = source(next(taken_by(layer)))
+    (other,) = (each for each in config["layers"] if each["name"] == name)
+    return other if gives_to_one(other, takers_by_name(config)[name]) else None
 
 
 def _become_scale_shift(norm: Config) -> None:

@@ -7,7 +7,6 @@ stream and what reads it do so in the same units.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import NamedTuple
 
 import keras
@@ -20,14 +19,17 @@ from keras_preact.transforms.config import (
     Config,
     add_bias,
     always_trains,
+    gives_to_one,
     is_called_once,
     is_kind,
+    is_linear_convolution,
+    is_of_channels,
     leave_out,
     multiply,
     of_kind,
-    output_names,
     source,
     taken_by,
+    takers_by_name,
 )
 from keras_preact.weights.named import NamedWeights
 
@@ -56,7 +58,7 @@ def centre(config: Config, weights: NamedWeights) -> None:
         config: Configuration of a functional model whose norms are not folded yet.
         weights: Its weights.
     """
-    takers = _takers(config)
+    takers = takers_by_name(config)
     sums = _sums(config, takers)
     norms: dict[str, list[Config]] = {}
     means: dict[str, np.ndarray] = {}
@@ -111,7 +113,7 @@ def rescale(config: Config, weights: NamedWeights) -> None:
 def _stream_into(norm: Config, config: Config) -> _Stream | None:
     """The stream that ends in a norm; None if it is not one, or something else is done with it."""
     layers = {layer["name"]: layer for layer in config["layers"]}
-    takers = _takers(config)
+    takers = takers_by_name(config)
     end = source(next(taken_by(norm)))
     end_sum = _sums(config, takers).get(end)
     if end_sum is None or takers[end] != [norm]:
@@ -123,26 +125,14 @@ def _stream_into(norm: Config, config: Config) -> _Stream | None:
         found[layer["name"]] = layer
         if _adds_like_shapes(layer) or (is_kind(layer, _MEANS) and is_called_once(layer)):
             pending.extend({source(each) for each in taken_by(layer)} - found.keys())
-        elif not _is_linear_convolution(layer):
+        elif not is_linear_convolution(layer):
             return None
     readers = [taker for name in found for taker in takers[name] if taker["name"] not in found]
-    if not all(_is_of_channels(each, (ScaleShift,), end_sum.convolution) for each in readers):
+    if not all(_reads_channels(each, (ScaleShift,), end_sum.convolution) for each in readers):
         return None
     readers.remove(norm)
     convolutions = [layer for layer in found.values() if is_kind(layer, CONVOLUTIONS)]
     return _Stream(convolutions, readers, end_sum.convolution)
-
-
-def _takers(config: Config) -> dict[str, list[Config]]:
-    """By the name of a layer, those that take its output, once for each time that they do."""
-    takers = defaultdict(list)
-    for layer in config["layers"]:
-        for each in taken_by(layer):
-            takers[source(each)].append(layer)
-    # No layer has this name: an output of the model is neither a norm nor a sum.
-    for name in output_names(config["output_layers"]):
-        takers[name].append({"name": None, "registered_name": "output", "inbound_nodes": []})
-    return takers
 
 
 def _sums(config: Config, takers: dict[str, list[Config]]) -> dict[str, _Sum]:
@@ -153,7 +143,7 @@ def _sums(config: Config, takers: dict[str, list[Config]]) -> dict[str, _Sum]:
         names = [source(each) for each in taken_by(addition)]
         # The branch comes last, after the shortcut.
         for name in reversed(names):
-            if _gives_to_one(layers[name], takers[name]):
+            if gives_to_one(layers[name], takers[name]):
                 others = [other for other in names if other != name]
                 sums[addition["name"]] = _Sum(layers[name], others)
                 break
@@ -167,34 +157,16 @@ def _adds_like_shapes(layer: Config) -> bool:
     return is_kind(layer, (keras.layers.Add,)) and calls == len(shapes) == 1
 
 
-def _gives_to_one(layer: Config, takers: list[Config]) -> bool:
-    """Whether it is a convolution, not activated, that one layer takes."""
-    return _is_linear_convolution(layer) and len(takers) == 1
-
-
-def _is_linear_convolution(layer: Config) -> bool:
-    return (
-        is_kind(layer, CONVOLUTIONS)
-        and is_called_once(layer)
-        and layer["config"]["activation"] == "linear"
-    )
-
-
 def _expects_mean(layer: Config, convolution: Config) -> bool:
     """Whether it is a norm that takes a mean off each channel of that convolution's outputs."""
-    return not always_trains(layer) and _is_of_channels(layer, NORMS, convolution)
+    return not always_trains(layer) and _reads_channels(layer, NORMS, convolution)
 
 
-def _is_of_channels(
+def _reads_channels(
     layer: Config, kinds: tuple[type[keras.layers.Layer], ...], convolution: Config
 ) -> bool:
-    """Whether it is of these classes and works on each channel of that convolution's outputs."""
-    channel_axis = 1 if convolution["config"]["data_format"] == "channels_first" else 3
-    return (
-        is_kind(layer, kinds)
-        and is_called_once(layer)
-        and layer["config"]["axis"] % 4 == channel_axis
-    )
+    """Whether it is of these classes, called once, on each channel that the convolution gives."""
+    return is_kind(layer, kinds) and is_called_once(layer) and is_of_channels(layer, convolution)
 
 
 def _place_of_mean(norm: Config) -> str:
