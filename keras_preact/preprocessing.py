@@ -19,6 +19,8 @@ INTERPOLATIONS = tuple(resampling.KERNELS)
 # Red, green and blue in the luma of ITU-R BT.601, of 2**16 as in Pillow: whole numbers, and their
 # sum exact, keep an image that was gray already as it was.
 LUMA = (19595, 38470, 7471)
+# The transform of Pillow and other decoders; TensorFlow's default is up to 24 grey levels from it.
+JPEG_DCT = "INTEGER_ACCURATE"
 CLASSES_FILE = Path(__file__).parent / "data" / "imagenet_classes.tsv"
 
 
@@ -436,9 +438,7 @@ def decode_image(encoded: Any, channels: int) -> Any:
     # Not every decoder can make gray of colours, but all of them make RGB of anything.
     image = tf.cond(
         tf.io.is_jpeg(encoded),
-        # The exact transform is that of Pillow and other decoders; the default is up to 24 grey
-        # levels away from it.
-        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method=JPEG_DCT),
         lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
     )
     image = tf.ensure_shape(image, (None, None, 3))

@@ -3,11 +3,14 @@
 Element `k` of epoch `e` of the training batches depends on the seed, `e` and `k` alone, so a run
 that is taken up again sees the batches that it would have seen.
 
-Several workers share a batch: each gets its own part of it. Images that are kept in memory are
-cheap to come by, so each worker makes the whole batch, as a single process would, and keeps its
-part. Images that are read on the way are read and decoded by the worker they go to alone, which
-then draws colours, mixup and CutMix for its part by itself; crops and mirroring are those of a
-single process.
+Images that fit into memory once they are decoded are decoded once, before the first batch; the
+others in every epoch.
+
+Several workers share a batch: each gets its own part of it. Where all images are of one shape and
+in memory, they are cheap to come by, so each worker makes the whole batch, as a single process
+would, and keeps its part. Other images are read, or cut out of what is in memory, by the worker
+they go to alone, which then draws colours, mixup and CutMix for its part by itself; crops and
+mirroring are those of a single process.
 """
 
 from __future__ import annotations
@@ -19,13 +22,12 @@ import tensorflow as tf
 
 from keras_preact.preprocessing import Preprocessing, decode_image
 from training import augment
+from training.decoded import DecodedImages
 from training.rand_augment import rand_augment
-from training.reading import ImageReader, decode_part
+from training.reading import ImageReader, part_of, to_uint8
 from training.recipe import Recipe, preprocessing_of, steps_per_epoch
 from training.sources import ImageSource
 
-# Decoded training images are kept in memory up to this size.
-MAX_BYTES_IN_MEMORY = 2**30
 AUTOTUNE = tf.data.AUTOTUNE
 
 
@@ -68,8 +70,6 @@ def training_pipeline(
     """
     steps = steps_per_epoch(source, recipe)
     reader = ImageReader(source, "train", recipe.max_corrupt_images)
-    pixels = _stored_spec(recipe).shape.num_elements()
-    in_memory = source.num_examples("train") * pixels <= MAX_BYTES_IN_MEMORY
     context = context or tf.distribute.InputContext()
 
     def finish(number: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple:
@@ -86,11 +86,15 @@ def training_pipeline(
         part = slice(context.input_pipeline_id * size, (context.input_pipeline_id + 1) * size)
         return images[part], labels[part]
 
-    if in_memory and recipe.crop != "random_resized":
+    if recipe.crop == "random_resized":
+        images = DecodedImages.of(reader, recipe.channels, _max_bytes(recipe)) or reader
+        parts = _batches_one_by_one(images, recipe, steps, first_step, context)
+        batches = parts.map(finish, num_parallel_calls=AUTOTUNE)
+    elif _fits_into_memory(reader, _stored_spec(recipe), recipe):
         whole = _batches_from_memory(reader, recipe, steps, first_step)
         batches = whole.map(lambda *batch: keep_part(*finish(*batch)), num_parallel_calls=AUTOTUNE)
     else:
-        parts = _streamed_batches(reader, recipe, steps, first_step, context)
+        parts = _batches_one_by_one(reader, recipe, steps, first_step, context)
         batches = parts.map(finish, num_parallel_calls=AUTOTUNE)
     # Workers would ask one another before every step whether anyone's batches have ended.
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
@@ -126,12 +130,15 @@ def evaluation_pipeline(
     preprocessing = preprocessing_of(recipe)
     context = context or tf.distribute.InputContext()
     reader = ImageReader(source, split, recipe.max_corrupt_images)
-    examples = reader.split.examples().enumerate()
+    examples = reader.examples().enumerate()
+    spec = _image_spec(recipe, tf.float32)
     images = reader.read(
         examples.shard(context.num_input_pipelines, context.input_pipeline_id),
         lambda encoded, place: _resize_and_crop(encoded, preprocessing),
-        _image_spec(recipe, tf.float32),
+        spec,
     )
+    if _fits_into_memory(reader, spec, recipe):
+        images = images.cache()
 
     def finish(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         labels = tf.one_hot(labels, len(source.class_names))
@@ -140,6 +147,16 @@ def evaluation_pipeline(
     size = recipe.batch_size // context.num_input_pipelines
     batches = images.batch(size, num_parallel_calls=AUTOTUNE)
     return _prefetched(batches.map(finish, num_parallel_calls=AUTOTUNE))
+
+
+def _max_bytes(recipe: Recipe) -> int:
+    return int(recipe.cache_gib * 2**30)
+
+
+def _fits_into_memory(reader: ImageReader, spec: tf.TensorSpec, recipe: Recipe) -> bool:
+    """Whether all images of a reader may be kept, once they are of one shape."""
+    image_bytes = spec.shape.num_elements() * spec.dtype.size
+    return reader.split.num_examples * image_bytes <= _max_bytes(recipe)
 
 
 def _image_spec(recipe: Recipe, dtype: tf.DType) -> tf.TensorSpec:
@@ -156,11 +173,11 @@ def _stored_image(encoded: tf.Tensor, recipe: Recipe) -> tf.Tensor:
     """An encoded training image as it is before the crop at random, uint8."""
     preprocessing = preprocessing_of(recipe)
     if recipe.crop != "random":
-        return _to_uint8(_resize_and_crop(encoded, preprocessing))
+        return to_uint8(_resize_and_crop(encoded, preprocessing))
     # The whole image, whatever its shape, as in BiT (arXiv:1912.11370).
     image = decode_image(encoded, preprocessing.channels)
     size = [recipe.resize_size] * 2
-    return _to_uint8(tf.image.resize(image, size, method=recipe.interpolation, antialias=True))
+    return to_uint8(tf.image.resize(image, size, method=recipe.interpolation, antialias=True))
 
 
 def _seed(recipe: Recipe, purpose: _Purpose, number: tf.Tensor) -> tf.Tensor:
@@ -198,19 +215,6 @@ def _resize_and_crop(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Ten
     return tf.ensure_shape(resized, [size, size, preprocessing.channels])
 
 
-def _to_uint8(image: tf.Tensor) -> tf.Tensor:
-    """An image in whole grey levels: `saturate_cast(round(image))`, in one pass over it."""
-    levels = tf.raw_ops.QuantizeV2(
-        input=image,
-        min_range=0.0,
-        max_range=255.0,
-        T=tf.quint8,
-        mode="SCALED",
-        round_mode="HALF_TO_EVEN",
-    )
-    return tf.bitcast(levels.output, tf.uint8)
-
-
 def _batches_from_memory(
     reader: ImageReader, recipe: Recipe, steps: int, first_step: int
 ) -> tf.data.Dataset:
@@ -242,7 +246,7 @@ def _load(reader: ImageReader, recipe: Recipe) -> tuple[tf.Tensor, tf.Tensor]:
     """All readable images of a split, uint8, and their labels."""
     spec = _stored_spec(recipe)
     dataset = reader.read(
-        reader.split.examples().enumerate(),
+        reader.examples().enumerate(),
         lambda encoded, place: _stored_image(encoded, recipe),
         spec,
     )
@@ -256,14 +260,14 @@ def _load(reader: ImageReader, recipe: Recipe) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.constant(images[:count]), tf.constant(labels[:count])
 
 
-def _streamed_batches(
-    reader: ImageReader,
+def _batches_one_by_one(
+    reader: ImageReader | DecodedImages,
     recipe: Recipe,
     steps: int,
     first_step: int,
     context: tf.distribute.InputContext,
 ) -> tf.data.Dataset:
-    """A worker's parts of shuffled batches, uint8, of images that are read on the way.
+    """A worker's parts of shuffled batches, uint8, of images that are prepared one by one.
 
     Each has a number that no other part of the run has; for a single worker it is the step.
     """
@@ -277,16 +281,14 @@ def _streamed_batches(
         epoch_seed = _seed(recipe, _Purpose.MOVE, epoch)
         steps_done = tf.maximum(first_step - epoch * steps, 0)
 
-        def prepare(encoded: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+        def prepare(image: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
             seed = _fold(epoch_seed, place)
             if recipe.crop == "random_resized":
-                return _to_uint8(_random_resized_crop(encoded, seed, recipe))
-            return _move(_stored_image(encoded, recipe)[tf.newaxis], seed, recipe)[0]
+                return to_uint8(_random_resized_crop(image, seed, recipe))
+            return _move(_stored_image(image, recipe)[tf.newaxis], seed, recipe)[0]
 
         passes = tf.data.Dataset.range(tf.int64.max)
-        order = passes.flat_map(
-            lambda number: reader.split.examples(_order_seed(recipe, epoch, number))
-        )
+        order = passes.flat_map(lambda number: reader.examples(_order_seed(recipe, epoch, number)))
         examples = order.enumerate().skip(steps_done * recipe.batch_size).filter(is_own)
         images = reader.read(examples, prepare, _image_spec(recipe, tf.uint8))
         images = images.take((steps - steps_done) * part_size)
@@ -297,11 +299,11 @@ def _streamed_batches(
     return parts.map(lambda step, part: (step * workers + worker, *part))
 
 
-def _random_resized_crop(encoded: tf.Tensor, seed: tf.Tensor, recipe: Recipe) -> tf.Tensor:
-    """A random part of an encoded image, resized and mirrored at random: float32, in 0..255."""
+def _random_resized_crop(image: tf.Tensor, seed: tf.Tensor, recipe: Recipe) -> tf.Tensor:
+    """A random part of an image, resized and mirrored at random: float32, in 0..255."""
     crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
-    part = decode_part(
-        encoded,
+    part = part_of(
+        image,
         lambda shape: augment.random_box(shape, crop_seed, min_area=recipe.min_area),
         recipe.input_size,
         recipe.channels,

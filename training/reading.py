@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 
 import tensorflow as tf
 
-from keras_preact.preprocessing import decode_image, rgb_to_channels
+from keras_preact.preprocessing import JPEG_DCT, decode_image, rgb_to_channels
 from training.corrupt import CorruptImages
 from training.sources import ImageSource
 
@@ -16,19 +17,20 @@ from training.sources import ImageSource
 CHUNK = 16
 
 # What a JPEG decoder can divide the size by at no cost.
-JPEG_SCALES = (1, 2, 4, 8)
+SCALES = (1, 2, 4, 8)
 
 
-def decode_part(
-    encoded: tf.Tensor, choose: Callable[[tf.Tensor], tf.Tensor], size: int, channels: int
+def part_of(
+    image: tf.Tensor, choose: Callable[[tf.Tensor], tf.Tensor], size: int, channels: int
 ) -> tf.Tensor:
-    """Decode a part of an image that is about to be resized.
+    """A part of an image that is about to be resized.
 
-    Of a JPEG image only the blocks that hold the part are decoded, at 1/2, 1/4 or 1/8 of the
-    scale if the part is that much larger than needed.
+    If it is 2, 4 or 8 times as large as needed, it comes at that fraction of its scale. Of a JPEG
+    image only the blocks that hold the part are decoded, and at no larger scale.
 
     Args:
-        encoded: Scalar string, the content of the file.
+        image: Scalar string, the content of the file; or the decoded image, uint8
+            `(height, width, channels)`.
         choose: Maps the shape of the image to the top, left, height and width of the part.
         size: Height and width that the part is resized to afterwards, in pixels.
         channels: 1 for gray, 3 for RGB.
@@ -36,26 +38,65 @@ def decode_part(
     Returns:
         A uint8 tensor `(height, width, channels)`.
     """
+    if image.dtype != tf.string:
+        return _part_of_pixels(image, choose(tf.shape(image)), size)
 
     def from_jpeg() -> tf.Tensor:
-        box = choose(tf.io.extract_jpeg_shape(encoded))
-        scales = [
-            lambda scale=scale: tf.io.decode_and_crop_jpeg(
-                encoded, box // scale, channels=3, ratio=scale
+        box = choose(tf.io.extract_jpeg_shape(image))
+
+        def decode(scale: int) -> tf.Tensor:
+            return tf.io.decode_and_crop_jpeg(
+                image, box // scale, channels=3, ratio=scale, dct_method=JPEG_DCT
             )
-            for scale in JPEG_SCALES
-        ]
-        fits = tf.reduce_min(box[2:]) // size >= JPEG_SCALES[1:]
-        return rgb_to_channels(
-            tf.switch_case(tf.math.count_nonzero(fits, dtype=tf.int32), scales), channels
-        )
+
+        return rgb_to_channels(_at_scale_for(size, box, decode), channels)
 
     def from_other() -> tf.Tensor:
-        image = decode_image(encoded, channels)
-        top, left, height, width = tf.unstack(choose(tf.shape(image)))
-        return image[top : top + height, left : left + width]
+        pixels = decode_image(image, channels)
+        return _part_of_pixels(pixels, choose(tf.shape(pixels)), size)
 
-    return tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_other)
+    return tf.cond(tf.io.is_jpeg(image), from_jpeg, from_other)
+
+
+def _part_of_pixels(image: tf.Tensor, box: tf.Tensor, size: int) -> tf.Tensor:
+    top, left, height, width = tf.unstack(box)
+    part = image[top : top + height, left : left + width]
+
+    def shrink(scale: int) -> tf.Tensor:
+        """The mean of each square of pixels, as a JPEG decoder has it."""
+        if scale == 1:
+            return part
+        pixels = tf.cast(part[tf.newaxis], tf.float32)
+        return to_uint8(tf.nn.avg_pool2d(pixels, scale, scale, "VALID")[0])
+
+    return _at_scale_for(size, box, shrink)
+
+
+def _at_scale_for(size: int, box: tf.Tensor, take: Callable[[int], tf.Tensor]) -> tf.Tensor:
+    """What `take` gives for the largest divisor that leaves a box `size` pixels or more."""
+    fits = tf.reduce_min(box[2:]) // size >= SCALES[1:]
+    branches = [functools.partial(take, scale) for scale in SCALES]
+    return tf.switch_case(tf.math.count_nonzero(fits, dtype=tf.int32), branches)
+
+
+def to_uint8(image: tf.Tensor) -> tf.Tensor:
+    """An image in whole grey levels: `saturate_cast(round(image))`, in one pass over it.
+
+    Args:
+        image: float32 of any shape, in 0..255 or a little outside.
+
+    Returns:
+        A uint8 tensor of the same shape.
+    """
+    levels = tf.raw_ops.QuantizeV2(
+        input=image,
+        min_range=0.0,
+        max_range=255.0,
+        T=tf.quint8,
+        mode="SCALED",
+        round_mode="HALF_TO_EVEN",
+    )
+    return tf.bitcast(levels.output, tf.uint8)
 
 
 class ImageReader:
@@ -75,6 +116,10 @@ class ImageReader:
         self.corrupt = CorruptImages(max_corrupt_images, self.split.num_examples)
         self._classes = len(source.class_names)
 
+    def examples(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
+        """One pass over the examples of the split; see `Split.examples`."""
+        return self.split.examples(seed)
+
     def read(
         self,
         examples: tf.data.Dataset,
@@ -84,7 +129,7 @@ class ImageReader:
         """Read and prepare images in parallel.
 
         Args:
-            examples: What `Split.examples` gives, each with its place, an int64.
+            examples: What `examples` gives, each with its place, an int64.
             prepare: Maps an encoded image and its place to the image.
             spec: Shape and dtype of a prepared image.
 

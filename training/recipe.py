@@ -179,6 +179,12 @@ class Recipe:
         "float32",
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
     )
+    cache_gib: float = _value(
+        "decoded images that memory may hold, GiB, of the training and of the test images each; "
+        "of a larger set they are decoded anew in every epoch",
+        1.0,
+        minimum=0,
+    )
     jit_compile: bool = _value("compile the step with XLA", False)
     seed: int = _value("seed of weights, data order and augmentation", 0, minimum=0)
 

@@ -42,6 +42,23 @@ class Split(Protocol):
         """The encoded image (scalar string) and the label (scalar int64) of an example."""
 
 
+def indices_in_order(count: int, seed: tf.Tensor | None = None) -> tf.data.Dataset:
+    """The indices of `count` examples.
+
+    Args:
+        count: Number of examples, 1 or more.
+        seed: int64 tensor `(2,)` that decides the order; rising without it.
+
+    Returns:
+        A dataset of int64 scalars, each of `range(count)` once.
+    """
+    places = tf.data.Dataset.range(count)
+    if seed is None:
+        return places
+    shuffle = tf.random.experimental.index_shuffle
+    return places.map(lambda place: shuffle(place, seed=seed, max_index=count - 1))
+
+
 class IndexedSplit:
     """Examples that can be read in any order, so that every shuffle is a perfect one.
 
@@ -61,16 +78,9 @@ class IndexedSplit:
 
     def examples(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
         """One pass over the examples as `(name, index)`; see `Split.examples`."""
-
-        def example(place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            index = place
-            if seed is not None:
-                index = tf.random.experimental.index_shuffle(
-                    place, seed=seed, max_index=self.num_examples - 1
-                )
-            return self._names[index], index
-
-        return tf.data.Dataset.range(self.num_examples).map(example)
+        return indices_in_order(self.num_examples, seed).map(
+            lambda index: (self._names[index], index)
+        )
 
     def read(self, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The encoded image and the label of the example at index `item`."""
@@ -103,14 +113,8 @@ class RecordSplit:
 
     def examples(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
         """One pass over the examples as `(name, record)`; see `Split.examples`."""
-        num_shards = len(self._shards)
 
-        def records(place: tf.Tensor) -> tf.data.Dataset:
-            shard = place
-            if seed is not None:
-                shard = tf.random.experimental.index_shuffle(
-                    place, seed=seed, max_index=num_shards - 1
-                )
+        def records(shard: tf.Tensor) -> tf.data.Dataset:
             path = self._shards[shard]
             return (
                 tf.data.TFRecordDataset(path)
@@ -123,7 +127,7 @@ class RecordSplit:
                 )
             )
 
-        shards = tf.data.Dataset.range(num_shards)
+        shards = indices_in_order(len(self._shards), seed)
         if seed is None:
             return shards.flat_map(records)
         examples = shards.interleave(

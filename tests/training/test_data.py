@@ -11,12 +11,15 @@ from PIL import Image
 
 from keras_preact.preprocessing import decode_image
 from training import data, reading
+from training.decoded import DecodedImages
 from training.recipe import Recipe
 from training.sources import open_source
 
 PHOTOGRAPHS = Path(__file__).parents[3] / "shared" / "data" / "imagenet-samples.tar"
 # Pixels come out of the pipeline as they went in.
 PLAIN = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3, "crop_fraction": 1.0, "flip": False}
+# What a recipe of these tests has otherwise.
+DEFAULTS = {"batch_size": 4, "input_size": 8, "crop": "none", "epochs": 2, **PLAIN}
 AUGMENTED = {
     "flip": True,
     "color_jitter": 0.4,
@@ -29,8 +32,7 @@ AUGMENTED = {
 
 
 def recipe(**changes):
-    values = {"batch_size": 4, "input_size": 8, "crop": "none", "epochs": 2, "step_epochs": (1,)}
-    return Recipe(**{**values, **PLAIN, **changes})
+    return Recipe(**{**DEFAULTS, **changes})
 
 
 def image_bytes(value, kind="PNG", mode="RGB", size=(8, 8), **options):
@@ -94,7 +96,7 @@ def assert_equal_batches(first, second):
 def pipeline(request, tmp_path, monkeypatch):
     """A source and a limit of memory that lead to each way of reading."""
     if request.param != "memory":
-        monkeypatch.setattr(data, "MAX_BYTES_IN_MEMORY", 0)
+        monkeypatch.setitem(DEFAULTS, "cache_gib", 0)
     return make_source("records" if request.param == "records" else "files", tmp_path)
 
 
@@ -134,7 +136,7 @@ def test_an_epoch_may_be_several_passes(pipeline, batch_size):
     assert_equal_batches(batches[5:], rest)
 
 
-def test_random_crops_of_the_whole_image(tmp_path, monkeypatch):
+def test_random_crops_of_the_whole_image(tmp_path):
     """A gradient from left to right says where a crop was taken, and that nothing is cut before."""
     root = write_folder(tmp_path)
     shade = np.linspace(0, 250, 32).astype(np.uint8)
@@ -142,9 +144,10 @@ def test_random_crops_of_the_whole_image(tmp_path, monkeypatch):
         Image.fromarray(np.tile(shade[None, :, None], (8, 1, 3))).save(path)
     values = recipe(crop="random", resize_size=16, batch_size=10, interpolation="bilinear")
     batches = []
-    for limit in (data.MAX_BYTES_IN_MEMORY, 0):
-        monkeypatch.setattr(data, "MAX_BYTES_IN_MEMORY", limit)
-        dataset = data.training_pipeline(open_source(str(root)), values)
+    for cache_gib in (1, 0):
+        dataset = data.training_pipeline(
+            open_source(str(root)), values.replace(cache_gib=cache_gib)
+        )
         images = np.concatenate([images for images, _ in take(dataset, 20)])
         assert images.shape == (200, 8, 8, 3)
         # Halved in width and doubled in height, the image has 16 steps of about 16 shades.
@@ -307,9 +310,9 @@ FORMATS = {
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("options", FORMATS.values(), ids=FORMATS)
 def test_decodes_every_format_to_the_wanted_channels(options, channels):
-    encoded = image_bytes(102, size=(20, 10), **options)
+    encoded = tf.constant(image_bytes(102, size=(20, 10), **options))
     whole = decode_image(encoded, channels)
-    part = reading.decode_part(encoded, lambda shape: tf.constant([1, 2, 6, 8]), 4, channels)
+    part = reading.part_of(encoded, lambda shape: tf.constant([1, 2, 6, 8]), 4, channels)
     assert whole.shape == (10, 20, channels)
     assert part.shape == (6, 8, channels)
     for image in (whole, part):
@@ -331,16 +334,72 @@ def test_gray_is_kept_exactly():
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
-def test_part_of_a_jpeg_is_decoded_at_a_fitting_scale(scale):
+@pytest.mark.parametrize("form", ["jpeg", "png", "pixels"])
+def test_part_of_an_image_comes_at_a_fitting_scale(scale, form):
     # A smooth picture, which survives JPEG.
     rows, columns = np.mgrid[:160, :200].astype(np.float32)
     pixels = np.stack([rows, columns, (rows + columns) / 2], axis=-1)
-    encoded = tf.io.encode_jpeg(pixels.astype(np.uint8), quality=100)
+    image = tf.constant(pixels.astype(np.uint8))
+    if form == "jpeg":
+        image = tf.io.encode_jpeg(image, quality=100)
+    if form == "png":
+        image = tf.io.encode_png(image)
     size = 96 // scale
-    part = reading.decode_part(encoded, lambda shape: tf.constant([16, 32, 96, 128]), size, 3)
+    part = reading.part_of(image, lambda shape: tf.constant([16, 32, 96, 128]), size, 3)
     assert part.shape == (size, 128 // scale, 3)
     expected = pixels[16:112, 32:160].reshape(size, scale, -1, scale, 3).mean(axis=(1, 3))
-    assert np.abs(part.numpy() - expected).mean() < 1.5
+    error = np.abs(part.numpy() - expected)
+    assert error.mean() < 1.5
+    if form != "jpeg":
+        assert error.max() <= 1
+
+
+def test_crops_from_memory_are_those_of_images_decoded_anew(tmp_path):
+    """Some crops are several times as large as needed, and others smaller."""
+    random = np.random.default_rng(0)
+    for index, size in enumerate([(8, 8), (5, 40), (100, 90), (30, 20), (17, 300)]):
+        path = tmp_path / "train" / "cat" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (*size, 3), np.uint8)).save(path)
+    values = recipe(crop="random_resized", **AUGMENTED)
+    source = open_source(str(tmp_path))
+    kept, anew = (
+        take_parts(
+            lambda context, cache_gib=cache_gib: data.training_pipeline(
+                source, values.replace(cache_gib=cache_gib), first_step=2, context=context
+            ),
+            2,
+            6,
+        )
+        for cache_gib in (1, 0)
+    )
+    assert_equal_batches(kept, anew)
+
+
+def test_whether_images_of_any_size_fit_into_memory(tmp_path):
+    source = make_source("files", tmp_path)
+    images = reading.ImageReader(source, "train", 0)
+    assert DecodedImages.of(images, 3, 10 * 8 * 8 * 3) is not None
+    assert DecodedImages.of(images, 3, 10 * 8 * 8 * 3 - 1) is None
+    assert DecodedImages.of(images, 1, 10 * 8 * 8) is not None
+
+
+@pytest.mark.parametrize("crop", ["none", "random_resized"])
+def test_files_are_read_once_where_they_fit_into_memory(tmp_path, crop):
+    source = make_source("files", tmp_path)
+    values = recipe(batch_size=2, crop=crop, max_corrupt_images=2)
+    training, testing = (
+        data.training_pipeline(source, values),
+        data.evaluation_pipeline(source, values),
+    )
+    first = take(testing, 2)
+    for path in tmp_path.glob("*/*/*.png"):
+        path.unlink()
+    assert sorted(shades(take(training, 5))) == list(range(10))
+    assert_equal_batches(take(testing, 2), first)
+    for make in (data.training_pipeline, data.evaluation_pipeline):
+        with pytest.raises(tf.errors.OpError, match="unreadable images"):
+            take(make(source, values.replace(cache_gib=0)), 2)
 
 
 BROKEN = {
@@ -352,14 +411,15 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("memory", [0, 2**30])
+@pytest.mark.parametrize("cache_gib", [0, 1])
 @pytest.mark.parametrize("crop", ["pad", "random_resized"])
-def test_corrupt_images_are_named_and_skipped(tmp_path, monkeypatch, caplog, memory, crop):
-    monkeypatch.setattr(data, "MAX_BYTES_IN_MEMORY", memory)
+def test_corrupt_images_are_named_and_skipped(tmp_path, caplog, cache_gib, crop):
     write_folder(tmp_path, train=20)
     for index, content in enumerate(BROKEN.values()):
         (tmp_path / "train" / "cat" / f"broken{index}.jpg").write_bytes(content)
-    values = recipe(batch_size=5, crop=crop, pad=0, max_corrupt_images=len(BROKEN))
+    values = recipe(
+        batch_size=5, crop=crop, pad=0, max_corrupt_images=len(BROKEN), cache_gib=cache_gib
+    )
     source = open_source(str(tmp_path))
     assert data.steps_per_epoch(source, values) == 5
     with caplog.at_level(logging.WARNING):
@@ -376,13 +436,13 @@ def test_corrupt_images_are_named_and_skipped(tmp_path, monkeypatch, caplog, mem
     assert_equal_batches(whole[5:], resumed)
 
 
-@pytest.mark.parametrize("memory", [0, 2**30])
-def test_too_many_corrupt_images_stop_the_run(tmp_path, monkeypatch, memory):
-    monkeypatch.setattr(data, "MAX_BYTES_IN_MEMORY", memory)
+@pytest.mark.parametrize("cache_gib", [0, 1])
+@pytest.mark.parametrize("crop", ["pad", "random_resized"])
+def test_too_many_corrupt_images_stop_the_run(tmp_path, cache_gib, crop):
     write_folder(tmp_path)
     for index in range(3):
         (tmp_path / "train" / "dog" / f"broken{index}.png").write_bytes(b"")
-    values = recipe(batch_size=13, max_corrupt_images=2)
+    values = recipe(batch_size=13, max_corrupt_images=2, crop=crop, cache_gib=cache_gib)
     with pytest.raises(tf.errors.OpError, match="3 unreadable images.*only 2") as raised:
         take(data.training_pipeline(open_source(str(tmp_path)), values), 1)
     for index in range(3):

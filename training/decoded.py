@@ -1,0 +1,88 @@
+"""Images of any size that are kept in memory, decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from keras_preact.preprocessing import decode_image
+from training.reading import ImageReader
+from training.sources import indices_in_order
+
+# Images that are decoded between two looks at the memory they take: 140 MB of ImageNet's.
+BATCH = 256
+
+
+class DecodedImages:
+    """Decoded images, which are read as an `ImageReader` reads encoded ones.
+
+    Args:
+        images: uint8 tensors `(height, width, channels)`.
+        labels: Class of each image, int64 scalars.
+    """
+
+    def __init__(self, images: Sequence[tf.Tensor], labels: Sequence[tf.Tensor]) -> None:
+        self._num_examples = len(images)
+        with tf.device("CPU"):
+            self._labels = tf.stack(labels)
+            self._shapes = tf.stack([tf.shape(image) for image in images])
+            self._pixels = tf.RaggedTensor.from_row_lengths(
+                tf.concat([tf.reshape(image, [-1]) for image in images], axis=0),
+                tf.reduce_prod(self._shapes, axis=1),
+            )
+
+    @classmethod
+    def of(cls, reader: ImageReader, channels: int, max_bytes: int) -> DecodedImages | None:
+        """Decode what a reader reads, if it fits into memory.
+
+        Args:
+            reader: Gives the images. It counts the unreadable ones.
+            channels: 1 for gray, 3 for RGB.
+            max_bytes: What all of them may take. Reading ends as soon as those read so far take
+                more than that on average.
+
+        Returns:
+            The images, or None if they are too large.
+        """
+        contents = reader.read(
+            reader.examples().enumerate(),
+            # Of unlike shapes, which a string can hold and a batch of pixels cannot.
+            lambda encoded, place: tf.io.serialize_tensor(decode_image(encoded, channels)),
+            tf.TensorSpec([], tf.string),
+        )
+        images, labels, size = [], [], 0
+        for batch, batch_labels in contents.batch(BATCH).prefetch(1):
+            images += [tf.io.parse_tensor(content, tf.uint8) for content in batch]
+            labels += tf.unstack(batch_labels)
+            size += sum(int(tf.size(image)) for image in images[-len(batch) :])
+            if size * reader.split.num_examples > max_bytes * len(images):
+                return None
+        return cls(images, labels)
+
+    def examples(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
+        """One pass over the examples: their indices, shuffled if there is a seed."""
+        return indices_in_order(self._num_examples, seed)
+
+    def read(
+        self,
+        examples: tf.data.Dataset,
+        prepare: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+        spec: tf.TensorSpec,
+    ) -> tf.data.Dataset:
+        """Prepare images in parallel.
+
+        Args:
+            examples: What `examples` gives, each with its place, an int64.
+            prepare: Maps a decoded image and its place to the image.
+            spec: Shape and dtype of a prepared image.
+
+        Returns:
+            A dataset of prepared images and int64 labels, in the order of the examples.
+        """
+
+        def load(place: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            image = tf.reshape(self._pixels[index], self._shapes[index])
+            return tf.ensure_shape(prepare(image, place), spec.shape), self._labels[index]
+
+        return examples.map(load, num_parallel_calls=tf.data.AUTOTUNE)
