@@ -11,15 +11,6 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-# Weights of red, green and blue in the luma of ITU-R BT.601.
-LUMA = (0.299, 0.587, 0.114)
-PCA_DEVIATIONS = (0.2175, 0.0188, 0.0045)
-PCA_COMPONENTS = (
-    (-0.5675, 0.7192, 0.4009),
-    (-0.5808, -0.0045, -0.8140),
-    (-0.5836, -0.6948, 0.4203),
-)
-
 
 def pad_and_crop(
     images: tf.Tensor, seed: tf.Tensor, *, pad: int, fill: Sequence[float]
@@ -108,75 +99,6 @@ def random_box(shape: tf.Tensor, seed: tf.Tensor, *, min_area: float) -> tf.Tens
     )
     # The third value of each is that of the channels.
     return tf.concat([begin[:2], size[:2]], axis=0)
-
-
-def luma_of(images: tf.Tensor) -> tf.Tensor:
-    """Brightness of each pixel (ITU-R BT.601).
-
-    Args:
-        images: `(..., channels)`, float32, 1 or 3 channels.
-
-    Returns:
-        A tensor `(..., 1)`.
-    """
-    return tf.tensordot(images, _luma_weights(images.shape[-1]), axes=1)
-
-
-def _luma_weights(channels: int) -> tf.Tensor:
-    return tf.constant(LUMA if channels == 3 else (1.0,), shape=[channels, 1])
-
-
-def color_jitter(images: tf.Tensor, seed: tf.Tensor, *, strength: float) -> tf.Tensor:
-    """Change the brightness, the contrast and the saturation of each image.
-
-    Each is blended with its opposite (black, the mean luma, the luma of the pixel) by a factor
-    uniform in `1 - strength`..`1 + strength`, as in the authors' ImageNet training
-    (https://github.com/facebookarchive/fb.resnet.torch). There the three are applied in a random
-    order. None of them changes what the next one blends with but by a factor, so that without
-    rounding and clipping every order gives this one product.
-
-    Args:
-        images: Batch of images with 1 or 3 channels.
-        seed: Integer tensor `(2,)`.
-        strength: Largest change of each factor.
-
-    Returns:
-        The images, not clipped to 0..255.
-    """
-    batch, height, width, channels = images.shape
-    luma = _luma_weights(channels)
-    factors = tf.random.stateless_uniform([3, batch, 1, 1], seed, 1 - strength, 1 + strength)
-    brightness, contrast, saturation = tf.unstack(factors)
-    saturate = saturation * tf.eye(channels) + (1 - saturation) * luma
-    pixels = tf.reshape(images, [batch, height * width, channels])
-    mean_luma = tf.reduce_mean(pixels, axis=1, keepdims=True) @ luma
-    jittered = pixels @ (brightness * contrast * saturate)
-    return tf.reshape(jittered + brightness * (1 - contrast) * mean_luma, images.shape)
-
-
-def lighting(images: tf.Tensor, seed: tf.Tensor, *, deviation: float) -> tf.Tensor:
-    """Add noise along the principal components of the colours of ImageNet to each image.
-
-    From AlexNet (Krizhevsky et al. 2012, 4.1), with the components published in
-    https://github.com/facebookarchive/fb.resnet.torch.
-
-    Args:
-        images: Batch of RGB images.
-        seed: Integer tensor `(2,)`.
-        deviation: Standard deviation of the noise, in units of each component's own; 0.1 in
-            the paper.
-
-    Returns:
-        The images, not clipped to 0..255.
-
-    Raises:
-        ValueError: If the images are not RGB.
-    """
-    if images.shape[-1] != 3:
-        raise ValueError(f"`lighting` needs RGB images. Received: {images.shape[-1]} channel(s)")
-    amounts = tf.random.stateless_normal([images.shape[0], 3], seed, stddev=deviation)
-    shift = 255 * (amounts * PCA_DEVIATIONS) @ tf.transpose(tf.constant(PCA_COMPONENTS))
-    return images + shift[:, tf.newaxis, tf.newaxis, :]
 
 
 def cutout(images: tf.Tensor, seed: tf.Tensor, *, size: int) -> tf.Tensor:

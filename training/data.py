@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from keras_preact.preprocessing import Preprocessing, decode_image
 from training import augment
+from training.colors import ColorMap, color_jitter, lighting
 from training.decoded import DecodedImages
 from training.rand_augment import rand_augment
 from training.reading import ImageReader, part_of, to_uint8
@@ -340,24 +341,35 @@ def _augment(images: tf.Tensor, seed: tf.Tensor, recipe: Recipe) -> tf.Tensor:
             layers=recipe.rand_augment_layers,
             magnitude=recipe.rand_augment_magnitude,
         )
-    if recipe.color_jitter:
-        images = augment.color_jitter(images, jitter_seed, strength=recipe.color_jitter)
-    if recipe.lighting:
-        images = augment.lighting(images, lighting_seed, deviation=recipe.lighting)
-    images = _normalize(images, preprocessing_of(recipe))
+    if recipe.color_jitter or recipe.lighting:
+        scale, black = _normalization(preprocessing_of(recipe))
+        change = ColorMap(tf.linalg.diag(scale)[tf.newaxis], black[tf.newaxis])
+        if recipe.lighting:
+            change = lighting(images, lighting_seed, deviation=recipe.lighting).then(change)
+        if recipe.color_jitter:
+            change = color_jitter(images, jitter_seed, strength=recipe.color_jitter).then(change)
+        images = change.apply(images)
+    else:
+        images = _normalize(images, preprocessing_of(recipe))
     if recipe.cutout:
         images = augment.cutout(images, cutout_seed, size=recipe.cutout)
     return images
 
 
-def _normalize(images: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """What `Preprocessing.normalize` makes of a batch of images, in half the time."""
+def _normalization(preprocessing: Preprocessing) -> tuple[tf.Tensor, tf.Tensor]:
+    """What `Preprocessing.normalize` multiplies each channel by, and what it then adds."""
     black, white = (
         preprocessing.normalize(tf.fill([preprocessing.channels], value), "float32")
         for value in (0.0, 255.0)
     )
+    return (white - black) / 255, black
+
+
+def _normalize(images: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    """What `Preprocessing.normalize` makes of a batch of images, in half the time."""
+    scale, black = _normalization(preprocessing)
     # Rows of pixels as one axis: TensorFlow is slow at broadcasting over an axis of 3.
     _, height, width, channels = images.shape
     rows = tf.reshape(tf.cast(images, tf.float32), [-1, height, width * channels])
-    rows = rows * tf.tile((white - black) / 255, [width]) + tf.tile(black, [width])
+    rows = rows * tf.tile(scale, [width]) + tf.tile(black, [width])
     return tf.reshape(rows, [-1, height, width, channels])

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from training.augment import luma_of
+from training.colors import luma_of
 
 MAX_MAGNITUDE = 10.0
 MAX_ROTATION = math.radians(30)

@@ -70,42 +70,6 @@ def test_no_box_fits_in_a_line():
     assert box.numpy().tolist() == [0, 0, 1, 50]
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_color_jitter_equals_the_three_blends_in_any_order(order, channels):
-    images = photographs(channels=channels)
-    jittered = augment.color_jitter(tf.constant(images), SEED, strength=0.4)
-    factors = tf.random.stateless_uniform([3, 6, 1, 1], SEED, 0.6, 1.4).numpy()
-    assert np.ptp(factors) > 0.3
-    weights = [0.299, 0.587, 0.114] if channels == 3 else [1.0]
-    for image, (brightness, contrast, saturation), result in zip(
-        images, factors[..., 0, 0].T, jittered, strict=True
-    ):
-        for step in order:
-            luma = (image @ weights)[..., np.newaxis]
-            opposite = (np.zeros(1), luma.mean(), luma)[step]
-            factor = (brightness, contrast, saturation)[step]
-            image = factor * image + (1 - factor) * opposite
-        np.testing.assert_allclose(result, image, rtol=1e-4, atol=1e-2)
-
-
-def test_lighting_shifts_each_image_along_the_components():
-    images = photographs(2000, 1, 1)
-    shifts = (augment.lighting(tf.constant(images), SEED, deviation=0.1) - images).numpy()[:, 0, 0]
-    components = np.array(augment.PCA_COMPONENTS)
-    np.testing.assert_allclose(components.T @ components, np.eye(3), atol=1e-3)
-    deviations = (shifts @ components).std(axis=0)
-    expected = 0.1 * 255 * np.array(augment.PCA_DEVIATIONS)
-    np.testing.assert_allclose(deviations, expected, rtol=0.05)
-    larger = augment.lighting(tf.constant(photographs()), SEED, deviation=0.1) - photographs()
-    assert np.ptp(larger, axis=(1, 2)).max() < 1e-3
-
-
-def test_lighting_needs_colors():
-    with pytest.raises(ValueError, match=r"`lighting` needs RGB images. Received: 1 channel"):
-        augment.lighting(tf.constant(photographs(channels=1)), SEED, deviation=0.1)
-
-
 def test_cutout_blanks_one_square_of_each_image():
     images = photographs(300) + 1
     cut = augment.cutout(tf.constant(images), SEED, size=4).numpy()
@@ -186,8 +150,6 @@ def test_beta_has_the_right_moments(alpha):
         (augment.pad_and_crop, {"pad": 3, "fill": MEAN_COLOR}),
         (augment.random_crop, {"height": 5, "width": 9}),
         (augment.random_flip, {}),
-        (augment.color_jitter, {"strength": 0.4}),
-        (augment.lighting, {"deviation": 0.1}),
         (augment.cutout, {"size": 4}),
         (rand_augment.rand_augment, {"layers": 2, "magnitude": 9.0}),
     ],
