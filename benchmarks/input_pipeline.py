@@ -109,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--archive", type=Path, required=True, help="imagenet-samples.tar")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--batches", type=int, default=20, help="batches a round")
+    parser.add_argument("--batches", type=int, default=100, help="batches a round")
     parser.add_argument("--rounds", type=int, default=5, help="the first is not counted")
     parser.add_argument("--output", type=Path, help="also write the result here")
     options = parser.parse_args()
