@@ -1,5 +1,6 @@
 """What tests of several folders share."""
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,10 @@ import keras
 import pytest
 
 import keras_preact
+
+# Libraries leave millions of objects that never die; no need to look through them again and again.
+gc.freeze()
+gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,14 @@ def cifar10_test(tmp_path_factory):
     return folder / "cifar10"
 
 
-@BY_NAME
+@pytest.mark.parametrize(
+    "entry",
+    [
+        # Of the deepest one in `benchmarks/results` too: a minute and a half on two cores.
+        pytest.param(entry, marks=[pytest.mark.slow] if "164" in entry.name else [], id=entry.name)
+        for entry in SHIPPED
+    ],
+)
 def test_the_accuracy_on_the_test_images(entry, cifar10_test):
     source = open_source(str(cifar10_test))
     model = keras_preact.BUILDERS[entry.builder](weights="cifar10")
