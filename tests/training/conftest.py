@@ -59,6 +59,9 @@ def train(tiny_recipe: Path) -> Callable[..., int]:
 
 @pytest.fixture(autouse=True)
 def clear_keras() -> Iterator[None]:
-    """Forget the names of layers, so that every net gets the same ones."""
-    keras.backend.clear_session()
+    """Forget the names of layers, so that every net gets the same ones.
+
+    Looking for garbage before each of 700 tests takes longer than most of them.
+    """
+    keras.backend.clear_session(free_memory=False)
     yield

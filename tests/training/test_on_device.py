@@ -90,7 +90,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(on_tensorflow, tmp_pa
     weights = {}
     for name, parts in (("whole", [[]]), ("parts", [["--stop-after", "1"], []])):
         for part in parts:
-            keras.backend.clear_session()
+            keras.backend.clear_session(free_memory=False)
             assert main([*job, *part, "--output", str(tmp_path / name)]) == 0
         net = keras.saving.load_model(tmp_path / name / "model.keras", compile=False)
         weights[name] = net.get_weights()

@@ -106,7 +106,7 @@ def test_a_checkpoint_restores_every_variable(small_net, tmp_path):
     recipe = Recipe(ema_momentum=0.9)
 
     def model(seed: int) -> keras.Model:
-        keras.backend.clear_session()
+        keras.backend.clear_session(free_memory=False)
         return compile_for_training(small_net(seed, input_shape=(8, 8, 1), classes=3), recipe, 10)
 
     saved, other = model(1), model(2)

@@ -25,7 +25,7 @@ def test_a_run_stopped_after_an_epoch_goes_on_as_if_it_were_not(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = (deterministic, "--epochs", "2", "--epoch-steps", "3")
     assert train(whole, *options) == 0
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     assert train(parts, *options, "--stop-after", "1") == 0
     assert "Stopped after epoch 1 of 2" in capsys.readouterr().out
     stopped = read_run(parts)
@@ -34,11 +34,11 @@ def test_a_run_stopped_after_an_epoch_goes_on_as_if_it_were_not(
     assert (parts / "model.keras").exists()
 
     # There already: nothing is trained, nothing changes.
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     assert train(parts, *options, "--stop-after", "1") == 0
     assert read_run(parts)["history"] == stopped["history"]
 
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     assert train(parts, *options, "--stop-after", "9") == 0
     histories = []
     for run in (whole, parts):

@@ -75,7 +75,7 @@ def test_a_run_killed_after_its_last_epoch_still_gets_its_model(train, tmp_path)
     expected = keras.saving.load_model(output / "model.keras").get_weights()
     (output / "model.keras").unlink()
     write_json(output / "run.json", read_run(output) | {"status": "running"})
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     assert train(output, "--epochs", "2") == 0
     assert read_run(output)["status"] == "finished"
     received = keras.saving.load_model(output / "model.keras").get_weights()
@@ -130,7 +130,7 @@ def test_a_run_that_diverges_goes_back_once(train, tmp_path, capsys):
     assert record["rollbacks"] == [{"epoch": 1, "step": 10, "learning_rate": 7.0}]
     assert [epoch["learning_rate"] for epoch in record["history"]] == [3.5]
     assert record["recipe"]["learning_rate"] == 7.0
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     assert train(hopeless, *options, "--learning-rate", "1000") == 1
     captured = capsys.readouterr()
     assert "Going back to it once" in captured.out
@@ -144,7 +144,7 @@ def test_a_run_that_is_asked_to_stop_goes_on_within_the_epoch(tiny_recipe, tmp_p
     options = argparse.Namespace(recipe="tiny", deterministic=False, data_on_device=False)
 
     def start(folder: str, seed: int, stop_requested=lambda: False) -> tuple[list, list]:
-        keras.backend.clear_session()
+        keras.backend.clear_session(free_memory=False)
         keras.utils.set_random_seed(seed)
         run = Run(tmp_path / folder, describe(options, recipe, source))
         run.start([], [])
