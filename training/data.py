@@ -246,15 +246,11 @@ def _batches_from_memory(
 def _load(reader: ImageReader, recipe: Recipe) -> tuple[tf.Tensor, tf.Tensor]:
     """All readable images of a split, uint8, and their labels."""
     spec = _stored_spec(recipe)
-    dataset = reader.read(
-        reader.examples().enumerate(),
-        lambda encoded, place: _stored_image(encoded, recipe),
-        spec,
-    )
+    batches = reader.read_all(lambda encoded: _stored_image(encoded, recipe), spec)
     images = np.empty((reader.split.num_examples, *spec.shape), np.uint8)
     labels = np.empty(len(images), np.int64)
     count = 0
-    for batch, batch_labels in dataset.batch(256).prefetch(AUTOTUNE).as_numpy_iterator():
+    for batch, batch_labels in batches:
         part = slice(count, count + len(batch))
         images[part], labels[part] = batch, batch_labels
         count = part.stop

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from keras_preact.preprocessing import decode_image
 from training.reading import ImageReader
 from training.sources import indices_in_order
 
-# Images that are decoded between two looks at the memory they take: 140 MB of ImageNet's.
-BATCH = 256
+# Bytes in a row of the tensor that holds all pixels. One dimension of 2 GiB would be longer than
+# TensorFlow can count, and slices of whole blocks of 64 bytes are not copied.
+ROW = 64
 
 
 class DecodedImages:
@@ -19,18 +21,19 @@ class DecodedImages:
 
     Args:
         images: uint8 tensors `(height, width, channels)`.
-        labels: Class of each image, int64 scalars.
+        labels: Class of each image.
     """
 
-    def __init__(self, images: Sequence[tf.Tensor], labels: Sequence[tf.Tensor]) -> None:
+    def __init__(self, images: Sequence[tf.Tensor], labels: Sequence[int]) -> None:
         self._num_examples = len(images)
+        shapes = np.array([image.shape for image in images])
+        rows = -(-shapes.prod(axis=1) // ROW)
         with tf.device("CPU"):
-            self._labels = tf.stack(labels)
-            self._shapes = tf.stack([tf.shape(image) for image in images])
-            self._pixels = tf.RaggedTensor.from_row_lengths(
-                tf.concat([tf.reshape(image, [-1]) for image in images], axis=0),
-                tf.reduce_prod(self._shapes, axis=1),
-            )
+            self._labels = tf.constant(labels, tf.int64)
+            self._shapes = tf.constant(shapes, tf.int64)
+            self._ends = tf.constant(rows.cumsum(), tf.int64)
+            self._starts = self._ends - rows
+            self._rows = tf.concat([_in_rows(image) for image in images], axis=0)
 
     @classmethod
     def of(cls, reader: ImageReader, channels: int, max_bytes: int) -> DecodedImages | None:
@@ -45,16 +48,15 @@ class DecodedImages:
         Returns:
             The images, or None if they are too large.
         """
-        contents = reader.read(
-            reader.examples().enumerate(),
-            # Of unlike shapes, which a string can hold and a batch of pixels cannot.
-            lambda encoded, place: tf.io.serialize_tensor(decode_image(encoded, channels)),
+        # Of unlike shapes, which a string can hold and a batch of pixels cannot.
+        contents = reader.read_all(
+            lambda encoded: tf.io.serialize_tensor(decode_image(encoded, channels)),
             tf.TensorSpec([], tf.string),
         )
         images, labels, size = [], [], 0
-        for batch, batch_labels in contents.batch(BATCH).prefetch(1):
+        for batch, batch_labels in contents:
             images += [tf.io.parse_tensor(content, tf.uint8) for content in batch]
-            labels += tf.unstack(batch_labels)
+            labels += list(batch_labels)
             size += sum(int(tf.size(image)) for image in images[-len(batch) :])
             if size * reader.split.num_examples > max_bytes * len(images):
                 return None
@@ -82,7 +84,15 @@ class DecodedImages:
         """
 
         def load(place: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            image = tf.reshape(self._pixels[index], self._shapes[index])
+            shape = self._shapes[index]
+            rows = self._rows[self._starts[index] : self._ends[index]]
+            image = tf.reshape(tf.reshape(rows, [-1])[: tf.reduce_prod(shape)], shape)
             return tf.ensure_shape(prepare(image, place), spec.shape), self._labels[index]
 
         return examples.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _in_rows(image: tf.Tensor) -> tf.Tensor:
+    """The pixels of an image, filled up to whole rows."""
+    pixels = tf.reshape(image, [-1])
+    return tf.reshape(tf.pad(pixels, [[0, -len(pixels) % ROW]]), [-1, ROW])

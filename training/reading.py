@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import tensorflow as tf
 
 from keras_preact.preprocessing import JPEG_DCT, decode_image, rgb_to_channels
@@ -15,6 +17,11 @@ from training.sources import ImageSource
 # Images that a thread reads at a time. Setting a chunk up takes half a millisecond, and at the
 # end of an epoch a few chunks are read in vain.
 CHUNK = 16
+
+# Images in a batch of those that are read into memory, and seconds between two lines that say how
+# many have been.
+BATCH = 256
+REPORT_EVERY = 10
 
 # What a JPEG decoder can divide the size by at no cost.
 SCALES = (1, 2, 4, 8)
@@ -166,6 +173,29 @@ class ImageReader:
         chunks = examples.batch(CHUNK)
         chunks = chunks.map(load_chunk, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return chunks.filter(report).map(lambda lost, chunk: chunk).unbatch()
+
+    def read_all(
+        self, prepare: Callable[[tf.Tensor], tf.Tensor], spec: tf.TensorSpec
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Read and prepare all images, in the stored order, and say how far it has come.
+
+        Args:
+            prepare: Maps an encoded image to the image.
+            spec: Shape and dtype of a prepared image.
+
+        Yields:
+            Up to `BATCH` prepared images, and their labels, int64.
+        """
+        images = self.read(
+            self.examples().enumerate(), lambda encoded, place: prepare(encoded), spec
+        )
+        count, reported = 0, time.monotonic()
+        for batch, labels in images.batch(BATCH).prefetch(1).as_numpy_iterator():
+            yield batch, labels
+            count += len(labels)
+            if time.monotonic() - reported >= REPORT_EVERY:
+                reported = time.monotonic()
+                print(f"Decoded {count} of {self.split.num_examples} images.", flush=True)
 
     def _read(self, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The encoded image and the label of an example, checked."""

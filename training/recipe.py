@@ -184,6 +184,7 @@ class Recipe:
         "of a larger set they are decoded anew in every epoch",
         1.0,
         minimum=0,
+        maximum=100,
     )
     jit_compile: bool = _value("compile the step with XLA", False)
     seed: int = _value("seed of weights, data order and augmentation", 0, minimum=0)

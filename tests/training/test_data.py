@@ -385,6 +385,18 @@ def test_whether_images_of_any_size_fit_into_memory(tmp_path):
 
 
 @pytest.mark.parametrize("crop", ["none", "random_resized"])
+def test_long_decoding_says_how_far_it_is(tmp_path, monkeypatch, capsys, crop):
+    monkeypatch.setattr(reading, "BATCH", 4)
+    source = make_source("files", tmp_path)
+    data.training_pipeline(source, recipe(crop=crop))
+    assert "Decoded" not in capsys.readouterr().out
+    monkeypatch.setattr(reading, "REPORT_EVERY", 0)
+    data.training_pipeline(source, recipe(crop=crop))
+    lines = [f"Decoded {count} of 10 images." for count in (4, 8, 10)]
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+@pytest.mark.parametrize("crop", ["none", "random_resized"])
 def test_files_are_read_once_where_they_fit_into_memory(tmp_path, crop):
     source = make_source("files", tmp_path)
     values = recipe(batch_size=2, crop=crop, max_corrupt_images=2)
