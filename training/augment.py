@@ -177,15 +177,16 @@ def cutmix(
     Returns:
         The images and the labels.
     """
-    _, height, width, _ = images.shape
+    batch, height, width, channels = images.shape
     share_seed, place_seed = tf.unstack(tf.random.split(seed, 2))
     side = tf.sqrt(1 - _beta(share_seed, alpha))
     box = [tf.cast(side * length, tf.int32) for length in (height, width)]
     rows, columns = _box_mask(place_seed, [], height, width, *box)
-    pasted = rows[:, tf.newaxis] & columns
-    images = tf.where(pasted[..., tf.newaxis], tf.reverse(images, axis=[0]), images)
-    kept = 1 - tf.reduce_mean(tf.cast(pasted, tf.float32))
-    return images, _blend(labels, kept)
+    kept = 1 - tf.cast(rows[:, tf.newaxis] & columns, tf.float32)
+    # Rows of pixels as one axis: broadcasting over an axis of 3 is several times slower.
+    weights = tf.repeat(kept, channels, axis=1)
+    mixed = _blend(tf.reshape(images, [batch, height, width * channels]), weights)
+    return tf.reshape(mixed, images.shape), _blend(labels, tf.reduce_mean(kept))
 
 
 def mix(
@@ -223,6 +224,7 @@ def mix(
 
 
 def _blend(values: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    """Each of a batch and the one at the other end of it, weighted."""
     return weight * values + (1 - weight) * tf.reverse(values, axis=[0])
 
 

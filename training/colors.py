@@ -72,16 +72,12 @@ def color_jitter(images: tf.Tensor, seed: tf.Tensor, *, strength: float) -> Colo
     Returns:
         The map of each image.
     """
-    batch, height, width, channels = images.shape
-    luma = _luma_weights(channels)
+    batch, _, _, channels = images.shape
     factors = tf.random.stateless_uniform([3, batch, 1, 1], seed, 1 - strength, 1 + strength)
-    brightness, contrast, saturation = tf.unstack(factors)
-    saturate = saturation * tf.eye(channels) + (1 - saturation) * luma
-    # Rows of pixels as one axis: sums over all but an axis of 3 are slow.
-    rows = tf.reduce_mean(tf.reshape(images, [batch, height, width * channels]), axis=1)
-    mean_luma = tf.reduce_mean(tf.reshape(rows, [batch, width, channels]), axis=1) @ luma
-    gray = brightness[:, 0] * (1 - contrast[:, 0]) * mean_luma
-    return ColorMap(brightness * contrast * saturate, tf.tile(gray, [1, channels]))
+    brightness, contrast, saturate = tf.unstack(factors)
+    matrix = brightness * contrast * saturation(saturate, channels)
+    gray = brightness[:, 0] * (1 - contrast[:, 0]) * mean_luma(images)
+    return ColorMap(matrix, tf.tile(gray, [1, channels]))
 
 
 def lighting(images: tf.Tensor, seed: tf.Tensor, *, deviation: float) -> ColorMap:
@@ -109,16 +105,33 @@ def lighting(images: tf.Tensor, seed: tf.Tensor, *, deviation: float) -> ColorMa
     return ColorMap(tf.eye(3)[tf.newaxis], shift)
 
 
-def luma_of(images: tf.Tensor) -> tf.Tensor:
-    """Brightness of each pixel (ITU-R BT.601).
+def saturation(factor: tf.Tensor, channels: int) -> tf.Tensor:
+    """The matrix that blends the pixels of an image with their luma.
 
     Args:
-        images: `(..., channels)`, float32, 1 or 3 channels.
+        factor: Share of the pixels, float32 `(..., 1, 1)`; above 1 they move away from the luma.
+        channels: 1 for gray, which nothing changes, 3 for RGB.
 
     Returns:
-        A tensor `(..., 1)`.
+        A float32 tensor `(..., channels, channels)`; a pixel is multiplied with it from the left.
     """
-    return tf.tensordot(images, _luma_weights(images.shape[-1]), axes=1)
+    return factor * tf.eye(channels) + (1 - factor) * _luma_weights(channels)
+
+
+def mean_luma(images: tf.Tensor) -> tf.Tensor:
+    """Mean brightness of each image (ITU-R BT.601).
+
+    Args:
+        images: `(batch, height, width, channels)`, float32, 1 or 3 channels.
+
+    Returns:
+        A float32 tensor `(batch, 1)`.
+    """
+    batch, height, width, channels = images.shape
+    # Rows of pixels as one axis: sums over all but an axis of 3 are slow.
+    rows = tf.reduce_mean(tf.reshape(images, [batch, height, width * channels]), axis=1)
+    means = tf.reduce_mean(tf.reshape(rows, [batch, width, channels]), axis=1)
+    return means @ _luma_weights(channels)
 
 
 def _luma_weights(channels: int) -> tf.Tensor:

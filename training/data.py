@@ -24,8 +24,9 @@ from keras_preact.preprocessing import Preprocessing, decode_image
 from training import augment
 from training.colors import ColorMap, color_jitter, lighting
 from training.decoded import DecodedImages
+from training.pixels import to_uint8
 from training.rand_augment import rand_augment
-from training.reading import ImageReader, part_of, to_uint8
+from training.reading import ImageReader, part_of
 from training.recipe import Recipe, preprocessing_of, steps_per_epoch
 from training.sources import ImageSource
 
@@ -326,10 +327,9 @@ def _move(images: tf.Tensor, seed: tf.Tensor, recipe: Recipe) -> tf.Tensor:
 
 
 def _augment(images: tf.Tensor, seed: tf.Tensor, recipe: Recipe) -> tf.Tensor:
-    """Change the colours of a batch of images, pixels in 0..255, and normalise it."""
+    """Change the colours of a batch of uint8 images, and normalise it."""
     # Each has a seed of its own: switching one off leaves the others as they are.
     rand_seed, jitter_seed, lighting_seed, cutout_seed = tf.unstack(tf.random.split(seed, 4))
-    images = tf.cast(images, tf.float32)
     if recipe.rand_augment_layers:
         images = rand_augment(
             images,
@@ -337,6 +337,7 @@ def _augment(images: tf.Tensor, seed: tf.Tensor, recipe: Recipe) -> tf.Tensor:
             layers=recipe.rand_augment_layers,
             magnitude=recipe.rand_augment_magnitude,
         )
+    images = tf.cast(images, tf.float32)
     if recipe.color_jitter or recipe.lighting:
         scale, black = _normalization(preprocessing_of(recipe))
         change = ColorMap(tf.linalg.diag(scale)[tf.newaxis], black[tf.newaxis])

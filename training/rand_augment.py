@@ -16,7 +16,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from training.colors import luma_of
+from training.colors import ColorMap, mean_luma, saturation
+from training.pixels import to_uint8
 
 MAX_MAGNITUDE = 10.0
 MAX_ROTATION = math.radians(30)
@@ -33,13 +34,13 @@ def rand_augment(images: tf.Tensor, seed: tf.Tensor, *, layers: int, magnitude: 
     """Apply random operations to each image, one after the other.
 
     Args:
-        images: `(batch, height, width, channels)`, float32, pixels in 0..255.
+        images: `(batch, height, width, channels)`, uint8.
         seed: Integer tensor `(2,)`.
         layers: Number of operations for each image.
         magnitude: Their strength, 0..10.
 
     Returns:
-        The images: whole numbers in 0..255, float32.
+        The images, of the same shape and dtype.
     """
     batch = images.shape[0]
     choice_seed, sign_seed = tf.unstack(tf.random.split(seed, 2))
@@ -56,18 +57,18 @@ def rand_augment(images: tf.Tensor, seed: tf.Tensor, *, layers: int, magnitude: 
             image = _apply(image, choices[layer], levels[layer])
         return image
 
-    images = tf.clip_by_value(tf.round(images), 0.0, 255.0)
     return tf.map_fn(augment, (images, choices, levels), fn_output_signature=images.dtype)
 
 
 def _apply(image: tf.Tensor, choice: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
-    branches = [lambda operation=operation: operation(image, level) for operation in OPERATIONS]
-    changed = tf.ensure_shape(tf.switch_case(choice, branches), image.shape)
-    return tf.clip_by_value(tf.round(changed), 0.0, 255.0)
+    pixels = tf.cast(image, tf.float32)
+    branches = [lambda operation=operation: operation(pixels, level) for operation in OPERATIONS]
+    return to_uint8(tf.ensure_shape(tf.switch_case(choice, branches), image.shape))
 
 
 # Each operation takes an image `(height, width, channels)` of whole numbers in 0..255, float32,
-# and a level in -1..1. Where only one direction makes sense, the sign is ignored.
+# and a level in -1..1. Where only one direction makes sense, the sign is ignored. Several take the
+# rows of pixels as one axis: TensorFlow is slow where the last axis is one of 3 channels.
 
 
 def _identity(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
@@ -78,62 +79,53 @@ def _identity(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
 def _autocontrast(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
     """Stretch each channel to 0..255."""
     del level
-    low = tf.reduce_min(image, axis=[0, 1])
-    high = tf.reduce_max(image, axis=[0, 1])
-    return tf.where(high > low, (image - low) * tf.math.divide_no_nan(255.0, high - low), image)
+    height, width, channels = image.shape
+    rows = tf.reshape(image, [height, width * channels])
+    low, high = (
+        reduce(tf.reshape(reduce(rows, axis=0), [width, channels]), axis=0)
+        for reduce in (tf.reduce_min, tf.reduce_max)
+    )
+    flat = low == high
+    scale = tf.where(flat, 1.0, tf.math.divide_no_nan(255.0, high - low))
+    low = tf.where(flat, 0.0, low)
+    stretched = (rows - tf.tile(low, [width])) * tf.tile(scale, [width])
+    return tf.reshape(stretched, image.shape)
 
 
 def _equalize(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
     """Make the histogram of each channel as flat as it can be, in the way Pillow does."""
     del level
-    channels = [_equalize_channel(channel) for channel in tf.unstack(image, axis=-1)]
-    return tf.stack(channels, axis=-1)
+    height, width, channels = image.shape
+    # The values of each channel lie behind those of the one before: a single table for all.
+    values = tf.reshape(tf.cast(image, tf.int32), [height, width * channels])
+    values += tf.tile(256 * tf.range(channels), [width])
+    size = 256 * channels
+    counts = tf.math.bincount(tf.reshape(values, [-1]), minlength=size, maxlength=size)
+    table = _equalizing_table(tf.reshape(counts, [channels, 256]))
+    return tf.reshape(tf.gather(tf.reshape(table, [-1]), values), image.shape)
 
 
-def _equalize_channel(channel: tf.Tensor) -> tf.Tensor:
-    values = tf.cast(channel, tf.int32)
-    counts = tf.math.bincount(tf.reshape(values, [-1]), minlength=256)
-    brightest = counts[tf.reduce_max(values)]
-    step = (tf.reduce_sum(counts) - brightest) // 255
-    table = tf.minimum((tf.cumsum(counts, exclusive=True) + step // 2) // tf.maximum(step, 1), 255)
-    return tf.cast(tf.where(step > 0, tf.gather(table, values), values), channel.dtype)
+def _equalizing_table(counts: tf.Tensor) -> tf.Tensor:
+    """What becomes of the values 0..255 of each channel, float32 `(channels, 256)`."""
+    values = tf.range(256)
+    brightest = tf.reduce_max(tf.where(counts > 0, values, 0), axis=1)
+    others = tf.reduce_sum(counts, axis=1) - tf.gather(counts, brightest, batch_dims=1)
+    step = (others // 255)[:, tf.newaxis]
+    darker = tf.cumsum(counts, axis=1, exclusive=True)
+    table = tf.minimum((darker + step // 2) // tf.maximum(step, 1), 255)
+    return tf.cast(tf.where(step > 0, table, values), tf.float32)
 
 
 def _rotate(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
-    cos, sin = tf.cos(level * MAX_ROTATION), tf.sin(level * MAX_ROTATION)
-    return _affine(image, [[cos, -sin], [sin, cos]])
-
-
-def _shear_x(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
-    return _affine(image, [[1.0, level * MAX_SHEAR], [0.0, 1.0]])
-
-
-def _shear_y(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
-    return _affine(image, [[1.0, 0.0], [level * MAX_SHEAR, 1.0]])
-
-
-def _translate_x(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
-    shift = level * MAX_TRANSLATION * image.shape[1]
-    return _affine(image, [[1.0, 0.0], [0.0, 1.0]], shift=(shift, 0.0))
-
-
-def _translate_y(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
-    shift = level * MAX_TRANSLATION * image.shape[0]
-    return _affine(image, [[1.0, 0.0], [0.0, 1.0]], shift=(0.0, shift))
-
-
-def _affine(
-    image: tf.Tensor, matrix: list[list], shift: tuple[tf.Tensor | float, ...] = (0.0, 0.0)
-) -> tf.Tensor:
-    """Take pixel (x, y) from `matrix` (x, y) + `shift`, both measured from the centre."""
     height, width, _ = image.shape
+    cos, sin = tf.cos(level * MAX_ROTATION), tf.sin(level * MAX_ROTATION)
+    # Pixel (x, y) is taken from where it is turned to, both measured from the centre.
     centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
-    (a, b), (c, d) = matrix
-    start_x = centre_x - a * centre_x - b * centre_y + shift[0]
-    start_y = centre_y - c * centre_x - d * centre_y + shift[1]
+    start_x = centre_x - cos * centre_x + sin * centre_y
+    start_y = centre_y - sin * centre_x - cos * centre_y
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=image[tf.newaxis],
-        transforms=tf.stack([[a, b, start_x, c, d, start_y, 0.0, 0.0]]),
+        transforms=tf.stack([[cos, -sin, start_x, sin, cos, start_y, 0.0, 0.0]]),
         output_shape=[height, width],
         interpolation="BILINEAR",
         fill_mode="CONSTANT",
@@ -141,10 +133,46 @@ def _affine(
     )[0]
 
 
+def _shear_x(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
+    height = image.shape[0]
+    return _shift_rows(image, level * MAX_SHEAR * (tf.range(float(height)) - (height - 1) / 2))
+
+
+def _shear_y(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
+    return _transpose(_shear_x(_transpose(image), level))
+
+
+def _translate_x(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
+    height, width, _ = image.shape
+    return _shift_rows(image, tf.fill([height], level * MAX_TRANSLATION * width))
+
+
+def _translate_y(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
+    return _transpose(_translate_x(_transpose(image), level))
+
+
+def _transpose(image: tf.Tensor) -> tf.Tensor:
+    return tf.transpose(image, [1, 0, 2])
+
+
+def _shift_rows(image: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
+    """Take pixel (x, y) from (x + `shifts[y]`, y), between two pixels the blend of both."""
+    height, width, channels = image.shape
+    whole = tf.floor(shifts)
+    share = (shifts - whole)[:, tf.newaxis]
+    # A pixel on either side stands for all that lies outside.
+    padded = tf.pad(image, [[0, 0], [1, 1], [0, 0]], constant_values=FILL)
+    columns = tf.cast(whole, tf.int32)[:, tf.newaxis] + tf.range(1, width + 2)
+    shifted = tf.gather(padded, tf.clip_by_value(columns, 0, width + 1), axis=1, batch_dims=1)
+    rows = tf.reshape(shifted, [height, (width + 1) * channels])
+    blend = (1 - share) * rows[:, :-channels] + share * rows[:, channels:]
+    return tf.reshape(blend, image.shape)
+
+
 def _solarize(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
     """Invert the bright pixels."""
     threshold = 256 * (1 - tf.abs(level))
-    return tf.where(image < threshold, image, 255 - image)
+    return tf.abs(255 * tf.cast(image >= threshold, image.dtype) - image)
 
 
 def _posterize(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
@@ -154,11 +182,13 @@ def _posterize(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
 
 
 def _color(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
-    return _enhance(image, luma_of(image), level)
+    channels = image.shape[-1]
+    matrix = saturation(_factor(level), channels)
+    return ColorMap(matrix[tf.newaxis], tf.zeros([1, channels])).apply(image[tf.newaxis])[0]
 
 
 def _contrast(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
-    return _enhance(image, tf.reduce_mean(luma_of(image)), level)
+    return _enhance(image, mean_luma(image[tf.newaxis])[0], level)
 
 
 def _brightness(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
@@ -167,18 +197,23 @@ def _brightness(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
 
 def _sharpness(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
     """Blend with a smoothed image; the pixels of the border stay as they are."""
-    channels = image.shape[-1]
-    kernel = tf.constant([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13
-    kernel = tf.tile(kernel[..., tf.newaxis, tf.newaxis], [1, 1, channels, 1])
-    smooth = tf.nn.depthwise_conv2d(image[tf.newaxis], kernel, [1, 1, 1, 1], "VALID")[0]
-    border = [[1, 1], [1, 1], [0, 0]]
-    inside = tf.pad(tf.ones_like(smooth, tf.bool), border)
-    return _enhance(image, tf.where(inside, tf.pad(smooth, border), image), level)
+    height, width, channels = image.shape
+    rows = tf.reshape(image, [height, width * channels])
+    # The pixel itself weighs 5, its eight neighbours 1 each.
+    columns = rows[:-2] + rows[1:-1] + rows[2:]
+    sums = columns[:, : -2 * channels] + columns[:, channels:-channels] + columns[:, 2 * channels :]
+    inside = rows[1:-1, channels:-channels]
+    change = _enhance(inside, (sums + 4 * inside) / 13, level) - inside
+    return tf.reshape(rows + tf.pad(change, [[1, 1], [channels, channels]]), image.shape)
 
 
 def _enhance(image: tf.Tensor, plain: tf.Tensor | float, level: tf.Tensor) -> tf.Tensor:
     """Move an image away from a plainer one, or towards it for negative levels."""
-    return plain + (1 + level * MAX_ENHANCEMENT) * (image - plain)
+    return plain + _factor(level) * (image - plain)
+
+
+def _factor(level: tf.Tensor) -> tf.Tensor:
+    return 1 + level * MAX_ENHANCEMENT
 
 
 OPERATIONS: tuple[Callable[[tf.Tensor, tf.Tensor], tf.Tensor], ...] = (

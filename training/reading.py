@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_preact.preprocessing import JPEG_DCT, decode_image, rgb_to_channels
 from training.corrupt import CorruptImages
+from training.pixels import to_uint8
 from training.sources import ImageSource
 
 # Images that a thread reads at a time. Setting a chunk up takes half a millisecond, and at the
@@ -84,26 +85,6 @@ def _at_scale_for(size: int, box: tf.Tensor, take: Callable[[int], tf.Tensor]) -
     fits = tf.reduce_min(box[2:]) // size >= SCALES[1:]
     branches = [functools.partial(take, scale) for scale in SCALES]
     return tf.switch_case(tf.math.count_nonzero(fits, dtype=tf.int32), branches)
-
-
-def to_uint8(image: tf.Tensor) -> tf.Tensor:
-    """An image in whole grey levels: `saturate_cast(round(image))`, in one pass over it.
-
-    Args:
-        image: float32 of any shape, in 0..255 or a little outside.
-
-    Returns:
-        A uint8 tensor of the same shape.
-    """
-    levels = tf.raw_ops.QuantizeV2(
-        input=image,
-        min_range=0.0,
-        max_range=255.0,
-        T=tf.quint8,
-        mode="SCALED",
-        round_mode="HALF_TO_EVEN",
-    )
-    return tf.bitcast(levels.output, tf.uint8)
 
 
 class ImageReader:

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -145,17 +146,17 @@ def test_beta_has_the_right_moments(alpha):
 
 
 @pytest.mark.parametrize(
-    "function, options",
+    "function, dtype, options",
     [
-        (augment.pad_and_crop, {"pad": 3, "fill": MEAN_COLOR}),
-        (augment.random_crop, {"height": 5, "width": 9}),
-        (augment.random_flip, {}),
-        (augment.cutout, {"size": 4}),
-        (rand_augment.rand_augment, {"layers": 2, "magnitude": 9.0}),
+        (augment.pad_and_crop, "uint8", {"pad": 3, "fill": MEAN_COLOR}),
+        (augment.random_crop, "uint8", {"height": 5, "width": 9}),
+        (augment.random_flip, "uint8", {}),
+        (augment.cutout, "float32", {"size": 4}),
+        (rand_augment.rand_augment, "uint8", {"layers": 2, "magnitude": 9.0}),
     ],
 )
-def test_the_seed_decides(function, options):
-    images = tf.constant(photographs(16))
+def test_the_seed_decides(function, dtype, options):
+    images = tf.constant(photographs(16), dtype)
     first = function(images, SEED, **options)
     np.testing.assert_array_equal(first, function(images, SEED, **options))
     assert np.any(first != function(images, SEED + 1, **options))
@@ -163,19 +164,20 @@ def test_the_seed_decides(function, options):
 
 def test_rand_augment_at_no_magnitude_changes_contrast_alone():
     """Without strength only the two operations that have none change the image."""
-    images = photographs(40)
-    images[..., 0] /= 2
-    result = rand_augment.rand_augment(tf.constant(np.round(images)), SEED, layers=1, magnitude=0)
-    changed = np.any(np.abs(result - np.round(images)) > 1, axis=(1, 2, 3))
+    images = photographs(40).astype(np.uint8)
+    images[..., 0] //= 2
+    result = rand_augment.rand_augment(tf.constant(images), SEED, layers=1, magnitude=0)
+    changed = np.any(np.abs(result - images.astype(float)) > 1, axis=(1, 2, 3))
     assert 0 < changed.sum() < 16
 
 
-def test_rand_augment_stays_within_range():
-    result = rand_augment.rand_augment(
-        tf.constant(photographs(64) * 1.2 - 20), SEED, layers=3, magnitude=10.0
-    ).numpy()
-    assert result.min() == 0 and result.max() == 255
-    np.testing.assert_array_equal(result, np.round(result))
+def test_rand_augment_clips_to_grey_levels(monkeypatch):
+    image = tf.constant(photographs(1)[0], tf.uint8)
+    monkeypatch.setattr(rand_augment, "OPERATIONS", (lambda image, level: 2 * image - 60.6,))
+    result = rand_augment.rand_augment(image[tf.newaxis], SEED, layers=1, magnitude=10.0)
+    expected = np.clip(np.round(2.0 * image.numpy() - 60.6), 0, 255)
+    assert expected.min() == 0 and expected.max() == 255
+    np.testing.assert_array_equal(result[0], expected)
 
 
 def pillow(image):
@@ -215,6 +217,32 @@ def test_rotation_by_a_right_angle(monkeypatch):
     image = photographs(1, 9, 9)[0]
     result = rand_augment._rotate(tf.constant(image), tf.constant(1.0))
     np.testing.assert_allclose(result, np.rot90(image), atol=0.1)
+
+
+@pytest.mark.parametrize("level", [-0.7, 0.9])
+@pytest.mark.parametrize(
+    "name, transform",
+    [
+        ("rotate", lambda level, cos, sin: (cos, -sin, 0, sin, cos, 0)),
+        ("shear_x", lambda level, cos, sin: (1, 0.3 * level, 0, 0, 1, 0)),
+        ("shear_y", lambda level, cos, sin: (1, 0, 0, 0.3 * level, 1, 0)),
+        ("translate_x", lambda level, cos, sin: (1, 0, 30 * 150 / 331 * level, 0, 1, 0)),
+        ("translate_y", lambda level, cos, sin: (1, 0, 0, 0, 1, 20 * 150 / 331 * level)),
+    ],
+)
+def test_movements_equal_keras(name, transform, level):
+    image = photographs(1, 20, 30)[0]
+    angle = np.radians(30 * level)
+    a, b, shift_x, c, d, shift_y = transform(level, np.cos(angle), np.sin(angle))
+    # Keras measures from the corner.
+    shift_x += 14.5 - a * 14.5 - b * 9.5
+    shift_y += 9.5 - c * 14.5 - d * 9.5
+    matrix = np.array([a, b, shift_x, c, d, shift_y, 0, 0], np.float32)
+    expected = keras.ops.image.affine_transform(
+        image, matrix, fill_mode="constant", fill_value=rand_augment.FILL
+    )
+    result = getattr(rand_augment, f"_{name}")(tf.constant(image), tf.constant(level))
+    np.testing.assert_allclose(result, expected, atol=0.01)
 
 
 def test_translation():
