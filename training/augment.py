@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from training.pixels import as_rows
+
 
 def pad_and_crop(
     images: tf.Tensor, seed: tf.Tensor, *, pad: int, fill: Sequence[float]
@@ -29,8 +31,7 @@ def pad_and_crop(
     """
     batch, height, width, channels = images.shape
     fill = tf.constant(fill, images.dtype)
-    # Rows of pixels as one axis: broadcasting over an axis of 3 is several times slower.
-    rows = tf.reshape(images, [batch, height, width * channels]) - tf.tile(fill, [width])
+    rows = as_rows(images) - tf.tile(fill, [width])
     rows = tf.pad(rows, [[0, 0], [pad, pad], [channels * pad, channels * pad]])
     rows += tf.tile(fill, [width + 2 * pad])
     padded = tf.reshape(rows, [batch, height + 2 * pad, width + 2 * pad, channels])
@@ -114,29 +115,39 @@ def cutout(images: tf.Tensor, seed: tf.Tensor, *, size: int) -> tf.Tensor:
     Returns:
         The images.
     """
-    batch, height, width, _ = images.shape
-    rows, columns = _box_mask(seed, [batch], height, width, size, size)
-    return tf.where(
-        rows[..., tf.newaxis, tf.newaxis] & columns[:, tf.newaxis, :, tf.newaxis], 0.0, images
-    )
+    outside = _outside_box(seed, images.shape[:1], images.shape[1:], size, size)
+    return tf.reshape(as_rows(images) * outside, images.shape)
 
 
-def _box_mask(
+def _outside_box(
     seed: tf.Tensor,
-    shape: list[int],
-    height: int,
-    width: int,
+    batch: tf.TensorShape,
+    shape: tf.TensorShape,
     box_height: tf.Tensor,
     box_width: tf.Tensor,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Which rows, `(*shape, height)`, and columns lie in boxes with their centre anywhere."""
+) -> tf.Tensor:
+    """1 outside of a box with its centre anywhere, 0 within.
+
+    Args:
+        seed: Integer tensor `(2,)`.
+        batch: `(batch,)` for a box of each image, `()` for a single one.
+        shape: Height, width and channels of an image.
+        box_height: Height of all boxes, in pixels.
+        box_width: Their width.
+
+    Returns:
+        A float32 tensor `(*batch, height, width * channels)`, of images as `as_rows` has them.
+    """
+    height, width, channels = shape
     seeds = tf.unstack(tf.random.split(seed, 2))
     masks = []
     for side, length, box in zip(seeds, (height, width), (box_height, box_width), strict=True):
-        centre = tf.random.stateless_uniform([*shape, 1], side, 0, length, tf.int32)
+        centre = tf.random.stateless_uniform([*batch, 1], side, 0, length, tf.int32)
         offset = tf.range(length) - centre + box // 2
         masks.append((offset >= 0) & (offset < box))
-    return masks[0], masks[1]
+    rows, columns = masks
+    inside = rows[..., tf.newaxis] & tf.repeat(columns, channels, axis=-1)[..., tf.newaxis, :]
+    return 1 - tf.cast(inside, tf.float32)
 
 
 def mixup(
@@ -177,16 +188,13 @@ def cutmix(
     Returns:
         The images and the labels.
     """
-    batch, height, width, channels = images.shape
+    _, height, width, _ = images.shape
     share_seed, place_seed = tf.unstack(tf.random.split(seed, 2))
     side = tf.sqrt(1 - _beta(share_seed, alpha))
     box = [tf.cast(side * length, tf.int32) for length in (height, width)]
-    rows, columns = _box_mask(place_seed, [], height, width, *box)
-    kept = 1 - tf.cast(rows[:, tf.newaxis] & columns, tf.float32)
-    # Rows of pixels as one axis: broadcasting over an axis of 3 is several times slower.
-    weights = tf.repeat(kept, channels, axis=1)
-    mixed = _blend(tf.reshape(images, [batch, height, width * channels]), weights)
-    return tf.reshape(mixed, images.shape), _blend(labels, tf.reduce_mean(kept))
+    kept = _outside_box(place_seed, images.shape[:0], images.shape[1:], *box)
+    mixed = tf.reshape(_blend(as_rows(images), kept), images.shape)
+    return mixed, _blend(labels, tf.reduce_mean(kept))
 
 
 def mix(

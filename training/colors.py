@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from training.pixels import reduce_pixels
+
 # Weights of red, green and blue in the luma of ITU-R BT.601.
 LUMA = (0.299, 0.587, 0.114)
 PCA_DEVIATIONS = (0.2175, 0.0188, 0.0045)
@@ -127,11 +129,8 @@ def mean_luma(images: tf.Tensor) -> tf.Tensor:
     Returns:
         A float32 tensor `(batch, 1)`.
     """
-    batch, height, width, channels = images.shape
-    # Rows of pixels as one axis: sums over all but an axis of 3 are slow.
-    rows = tf.reduce_mean(tf.reshape(images, [batch, height, width * channels]), axis=1)
-    means = tf.reduce_mean(tf.reshape(rows, [batch, width, channels]), axis=1)
-    return means @ _luma_weights(channels)
+    means = reduce_pixels(tf.reduce_mean, images)
+    return means @ _luma_weights(images.shape[-1])
 
 
 def _luma_weights(channels: int) -> tf.Tensor:

@@ -24,7 +24,7 @@ from keras_preact.preprocessing import Preprocessing, decode_image
 from training import augment
 from training.colors import ColorMap, color_jitter, lighting
 from training.decoded import DecodedImages
-from training.pixels import to_uint8
+from training.pixels import as_rows, to_uint8
 from training.rand_augment import rand_augment
 from training.reading import ImageReader, part_of
 from training.recipe import Recipe, preprocessing_of, steps_per_epoch
@@ -365,8 +365,6 @@ def _normalization(preprocessing: Preprocessing) -> tuple[tf.Tensor, tf.Tensor]:
 def _normalize(images: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """What `Preprocessing.normalize` makes of a batch of images, in half the time."""
     scale, black = _normalization(preprocessing)
-    # Rows of pixels as one axis: TensorFlow is slow at broadcasting over an axis of 3.
     _, height, width, channels = images.shape
-    rows = tf.reshape(tf.cast(images, tf.float32), [-1, height, width * channels])
-    rows = rows * tf.tile(scale, [width]) + tf.tile(black, [width])
+    rows = as_rows(tf.cast(images, tf.float32)) * tf.tile(scale, [width]) + tf.tile(black, [width])
     return tf.reshape(rows, [-1, height, width, channels])

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from training.colors import ColorMap, mean_luma, saturation
-from training.pixels import to_uint8
+from training.pixels import as_rows, reduce_pixels, to_uint8
 
 MAX_MAGNITUDE = 10.0
 MAX_ROTATION = math.radians(30)
@@ -67,8 +67,7 @@ def _apply(image: tf.Tensor, choice: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
 
 
 # Each operation takes an image `(height, width, channels)` of whole numbers in 0..255, float32,
-# and a level in -1..1. Where only one direction makes sense, the sign is ignored. Several take the
-# rows of pixels as one axis: TensorFlow is slow where the last axis is one of 3 channels.
+# and a level in -1..1. Where only one direction makes sense, the sign is ignored.
 
 
 def _identity(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
@@ -79,26 +78,21 @@ def _identity(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
 def _autocontrast(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
     """Stretch each channel to 0..255."""
     del level
-    height, width, channels = image.shape
-    rows = tf.reshape(image, [height, width * channels])
-    low, high = (
-        reduce(tf.reshape(reduce(rows, axis=0), [width, channels]), axis=0)
-        for reduce in (tf.reduce_min, tf.reduce_max)
-    )
+    low, high = (reduce_pixels(reduce, image) for reduce in (tf.reduce_min, tf.reduce_max))
+    # A channel of a single value stays as it is.
     flat = low == high
-    scale = tf.where(flat, 1.0, tf.math.divide_no_nan(255.0, high - low))
-    low = tf.where(flat, 0.0, low)
-    stretched = (rows - tf.tile(low, [width])) * tf.tile(scale, [width])
+    low, high = tf.where(flat, 0.0, low), tf.where(flat, 255.0, high)
+    width = image.shape[1]
+    stretched = (as_rows(image) - tf.tile(low, [width])) * tf.tile(255.0 / (high - low), [width])
     return tf.reshape(stretched, image.shape)
 
 
 def _equalize(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
     """Make the histogram of each channel as flat as it can be, in the way Pillow does."""
     del level
-    height, width, channels = image.shape
+    _, width, channels = image.shape
     # The values of each channel lie behind those of the one before: a single table for all.
-    values = tf.reshape(tf.cast(image, tf.int32), [height, width * channels])
-    values += tf.tile(256 * tf.range(channels), [width])
+    values = as_rows(tf.cast(image, tf.int32)) + tf.tile(256 * tf.range(channels), [width])
     size = 256 * channels
     counts = tf.math.bincount(tf.reshape(values, [-1]), minlength=size, maxlength=size)
     table = _equalizing_table(tf.reshape(counts, [channels, 256]))
@@ -164,7 +158,7 @@ def _shift_rows(image: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
     padded = tf.pad(image, [[0, 0], [1, 1], [0, 0]], constant_values=FILL)
     columns = tf.cast(whole, tf.int32)[:, tf.newaxis] + tf.range(1, width + 2)
     shifted = tf.gather(padded, tf.clip_by_value(columns, 0, width + 1), axis=1, batch_dims=1)
-    rows = tf.reshape(shifted, [height, (width + 1) * channels])
+    rows = as_rows(shifted)
     blend = (1 - share) * rows[:, :-channels] + share * rows[:, channels:]
     return tf.reshape(blend, image.shape)
 
@@ -197,8 +191,8 @@ def _brightness(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
 
 def _sharpness(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
     """Blend with a smoothed image; the pixels of the border stay as they are."""
-    height, width, channels = image.shape
-    rows = tf.reshape(image, [height, width * channels])
+    channels = image.shape[-1]
+    rows = as_rows(image)
     # The pixel itself weighs 5, its eight neighbours 1 each.
     columns = rows[:-2] + rows[1:-1] + rows[2:]
     sums = columns[:, : -2 * channels] + columns[:, channels:-channels] + columns[:, 2 * channels :]

@@ -148,9 +148,9 @@ def test_beta_has_the_right_moments(alpha):
 @pytest.mark.parametrize(
     "function, dtype, options",
     [
-        (augment.pad_and_crop, "uint8", {"pad": 3, "fill": MEAN_COLOR}),
-        (augment.random_crop, "uint8", {"height": 5, "width": 9}),
-        (augment.random_flip, "uint8", {}),
+        (augment.pad_and_crop, "float32", {"pad": 3, "fill": MEAN_COLOR}),
+        (augment.random_crop, "float32", {"height": 5, "width": 9}),
+        (augment.random_flip, "float32", {}),
         (augment.cutout, "float32", {"size": 4}),
         (rand_augment.rand_augment, "uint8", {"layers": 2, "magnitude": 9.0}),
     ],
@@ -169,6 +169,14 @@ def test_rand_augment_at_no_magnitude_changes_contrast_alone():
     result = rand_augment.rand_augment(tf.constant(images), SEED, layers=1, magnitude=0)
     changed = np.any(np.abs(result - images.astype(float)) > 1, axis=(1, 2, 3))
     assert 0 < changed.sum() < 16
+
+
+def test_rand_augment_stays_within_range():
+    images = tf.constant(np.clip(photographs(64) * 1.2 - 20, 0, 255), tf.uint8)
+    result = rand_augment.rand_augment(images, SEED, layers=3, magnitude=10.0).numpy()
+    assert result.dtype == np.uint8 and result.shape == images.shape
+    assert result.min() == 0 and result.max() == 255
+    np.testing.assert_array_equal(result, np.round(result))
 
 
 def test_rand_augment_clips_to_grey_levels(monkeypatch):
