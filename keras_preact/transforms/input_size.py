@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_preact.layer_names import data_format, stage_numbers
 from keras_preact.layers import SelfAttention2D, TokenEmbedding
-from keras_preact.rules import is_positive_integer
+from keras_preact.spec.rules import is_positive_integer
 from keras_preact.transforms.config import functional_config
 from keras_preact.weights.named import named_weights, set_named_weights
 

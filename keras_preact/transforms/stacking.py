@@ -7,10 +7,10 @@ import re
 
 import keras
 
+from keras_preact.blocks.nesting import FLAT_UNITS, check_separate_units
 from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.layers.stacked_units import TEMPLATE_PREFIX, stack_name
 from keras_preact.layers.unit_numbers import UNIT_NUMBERS
-from keras_preact.stages import FLAT_UNITS, check_separate_units
 from keras_preact.transforms.config import (
     Config,
     functional_config,
@@ -30,7 +30,7 @@ def unroll(model: keras.Model) -> keras.Model:
     """The same net with separate units in place of stacked ones.
 
     The units become layers of the net, or, where the net has more than
-    `keras_preact.stages.FLAT_UNITS` of them or rematerialises, nested models named
+    `keras_preact.blocks.nesting.FLAT_UNITS` of them or rematerialises, nested models named
     `stage{s}_unit{u}`.
 
     Args:
