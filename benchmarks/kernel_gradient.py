@@ -2,7 +2,7 @@
 
     python -m benchmarks.kernel_gradient
 
-`keras_preact.layers.kernel_gradient.products_pay` chooses between the two. The second table holds
+`keras_preact.ops.kernel_gradient.products_pay` chooses between the two. The second table holds
 both against float64; `--errors` prints it only.
 """
 
@@ -63,7 +63,7 @@ def _forms(stride: int) -> list[Callable[[Any, Any], Any]]:
     """The convolution of maps padded beforehand, and ours."""
     import tensorflow as tf
 
-    from keras_preact.layers.kernel_gradient import convolution
+    from keras_preact.ops.kernel_gradient import convolution
 
     def padded(maps: Any, kernel: Any) -> Any:
         if stride == 1:
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--errors", action="store_true", help="only the errors, no times")
     parser.add_argument("--output", type=Path, help="also write the result here")
     options = parser.parse_args()
-    from keras_preact.layers.kernel_gradient import products_pay
+    from keras_preact.ops.kernel_gradient import products_pay
 
     rows = []
     for dtype in () if options.errors else DTYPES:

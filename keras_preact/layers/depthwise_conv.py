@@ -7,7 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_preact.layers.fixed_padding import PaddedConvolution, pad_widths
+from keras_preact.layers.conv import PaddedConvolution
+from keras_preact.layers.padding import pad_widths
 from keras_preact.layers.standardized_conv import standardized
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_preact.layers.pure_call import pure_call
+from keras_preact.ops.pure_call import pure_call
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_preact.layers.fused_norm import fused_norm, fused_norm_fits
+from keras_preact.ops.fused_norm import fused_norm, fused_norm_fits
 
 # A variance that makes 1, exactly, with it.
 _EPSILON = 2.0**-10

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_preact.layers.fixed_padding import Conv2D
+from keras_preact.layers.conv import Conv2D
 
 # As in timm's NF-ResNets. The paper's code bounds the variance times the fan-in from below by 1e-4.
 _EPSILON = 1e-5

@@ -9,10 +9,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_preact.layers.device import is_tensorflow_on_cpu
-from keras_preact.layers.loop import loop
-from keras_preact.layers.pure_call import pure_call
 from keras_preact.layers.unit_numbers import UNIT_NUMBERS
+from keras_preact.ops.choices import enabled
+from keras_preact.ops.device import is_tensorflow_on_cpu
+from keras_preact.ops.loop import loop
+from keras_preact.ops.pure_call import pure_call
 
 # What the names of a template's layers begin with, in place of a unit's name.
 TEMPLATE_PREFIX = "unit_"
@@ -71,8 +72,7 @@ class StackedUnits(keras.layers.Layer):
         self._check()
         if self._unit.seeds:
             self.seed_generator = keras.random.SeedGenerator()
-        # On a CPU, XLA runs the loop 16 times slower (benchmarks/results/depth.md, 110 layers).
-        self.supports_jit = not is_tensorflow_on_cpu()
+        self.supports_jit = not (is_tensorflow_on_cpu() and enabled("plain_loops"))
 
     def _check(self) -> None:
         if not self.unit_names:

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_preact.layers.fixed_padding import Conv2D
+from keras_preact.layers.conv import Conv2D
 
 # As in timm's BiT nets: the published BiT code adds 1e-10, which no float32 variance here feels.
 _EPSILON = 1e-8

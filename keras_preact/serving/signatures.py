@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_preact.features import feature_extractor
+from keras_preact.ops.choices import enabled
 from keras_preact.preprocessing import Preprocessing
 from keras_preact.serving.images import ImageReader
 
@@ -187,8 +188,9 @@ def _in_chunks(net: Net, images: Any, names: Sequence[str]) -> dict[str, Any]:
     # the shape of its input, not of its output.
     padded = tf.maximum(count, 1)
     images = tf.pad(images, [[0, padded - count], [0, 0], [0, 0], [0, 0]])
+    streams = STREAMS if enabled("streams") else 1
     # A small batch has a share for each stream too.
-    size = tf.minimum(CHUNK, (padded + STREAMS - 1) // STREAMS)
+    size = tf.minimum(CHUNK, (padded + streams - 1) // streams)
     chunks = (padded + size - 1) // size
     arrays = [tf.TensorArray(tf.float32, chunks, infer_shape=False) for _ in names]
 
@@ -202,7 +204,7 @@ def _in_chunks(net: Net, images: Any, names: Sequence[str]) -> dict[str, Any]:
         lambda index, _: index < chunks,
         step,
         (tf.constant(0), arrays),
-        parallel_iterations=STREAMS,
+        parallel_iterations=streams,
     )
     # Without the blank one.
     return {name: array.concat()[:count] for name, array in zip(names, arrays, strict=True)}

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from keras_preact.layers.custom_gradient import value_of
+from keras_preact.ops.custom_gradient import value_of
 
 
 def add_bias(inputs: Any, bias: Any) -> Any:

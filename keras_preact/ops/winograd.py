@@ -12,11 +12,11 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
-from keras_preact.layers.custom_gradient import once_there_is, value_of
+from keras_preact.ops.choices import enabled
+from keras_preact.ops.custom_gradient import once_there_is, value_of
 
 # With fewer channels, in or out, the transforms cost more than the products save.
 LEAST_CHANNELS = 128
@@ -25,7 +25,7 @@ _LEAST_WITHIN = 2 / 3
 # Fewer tiles in a batch, and the transforms of the kernel cost more than the products save.
 _LEAST_TILES = 32
 # Side of a tile, and of what it sees, in pixels.
-_TILE, _SEEN = 4, 6
+_TILE, SEEN = 4, 6
 # The transforms of one axis: of the pixels seen, of the kernel, and back to a tile. The points are
 # 0, 1, -1, 2, -2 and infinity.
 _FROM_PIXELS = np.array(
@@ -71,7 +71,7 @@ def transformed_kernel(kernel: np.ndarray) -> np.ndarray:
         float32 `(36, channels, filters)`.
     """
     points = np.einsum("ai,bj,ijcf->abcf", _FROM_KERNEL, _FROM_KERNEL, kernel, optimize=True)
-    return points.reshape(_SEEN**2, *kernel.shape[2:]).astype("float32")
+    return points.reshape(SEEN**2, *kernel.shape[2:]).astype("float32")
 
 
 def winograd(inputs: Any, kernel: Any) -> Any:
@@ -96,7 +96,9 @@ def winograd_pays(shape: tuple[int | None, ...], filters: int) -> bool:
         filters: Output channels.
     """
     batch, height, width, channels = shape
-    if height is None or width is None or min(channels, filters) < LEAST_CHANNELS:
+    if height is None or width is None or not enabled("winograd"):
+        return False
+    if min(channels, filters) < LEAST_CHANNELS:
         return False
     tiles = -(-height // _TILE) * -(-width // _TILE)
     if batch is not None and batch * tiles < _LEAST_TILES:
@@ -167,7 +169,7 @@ def _combine(transform: np.ndarray, values: Any) -> Any:
 
 def _points_seen(maps: Any) -> Any:
     """What each tile sees, at the points: `(36, tiles, channels)`."""
-    return _combine(_FROM_PIXELS, _windows(maps, size=_SEEN, before=1))
+    return _combine(_FROM_PIXELS, _windows(maps, size=SEEN, before=1))
 
 
 def _windows(maps: Any, size: int, before: int) -> Any:
@@ -214,50 +216,3 @@ def _maps(products: Any, like: Any) -> Any:
     image = ops.reshape(ops.arange(count, dtype="int32"), (-1, 1, 1))
     places = within * of_image * count + tile + image * of_image
     return ops.take(ops.reshape(tiles, (-1, tiles.shape[-1])), places, axis=0)
-
-
-@keras.saving.register_keras_serializable(package="keras_preact")
-class WinogradConv2D(keras.layers.Layer):
-    """A 3x3 convolution of stride 1 and channels last, with its kernel at Winograd's points.
-
-    `keras_preact.transforms.winograd` puts it in the place of a convolution.
-
-    Args:
-        filters: Output channels.
-        use_bias: Whether a bias is added.
-        **kwargs: As for `keras.layers.Layer`.
-    """
-
-    def __init__(self, filters: int, use_bias: bool = True, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.filters = filters
-        self.use_bias = use_bias
-
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Create `kernel` `(36, channels, filters)` and `bias`.
-
-        Raises:
-            ValueError: If height, width or channels of the inputs are unknown.
-        """
-        if None in input_shape[1:]:
-            raise ValueError(
-                "Winograd's convolution needs maps of a known size. "
-                f"Received: inputs of shape {tuple(input_shape)}"
-            )
-        self.kernel = self.add_weight(
-            shape=(_SEEN**2, input_shape[-1], self.filters), initializer="zeros", name="kernel"
-        )
-        if self.use_bias:
-            self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
-
-    def call(self, inputs: Any) -> Any:
-        outputs = winograd(inputs, self.kernel)
-        return outputs + self.bias if self.use_bias else outputs
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        return (*input_shape[:-1], self.filters)
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments, serialised."""
-        own = {"filters": self.filters, "use_bias": self.use_bias}
-        return {**super().get_config(), **own}

@@ -1,9 +1,4 @@
-"""Convolution and pooling padded alike on every side, whatever the stride.
-
-TensorFlow's `"same"` pads a strided layer by as little as its output size needs, more at the bottom
-and right than at the top and left. Torch and PyTorch, in which the published nets were trained, pad
-half the kernel on every side. Where the stride is 1 the two agree.
-"""
+"""2D convolutions that can pad by half the kernel on every side."""
 
 from __future__ import annotations
 
@@ -14,60 +9,21 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_preact.layers.bias import add_bias
-from keras_preact.layers.device import (
+from keras_preact.layers.padding import FixedPadding, check_odd, pad_widths
+from keras_preact.ops.bias import add_bias
+from keras_preact.ops.choices import enabled
+from keras_preact.ops.device import (
     is_tensorflow_on_cpu,
     kernels_pad,
     kernels_take_channels_first,
     kernels_take_groups,
 )
-from keras_preact.layers.kernel_gradient import convolution, products_pay
-from keras_preact.layers.pointwise import pointwise
-from keras_preact.layers.winograd import trainable_winograd, winograd_pays
+from keras_preact.ops.kernel_gradient import convolution, products_pay
+from keras_preact.ops.pointwise import trainable_pointwise
+from keras_preact.ops.winograd import trainable_winograd, winograd_pays
 
 
-def _check_odd(name: str, sizes: tuple[int, ...]) -> None:
-    if any(size % 2 == 0 for size in sizes):
-        raise ValueError(
-            f'With `padding="fixed"`, `{name}` must be odd in height and width. Received: {sizes}'
-        )
-
-
-def pad_widths(pads: tuple[int, ...], data_format: str) -> list[list[int]]:
-    """What to add before and after each axis of a batch."""
-    spatial = [[size, size] for size in pads]
-    if data_format == "channels_first":
-        return [[0, 0], [0, 0], *spatial]
-    return [[0, 0], *spatial, [0, 0]]
-
-
-def _padded_shape(
-    shape: tuple[int | None, ...], pads: tuple[int, ...], data_format: str
-) -> tuple[int | None, ...]:
-    first = 2 if data_format == "channels_first" else 1
-    shape = list(shape)
-    for axis, size in enumerate(pads, first):
-        shape[axis] = None if shape[axis] is None else shape[axis] + 2 * size
-    return tuple(shape)
-
-
-class _FixedPadding:
-    """What convolution and pooling share: `fixed`, and `pads`, the pixels added on either side."""
-
-    fixed: bool
-    pads: tuple[int, ...] | None
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        if self.pads:
-            input_shape = _padded_shape(input_shape, self.pads, self.data_format)
-        return super().compute_output_shape(input_shape)
-
-    def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        return {**config, "padding": "fixed" if self.fixed else config["padding"]}
-
-
-class PaddedConvolution(_FixedPadding):
+class PaddedConvolution(FixedPadding):
     """What every convolution shares; a subclass has `fixed`, `_convolve` and Keras's attributes."""
 
     def set_pads(self) -> None:
@@ -78,7 +34,7 @@ class PaddedConvolution(_FixedPadding):
         """
         self.pads = None
         if self.fixed:
-            _check_odd("kernel_size", self.kernel_size)
+            check_odd("kernel_size", self.kernel_size)
         if self.fixed and all(stride == 1 for stride in self.strides):
             # The same result, padded inside the convolution.
             self.padding = "same"
@@ -109,7 +65,7 @@ class PaddedConvolution(_FixedPadding):
     def _add_bias(self, outputs: Any, training: bool) -> Any:
         if self.data_format == "channels_last":
             # In inference an addition is better: TensorFlow merges it with the convolution.
-            if training and is_tensorflow_on_cpu():
+            if training and is_tensorflow_on_cpu() and enabled("bias"):
                 return add_bias(outputs, self.bias)
             return ops.add(outputs, self.bias)
         # On TensorFlow, `keras.ops.add` takes the last axis for the channels where it is as long.
@@ -147,19 +103,22 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
         return self.finish(outputs, training)
 
     def _form_in_training(self, shape: tuple[int | None, ...]) -> Callable[[Any, Any], Any] | None:
-        """What trains faster than the convolution, if anything does."""
+        """Return the form that trains faster than the convolution, or None if there is none."""
         if not is_tensorflow_on_cpu() or self.groups > 1 or self.data_format != "channels_last":
             return None
-        if self.kernel_size == self.strides == (1, 1):
-            return pointwise
+        kernel_shape, dtype = self.kernel.shape, self.compute_dtype
+        if self.kernel_size == (1, 1):
+            return trainable_pointwise(kernel_shape, self.strides, dtype)
         if self.dilation_rate != (1, 1):
             return None
-        by_products = products_pay(shape, self.kernel.shape, self.strides, self.compute_dtype)
+        by_products = products_pay(shape, kernel_shape, self.strides, dtype)
         if self.pads:
+            if not by_products and not enabled("padding"):
+                return None
             return partial(convolution, strides=self.strides, by_products=by_products)
         if self.kernel_size != (3, 3) or self.strides != (1, 1) or self.padding != "same":
             return None
-        if self.compute_dtype == "float32" and winograd_pays(shape, self.filters):
+        if dtype == "float32" and winograd_pays(shape, self.filters):
             return trainable_winograd
         return partial(convolution, by_products=True) if by_products else None
 
@@ -179,7 +138,7 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
     def _convolve_group(self, inputs: Any, kernel: Any, data_format: str) -> Any:
         if self.pads:
             widths = pad_widths(self.pads, data_format)
-            if kernels_pad():
+            if kernels_pad() and enabled("padding"):
                 return self._convolve_on_tensorflow(inputs, kernel, data_format, widths)
             inputs = ops.pad(inputs, widths)
         return ops.conv(
@@ -205,77 +164,3 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
             data_format="NHWC" if data_format == "channels_last" else "NCHW",
             dilations=self.dilation_rate,
         )
-
-
-@keras.saving.register_keras_serializable(package="keras_preact")
-class MaxPooling2D(_FixedPadding, keras.layers.MaxPooling2D):
-    """`keras.layers.MaxPooling2D` that can also pad by half the window on every side.
-
-    Args:
-        pool_size: Odd integer or pair of odd integers, in pixels.
-        strides: Integer or pair; `pool_size` by default.
-        padding: `"fixed"` (half the window; it never wins, counting as minus infinity),
-            `"zeros"` (likewise, counting as zero), `"same"` or `"valid"`.
-        **kwargs: As for `keras.layers.MaxPooling2D`.
-
-    Raises:
-        ValueError: If `padding` is `"fixed"` or `"zeros"` and the window has an even side.
-    """
-
-    def __init__(
-        self, pool_size: Any = 3, strides: Any = None, padding: str = "fixed", **kwargs: Any
-    ) -> None:
-        self.fixed = padding in ("fixed", "zeros")
-        super().__init__(pool_size, strides, padding="valid" if self.fixed else padding, **kwargs)
-        self.pads = None
-        self.pad_value = 0.0 if padding == "zeros" else -float("inf")
-        if self.fixed:
-            _check_odd("pool_size", self.pool_size)
-            self.pads = tuple(size // 2 for size in self.pool_size)
-
-    def call(self, inputs: Any) -> Any:
-        if self.pads:
-            widths = pad_widths(self.pads, self.data_format)
-            inputs = ops.pad(inputs, widths, constant_values=self.pad_value)
-        return super().call(inputs)
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments, serialised."""
-        config = super().get_config()
-        return {**config, "padding": "zeros"} if self.fixed and not self.pad_value else config
-
-
-@keras.saving.register_keras_serializable(package="keras_preact")
-class AveragePooling2D(_FixedPadding, keras.layers.AveragePooling2D):
-    """`keras.layers.AveragePooling2D` that can also pad by half the window on every side.
-
-    Args:
-        pool_size: Odd integer or pair of odd integers, in pixels.
-        strides: Integer or pair; `pool_size` by default.
-        padding: `"zeros"` (half the window, which counts as zero: PyTorch's default), `"same"`
-            (the padding does not count) or `"valid"`.
-        **kwargs: As for `keras.layers.AveragePooling2D`.
-
-    Raises:
-        ValueError: If `padding` is `"zeros"` and the window has an even side.
-    """
-
-    def __init__(
-        self, pool_size: Any = 3, strides: Any = None, padding: str = "zeros", **kwargs: Any
-    ) -> None:
-        self.fixed = padding == "zeros"
-        super().__init__(pool_size, strides, padding="valid" if self.fixed else padding, **kwargs)
-        self.pads = None
-        if self.fixed:
-            _check_odd("pool_size", self.pool_size)
-            self.pads = tuple(size // 2 for size in self.pool_size)
-
-    def call(self, inputs: Any) -> Any:
-        if self.pads:
-            inputs = ops.pad(inputs, pad_widths(self.pads, self.data_format))
-        return super().call(inputs)
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments, serialised."""
-        config = super().get_config()
-        return {**config, "padding": "zeros"} if self.fixed else config

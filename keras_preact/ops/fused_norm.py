@@ -6,8 +6,9 @@ from typing import Any
 
 import keras
 
-from keras_preact.layers.custom_gradient import value_of
-from keras_preact.layers.device import is_tensorflow_on_cpu, kernels_take_channels_first
+from keras_preact.ops.choices import enabled
+from keras_preact.ops.custom_gradient import value_of
+from keras_preact.ops.device import is_tensorflow_on_cpu, kernels_take_channels_first
 
 _DTYPES = ("float16", "bfloat16", "float32")
 
@@ -24,7 +25,9 @@ def fused_norm_fits(inputs: Any, axis: int, variable_dtype: str) -> bool:
         True on TensorFlow for float16, bfloat16 and float32 maps of rank 4 whose channels come
         last, or come first on a GPU, with float32 weights.
     """
-    if keras.backend.backend() != "tensorflow" or len(inputs.shape) != 4:
+    if keras.backend.backend() != "tensorflow" or not enabled("fused_norm"):
+        return False
+    if len(inputs.shape) != 4:
         return False
     if variable_dtype != "float32" or keras.backend.standardize_dtype(inputs.dtype) not in _DTYPES:
         return False

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_preact.layers.fused_norm import fused_norm, fused_norm_fits
+from keras_preact.ops.choices import enabled
+from keras_preact.ops.fused_norm import fused_norm, fused_norm_fits
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -28,7 +29,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def _moments(self, inputs: Any, mask: Any) -> tuple[Any, Any]:
         """Mean and variance; on JAX in one pass over the maps, where Keras takes two."""
-        if keras.backend.backend() != "jax" or mask is not None or self.synchronized:
+        in_one_pass = keras.backend.backend() == "jax" and enabled("moments")
+        if not in_one_pass or mask is not None or self.synchronized:
             return super()._moments(inputs, mask)
         # Differences from a value near the mean lose no digits to the subtraction of squares.
         near = ops.cast(self.moving_mean, inputs.dtype)

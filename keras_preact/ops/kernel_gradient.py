@@ -10,7 +10,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from keras_preact.layers.custom_gradient import once_there_is, value_of
+from keras_preact.ops.choices import enabled
+from keras_preact.ops.custom_gradient import once_there_is, value_of
 
 # With fewer channels, in or out, products for each tap take longer than the convolution's gradient.
 _LEAST_CHANNELS = 128
@@ -34,13 +35,9 @@ def products_pay(
     """
     _, height, width, _ = shape
     *sides, channels, filters = kernel_shape
-    if tuple(sides) == tuple(strides) == (1, 1):
-        return True
-    if (
-        tuple(sides) != (3, 3)
-        or None in (height, width)
-        or min(channels, filters) < _LEAST_CHANNELS
-    ):
+    if tuple(sides) != (3, 3) or None in (height, width) or not enabled("products"):
+        return False
+    if min(channels, filters) < _LEAST_CHANNELS:
         return False
     if tuple(strides) == (1, 1):
         return dtype == "bfloat16" and height * width < _FEW_PIXELS
@@ -137,6 +134,8 @@ def _pixels_of_taps(inputs: Any, kernel: Any, strides: tuple[int, int]) -> list[
     sides = kernel.shape[:2]
     if sides == strides == (1, 1):
         return [inputs]
+    if sides == (1, 1) and None in inputs.shape[1:3]:
+        return [inputs[:, :: strides[0], :: strides[1]]]
     # A strided slice of maps takes longer than the convolution. In a grid of cells of a stride's
     # pixels, the same is a slice of whole rows.
     outputs, cells, pads = [], [], [[0, 0]]
