@@ -58,11 +58,11 @@ from keras_preact.applications import (
 from keras_preact.architecture import Architecture
 from keras_preact.decay import decayed_variables
 from keras_preact.depths import layer_depths
-from keras_preact.export import export_savedmodel
 from keras_preact.features import FeatureExtractor, feature_extractor
 from keras_preact.ops import choices
 from keras_preact.preprocessing import Preprocessor, decode_predictions, preprocess_input
 from keras_preact.scaling import compound_scale
+from keras_preact.serving.export import export_savedmodel
 from keras_preact.version import __version__
 
 __all__ = [

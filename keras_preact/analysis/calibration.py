@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_preact.analysis.figures import new_figure, save_figure
+from keras_preact.analysis.pictures.figures import new_figure, save_figure
 
 # Temperatures that are looked for lie between one part and this many parts of 1.
 _LARGEST_TEMPERATURE = 1000.0

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_preact.analysis.differentiation import linearize
-from keras_preact.analysis.figures import new_figure, save_figure
+from keras_preact.analysis.pictures.figures import new_figure, save_figure
 from keras_preact.layer_names import maps_end
 
 

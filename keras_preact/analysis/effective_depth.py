@@ -19,9 +19,9 @@ import numpy as np
 from keras import ops
 
 from keras_preact.analysis.chain import Chain, take_apart
-from keras_preact.analysis.differentiation import PullBack
-from keras_preact.analysis.figures import new_figure, save_figure
-from keras_preact.analysis.gradient_flow import head_gradient, linearized_unit, norm
+from keras_preact.analysis.differentiation import PullBack, norm
+from keras_preact.analysis.gradient_flow import head_gradient, linearized_unit
+from keras_preact.analysis.pictures.figures import new_figure, save_figure
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def path_gradients(
 
     def mean_norm(length: int) -> float:
         paths = _paths(rng, count, length, samples)
-        return float(np.mean([norm(_along(pulls, path, gradient)) for path in paths]))
+        return float(np.mean([float(norm(_along(pulls, path, gradient))) for path in paths]))
 
     norms = np.array([mean_norm(length) for length in lengths])
     return PathGradients(lengths, norms, _shares(lengths, norms, count))

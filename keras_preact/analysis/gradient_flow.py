@@ -16,8 +16,8 @@ import numpy as np
 from keras import ops
 
 from keras_preact.analysis.chain import Chain, ResidualUnit, take_apart
-from keras_preact.analysis.differentiation import PullBack, linearize
-from keras_preact.analysis.figures import new_figure, save_figure
+from keras_preact.analysis.differentiation import PullBack, linearize, norm
+from keras_preact.analysis.pictures.figures import new_figure, save_figure
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def gradient_flow(
     for unit, each in zip(reversed(chain.units), reversed(maps[:-1]), strict=True):
         shortcut, branch = _through(unit, each, gradient, training)
         gradient = shortcut + branch
-        norms.append([norm(gradient), norm(shortcut), norm(branch)])
+        norms.append([float(norm(each)) for each in (gradient, shortcut, branch)])
     inputs, shortcuts, branches = np.array(norms[::-1]).T
     return GradientFlow(
         tuple(unit.name for unit in chain.units), inputs, shortcuts, branches, value
@@ -134,11 +134,6 @@ def linearized_unit(unit: ResidualUnit, x: Any, training: bool) -> tuple[Any, Pu
         lambda total: [unit.closed(total, training)], terms[0] + terms[1]
     )
     return output, pull_sum, pull
-
-
-def norm(x: Any) -> float:
-    """The Euclidean norm of a tensor, in float32."""
-    return float(ops.sqrt(ops.sum(ops.square(ops.cast(x, "float32")))))
 
 
 def draw_gradient_flow(

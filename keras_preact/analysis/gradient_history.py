@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_preact.analysis.figures import new_figure, save_figure
 from keras_preact.analysis.gradient_flow import GradientFlow, gradient_flow
+from keras_preact.analysis.pictures.figures import new_figure, save_figure
 
 
 class GradientHistory(keras.callbacks.Callback):

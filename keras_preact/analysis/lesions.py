@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from keras_preact.analysis.chain import Chain, ResidualUnit, take_apart
-from keras_preact.analysis.figures import new_figure, save_figure
+from keras_preact.analysis.pictures.figures import new_figure, save_figure
 
 
 def scores_without(model: keras.Model, x: Any, units: Sequence[str]) -> np.ndarray:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_preact.analysis.figures import new_figure, save_figure
+from keras_preact.analysis.pictures.figures import new_figure, save_figure
 from keras_preact.files import replacing
 from keras_preact.layers import StackedUnits
 

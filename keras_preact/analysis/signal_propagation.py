@@ -12,7 +12,8 @@ import numpy as np
 from keras import ops
 
 from keras_preact.analysis.chain import take_apart
-from keras_preact.analysis.figures import new_figure, save_figure
+from keras_preact.analysis.differentiation import norm
+from keras_preact.analysis.pictures.figures import new_figure, save_figure
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,11 @@ def signal_propagation(model: keras.Model, x: Any, training: bool = True) -> Sig
             mean, variance = ops.moments(ops.cast(x, "float32"), axes=axes)
             shortcut, branch = unit.terms(x, training)
             total = shortcut + branch
-            share = _norm(branch) / _norm(total)
+            share = norm(branch) / norm(total)
             rows.append(ops.stack([ops.mean(mean**2), ops.mean(variance), share]))
             x = unit.closed(total, training)
     means, variances, shares = ops.convert_to_numpy(ops.stack(rows)).T
     return SignalPropagation(tuple(unit.name for unit in chain.units), means, variances, shares)
-
-
-def _norm(x: Any) -> Any:
-    return ops.sqrt(ops.sum(ops.square(ops.cast(x, "float32"))))
 
 
 def draw_signal_propagation(

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from keras_preact.preprocessing import Preprocessing
+from keras_preact.images.preprocessing import Preprocessing
 from keras_preact.version import __version__
 from keras_preact.weights.named import named_weights
 

@@ -9,9 +9,9 @@ from typing import Any
 import keras
 
 from keras_preact.features import feature_extractor
+from keras_preact.images.preprocessing import Preprocessing
 from keras_preact.ops.choices import enabled
-from keras_preact.preprocessing import Preprocessing
-from keras_preact.serving.images import ImageReader
+from keras_preact.serving.reading import ImageReader
 
 # Most images that go through the net at a time, so that memory does not grow with a batch.
 CHUNK = 32

@@ -17,7 +17,7 @@ from keras_preact.layers import (
     ShakeDrop,
     StackedUnits,
 )
-from keras_preact.transforms.config import (
+from keras_preact.transforms.graph_config import (
     NORMS,
     Config,
     add_bias,

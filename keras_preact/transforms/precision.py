@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 from keras_preact.layer_names import in_encoder
-from keras_preact.transforms.config import Config, functional_config
+from keras_preact.transforms.graph_config import Config, functional_config
 from keras_preact.weights.named import named_weights, set_named_weights
 
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_preact.layers import AveragePooling2D, BlurPool2D, ScaleShift
-from keras_preact.transforms.config import (
+from keras_preact.transforms.graph_config import (
     CONVOLUTIONS,
     NORMS,
     Config,

@@ -11,7 +11,7 @@ from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.layers.stacked_units import TEMPLATE_PREFIX, stack_name
 from keras_preact.layers.unit_numbers import UNIT_NUMBERS
 from keras_preact.stages import FLAT_UNITS, check_separate_units
-from keras_preact.transforms.config import (
+from keras_preact.transforms.graph_config import (
     Config,
     functional_config,
     redirected,

@@ -6,7 +6,7 @@ import keras
 
 from keras_preact.layers import Conv2D, WinogradConv2D
 from keras_preact.ops.winograd import LEAST_CHANNELS, transformed_kernel
-from keras_preact.transforms.config import functional_config, put_in_place
+from keras_preact.transforms.graph_config import functional_config, put_in_place
 from keras_preact.weights.named import named_weights, set_named_weights
 
 # On smaller maps a kernel of four times the size serves few tiles, but for large batches

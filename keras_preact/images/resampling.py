@@ -28,13 +28,22 @@ def _triangle(distance: Any) -> Any:
     return 1 - distance
 
 
-def _cubic(distance: Any) -> Any:
-    """Keys's cubic convolution kernel (1981) with a = -1/2."""
-    import tensorflow as tf
+def cubic(distance: Any, where: Callable[[Any, Any, Any], Any]) -> Any:
+    """Evaluate Keys's cubic convolution kernel (1981) with a = -1/2.
 
+    Args:
+        distance: Distances from 0 to 2, an array or tensor.
+        where: `numpy.where` or `tf.where`.
+    """
     near = (1.5 * distance - 2.5) * distance * distance + 1
     far = -0.5 * (((distance - 5) * distance + 8) * distance - 4)
-    return tf.where(distance < 1, near, far)
+    return where(distance < 1, near, far)
+
+
+def _cubic(distance: Any) -> Any:
+    import tensorflow as tf
+
+    return cubic(distance, tf.where)
 
 
 KERNELS = {"bilinear": Kernel(_triangle, 1.0), "bicubic": Kernel(_cubic, 2.0)}

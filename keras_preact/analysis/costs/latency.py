@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_preact.analysis.tables import PartTable, Values
+from keras_preact.analysis.costs.tables import PartTable, Values
 from keras_preact.architecture import Architecture
 
 

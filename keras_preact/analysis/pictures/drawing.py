@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from keras_preact.analysis.figures import new_figure, save_figure
-from keras_preact.analysis.graph import Shape
-from keras_preact.analysis.layout import Edge, Lane, Layout, unit_layout
-from keras_preact.analysis.unit_graphs import INPUT, Node, UnitGraph
+from keras_preact.analysis.costs.graph import Shape
+from keras_preact.analysis.pictures.figures import new_figure, save_figure
+from keras_preact.analysis.pictures.layout import Edge, Lane, Layout, unit_layout
+from keras_preact.analysis.pictures.unit_graphs import INPUT, Node, UnitGraph
 
 # All lengths are in inches.
 _PITCH = 0.56  # from a row to the next

@@ -17,8 +17,8 @@ from typing import Any
 
 import keras
 
-from keras_preact.analysis.cost import Cost, model_cost
-from keras_preact.analysis.graph import Shape
+from keras_preact.analysis.costs.cost import Cost, model_cost
+from keras_preact.analysis.costs.graph import Shape
 from keras_preact.architecture import Architecture, Unit
 from keras_preact.build import body_end, net_inputs, net_parts, top
 from keras_preact.stages import residual_stage, without_name_and_numbers

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from keras_preact.analysis.unit_graphs import INPUT, Node, UnitGraph
+from keras_preact.analysis.pictures.unit_graphs import INPUT, Node, UnitGraph
 
 Edge = tuple[str, str]
 

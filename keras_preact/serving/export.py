@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from keras_preact import transforms
-from keras_preact.preprocessing import Preprocessing
+from keras_preact.images.preprocessing import Preprocessing
 from keras_preact.serving.card import ABOUT, model_card, write_card
 from keras_preact.serving.signatures import Options, compiled, signatures, with_features
 from keras_preact.serving.warm_up import write_warm_up

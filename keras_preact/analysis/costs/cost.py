@@ -27,8 +27,8 @@ from typing import Any
 import keras
 
 from keras_preact import layers
-from keras_preact.analysis.graph import Call, Shape, calls
-from keras_preact.analysis.receptive_field import receptive_fields
+from keras_preact.analysis.costs.graph import Call, Shape, calls
+from keras_preact.analysis.costs.receptive_field import receptive_fields
 from keras_preact.layer_names import HEAD, stage_of
 
 

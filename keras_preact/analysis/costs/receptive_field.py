@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from keras_preact.analysis.graph import Call
+from keras_preact.analysis.costs.graph import Call
 from keras_preact.layers import SelfAttention2D
 
 

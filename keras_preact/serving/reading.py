@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from keras_preact.preprocessing import Preprocessing, decode_image
+from keras_preact.images.decoding import decode_image
+from keras_preact.images.preprocessing import Preprocessing
 
 # What is told of an image that is not scored; the empty string where nothing is wrong.
 NO_ERROR = ""

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_preact import layers
-from keras_preact.analysis.graph import Call, Shape, calls
+from keras_preact.analysis.costs.graph import Call, Shape, calls
 
 INPUT = "input"
 _UNIT = re.compile(r"(?P<unit>.*stage\d+_unit\d+(to\d+)?)_(?P<name>.+)")
@@ -185,12 +185,12 @@ def _dense(layer: Any) -> tuple[str, str]:
 
 
 def _max_pool(layer: Any) -> tuple[str, str]:
-    if max(layer.pool_size) == 1:
-        return "pool", f"every {layer.strides[0]}nd pixel"
     return "pool", f"{_times(layer.pool_size)} max pool{_details(layer)}"
 
 
 def _avg_pool(layer: Any) -> tuple[str, str]:
+    if max(layer.pool_size) == 1:
+        return "pool", f"subsampling{_details(layer)}"
     return "pool", f"{_times(layer.pool_size)} avg pool{_details(layer)}"
 
 
