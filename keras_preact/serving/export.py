@@ -18,6 +18,8 @@ from keras_preact.serving.signatures import Options, compiled, signatures, with_
 from keras_preact.serving.warm_up import write_warm_up
 
 IMAGE_DTYPES = ("float32", "uint8")
+# Folders of a SavedModel: for files that its graph reads, and for others.
+ASSETS, EXTRA = "assets", "assets.extra"
 DTYPES = (None, "float32", "bfloat16", "float16")
 
 
@@ -99,18 +101,9 @@ def export_savedmodel(
             option is out of its range, or the weights are too large to be constants.
         ImportError: If warm-up records are wanted and `tensorflow-serving-api` is not installed.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            "A SavedModel is written by Keras on TensorFlow: save the model as a .keras file, and "
-            "export that with KERAS_BACKEND=tensorflow. "
-            f"Received: the backend {keras.backend.backend()!r}"
-        )
-    import tensorflow as tf
-
     path = Path(path)
-    if path.exists():
-        raise FileExistsError(f"`path` must not exist yet. Received: {path}")
     about = dict(about or {})
+    _check_target(path)
     _check_model(model, preprocessing)
     labels = _labels(model, class_names)
     _check_options(image_dtype, top_k, max_pixels, dtype, warm_up_batch_sizes, about)
@@ -122,33 +115,49 @@ def export_savedmodel(
         freeze=freeze,
         jit_compile=jit_compile,
     )
-
     served = with_features(_for_inference(model, fold, dtype, winograd))
+    functions = _traced(served, preprocessing, labels, options)
+    settings = {"fold": fold, "winograd": winograd, "dtype": dtype, **vars(options)}
+    card = model_card(model, preprocessing, functions, settings, about)
+    with written_whole(path) as folder:
+        _write_graph(folder, served, functions, freeze)
+        _write_labels(folder, labels)
+        if warm_up_batch_sizes:
+            name = path.absolute().parent.name
+            size = preprocessing.input_size
+            write_warm_up(folder / EXTRA, functions, size, warm_up_batch_sizes, name)
+        write_card(folder, card)
+    return path
+
+
+def _traced(
+    served: keras.Model, preprocessing: Preprocessing, labels: Sequence[str], options: Options
+) -> dict[str, Any]:
+    """Build the signatures of a net, and check that it gives probabilities."""
     net = compiled(served, preprocessing, options)
     functions = signatures(served, net, preprocessing, labels, options)
     _check_probabilities(net, preprocessing)
+    return functions
+
+
+def _write_graph(
+    folder: Path, served: keras.Model, functions: Mapping[str, Any], freeze: bool
+) -> None:
+    """Write the graph and its weights, and make the folders of the other files."""
+    import tensorflow as tf
+
     module = tf.Module()
     if not freeze:
         # A SavedModel keeps only the variables that it finds on the object saved. TensorFlow's C++
         # loader restores its own variables, not those that Keras wraps around them.
         module.weights = [variable.value for variable in served.variables]
-    settings = {"fold": fold, "winograd": winograd, "dtype": dtype, **vars(options)}
-    card = model_card(model, preprocessing, functions, settings, about)
-    with written_whole(path) as folder:
-        tf.saved_model.save(module, str(folder), signatures=functions)
-        (folder / "assets").mkdir(exist_ok=True)
-        (folder / "assets.extra").mkdir()
-        (folder / "assets" / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
-        if warm_up_batch_sizes:
-            write_warm_up(
-                folder / "assets.extra",
-                functions,
-                preprocessing.input_size,
-                warm_up_batch_sizes,
-                path.absolute().parent.name,
-            )
-        write_card(folder, card)
-    return path
+    tf.saved_model.save(module, str(folder), signatures=functions)
+    (folder / ASSETS).mkdir(exist_ok=True)
+    (folder / EXTRA).mkdir()
+
+
+def _write_labels(folder: Path, labels: Sequence[str]) -> None:
+    (folder / ASSETS / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
 
 
 def _for_inference(
@@ -161,6 +170,17 @@ def _for_inference(
         policy = dtype if dtype == "float32" else f"mixed_{dtype}"
         model = transforms.with_dtype(model if fold else transforms.unroll(model), policy)
     return transforms.winograd(model) if winograd else model
+
+
+def _check_target(path: Path) -> None:
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "A SavedModel is written by Keras on TensorFlow: save the model as a .keras file, and "
+            "export that with KERAS_BACKEND=tensorflow. "
+            f"Received: the backend {keras.backend.backend()!r}"
+        )
+    if path.exists():
+        raise FileExistsError(f"`path` must not exist yet. Received: {path}")
 
 
 def _check_options(
