@@ -38,7 +38,7 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] | None = None) -
     """The maps at the end of a net's stages, pre-activated, as dense prediction needs them.
 
     A map is what the next weight layer sees: in full pre-activation the stage's output after the
-    normalisation and activation that open the next stage, or after the head's. The weights are
+    normalization and activation that open the next stage, or after the head's. The weights are
     shared with `model`. A transformer encoder's tokens are no map: the last stage's is what goes
     into the encoder.
 

@@ -60,7 +60,7 @@ def _preprocessing_of(weights: str | Preprocessing) -> Preprocessing:
 def preprocess_input(
     x: Any, data_format: str | None = None, *, weights: str | Preprocessing = "imagenet"
 ) -> Any:
-    """Normalise images for a net, as the function of this name in `keras.applications` does.
+    """Normalize images for a net, as the function of this name in `keras.applications` does.
 
     The images must have the net's size already; `Preprocessor` brings them to it.
 
@@ -75,7 +75,7 @@ def preprocess_input(
             training its `Preprocessing`.
 
     Returns:
-        Normalised images of the same shape, in `keras.config.floatx()`: an array for an array, a
+        Normalized images of the same shape, in `keras.config.floatx()`: an array for an array, a
         tensor for a tensor.
 
     Raises:
@@ -165,7 +165,7 @@ def _imagenet_classes() -> tuple[tuple[str, str], ...]:
 class Preprocessor:
     """Makes the input of a net out of images of any size, as its weights were evaluated.
 
-    The shorter side is resized, the centre cropped, the pixels normalised. Pillow resizes, so
+    The shorter side is resized, the center cropped, the pixels normalized. Pillow resizes, so
     that the result is the same on every backend and equal to timm's transform for evaluation.
 
     ```python
@@ -211,7 +211,7 @@ class Preprocessor:
                   EXIF orientation says; an animation's first frame is taken;
                 - a `PIL.Image.Image` of any mode, taken as it is;
                 - an array or tensor `(height, width, channels)`, pixels in 0..255, of any
-                  numeric dtype; fractions of a grey level are rounded;
+                  numeric dtype; fractions of a gray level are rounded;
                 - a list of any of these, or an array or tensor `(batch, height, width, channels)`;
                 - in a `tf.data` pipeline or a `tf.function`, a tensor
                   `(height, width, channels)`.
@@ -255,7 +255,7 @@ class Preprocessor:
         return cls(data_format=values.pop("data_format"), weights=Preprocessing(**values))
 
     def resize_and_crop(self, image: Any) -> np.ndarray:
-        """What a net sees of an image, before its pixels are normalised.
+        """What a net sees of an image, before its pixels are normalized.
 
         Args:
             image: One image, as of a call.
@@ -285,7 +285,7 @@ class Preprocessor:
         return pixels.reshape(values.input_size, values.input_size, values.channels)
 
     def _normalize(self, images: Any) -> Any:
-        """Normalised images, their axes in the order of `data_format`."""
+        """Normalized images, their axes in the order of `data_format`."""
         if self.data_format == "channels_last":
             return self.preprocessing.normalize(images)
         last = len(images.shape) - 1

@@ -1,4 +1,4 @@
-"""`keras_preact.export_savedmodel`: the SavedModel gives what the Keras model gives, and fails early."""
+"""`export_savedmodel`: the SavedModel gives what the Keras model gives, and fails early."""
 
 import hashlib
 import io

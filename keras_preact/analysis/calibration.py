@@ -140,14 +140,14 @@ def draw_reliability(
     figure.suptitle(title)
     panels = figure.subplots(2, len(measured), height_ratios=(3, 1), sharex=True, squeeze=False)
     for (above, below), (label, each) in zip(panels.T, measured.items(), strict=True):
-        centres = (each.edges[1:] + each.edges[:-1]) / 2
+        centers = (each.edges[1:] + each.edges[:-1]) / 2
         width = each.edges[1] - each.edges[0]
-        above.bar(centres, each.accuracies, width, color="#0b6fb8", edgecolor="white")
-        above.bar(centres, each.gaps, width, each.accuracies, color="#b8560b", alpha=0.4)
+        above.bar(centers, each.accuracies, width, color="#0b6fb8", edgecolor="white")
+        above.bar(centers, each.gaps, width, each.accuracies, color="#b8560b", alpha=0.4)
         above.plot([0, 1], [0, 1], "--", color="#888888")
         above.set_title(f"{label}: expected error {each.expected_error:.2%}", fontsize=10)
         above.set_ylabel("accuracy (orange: gap to confidence)")
-        below.bar(centres, each.counts, width, color="#888888", edgecolor="white")
+        below.bar(centers, each.counts, width, color="#888888", edgecolor="white")
         below.set_ylabel("images")
         below.set_xlabel("confidence")
     save_figure(figure, path)

@@ -73,7 +73,7 @@ def occlusion(
         classes: For each image the number of a class; by default the one the net predicts.
         size: Height and width of the square, pixels.
         stride: Pixels from one place of the square to the next.
-        value: What covers the image; 0 is the mean of normalised ones.
+        value: What covers the image; 0 is the mean of normalized ones.
 
     Returns:
         `(batch, rows, columns)`: the score less that with the square there.

@@ -49,7 +49,7 @@ def gradient_flow(
     """Measure the gradient at every unit of a net.
 
     The units are differentiated one by one, from the last to the first. Where a projection shares
-    the unit's first normalisation with the branch, its part and the branch's still add up to the
+    the unit's first normalization with the branch, its part and the branch's still add up to the
     whole. The model is not changed: no statistics are updated.
 
     Args:

@@ -72,7 +72,7 @@ class GradientHistory(keras.callbacks.Callback):
 def draw_gradient_history(
     path: str | os.PathLike, histories: Mapping[str, GradientHistory], title: str = ""
 ) -> None:
-    """Draw each net's gradients as a map of units and steps, on one scale of colours.
+    """Draw each net's gradients as a map of units and steps, on one scale of colors.
 
     Args:
         path: The picture, a PNG, SVG or PDF file by its ending.

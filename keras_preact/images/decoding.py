@@ -25,7 +25,7 @@ def decode_image(encoded: Any, channels: int) -> Any:
     """
     import tensorflow as tf
 
-    # Not every decoder can make gray of colours, but all of them make RGB of anything.
+    # Not every decoder can make gray of colors, but all of them make RGB of anything.
     image = tf.cond(
         tf.io.is_jpeg(encoded),
         lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method=JPEG_DCT),

@@ -26,7 +26,7 @@ def to_pillow(image: Any, channels: int) -> Image.Image:
 
     Returns:
         The image in mode `"L"` or `"RGB"`. Files are turned upright by their EXIF orientation;
-        colours become gray by their luma (ITU-R BT.601), an alpha channel is left out.
+        colors become gray by their luma (ITU-R BT.601), an alpha channel is left out.
 
     Raises:
         ImportError: If Pillow is not installed.

@@ -18,10 +18,10 @@ INTERPOLATIONS = tuple(resampling.KERNELS)
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How the images of a net are resized, cropped and normalised for evaluation.
+    """How the images of a net are resized, cropped and normalized for evaluation.
 
     The shorter side is resized to `input_size / crop_fraction` (as Pillow does, anti-aliased and
-    in whole grey levels), the centre `input_size` x `input_size` pixels are cropped, and each
+    in whole gray levels), the center `input_size` x `input_size` pixels are cropped, and each
     channel becomes `(pixel / 255 - mean) / std`. That is how timm evaluates. `Preprocessor` does
     all of it.
 
@@ -103,16 +103,16 @@ class Preprocessing:
         return cast(scaled, dtype or keras.config.floatx())
 
     def resize_and_crop(self, image: Any) -> Any:
-        """Resize the shorter side and crop the centre, in a TensorFlow graph.
+        """Resize the shorter side and crop the center, in a TensorFlow graph.
 
         The result is that of Pillow and torchvision, to the bit.
 
         Args:
             image: TensorFlow tensor `(height, width, channels)` of any numeric dtype, pixels in
-                0..255, of any size. Fractions of a grey level are rounded.
+                0..255, of any size. Fractions of a gray level are rounded.
 
         Returns:
-            A float32 tensor `(input_size, input_size, channels)`, whole grey levels in 0..255.
+            A float32 tensor `(input_size, input_size, channels)`, whole gray levels in 0..255.
         """
         import tensorflow as tf
 

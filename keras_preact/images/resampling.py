@@ -2,7 +2,7 @@
 
 timm's nets were trained and evaluated on images that Pillow resized. TensorFlow's own
 anti-aliased resizing has the same kernels, but works in floats from end to end. Pillow resizes
-along one axis, rounds to whole grey levels and cuts off what lies outside 0..255, then does the
+along one axis, rounds to whole gray levels and cuts off what lies outside 0..255, then does the
 same along the other, in 32-bit integers. Where bicubic interpolation overshoots, that is up to 21
 levels away from `tf.image.resize` on photographs. The method is that of
 https://github.com/python-pillow/Pillow/blob/main/src/libImaging/Resample.c.
@@ -105,11 +105,11 @@ def _weights(length: Any, target: Any, first: Any, count: int, kernel: Kernel) -
     # Anti-aliasing: where the image shrinks, the kernel widens.
     stretch = tf.maximum(scale, 1.0)
     support = kernel.radius * stretch
-    centre = (tf.cast(first + tf.range(count), tf.float64)[:, tf.newaxis] + 0.5) * scale
-    start = tf.maximum(tf.cast(centre - support + 0.5, tf.int32), 0)
-    stop = tf.minimum(tf.cast(centre + support + 0.5, tf.int32), length)
+    center = (tf.cast(first + tf.range(count), tf.float64)[:, tf.newaxis] + 0.5) * scale
+    start = tf.maximum(tf.cast(center - support + 0.5, tf.int32), 0)
+    stop = tf.minimum(tf.cast(center + support + 0.5, tf.int32), length)
     rows = start + tf.range(tf.reduce_max(stop - start))
-    distance = tf.abs(tf.cast(rows, tf.float64) - centre + 0.5) / stretch
+    distance = tf.abs(tf.cast(rows, tf.float64) - center + 0.5) / stretch
     used = (rows < stop) & (distance < kernel.radius)
     values = tf.where(used, kernel.value(distance), tf.zeros([], tf.float64))
     values /= tf.reduce_sum(values, axis=1, keepdims=True)

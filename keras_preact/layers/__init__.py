@@ -1,4 +1,4 @@
-"""The layers that Keras does not have, or has in a slower form."""
+"""Layers that Keras does not have, or has in a slower form."""
 
 from keras_preact.layers.batch_norm import BatchNormalization
 from keras_preact.layers.blur_pool import BlurPool2D

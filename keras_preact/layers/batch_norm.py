@@ -1,4 +1,4 @@
-"""Batch normalisation that uses TensorFlow's fused kernel where it fits."""
+"""Batch normalization that uses TensorFlow's fused kernel where it fits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization`, computed by one fused kernel on TensorFlow.
 
     Outputs, gradients and moving statistics are those of the Keras layer, which computes moments
-    and normalisation as separate operations. The fused kernel serves float16, bfloat16 and
+    and normalization as separate operations. The fused kernel serves float16, bfloat16 and
     float32 maps of rank 4 whose channels come last, or come first on a GPU, with float32 weights;
     everything else, and every other backend, goes through the Keras layer's own code. It takes the
     arguments of the Keras layer.
@@ -28,7 +28,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return self._fused_call(inputs, training=bool(training and self.trainable))
 
     def _moments(self, inputs: Any, mask: Any) -> tuple[Any, Any]:
-        """Mean and variance; on JAX in one pass over the maps, where Keras takes two."""
+        """Return mean and variance: on JAX in one pass over the maps, where Keras takes two."""
         in_one_pass = keras.backend.backend() == "jax" and enabled("moments")
         if not in_one_pass or mask is not None or self.synchronized:
             return super()._moments(inputs, mask)

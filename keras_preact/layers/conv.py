@@ -24,7 +24,7 @@ from keras_preact.ops.winograd import trainable_winograd, winograd_pays
 
 
 class PaddedConvolution(FixedPadding):
-    """What every convolution shares; a subclass has `fixed`, `_convolve` and Keras's attributes."""
+    """Base of every convolution. A subclass has `fixed`, `_convolve` and Keras's attributes."""
 
     def set_pads(self) -> None:
         """Work out `pads`, once Keras has set its attributes.
@@ -45,11 +45,11 @@ class PaddedConvolution(FixedPadding):
             )
 
     def kernel_in_use(self, kernel: Any) -> Any:
-        """What convolves: the kernel, unless a subclass makes another of it."""
+        """Return the kernel that convolves. A subclass may make another of the variable."""
         return kernel
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-        """The padded convolution, without the bias."""
+        """Pad and convolve, without the bias."""
         kernel = self.kernel_in_use(kernel)
         if self.data_format == "channels_last" or kernels_take_channels_first():
             return self._convolve(inputs, kernel, self.data_format)
@@ -57,7 +57,7 @@ class PaddedConvolution(FixedPadding):
         return ops.transpose(outputs, (0, 3, 1, 2))
 
     def finish(self, outputs: Any, training: bool = False) -> Any:
-        """Bias and activation."""
+        """Apply bias and activation."""
         if self.use_bias:
             outputs = self._add_bias(outputs, training)
         return outputs if self.activation is None else self.activation(outputs)
@@ -153,7 +153,7 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
     def _convolve_on_tensorflow(
         self, inputs: Any, kernel: Any, data_format: str, widths: list[list[int]]
     ) -> Any:
-        """Padded inside the kernel, so that training keeps no padded copy of the input."""
+        """Pad inside TensorFlow's kernel, so that training keeps no padded copy of the input."""
         import tensorflow as tf
 
         return tf.nn.conv2d(

@@ -43,7 +43,7 @@ class MaxPooling2D(FixedPadding, keras.layers.MaxPooling2D):
         return super().call(inputs)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, serialised."""
+        """Return the arguments, serialized."""
         config = super().get_config()
         return {**config, "padding": "zeros"} if self.fixed and not self.pad_value else config
 
@@ -79,6 +79,6 @@ class AveragePooling2D(FixedPadding, keras.layers.AveragePooling2D):
         return super().call(inputs)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, serialised."""
+        """Return the arguments, serialized."""
         config = super().get_config()
         return {**config, "padding": "zeros"} if self.fixed else config

@@ -11,7 +11,7 @@ from keras_preact.ops.winograd import SEEN, winograd
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class WinogradConv2D(keras.layers.Layer):
-    """A 3x3 convolution of stride 1 and channels last, with its kernel at Winograd's points.
+    """3x3 convolution of stride 1 and channels last, with its kernel at Winograd's points.
 
     `keras_preact.transforms.winograd` puts it in the place of a convolution.
 
@@ -51,6 +51,6 @@ class WinogradConv2D(keras.layers.Layer):
         return (*input_shape[:-1], self.filters)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, serialised."""
+        """Return the arguments, serialized."""
         own = {"filters": self.filters, "use_bias": self.use_bias}
         return {**super().get_config(), **own}

@@ -1,4 +1,4 @@
-"""The addition of a bias in training on TensorFlow without a GPU."""
+"""Addition of a bias, in training on TensorFlow without a GPU."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from keras_preact.ops.custom_gradient import value_of
 
 
 def add_bias(inputs: Any, bias: Any) -> Any:
-    """Maps and a bias; its gradient, a sum over all pixels, is a matrix product.
+    """Add a bias to maps, so that its gradient, a sum over all pixels, is a matrix product.
 
-    TensorFlow's own sum takes two to three times as long. In bfloat16 the product also sums in
-    float32.
+    TensorFlow's own sum takes two to three times as long, and in bfloat16 sums in 16 bits, where
+    the product sums in float32.
 
     Args:
         inputs: Maps `(batch, height, width, channels)`.

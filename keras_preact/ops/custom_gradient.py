@@ -1,4 +1,4 @@
-"""What functions with a gradient of their own need on TensorFlow."""
+"""Helpers of functions with a gradient of their own, on TensorFlow."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 
 def value_of(variable: Any) -> Any:
-    """A variable or tensor as a tensor. For variables it would have to return gradients by name."""
+    """Convert a variable to a tensor: gradients of variables would have to be returned by name."""
     import tensorflow as tf
 
     return tf.convert_to_tensor(variable)
 
 
 def once_there_is(other: Any, value: Any) -> Any:
-    """The value, but not before the other is known.
+    """Delay a value until another is known.
 
     TensorFlow computes what it can as early as it can: all kernels at Winograd's points when a step
     starts, and what a backward pass makes of the inputs together with the forward one's. Such

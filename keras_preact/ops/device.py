@@ -1,4 +1,4 @@
-"""What the device's kernels can do."""
+"""Abilities of the device's kernels."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import keras
 
 
 def _has_gpu() -> bool:
-    """Whether TensorFlow has a GPU. Ask only where it is the backend."""
+    """Return whether TensorFlow has a GPU. Ask only where it is the backend."""
     import tensorflow as tf
 
     return bool(tf.config.list_logical_devices("GPU"))
 
 
 def is_tensorflow_on_cpu() -> bool:
-    """Whether TensorFlow is the backend and has no GPU."""
+    """Return whether TensorFlow is the backend and has no GPU."""
     return keras.backend.backend() == "tensorflow" and not _has_gpu()
 
 
 def kernels_take_channels_first() -> bool:
-    """Whether convolution and fused normalisation have kernels for channels first.
+    """Return whether convolution and fused normalization have kernels for channels first.
 
     On a CPU, TensorFlow has them for channels last only.
     """
@@ -26,7 +26,7 @@ def kernels_take_channels_first() -> bool:
 
 
 def kernels_pad() -> bool:
-    """Whether a convolution may be told how to pad, and still differentiates at full speed.
+    """Return whether a convolution that pads by itself differentiates at full speed.
 
     On a CPU, TensorFlow takes up to three times as long for the gradients of such a convolution in
     float32 as for padded inputs, and 40 times as long in 16 bits.
@@ -35,9 +35,9 @@ def kernels_pad() -> bool:
 
 
 def kernels_take_groups() -> bool:
-    """Whether convolution has kernels for groups of channels that also differentiate.
+    """Return whether convolution has kernels for groups of channels that also differentiate.
 
-    On a CPU, TensorFlow cannot differentiate them, and inside XLA takes seconds for what a
-    convolution for each group does in a tenth of one.
+    On a CPU, TensorFlow cannot differentiate them, and inside XLA they take seconds where
+    one convolution per group takes a tenth of a second.
     """
     return not is_tensorflow_on_cpu()

@@ -1,4 +1,4 @@
-"""TensorFlow's fused kernel of batch normalisation: one pass over the maps in inference."""
+"""Batch normalization by TensorFlow's fused kernel: one pass over the maps in inference."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DTYPES = ("float16", "bfloat16", "float32")
 
 
 def fused_norm_fits(inputs: Any, axis: int, variable_dtype: str) -> bool:
-    """Whether `fused_norm` can be called.
+    """Return whether `fused_norm` can be called.
 
     Args:
         inputs: Maps.
@@ -45,7 +45,7 @@ def fused_norm(
     epsilon: float,
     training: bool,
 ) -> tuple[Any, Any, Any]:
-    """`(inputs - mean) / sqrt(variance + epsilon) * scale + shift`.
+    """Compute `(inputs - mean) / sqrt(variance + epsilon) * scale + shift`.
 
     Args:
         inputs: Maps of rank 4, for which `fused_norm_fits`.
@@ -55,7 +55,7 @@ def fused_norm(
         variance: Likewise.
         axis: Axis of the channels.
         epsilon: Added to the variance.
-        training: Whether to normalise with the batch's statistics.
+        training: Whether to normalize with the batch's statistics.
 
     Returns:
         Maps of the dtype of `inputs`, the mean, and in training the sample variance.
@@ -79,14 +79,14 @@ def fused_norm(
 def _without_reserve(
     inputs: Any, scale: Any, shift: Any, statistics: dict[str, Any], settings: dict[str, Any]
 ) -> tuple[Any, Any, Any]:
-    """The same in training, without what TensorFlow would keep and on a CPU never reads.
+    """Normalize in training, without keeping what TensorFlow never reads on a CPU.
 
     That is the kernel's third reserve, an eighth of the size of float32 maps.
     """
     import tensorflow as tf
 
     @tf.custom_gradient
-    def normalise(inputs: Any, scale: Any, shift: Any) -> tuple[Any, Any]:
+    def normalize(inputs: Any, scale: Any, shift: Any) -> tuple[Any, Any]:
         *results, first, second, _ = tf.raw_ops.FusedBatchNormV3(
             x=inputs, scale=scale, offset=shift, **statistics, **settings
         )
@@ -104,4 +104,4 @@ def _without_reserve(
 
         return tuple(results), gradient
 
-    return normalise(inputs, value_of(scale), value_of(shift))
+    return normalize(inputs, value_of(scale), value_of(shift))

@@ -1,7 +1,8 @@
 """Convolutions that differentiate faster on TensorFlow without a GPU.
 
-Their own gradients there are slow where they pad by themselves, and the kernel's, a sum over all
-pixels, where the maps are small or strides skip pixels (`benchmarks/kernel_gradient.py`).
+TensorFlow's gradients are slow there where a convolution pads by itself. That of the kernel, a sum
+over all pixels, is slow where maps are small or strides skip pixels
+(`benchmarks/kernel_gradient.py`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def products_pay(
     strides: tuple[int, int],
     dtype: str,
 ) -> bool:
-    """Whether `by_products` makes `convolution` faster.
+    """Return whether `by_products` makes a 3x3 `convolution` faster.
 
     Args:
         shape: Of the inputs, `(batch, height, width, channels)`.
@@ -47,9 +48,9 @@ def products_pay(
 def convolution(
     inputs: Any, kernel: Any, strides: tuple[int, int] = (1, 1), *, by_products: bool
 ) -> Any:
-    """TensorFlow's convolution, padded by half the kernel, with faster gradients.
+    """Convolve on TensorFlow, padded by half the kernel, with faster gradients.
 
-    For these the inputs are padded again, so that training keeps no padded copy.
+    The inputs are padded again for the gradients, so that training keeps no padded copy.
 
     Args:
         inputs: Maps `(batch, height, width, channels)`.
@@ -85,7 +86,7 @@ def _convolution(strides: tuple[int, int], by_products: bool) -> Callable[[Any, 
 
 
 def _pads(kernel: Any) -> list[list[int]]:
-    """Half of the kernel before and after height and width."""
+    """Return half of the kernel, before and after height and width."""
     down, across = (side // 2 for side in kernel.shape[:2])
     return [[0, 0], [down, down], [across, across], [0, 0]]
 
@@ -128,7 +129,7 @@ def _by_products(inputs: Any, kernel: Any, upstream: Any, strides: tuple[int, in
 
 
 def _pixels_of_taps(inputs: Any, kernel: Any, strides: tuple[int, int]) -> list[Any]:
-    """For each tap of the kernel the pixels that it met, in maps as large as the outputs."""
+    """Return the pixels that each tap of the kernel met, in maps as large as the outputs."""
     import tensorflow as tf
 
     sides = kernel.shape[:2]

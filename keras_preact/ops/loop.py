@@ -20,7 +20,7 @@ def loop(step: Step, carry: Any, stacked: list[Any], collected: list[Any]) -> tu
     carried tensor in shape or dtype.
 
     Args:
-        step: What to do with the carried tensor and one slice of each stacked tensor.
+        step: Function of the carried tensor and one slice of each stacked tensor.
         carry: The tensor carried into the first step.
         stacked: Tensors of one length along their leading axis.
         collected: For every slice that `step` collects, a stacked tensor of the same shape and

@@ -1,4 +1,4 @@
-"""Calls a layer as a pure function of its variables, which loops and recomputation need."""
+"""Layers as pure functions of their variables, which loops and recomputation need."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pure_call(
         layer: A built layer or model.
         variables: Variables of the layer.
         values: A tensor for each of them, of its shape and dtype.
-        *args: What the layer is called on.
+        *args: Arguments of the call.
         training: Whether this is a training step.
 
     Returns:

@@ -1,9 +1,9 @@
 """3x3 convolutions in a quarter of the multiplications (Lavin and Gray, arXiv:1509.09308).
 
-F(4x4, 3x3): the output in tiles of 4x4 pixels, each a function of the 6x6 pixels that it sees. What
-is seen and the kernel are transformed to 36 points, at which the convolution is a matrix product
-over the channels; a last transform gives the pixels. In float32 the result differs from the
-convolution's by about 1e-4 of its magnitude.
+F(4x4, 3x3): the output is made in tiles of 4x4 pixels, each of which depends on 6x6 pixels of the
+input. Inputs and kernel are transformed to 36 points, at which the convolution is a matrix product
+over the channels. A last transform gives the pixels. Rounding counts up to 31 times as much as in
+the convolution itself: in float32 about 1e-5 of the largest value.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from keras_preact.ops.custom_gradient import once_there_is, value_of
 
 # With fewer channels, in or out, the transforms cost more than the products save.
 LEAST_CHANNELS = 128
-# Less of the tiles within the maps, and the products save too little.
+# Below this share of the tiles within the maps, the products save too little.
 _LEAST_WITHIN = 2 / 3
-# Fewer tiles in a batch, and the transforms of the kernel cost more than the products save.
+# With fewer tiles in a batch, the transforms of the kernel cost more than the products save.
 _LEAST_TILES = 32
-# Side of a tile, and of what it sees, in pixels.
+# Side of a tile, and of its part of the inputs, in pixels.
 _TILE, SEEN = 4, 6
 # The transforms of one axis: of the pixels seen, of the kernel, and back to a tile. The points are
 # 0, 1, -1, 2, -2 and infinity.
@@ -62,7 +62,7 @@ _TO_PIXELS = np.array(
 
 
 def transformed_kernel(kernel: np.ndarray) -> np.ndarray:
-    """A kernel at the 36 points.
+    """Transform a kernel to the 36 points.
 
     Args:
         kernel: `(3, 3, channels, filters)`.
@@ -75,11 +75,11 @@ def transformed_kernel(kernel: np.ndarray) -> np.ndarray:
 
 
 def winograd(inputs: Any, kernel: Any) -> Any:
-    """The 3x3 convolution of stride 1, padded by a pixel of zeros on every side.
+    """Convolve by 3x3 with stride 1, padded by a pixel of zeros on every side.
 
     Args:
         inputs: float32 `(batch, height, width, channels)`; all but the batch known.
-        kernel: What `transformed_kernel` gives.
+        kernel: Result of `transformed_kernel`.
 
     Returns:
         float32 `(batch, height, width, filters)`.
@@ -88,11 +88,11 @@ def winograd(inputs: Any, kernel: Any) -> Any:
 
 
 def winograd_pays(shape: tuple[int | None, ...], filters: int) -> bool:
-    """Whether training on a CPU is faster with Winograd's algorithm (`benchmarks/winograd.py`).
+    """Return whether training on a CPU is faster by this algorithm (`benchmarks/winograd.py`).
 
     Args:
-        shape: Of the inputs, `(batch, height, width, channels)`; a batch of an unknown size counts
-            as a large one.
+        shape: Shape of the inputs, `(batch, height, width, channels)`. A batch of unknown size
+            counts as a large one.
         filters: Output channels.
     """
     batch, height, width, channels = shape
@@ -107,7 +107,7 @@ def winograd_pays(shape: tuple[int | None, ...], filters: int) -> bool:
 
 
 def trainable_winograd(inputs: Any, kernel: Any) -> Any:
-    """The same convolution on TensorFlow, with its gradients by the same algorithm.
+    """Convolve as `winograd` does, on TensorFlow, with gradients by the same algorithm.
 
     Args:
         inputs: float32 `(batch, height, width, channels)`; all but the batch known.
@@ -138,7 +138,7 @@ def _trainable_winograd() -> Callable[[Any, Any], Any]:
 
 
 def _gradient_of_inputs(kernel: Any, upstream: Any) -> Any:
-    """Of the loss, by the inputs: the convolution with the kernel turned by half a turn."""
+    """Return the loss's gradient by the inputs: a convolution with the kernel turned around."""
     import tensorflow as tf
 
     turned = _kernel_at_points(kernel, _FROM_KERNEL[:, ::-1])
@@ -146,12 +146,12 @@ def _gradient_of_inputs(kernel: Any, upstream: Any) -> Any:
 
 
 def _kernel_at_points(kernel: Any, transform: np.ndarray) -> Any:
-    """A kernel in the graph, at the points: `(36, channels, filters)`."""
+    """Transform a kernel to the points, in the graph: `(36, channels, filters)`."""
     return _combine(transform, ops.reshape(kernel, (9, *kernel.shape[2:])))
 
 
 def _gradient_of_kernel(inputs: Any, upstream: Any) -> Any:
-    """Of the loss, by the kernel `(3, 3, channels, filters)`."""
+    """Return the loss's gradient by the kernel, `(3, 3, channels, filters)`."""
     import tensorflow as tf
 
     tiles = _combine(_TO_PIXELS.T, _windows(upstream, size=_TILE, before=0))
@@ -161,19 +161,19 @@ def _gradient_of_kernel(inputs: Any, upstream: Any) -> Any:
 
 
 def _combine(transform: np.ndarray, values: Any) -> Any:
-    """A transform of both axes, of values whose first axis is that of the pixels or points."""
+    """Transform values along both axes; their first axis is that of the pixels or points."""
     both = np.kron(transform, transform).astype("float32")
     columns = ops.matmul(ops.convert_to_tensor(both), ops.reshape(values, (both.shape[1], -1)))
     return ops.reshape(columns, (both.shape[0], -1, values.shape[-1]))
 
 
 def _points_seen(maps: Any) -> Any:
-    """What each tile sees, at the points: `(36, tiles, channels)`."""
+    """Transform each tile's part of the inputs to the points: `(36, tiles, channels)`."""
     return _combine(_FROM_PIXELS, _windows(maps, size=SEEN, before=1))
 
 
 def _windows(maps: Any, size: int, before: int) -> Any:
-    """Of each tile, the pixels of a window `(size * size, tiles, channels)`, zero beyond the edges.
+    """Gather a window of pixels per tile, `(size * size, tiles, channels)`, zero beyond the edges.
 
     Args:
         maps: `(batch, height, width, channels)`.
@@ -199,7 +199,7 @@ def _windows(maps: Any, size: int, before: int) -> Any:
 
 
 def _maps(products: Any, like: Any) -> Any:
-    """Maps `(batch, height, width, filters)` from products `(36, tiles, filters)` at the points.
+    """Transform products `(36, tiles, filters)` to maps `(batch, height, width, filters)`.
 
     Args:
         products: At the points.

@@ -49,7 +49,7 @@ def export_savedmodel(
       0..255, to `probabilities`, float32 `(batch, classes)`.
     - `serving_bytes`: `image_bytes`, strings `(batch,)`, each a whole JPEG, PNG, GIF (first
       frame), BMP or WebP file, to `probabilities` and `errors`. The files are decoded, turned as a
-      JPEG's EXIF orientation says, resized, cropped and normalised. TF Serving's REST interface
+      JPEG's EXIF orientation says, resized, cropped and normalized. TF Serving's REST interface
       takes base64 `b64` values for an input only where its name ends in `_bytes`.
     - `classify`: `image_bytes` to `classes`, strings `(batch, top_k)`, the most probable first,
       `scores`, float32 `(batch, top_k)`, and `errors`.
@@ -250,16 +250,16 @@ def _labels(model: keras.Model, class_names: Sequence[str] | None) -> list[str]:
 
 
 def _check_probabilities(net: Any, preprocessing: Preprocessing) -> None:
-    """Raise unless the output for one grey image is a probability distribution."""
+    """Raise unless the output for one gray image is a probability distribution."""
     size, channels = preprocessing.input_size, preprocessing.channels
-    grey = keras.ops.full((1, size, size, channels), 127.5, dtype="float32")
-    output = keras.ops.convert_to_numpy(net(grey)["probabilities"]).astype("float32")
+    gray = keras.ops.full((1, size, size, channels), 127.5, dtype="float32")
+    output = keras.ops.convert_to_numpy(net(gray)["probabilities"]).astype("float32")
     # Half-precision outputs of a thousand classes sum to 1 within about a hundredth.
     if not (output.min() >= 0 and abs(output.sum() - 1) < 0.02):
         raise ValueError(
             "`model` must give probabilities: build it with `classifier_activation='softmax'`. "
             f"Received: outputs from {output.min():.4g} to {output.max():.4g} that sum to "
-            f"{output.sum():.4g} for a grey image"
+            f"{output.sum():.4g} for a gray image"
         )
 
 

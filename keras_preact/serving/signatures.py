@@ -61,7 +61,7 @@ def compiled(model: keras.Model, preprocessing: Preprocessing, options: Options)
 
     Args:
         model: What `with_features` returned.
-        preprocessing: What its images were normalised with.
+        preprocessing: What its images were normalized with.
         options: `freeze` and `jit_compile`.
 
     Returns:

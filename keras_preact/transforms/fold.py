@@ -1,4 +1,4 @@
-"""A net for inference alone: batch norms folded away, regularisation gone."""
+"""A net for inference alone: batch norms folded away, regularization gone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from keras_preact.transforms.graph_config import (
     taken_by,
     takers_by_name,
 )
-from keras_preact.transforms.residual_stream import centre, rescale
+from keras_preact.transforms.residual_stream import center, rescale
 from keras_preact.transforms.stacking import unroll
 from keras_preact.weights.named import NamedWeights, named_weights, set_named_weights
 
@@ -49,18 +49,18 @@ def fold(model: keras.Model) -> keras.Model:
     """The same function with less work: what a net needs in inference, and nothing else.
 
     - A batch norm that alone takes a convolution's output becomes part of its kernel and bias.
-    - The sum of a shortcut and a branch is centred: a bias of the branch's last convolution takes
+    - The sum of a shortcut and a branch is centered: a bias of the branch's last convolution takes
       off it the mean that the norms after it expect. It is only where nothing but norms and
       further sums take it, so an output of the model never moves.
     - A batch norm that alone takes such a sum, as after a stage's last unit, becomes part of the
       convolutions that are summed, and the norms along their shortcut read it in its units.
     - Every other batch norm, such as a unit's first, whose input the shortcut takes too, becomes a
       `keras_preact.layers.ScaleShift` of the same name.
-    - A convolution that makes its kernel of its weights, as weight standardisation does, becomes a
+    - A convolution that makes its kernel of its weights, as weight standardization does, becomes a
       plain one, with the kernel as it is used.
     - Dropout, drop path and DropBlock are left out; ShakeDrop, in inference a factor, becomes part
       of the convolution before it where that gives to nothing else, or a `keras.layers.Rescaling`.
-    - Stacked units become separate ones, and rematerialised units are computed as any other.
+    - Stacked units become separate ones, and rematerialized units are computed as any other.
 
     Norms of other kinds stay as they are. So do the names of the layers that stay, so that
     `keras_preact.feature_extractor` takes the folded net too; train and save the net it came from.
@@ -98,7 +98,7 @@ def _fold_layers(config: Config, weights: NamedWeights) -> None:
         for plain, example in _PLAIN.items():
             if _makes_its_kernel(layer, plain):
                 _become_plain(layer, plain, example, weights)
-    centre(config, weights)
+    center(config, weights)
     for norm in of_kind(config, NORMS):
         if not always_trains(norm):
             _fold_norm(norm, config, weights)
@@ -199,7 +199,7 @@ def _name_and_dtype(layer: Config) -> dict[str, Any]:
 
 
 def _kept_in_memory(layer: Config) -> Config:
-    """The layer that a rematerialised one computes twice in training; any other as it is."""
+    """The layer that a rematerialized one computes twice in training; any other as it is."""
     if not is_kind(layer, (Rematerialized,)):
         return layer
     inner = layer["config"]["layer"]

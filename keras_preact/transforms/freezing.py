@@ -13,7 +13,7 @@ from keras_preact.layer_names import HEAD, in_encoder, stage_numbers, stage_of
 def freeze(model: keras.Model, up_to_stage: int) -> int:
     """Freeze a net's stem and its first stages, and let everything after them train.
 
-    Frozen norms normalise by their moving statistics, which stay as they are, in training too.
+    Frozen norms normalize by their moving statistics, which stay as they are, in training too.
     Dropout and stochastic depth go on. The last stage takes the norm that closes it, `head_norm`,
     with it, so that freezing up to it leaves `predictions` alone to train: a linear probe. A
     transformer encoder counts as one more stage after the last.

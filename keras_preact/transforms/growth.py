@@ -76,8 +76,8 @@ def widen(model: keras.Model, wider: keras.Model) -> keras.Model:
 
     Raises:
         ValueError: If the nets differ in more than their channels, or have norms or kernels in
-            which channels depend on one another, as in group normalisation and weight
-            standardisation. `wider` is then as it was.
+            which channels depend on one another, as in group normalization and weight
+            standardization. `wider` is then as it was.
     """
     source, target = named_weights(model), named_weights(wider)
     if source.keys() != target.keys():
@@ -109,7 +109,7 @@ def _with_function_of(model: keras.Model, larger: keras.Model, named: NamedWeigh
             f"image differ by {difference:.2g} of the largest. New units must hand `x` on as it is "
             "(an identity shortcut, and nothing after the addition but an activation that may be "
             "repeated), and new channels must leave the others alone (no norm over channels, "
-            "standardised kernel or group)."
+            "standardized kernel or group)."
         )
     return larger
 

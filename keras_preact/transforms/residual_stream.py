@@ -46,7 +46,7 @@ class _Sum(NamedTuple):
     others: list[str]
 
 
-def centre(config: Config, weights: NamedWeights) -> None:
+def center(config: Config, weights: NamedWeights) -> None:
     """Take the mean that a norm expects off the sums that it takes, in place.
 
     A bias of the convolution that ends a branch does it, and the norms, whose moving mean it was,

@@ -30,7 +30,7 @@ def unroll(model: keras.Model) -> keras.Model:
     """The same net with separate units in place of stacked ones.
 
     The units become layers of the net, or, where the net has more than
-    `keras_preact.stages.FLAT_UNITS` of them or rematerialises, nested models named
+    `keras_preact.stages.FLAT_UNITS` of them or rematerializes, nested models named
     `stage{s}_unit{u}`.
 
     Args:
@@ -285,7 +285,7 @@ def _unit_name(unit: list[Config]) -> str:
 
 
 def _unit_config(unit: list[Config]) -> Config:
-    """A unit, be it flat, nested or rematerialised, as the configuration of a model."""
+    """A unit, be it flat, nested or rematerialized, as the configuration of a model."""
     if _is(unit[0], Rematerialized):
         return unit[0]["config"]["layer"]["config"]
     if "input_layers" in unit[0]["config"]:

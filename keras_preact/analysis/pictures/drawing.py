@@ -24,7 +24,7 @@ _MARGIN = 0.2
 _BETWEEN = 0.7  # between two units
 _FONT_SIZE = 9.0
 
-_COLOURS = {  # fill and edge
+_COLORS = {  # fill and edge
     "conv": ("#dbe7f3", "#4f7cac"),
     "norm": ("#fbeccd", "#c4963f"),
     "act": ("#f7d9d5", "#bd6459"),
@@ -86,12 +86,12 @@ class _Panel:
         self.last = graph.nodes[-1].name
         lane_widths = [self._lane_width(lane) for lane in self.layout.lanes]
         left = 0.0
-        self.centres: dict[int, float] = {}
+        self.centers: dict[int, float] = {}
         for lane, width in zip(self.layout.lanes, lane_widths, strict=True):
-            self.centres[id(lane)] = left + width / 2
+            self.centers[id(lane)] = left + width / 2
             left += width + _GAP
         self.title, self.subtitle = _titles(graph.units)
-        main = self.centres[id(self.layout.lanes[0])]
+        main = self.centers[id(self.layout.lanes[0])]
         shapes = (graph.input_shape, graph.nodes[-1].output_shape)
         shape_ends = (main + _text_width(_shape_label(shape)) / 2 for shape in shapes)
         titles = (_text_width(self.title, _FONT_SIZE + 2) * 1.15, _text_width(self.subtitle))
@@ -116,20 +116,20 @@ class _Panel:
         axes.text(left, top + 0.24, self.subtitle, size=_FONT_SIZE, color="#666666", va="top")
         lane_of = {name: lane for lane in self.layout.lanes for name in lane.nodes}
         self.places = {
-            name: (left + self.centres[id(lane)], self.top + _PITCH * self.layout.rows[name])
+            name: (left + self.centers[id(lane)], self.top + _PITCH * self.layout.rows[name])
             for name, lane in lane_of.items()
         }
         x, _ = self.places[INPUT]
         start = self.top + _PITCH - _END + 0.17
         self.places[INPUT] = (x, start - 0.17)
-        axes.text(x, start, _shape_label(self.graph.input_shape), **_centred("bottom"))
+        axes.text(x, start, _shape_label(self.graph.input_shape), **_centered("bottom"))
         for edge, lane in self.layout.edges.items():
-            self._draw_edge(axes, edge, self.left + self.centres[id(lane)])
+            self._draw_edge(axes, edge, self.left + self.centers[id(lane)])
         x, y = self.places[self.last]
         end = y + _END
         _draw_line(axes, [(x, self._below(self.last)), (x, end - 0.17)])
         output = _shape_label(self.graph.nodes[-1].output_shape)
-        axes.text(x, end - 0.12, output, **_centred("top"))
+        axes.text(x, end - 0.12, output, **_centered("top"))
         for node in self.graph.nodes:
             self._draw_node(axes, node)
 
@@ -176,7 +176,7 @@ class _Panel:
             for (x0, y0), (x1, y1) in arms:
                 axes.plot([x + x0, x + x1], [y + y0, y + y1], color=_LINE, lw=1.0, zorder=4)
             return
-        fill, border = _COLOURS[node.kind]
+        fill, border = _COLORS[node.kind]
         width = self.widths[node.name]
         if node.name in self.layout.lanes[0].nodes:
             width = max(self.widths[each] for each in self.layout.lanes[0].nodes if each != INPUT)
@@ -191,10 +191,10 @@ class _Panel:
             zorder=3,
         )
         axes.add_patch(box)
-        axes.text(x, y, node.label, **_centred("center_baseline"), zorder=4)
+        axes.text(x, y, node.label, **_centered("center_baseline"), zorder=4)
 
 
-def _centred(vertical: str) -> dict[str, Any]:
+def _centered(vertical: str) -> dict[str, Any]:
     return {"ha": "center", "va": vertical, "size": _FONT_SIZE, "color": "#1f1f1f"}
 
 

@@ -84,7 +84,7 @@ def _join(edges: dict[Edge, Lane], chain: list[str], lane: Lane) -> None:
 
 
 def _rows(nodes: tuple[Node, ...]) -> dict[str, float]:
-    """Between the first row that an operation could stand in and the last: chains are centred."""
+    """Between the first row that an operation could stand in and the last: chains are centered."""
     first = {INPUT: 0}
     for node in nodes:
         first[node.name] = 1 + max(first[source] for source in node.inputs)
@@ -131,10 +131,10 @@ def _free_lane(lanes: list[Lane], chain: list[str], rows: dict[str, float]) -> L
     """The lane for a chain: to the right of the one it ends in, shared where it is free."""
     span = rows[chain[0]], rows[chain[-1]]
     target = next((i for i, lane in enumerate(lanes) if chain[-1] in lane.nodes), 0)
-    neighbour = lanes[target + 1] if target + 1 < len(lanes) else None
-    if neighbour and neighbour.free(span) and bool(neighbour.nodes) == (len(chain) > 2):
-        neighbour.spans.append(span)
-        return neighbour
+    neighbor = lanes[target + 1] if target + 1 < len(lanes) else None
+    if neighbor and neighbor.free(span) and bool(neighbor.nodes) == (len(chain) > 2):
+        neighbor.spans.append(span)
+        return neighbor
     lane = Lane(spans=[span])
     lanes.insert(target + 1, lane)
     return lane

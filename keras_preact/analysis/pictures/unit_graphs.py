@@ -1,4 +1,4 @@
-"""The kinds of units in a net, as graphs of labelled operations, read from the net's layers."""
+"""The kinds of units in a net, as graphs of labeled operations, read from the net's layers."""
 
 from __future__ import annotations
 
