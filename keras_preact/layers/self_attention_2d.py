@@ -64,7 +64,8 @@ class SelfAttention2D(keras.layers.Layer):
             raise ValueError(
                 f"{self.name!r} needs maps of a height and width that are known and stay the same: "
                 "its embeddings of positions have one entry per distance. Build the net with a "
-                f"whole `input_shape`. Received: input_shape={input_shape}, map_size={self.map_size}"
+                "whole `input_shape`. "
+                f"Received: input_shape={input_shape}, map_size={self.map_size}"
             )
         depth = self.filters // self.heads
         height, width = self.map_size

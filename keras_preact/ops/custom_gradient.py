@@ -12,7 +12,7 @@ def value_of(variable: Any) -> Any:
     return tf.convert_to_tensor(variable)
 
 
-def once_there_is(other: Any, value: Any) -> Any:
+def depends_on(other: Any, value: Any) -> Any:
     """Delay a value until another is known.
 
     TensorFlow computes what it can as early as it can: all kernels at Winograd's points when a step

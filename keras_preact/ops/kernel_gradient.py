@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_preact.ops.choices import enabled
-from keras_preact.ops.custom_gradient import once_there_is, value_of
+from keras_preact.ops.custom_gradient import depends_on, value_of
 
 # With fewer channels, in or out, products for each tap take longer than the convolution's gradient.
 _LEAST_CHANNELS = 128
@@ -76,7 +76,7 @@ def _convolution(strides: tuple[int, int], by_products: bool) -> Callable[[Any, 
     def convolve(inputs: Any, kernel: Any) -> Any:
         def gradient(upstream: Any) -> tuple[Any, Any]:
             of_inputs = _gradient_of_inputs(inputs, kernel, upstream, strides)
-            late = once_there_is(upstream, inputs)
+            late = depends_on(upstream, inputs)
             return of_inputs, gradient_of_kernel(late, kernel, upstream, strides)
 
         padding = "SAME" if strides == (1, 1) else _pads(kernel)

@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from keras_preact.ops.choices import enabled
-from keras_preact.ops.custom_gradient import once_there_is, value_of
+from keras_preact.ops.custom_gradient import depends_on, value_of
 
 # With fewer channels, in or out, the transforms cost more than the products save.
 LEAST_CHANNELS = 128
@@ -126,12 +126,12 @@ def _trainable_winograd() -> Callable[[Any, Any], Any]:
     @tf.custom_gradient
     def convolve(inputs: Any, kernel: Any) -> Any:
         def gradient(upstream: Any) -> tuple[Any, Any]:
-            of_inputs = _gradient_of_inputs(once_there_is(upstream, kernel), upstream)
-            return of_inputs, _gradient_of_kernel(once_there_is(of_inputs, inputs), upstream)
+            of_inputs = _gradient_of_inputs(depends_on(upstream, kernel), upstream)
+            return of_inputs, _gradient_of_kernel(depends_on(of_inputs, inputs), upstream)
 
         # After the points, not the inputs: TensorFlow merges no ReLU that others wait for.
         seen = _points_seen(inputs)
-        at_points = _kernel_at_points(once_there_is(seen, kernel), _FROM_KERNEL)
+        at_points = _kernel_at_points(depends_on(seen, kernel), _FROM_KERNEL)
         return _maps(tf.matmul(seen, at_points), inputs), gradient
 
     return convolve

@@ -1,4 +1,4 @@
-"""Which stages of a net train."""
+"""Freezing of a net's first stages."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def _unfrozen(model: keras.Model) -> keras.Model:
 
 
 def _closing_stage(name: str, last: int) -> int | None:
-    """The stage that a layer is frozen with."""
+    """Return the stage that a layer is frozen with."""
     if in_encoder(name):
         return last + 1
     return last if name in HEAD[:-1] else stage_of(name)
 
 
 def _parameters(model: keras.Model) -> int:
-    """Parameters that train."""
+    """Count the parameters that train."""
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)

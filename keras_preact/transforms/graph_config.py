@@ -17,15 +17,15 @@ import numpy as np
 from keras_preact.layers import BatchNormalization, Conv2D, DepthwiseConv2D
 from keras_preact.weights.named import NamedWeights
 
-DEPTHWISE = (DepthwiseConv2D, keras.layers.DepthwiseConv2D)
-CONVOLUTIONS = (Conv2D, keras.layers.Conv2D, *DEPTHWISE)
-NORMS = (BatchNormalization, keras.layers.BatchNormalization)
+DEPTHWISE_LAYERS = (DepthwiseConv2D, keras.layers.DepthwiseConv2D)
+CONVOLUTION_LAYERS = (Conv2D, keras.layers.Conv2D, *DEPTHWISE_LAYERS)
+NORM_LAYERS = (BatchNormalization, keras.layers.BatchNormalization)
 
 Config = dict[str, Any]
 
 
 def functional_config(model: Any) -> Config:
-    """A copy of a functional model's configuration.
+    """Return a copy of a functional model's configuration.
 
     Raises:
         ValueError: If the model is not functional.
@@ -39,7 +39,7 @@ def functional_config(model: Any) -> Config:
 
 
 def tensors(value: Any) -> Iterator[Config]:
-    """Every symbolic tensor in the arguments of a layer's calls."""
+    """Yield every symbolic tensor in the arguments of a layer's calls."""
     if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
         yield value
     elif isinstance(value, dict):
@@ -51,17 +51,17 @@ def tensors(value: Any) -> Iterator[Config]:
 
 
 def source(tensor: Config) -> str:
-    """Name of the layer that a symbolic tensor came from."""
+    """Return the name of the layer that a symbolic tensor came from."""
     return tensor["config"]["keras_history"][0]
 
 
 def tensor(layer: str, like: Config) -> Config:
-    """The output of another layer, of the shape and dtype of `like`."""
+    """Return a layer's output, with the shape and dtype of the tensor `like`."""
     return {**like, "config": {**like["config"], "keras_history": [layer, 0, 0]}}
 
 
-def put_in_place(config: Config, layer: keras.layers.Layer) -> None:
-    """Put a layer of the same name in the place of a configuration's, called on the same."""
+def insert(config: Config, layer: keras.layers.Layer) -> None:
+    """Insert a layer in the place of another of the same name, with the same inputs."""
     inbound_nodes = config["inbound_nodes"]
     for call in inbound_nodes:
         call["kwargs"] = {}
@@ -71,7 +71,7 @@ def put_in_place(config: Config, layer: keras.layers.Layer) -> None:
 
 
 def renamed(layers: list[Config], rename: Callable[[str], str]) -> list[Config]:
-    """The layers under other names, wherever they or their outputs are named."""
+    """Rename layers, wherever they or their outputs are named."""
     layers = copy.deepcopy(layers)
     for layer in layers:
         layer["name"] = layer["config"]["name"] = rename(layer["name"])
@@ -81,7 +81,7 @@ def renamed(layers: list[Config], rename: Callable[[str], str]) -> list[Config]:
 
 
 def redirected(value: Any, names: dict[str, str]) -> Any:
-    """`input_layers` or `output_layers` of a configuration, with some layers' names replaced."""
+    """Replace names of layers in a configuration's `input_layers` or `output_layers`."""
     if isinstance(value, dict):
         return {key: redirected(each, names) for key, each in value.items()}
     if len(value) == 3 and isinstance(value[0], str):
@@ -89,13 +89,13 @@ def redirected(value: Any, names: dict[str, str]) -> Any:
     return [redirected(each, names) for each in value]
 
 
-def of_kind(config: Config, kinds: tuple[type[keras.layers.Layer], ...]) -> list[Config]:
-    """The layers of a functional model that are of one of these classes."""
+def layers_of(config: Config, kinds: tuple[type[keras.layers.Layer], ...]) -> list[Config]:
+    """Return the layers of a functional model that are of one of these classes."""
     return [layer for layer in config["layers"] if is_kind(layer, kinds)]
 
 
 def is_kind(layer: Config, kinds: tuple[type[keras.layers.Layer], ...]) -> bool:
-    """Whether a layer is of one of these classes; a subclass may do anything else."""
+    """Return whether a layer is of one of these classes; a subclass may do anything else."""
     name = layer["registered_name"] or f"{layer['module']}.{layer['class_name']}"
     return name in {_serialized_name(kind) for kind in kinds}
 
@@ -105,24 +105,24 @@ def _serialized_name(kind: type[keras.layers.Layer]) -> str:
     return f"keras.layers.{kind.__name__}" if own else keras.saving.get_registered_name(kind)
 
 
-def taken_by(layer: Config) -> Iterator[Config]:
-    """The tensors that a layer is called on."""
+def inputs_of(layer: Config) -> Iterator[Config]:
+    """Yield the tensors that a layer is called on."""
     return tensors(layer["inbound_nodes"])
 
 
 def is_called_once(layer: Config) -> bool:
-    """Whether the layer has one call, of one tensor that is the first output of its source."""
-    histories = [each["config"]["keras_history"][1:] for each in taken_by(layer)]
+    """Return whether a layer has one call, on one tensor, the first output of its source."""
+    histories = [each["config"]["keras_history"][1:] for each in inputs_of(layer)]
     return len(layer["inbound_nodes"]) == 1 and [list(each) for each in histories] == [[0, 0]]
 
 
 def always_trains(layer: Config) -> bool:
-    """Whether a call says `training=True`, so that inference is not what it does."""
+    """Return whether a call says `training=True`, which holds in inference too."""
     return any(call["kwargs"].get("training") for call in layer["inbound_nodes"])
 
 
 def output_names(outputs: Any) -> Iterator[str]:
-    """Names of the layers in a configuration's `output_layers`."""
+    """Yield the names of the layers in a configuration's `output_layers`."""
     if isinstance(outputs, dict):
         outputs = list(outputs.values())
     if len(outputs) == 3 and isinstance(outputs[0], str):
@@ -132,72 +132,72 @@ def output_names(outputs: Any) -> Iterator[str]:
         yield from output_names(each)
 
 
-def takers_by_name(config: Config) -> dict[str, list[Config]]:
-    """By the name of a layer, those that take its output, once for each time that they do."""
-    takers = defaultdict(list)
+def consumers(config: Config) -> dict[str, list[Config]]:
+    """Return, by name, the layers that take a layer's output, once per time that they do."""
+    users = defaultdict(list)
     for layer in config["layers"]:
-        for each in taken_by(layer):
-            takers[source(each)].append(layer)
-    # Of no class: what takes an output of the model.
+        for each in inputs_of(layer):
+            users[source(each)].append(layer)
+    # An output of the model has a consumer too, of no class.
     for name in output_names(config["output_layers"]):
-        takers[name].append({"name": None, "registered_name": "output", "inbound_nodes": []})
-    return takers
+        users[name].append({"name": None, "registered_name": "output", "inbound_nodes": []})
+    return users
 
 
-def gives_to_one(layer: Config, takers: list[Config]) -> bool:
-    """Whether it is a convolution, not activated, that one layer takes."""
-    return is_linear_convolution(layer) and len(takers) == 1
+def has_single_consumer(layer: Config, users: list[Config]) -> bool:
+    """Return whether a layer is a convolution, not activated, with a single consumer."""
+    return is_linear_convolution(layer) and len(users) == 1
 
 
 def is_linear_convolution(layer: Config) -> bool:
-    """Whether it is a convolution, called once and not activated."""
+    """Return whether a layer is a convolution, called once and not activated."""
     return (
-        is_kind(layer, CONVOLUTIONS)
+        is_kind(layer, CONVOLUTION_LAYERS)
         and is_called_once(layer)
         and layer["config"]["activation"] == "linear"
     )
 
 
 def is_of_channels(layer: Config, convolution: Config) -> bool:
-    """Whether a layer's axis is that of the channels of a convolution's outputs."""
+    """Return whether a layer's axis is that of the channels of a convolution's outputs."""
     channel_axis = 1 if convolution["config"]["data_format"] == "channels_first" else 3
     return layer["config"]["axis"] % 4 == channel_axis
 
 
-def leave_out(layer: Config, config: Config) -> None:
-    """Remove a layer; what took its output takes its input."""
+def bypass(layer: Config, config: Config) -> None:
+    """Remove a layer. The layers that took its output take its input."""
     config["layers"].remove(layer)
     (x,) = tensors(layer["inbound_nodes"])
     for other in config["layers"]:
-        for each in taken_by(other):
+        for each in inputs_of(other):
             if source(each) == layer["name"]:
                 each["config"] = x["config"]
     config["output_layers"] = redirected(config["output_layers"], {layer["name"]: source(x)})
 
 
-def multiply(convolution: Config, factor: np.ndarray | float, weights: NamedWeights) -> None:
-    """Scale what a convolution gives, by its weights.
+def scale_outputs(convolution: Config, factor: np.ndarray | float, weights: NamedWeights) -> None:
+    """Scale the outputs of a convolution, by its weights.
 
     Args:
-        convolution: Not activated.
-        factor: One for all channels, or one `(channels,)` for each.
-        weights: Those of the model, changed in place.
+        convolution: A convolution without activation.
+        factor: One factor for all channels, or one per channel, `(channels,)`.
+        weights: Weights of the model, changed in place.
     """
     kernel, *bias = weights[convolution["name"]].values()
-    # A kernel's last axis is that of the channels that come out; in a depthwise one the last two.
-    shape = kernel.shape[2:] if is_kind(convolution, DEPTHWISE) else kernel.shape[-1:]
+    # A kernel's last axis is that of the output channels; in a depthwise one the last two are.
+    shape = kernel.shape[2:] if is_kind(convolution, DEPTHWISE_LAYERS) else kernel.shape[-1:]
     arrays = [kernel * np.broadcast_to(factor, np.prod(shape)).reshape(shape)]
     arrays += [each * factor for each in bias]
     weights[convolution["name"]] = {str(place): array for place, array in enumerate(arrays)}
 
 
-def add_bias(bias: np.ndarray, convolution: Config, weights: NamedWeights) -> None:
-    """Add to what a convolution gives, by its bias.
+def shift_outputs(bias: np.ndarray, convolution: Config, weights: NamedWeights) -> None:
+    """Add to the outputs of a convolution, by its bias.
 
     Args:
-        bias: `(channels,)`.
-        convolution: Not activated; it gets a bias if it has none.
-        weights: Those of the model, changed in place.
+        bias: One number per channel, `(channels,)`.
+        convolution: A convolution without activation. It gets a bias if it has none.
+        weights: Weights of the model, changed in place.
     """
     arrays = weights[convolution["name"]]
     arrays["1"] = arrays.get("1", 0.0) + bias
