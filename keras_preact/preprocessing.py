@@ -44,7 +44,7 @@ CIFAR10_CLASSES = (
 
 
 def _preprocessing_of(weights: str | Preprocessing) -> Preprocessing:
-    """The preprocessing itself, or that of the entry in the catalogue with this name."""
+    """Return the preprocessing itself, or that of the entry in the catalogue with this name."""
     if isinstance(weights, Preprocessing):
         return weights
     if weights == "cifar10":
@@ -117,8 +117,8 @@ def decode_predictions(
     Args:
         preds: Probabilities, or any scores, `(batch, classes)`: what a net returns.
         top: Number of classes to name for each image.
-        weights: What the net was built with: `"imagenet"`, for the 1000 classes of ImageNet-1k, or
-            `"cifar10"`.
+        weights: Weights that the net was built with: `"imagenet"`, for the 1000 classes of
+            ImageNet-1k, or `"cifar10"`.
 
     Returns:
         For each image its best classes, best first, each as `(identifier, name, score)`. An
@@ -147,7 +147,7 @@ def decode_predictions(
 
 
 def _classes_of(weights: str) -> tuple[tuple[str, str], ...]:
-    """Identifier and name of each class, in the order of a net's outputs."""
+    """Return identifier and name of each class, in the order of a net's outputs."""
     if weights == "imagenet":
         return _imagenet_classes()
     if weights == "cifar10":
@@ -163,10 +163,10 @@ def _imagenet_classes() -> tuple[tuple[str, str], ...]:
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class Preprocessor:
-    """Makes the input of a net out of images of any size, as its weights were evaluated.
+    """Conversion of images of any size to the input of a net, as its weights were evaluated.
 
-    The shorter side is resized, the center cropped, the pixels normalized. Pillow resizes, so
-    that the result is the same on every backend and equal to timm's transform for evaluation.
+    The shorter side is resized, the center cropped, and the pixels are normalized. Pillow resizes,
+    so that the result is the same on every backend and equal to timm's transform for evaluation.
 
     ```python
     preprocessor = Preprocessor("resnetv2_50.a1h_in1k")
@@ -245,20 +245,20 @@ class Preprocessor:
         return ops.convert_to_numpy(self._normalize(np.stack(batch)))
 
     def get_config(self) -> dict[str, Any]:
-        """The preprocessing and the data format as plain JSON values."""
+        """Return the preprocessing and the data format as plain JSON values."""
         return {**self.preprocessing.get_config(), "data_format": self.data_format}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Preprocessor:
-        """The preprocessor that `get_config` described."""
+        """Build the preprocessor that `get_config` described."""
         values = {**config}
         return cls(data_format=values.pop("data_format"), weights=Preprocessing(**values))
 
     def resize_and_crop(self, image: Any) -> np.ndarray:
-        """What a net sees of an image, before its pixels are normalized.
+        """Resize and crop an image as the net sees it, before its pixels are normalized.
 
         Args:
-            image: One image, as of a call.
+            image: One image, as in a call.
 
         Returns:
             uint8 `(input_size, input_size, channels)`.
@@ -285,7 +285,7 @@ class Preprocessor:
         return pixels.reshape(values.input_size, values.input_size, values.channels)
 
     def _normalize(self, images: Any) -> Any:
-        """Normalized images, their axes in the order of `data_format`."""
+        """Normalize images, and bring their axes into the order of `data_format`."""
         if self.data_format == "channels_last":
             return self.preprocessing.normalize(images)
         last = len(images.shape) - 1

@@ -1,4 +1,4 @@
-"""What a net costs, what its units look like and do, where it looks, how sure it may be."""
+"""Analyses of nets: costs, pictures, signals and gradients, class activations, calibration."""
 
 from keras_preact.analysis.calibration import (
     Reliability,

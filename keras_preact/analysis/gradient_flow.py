@@ -1,4 +1,4 @@
-"""How gradients flow back through a net: why identity shortcuts keep them alive.
+"""Gradients on their way back through a net, which identity shortcuts keep alive.
 
 In a net of pre-activation units, `x_L = x_l + sum F(x_i)`, so the gradient at `x_l` holds that at
 `x_L` unscaled (arXiv:1603.05027, equation 5). These functions measure it.
@@ -26,9 +26,9 @@ class GradientFlow:
 
     Attributes:
         units: Names of the units, from the input on.
-        inputs: `(units,)`: of the gradient at the unit's input.
-        shortcuts: `(units,)`: of the part of it that came back through the shortcut.
-        branches: `(units,)`: of the part that came back through the residual branch.
+        inputs: `(units,)`: norms of the gradient at the unit's input.
+        shortcuts: `(units,)`: norms of the part of it that came back through the shortcut.
+        branches: `(units,)`: norms of the part that came back through the residual branch.
         loss: The mean loss.
     """
 
@@ -55,7 +55,7 @@ def gradient_flow(
     Args:
         model: A net built by this package, of separate or stacked units.
         x: Images `(batch, height, width, channels)`, or with the channels first.
-        y: What the loss compares the net's output with.
+        y: Targets that the loss compares with the net's output.
         loss: A Keras loss, or its name.
         training: Whether norms use the batch's statistics and dropout drops.
 
@@ -80,12 +80,12 @@ def gradient_flow(
 
 
 def head_gradient(chain: Chain, last: Any, y: Any, loss: Any, training: bool) -> tuple[float, Any]:
-    """The loss, and its gradient at the last unit's output.
+    """Return the loss, and its gradient at the last unit's output.
 
     Args:
         chain: The net.
         last: Maps that the last unit gives.
-        y: What the loss compares the net's output with.
+        y: Targets that the loss compares with the net's output.
         loss: A Keras loss, or its name.
         training: Whether norms use the batch's statistics and dropout drops.
 
@@ -102,7 +102,7 @@ def head_gradient(chain: Chain, last: Any, y: Any, loss: Any, training: bool) ->
 
 
 def _maps(chain: Chain, x: Any, training: bool) -> list[Any]:
-    """What comes into every unit, and what comes out of the last."""
+    """Return the input of every unit, and the output of the last."""
     with keras.StatelessScope():
         maps = [chain.stem(x, training=training)]
         for unit in chain.units:
@@ -111,7 +111,7 @@ def _maps(chain: Chain, x: Any, training: bool) -> list[Any]:
 
 
 def _through(unit: ResidualUnit, x: Any, gradient: Any, training: bool) -> tuple[Any, Any]:
-    """The gradient at a unit's input: what came through the shortcut, and through the branch."""
+    """Return the two parts of the gradient at a unit's input: by the shortcut and by the branch."""
     _, pull_sum, pull = linearized_unit(unit, x, training)
     gradient = pull_sum([gradient])
     return pull([gradient, None]), pull([None, gradient])
@@ -142,9 +142,9 @@ def draw_gradient_flow(
     """Draw the gradients of several nets, from the first unit to the last.
 
     Args:
-        path: The picture, a PNG, SVG or PDF file by its ending.
-        flows: By label, what was measured.
-        title: Of the picture.
+        path: File of the picture, a PNG, SVG or PDF by its ending.
+        flows: Measurements, by label.
+        title: Title of the picture.
 
     Raises:
         ImportError: If matplotlib is not installed.

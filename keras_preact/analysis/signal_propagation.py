@@ -1,4 +1,4 @@
-"""How signals go forward through a net, and what each unit adds to them."""
+"""Signals on their way through a net, and the share of each unit in them."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def draw_signal_propagation(
     """Draw the statistics of several nets, from the first unit to the last.
 
     Args:
-        path: The picture, a PNG, SVG or PDF file by its ending.
-        signals: By label, what was measured.
-        title: Of the picture.
+        path: File of the picture, a PNG, SVG or PDF by its ending.
+        signals: Measurements, by label.
+        title: Title of the picture.
 
     Raises:
         ImportError: If matplotlib is not installed.

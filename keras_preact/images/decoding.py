@@ -36,7 +36,7 @@ def decode_image(encoded: Any, channels: int) -> Any:
 
 
 def rgb_to_channels(image: Any, channels: int) -> Any:
-    """An RGB image, or its luma (ITU-R BT.601) if one channel is wanted.
+    """Convert an RGB image to its luma (ITU-R BT.601) if one channel is wanted.
 
     Args:
         image: uint8 TensorFlow tensor `(height, width, 3)`.

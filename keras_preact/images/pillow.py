@@ -1,4 +1,4 @@
-"""Images of every kind a user has them in, as Pillow images."""
+"""Conversion of files, arrays and tensors to Pillow images."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def to_pillow(image: Any, channels: int) -> Image.Image:
 
 
 def to_array(image: Any) -> np.ndarray:
-    """An array or eager tensor, of any backend or of TensorFlow, as an array of numbers.
+    """Convert an array or eager tensor, of any backend or of TensorFlow, to an array of numbers.
 
     Raises:
         TypeError: If it is neither, or holds something else.
@@ -65,13 +65,13 @@ def to_array(image: Any) -> np.ndarray:
 
 
 def is_tensorflow(x: Any) -> bool:
-    """Whether `x` is a tensor of TensorFlow, whatever the backend; TensorFlow is not imported."""
+    """Return whether `x` is a tensor of TensorFlow, on any backend, without importing it."""
     tensorflow = sys.modules.get("tensorflow")
     return tensorflow is not None and tensorflow.is_tensor(x)
 
 
 def is_symbolic(x: Any) -> bool:
-    """Whether `x` is a tensor of a TensorFlow graph, which has no value yet."""
+    """Return whether `x` is a tensor of a TensorFlow graph, which has no value yet."""
     return is_tensorflow(x) and sys.modules["tensorflow"].is_symbolic_tensor(x)
 
 
@@ -115,7 +115,7 @@ def _to_channels(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _to_levels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Pixels as uint8, checked."""
+    """Check pixels and convert them to uint8."""
     if pixels.ndim != 3 or pixels.shape[-1] != channels or 0 in pixels.shape:
         raise ValueError(
             f"An image must have the shape (height, width, {channels}). "

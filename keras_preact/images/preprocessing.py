@@ -18,12 +18,12 @@ INTERPOLATIONS = tuple(resampling.KERNELS)
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How the images of a net are resized, cropped and normalized for evaluation.
+    """Values by which the images of a net are resized, cropped and normalized for evaluation.
 
     The shorter side is resized to `input_size / crop_fraction` (as Pillow does, anti-aliased and
     in whole gray levels), the center `input_size` x `input_size` pixels are cropped, and each
-    channel becomes `(pixel / 255 - mean) / std`. That is how timm evaluates. `Preprocessor` does
-    all of it.
+    channel becomes `(pixel / 255 - mean) / std`, as in timm's evaluation. `Preprocessor` does all
+    of it.
 
     Args:
         input_size: Height and width the net sees, in pixels.
@@ -63,16 +63,16 @@ class Preprocessing:
 
     @property
     def channels(self) -> int:
-        """Number of channels of an image."""
+        """Return the number of channels of an image."""
         return len(self.mean)
 
     @property
     def resize_size(self) -> int:
-        """Length of the shorter side before the crop, in pixels."""
+        """Return the length of the shorter side before the crop, in pixels."""
         return int(self.input_size / self.crop_fraction)
 
     def get_config(self) -> dict[str, Any]:
-        """The fields as plain JSON values; `Preprocessing(**config)` is its inverse."""
+        """Return the fields as plain JSON values; `Preprocessing(**config)` is its inverse."""
         return dataclasses.asdict(self)
 
     def normalize(
@@ -131,10 +131,10 @@ class Preprocessing:
         return tf.cast(image, tf.float32)
 
 
-# What every net takes that a builder loads for `weights="imagenet"`: pixels scaled to -1..1.
+# Preprocessing of every net that a builder loads for `weights="imagenet"`: pixels in -1..1.
 IMAGENET = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3)
-# What every net takes that a builder loads for `weights="cifar10"`: pixels less the mean of the
-# training images, divided by their standard deviation.
+# Preprocessing of every net that a builder loads for `weights="cifar10"`: pixels less the mean of
+# the training images, divided by their standard deviation.
 CIFAR10 = Preprocessing(
     input_size=32,
     mean=(0.4914, 0.4822, 0.4465),

@@ -18,7 +18,7 @@ FRACTION_BITS = 22
 
 
 class Kernel(NamedTuple):
-    """An interpolation kernel: its value at each distance, and the distance at which it ends."""
+    """Interpolation kernel: its value at each distance, and the distance at which it ends."""
 
     value: Callable[[Any], Any]
     radius: float
@@ -50,7 +50,7 @@ KERNELS = {"bilinear": Kernel(_triangle, 1.0), "bicubic": Kernel(_cubic, 2.0)}
 
 
 def resize_and_crop(image: Any, target: Any, corner: Any, size: int, interpolation: str) -> Any:
-    """What `PIL.Image.resize` makes of an image, cropped. Only what the crop shows is computed.
+    """Resize an image as `PIL.Image.resize` does, and crop it. Only the crop is computed.
 
     Args:
         image: uint8 TensorFlow tensor `(height, width, channels)`.
@@ -81,7 +81,7 @@ def resize_and_crop(image: Any, target: Any, corner: Any, size: int, interpolati
 
 
 def _resample(image: Any, target: Any, first: Any, count: int, kernel: Kernel) -> Any:
-    """Rows `first` to `first + count` of the `target` rows that an image is resized to."""
+    """Return rows `first` to `first + count` of the `target` rows of the resized image."""
     import tensorflow as tf
 
     height, width, channels = tf.unstack(tf.shape(image))
@@ -98,7 +98,7 @@ def _resample(image: Any, target: Any, first: Any, count: int, kernel: Kernel) -
 
 
 def _weights(length: Any, target: Any, first: Any, count: int, kernel: Kernel) -> Any:
-    """How much each of `length` rows adds to each wanted one: sparse int32 `(count, length)`."""
+    """Return the weight of each of `length` rows in each wanted row, int32 `(count, length)`."""
     import tensorflow as tf
 
     scale = tf.cast(length, tf.float64) / tf.cast(target, tf.float64)

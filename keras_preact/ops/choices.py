@@ -32,7 +32,7 @@ class Choice:
         decided_by: Module, function or constant that decides.
         benchmark: Command that measures it.
         measured: By processor, how many times as fast it was there; a range is over shapes or nets.
-        switch: What switches it off: `KERAS_PREACT_WITHOUT` and `without`, unless named here.
+        switch: Its switch, if not `KERAS_PREACT_WITHOUT` and `without`.
     """
 
     name: str

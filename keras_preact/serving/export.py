@@ -1,4 +1,4 @@
-"""A Keras model as a TensorFlow SavedModel, ready for TF Serving."""
+"""Export of a Keras model as a TensorFlow SavedModel, ready for TF Serving."""
 
 from __future__ import annotations
 
@@ -58,22 +58,23 @@ def export_savedmodel(
       classifier sees, and `errors`.
 
     `errors`, strings `(batch,)`, is empty for an image that was read. Otherwise it says what is
-    wrong with it, its numbers are zero and its classes empty; the other images have their answers.
+    wrong with the image, whose numbers are zero and whose classes are empty. The other images get
+    their answers.
 
-    `assets/labels.txt` holds the class names, one a line, in the order of the output;
-    `assets.extra/tf_serving_warmup_requests` a request of each signature;
-    `assets.extra/model.json` and `README.md` the model card.
+    `assets/labels.txt` holds the class names, one per line, in the order of the output.
+    `assets.extra/tf_serving_warmup_requests` holds a request of each signature, and
+    `assets.extra/model.json` and `README.md` hold the model card.
 
     Args:
         model: A model with one input of images `(batch, height, width, channels)` and one softmax
             output `(batch, classes)`. Height and width may be `None`.
-        path: Folder to create. It appears complete or not at all: everything is written under a
-            temporary name beside it, which is then renamed.
-        preprocessing: What the model was evaluated with.
+        path: Folder to create. It appears whole or not at all: all is written under a temporary
+            name beside it, which is then renamed.
+        preprocessing: The preprocessing with which the model was evaluated.
         class_names: Name of each class; by default their indices, from `"0"`.
-        image_dtype: `"float32"` or `"uint8"`, what `serving_default` takes.
+        image_dtype: Dtype of the images that `serving_default` takes, `"float32"` or `"uint8"`.
         any_size: Whether `serving_default` takes images of any size, and resizes and crops them as
-            the others do. Otherwise they have the size of the model's input.
+            the other signatures do. Otherwise they have the size of the model's input.
         top_k: Number of classes that `classify` gives; all if the model has fewer.
         max_pixels: Height times width of the largest image that is decoded. It bounds the memory
             that a small file can ask for.
@@ -87,7 +88,7 @@ def export_savedmodel(
             once, rather than variables.
         warm_up_batch_sizes: Numbers of images in the warm-up requests; none without any. They need
             `tensorflow-serving-api`.
-        about: What the model card shall say besides what is known, under the names `training`,
+        about: Entries that the model card shall have besides those known, by the names `training`,
             `metrics`, `licence`, `source`: texts, numbers or mappings of them.
 
     Returns:
@@ -163,7 +164,7 @@ def _write_labels(folder: Path, labels: Sequence[str]) -> None:
 def _for_inference(
     model: keras.Model, fold: bool, dtype: str | None, winograd: bool
 ) -> keras.Model:
-    """The model that is written, folded and in the precision asked for."""
+    """Return the model that is written, folded and in the wanted precision."""
     if fold:
         model = transforms.fold(model)
     if dtype is not None:

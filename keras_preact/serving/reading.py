@@ -1,4 +1,4 @@
-"""Batches of image files into images, in a TensorFlow graph, whatever state the files are in."""
+"""Reading of image files in a TensorFlow graph, in which damaged files stop no others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from keras_preact.images.decoding import decode_image
 from keras_preact.images.preprocessing import Preprocessing
 
-# What is told of an image that is not scored; the empty string where nothing is wrong.
+# Errors of images that are not scored; the empty string where nothing is wrong.
 NO_ERROR = ""
 DAMAGED = "the image is damaged"
 UNKNOWN_FORMAT = "not a JPEG, PNG, GIF, BMP or WebP file"
@@ -24,10 +24,10 @@ _MIRRORED, _UPSIDE_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Decodes and prepares image files; one that cannot be decoded does not stop the others.
+    """Reader that decodes and prepares image files. A damaged file does not stop the others.
 
     Args:
-        preprocessing: What the images go through.
+        preprocessing: Preprocessing of the images.
         max_pixels: Height times width above which an image is refused before it is decoded.
     """
 
@@ -41,8 +41,8 @@ class ImageReader:
             files: Strings `(batch,)`: JPEG, PNG, GIF (first frame), BMP or WebP.
 
         Returns:
-            The images, float32 `(batch, input_size, input_size, channels)`, pixels in 0..255, zero
-            where there is an error; and the errors, strings `(batch,)`, empty where there is none.
+            Images, float32 `(batch, input_size, input_size, channels)`, pixels in 0..255, zero
+            where there is an error; and errors, strings `(batch,)`, empty where there is none.
         """
         import tensorflow as tf
 
@@ -69,7 +69,7 @@ class ImageReader:
         return tf.ensure_shape(images, (None, size, size, channels)), errors
 
     def _read(self, file: Any) -> tuple[Any, Any]:
-        """A prepared image and an error, of which one is empty; raises where decoding does."""
+        """Return a prepared image and an error, one of them empty; raise where decoding does."""
         import tensorflow as tf
 
         size, channels = self.preprocessing.input_size, self.preprocessing.channels
@@ -90,10 +90,10 @@ class ImageReader:
 
 
 def _pixels(file: Any) -> Any:
-    """Height times width as the header tells, int64; -1 for a format that is not read."""
+    """Read height times width from the header, int64; -1 for a format that is not read."""
     import tensorflow as tf
 
-    # A file that ends earlier goes on in zeros.
+    # Zeros follow a file that ends earlier.
     start = tf.strings.join([tf.strings.substr(file, 0, 32), b"\0" * 32])
     header = tf.cast(tf.io.decode_raw(start, tf.uint8), tf.int64)
 
@@ -132,13 +132,13 @@ def _pixels(file: Any) -> Any:
 
 
 def exif_orientation(file: Any) -> Any:
-    """How a camera was held, as a JPEG file's EXIF says.
+    """Read the orientation of the camera from the EXIF block of a JPEG file.
 
     Args:
         file: Scalar TensorFlow string, the content of an image file.
 
     Returns:
-        int32 in 1..8 as EXIF numbers them; 1, upright, for a file that says nothing.
+        int32 in 1..8 as EXIF numbers them; 1, upright, for a file without one.
     """
     import tensorflow as tf
 
@@ -151,14 +151,14 @@ def exif_orientation(file: Any) -> Any:
 
 
 def _bytes(block: Any, start: Any, count: int) -> Any:
-    """Some bytes of a block; what lies outside it repeats its last or first."""
+    """Return some bytes of a block; outside of it, its first or last byte."""
     import tensorflow as tf
 
     return tf.gather(block, tf.clip_by_value(start + tf.range(count), 0, tf.size(block) - 1))
 
 
 def _exif_block(header: Any) -> Any:
-    """The TIFF structure in a JPEG's EXIF segment; empty if there is none."""
+    """Return the TIFF structure in a JPEG's EXIF segment; empty if there is none."""
     import tensorflow as tf
 
     def not_found(place: Any, start: Any) -> Any:
@@ -179,20 +179,20 @@ def _exif_block(header: Any) -> Any:
 
 
 def _orientation(block: Any) -> Any:
-    """The orientation in the first directory of a TIFF structure; 1 if it holds none."""
+    """Return the orientation in the first directory of a TIFF structure; 1 if there is none."""
     import tensorflow as tf
 
     little_endian = _bytes(block, 0, 1)[0] == ord("I")
 
     def number(digits: Any) -> Any:
-        """Of bytes along the last axis."""
+        """Return the number that bytes along the last axis make."""
         count = digits.shape[-1]
         powers = tf.constant([256**power for power in range(count)])
         powers = tf.where(little_endian, powers, tf.reverse(powers, [0]))
         return tf.reduce_sum(digits * powers, axis=-1)
 
     directory = number(_bytes(block, 4, 4))
-    # A directory of more is damaged; the orientation is among the first entries.
+    # A larger directory is damaged. The orientation is among the first entries.
     entries = tf.minimum(number(_bytes(block, directory, 2)), 256)
     places = directory + 2 + 12 * tf.range(entries)[:, None] + tf.range(12)
     table = tf.gather(block, tf.clip_by_value(places, 0, tf.size(block) - 1))

@@ -1,4 +1,4 @@
-"""The functions of a SavedModel, in TensorFlow's terms."""
+"""Signatures of a SavedModel, as TensorFlow functions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from keras_preact.serving.reading import ImageReader
 
 # Most images that go through the net at a time, so that memory does not grow with a batch.
 CHUNK = 32
-# Chunks side by side: on a CPU one's additions, which wait for memory, fill the time that another's
-# convolutions leave between their threads.
+# Chunks side by side: on a CPU, the additions of one, which wait for memory, fill the gaps that the
+# convolutions of another leave between their threads.
 STREAMS = 2
 PROBABILITIES = "probabilities"
 EMBEDDING = "embedding"
@@ -28,7 +28,7 @@ Net = Callable[[Any], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Options:
-    """What `keras_preact.export_savedmodel` documents under the same names."""
+    """Options of `keras_preact.export_savedmodel`, documented there."""
 
     image_dtype: str
     any_size: bool
@@ -39,7 +39,7 @@ class Options:
 
 
 def with_features(model: keras.Model) -> keras.Model:
-    """A classifier that returns all that the signatures give, by name.
+    """Build a classifier that returns all outputs of the signatures, by name.
 
     Args:
         model: A classifier.
@@ -57,11 +57,11 @@ def with_features(model: keras.Model) -> keras.Model:
 
 
 def compiled(model: keras.Model, preprocessing: Preprocessing, options: Options) -> Net:
-    """The net as one TensorFlow function.
+    """Make one TensorFlow function of the net.
 
     Args:
-        model: What `with_features` returned.
-        preprocessing: What its images were normalized with.
+        model: Result of `with_features`.
+        preprocessing: Preprocessing whose normalization comes first.
         options: `freeze` and `jit_compile`.
 
     Returns:
@@ -112,14 +112,14 @@ def signatures(
     labels: Sequence[str],
     options: Options,
 ) -> dict[str, Any]:
-    """The functions of the SavedModel, by the names they are served under.
+    """Make the signatures of the SavedModel, by name.
 
     Args:
-        model: What `with_features` returned.
-        net: What `compiled` returned.
-        preprocessing: What the images go through.
+        model: Result of `with_features`.
+        net: Result of `compiled`.
+        preprocessing: Preprocessing of the images.
         labels: Names of the classes.
-        options: What the signatures take and give.
+        options: Options of inputs and outputs.
 
     Returns:
         A `tf.function` each, with its input signature.
@@ -146,7 +146,7 @@ def signatures(
     def read_and_run(files: Any, names: Sequence[str]) -> dict[str, Any]:
         images, errors = read(files)
         outputs = run(images, names)
-        # The net has an answer to a black image too, which is nobody's.
+        # The images of files that could not be read are black, and get scores too: drop them.
         outputs = {name: _zero_where(errors != "", output) for name, output in outputs.items()}
         return {**outputs, "errors": errors}
 
@@ -180,7 +180,7 @@ def signatures(
 
 
 def _in_chunks(net: Net, images: Any, names: Sequence[str]) -> dict[str, Any]:
-    """Some outputs of the net for any number of images, none included."""
+    """Compute some outputs of the net, for any number of images, also for none."""
     import tensorflow as tf
 
     count = tf.shape(images)[0]

@@ -1,4 +1,4 @@
-"""What a net costs: parameters, multiply-adds, activations and bytes of weights.
+"""Costs of nets: parameters, multiply-adds, activations and bytes of weights.
 
 The counts are the field's:
 
@@ -33,12 +33,12 @@ from keras_preact.layer_names import HEAD, stage_of
 
 
 class UnknownLayerError(ValueError):
-    """A layer with weights whose cost `COSTS` does not tell."""
+    """Error for a layer with weights that `COSTS` has no cost of."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one call of a layer does for one example.
+    """Work of one call of a layer, for one example.
 
     Attributes:
         flops: Multiply-adds.
@@ -51,7 +51,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a part of a net costs, for one example.
+    """Cost of a part of a net, for one example.
 
     Attributes:
         parameters: Numbers that training changes.
@@ -76,7 +76,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One call of a layer.
+    """Cost of one call of a layer.
 
     Attributes:
         name: The layer's name.
@@ -99,7 +99,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage.
+    """Cost of one stage.
 
     Attributes:
         name: `"stem"`, `"stage2"` and so on, `"head"`; what the names of other layers begin with.
@@ -119,7 +119,7 @@ class StageCost:
 
 @dataclass(frozen=True)
 class NetCost:
-    """What a net costs, for one example.
+    """Cost of a net, for one example.
 
     Attributes:
         layers: Every call of a layer, in the order of computation.
@@ -131,12 +131,12 @@ class NetCost:
 
     @property
     def total(self) -> Cost:
-        """The cost of the whole net."""
+        """Return the cost of the whole net."""
         return reduce(add, (stage.cost for stage in self.stages), Cost())
 
 
 def model_cost(model: keras.Model, input_shape: Shape | None = None) -> NetCost:
-    """What a functional model costs, by layer and by stage.
+    """Count the cost of a functional model, by layer and by stage.
 
     Nothing is computed: the counts follow from the shapes. A layer that is called twice costs its
     parameters once.
@@ -188,7 +188,7 @@ def _layer_cost(call: Call, receptive_field: int | None, known: set[int]) -> Lay
 
 
 def _weights(layer: Any) -> tuple[int, int]:
-    """Parameters and bytes of a layer's weights."""
+    """Return parameters and bytes of a layer's weights."""
     if not isinstance(layer, keras.layers.Layer):
         return 0, 0
     # Frozen or not: Keras keeps apart what training would change.
@@ -233,7 +233,7 @@ def _stage_cost(name: str, rows: list[LayerCost]) -> StageCost:
 
 
 def _units(names: Iterable[str]) -> dict[str, int]:
-    """How many units each prefix of layers' names stands for, `stage2_unit2to9` for 8."""
+    """Return the number of units per prefix of layers' names: 8 for `stage2_unit2to9`."""
     matches = (re.match(r"(.*_unit(\d+)(?:to(\d+))?)(_|$)", name) for name in names)
     return {match[1]: int(match[3] or match[2]) - int(match[2]) + 1 for match in matches if match}
 
@@ -242,7 +242,7 @@ CostFunction = Callable[[Any, tuple[Shape, ...], Shape], Work]
 
 
 def _convolution(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
-    """Each output element takes a product with the kernel of its channel, `(…, channels in)`."""
+    """Count one product per output element with the kernel of its channel, `(…, channels in)`."""
     elements = math.prod(output)
     return Work(elements * math.prod(layer.kernel.shape[:-1]), elements)
 
@@ -257,14 +257,14 @@ def _dense(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
 
 
 def _einsum_dense(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
-    """Each input element takes part once for every place on the axes that only the kernel has."""
+    """Count each input element once per place on the axes that only the kernel has."""
     taken, kernel = re.fullmatch(r"(.*),(.*)->.*", layer.equation).groups()
     own = [size for axis, size in zip(kernel, layer.kernel.shape, strict=True) if axis not in taken]
     return Work(math.prod(inputs[0]) * math.prod(own))
 
 
 def _attention(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
-    """Projections of query, key, value and result, and the two products between (1706.03762)."""
+    """Count projections of query, key, value and result, and two products (arXiv:1706.03762)."""
     config = layer.get_config()
     heads, key_dim = config["num_heads"], config["key_dim"]
     value_dim = config["value_dim"] or key_dim
@@ -281,7 +281,7 @@ def _attention(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
 
 
 def _self_attention_2d(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
-    """One projection; queries with both axes' distances and with keys; weights with values."""
+    """Count one projection, and products of queries, distances and keys, weights and values."""
     height, width = layer.map_size
     pixels = height * width
     projection = math.prod(inputs[0]) * layer.kernel.shape[1]
@@ -289,16 +289,16 @@ def _self_attention_2d(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> 
 
 
 def _token_attention(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
-    """The product of queries and keys, and that of weights and values (arXiv:1706.03762)."""
+    """Count the products of queries with keys and of weights with values (arXiv:1706.03762)."""
     return Work(2 * output[0] * math.prod(output))
 
 
 def _nothing(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
-    """Nothing but elementwise work."""
+    """Count nothing: the work is elementwise."""
     return Work()
 
 
-# What one call of a layer does; a subclass does as its parent does. Layers without weights that
+# Work of one call by kind of layer; a subclass works as its parent. Layers without weights that
 # are not listed count as elementwise work.
 COSTS: dict[type, CostFunction] = {
     keras.layers.Conv1D: _convolution,

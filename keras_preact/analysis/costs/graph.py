@@ -1,4 +1,4 @@
-"""Every call of a layer in a functional model, with the shapes that a given input gives it."""
+"""Calls of layers in a functional model, with the shapes that follow from a given input."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One call of a layer, or of a template's layer for all the units of a stack.
+    """Call of a layer, or of a template's layer for all the units of a stack.
 
     Attributes:
-        layer: What is called.
+        layer: Layer that is called.
         name: Its name; in a stack, with the stack's name in place of the unit's.
         inputs: Symbolic tensors that go in.
         output: The symbolic tensor that comes out; the first, where there are several.
@@ -34,7 +34,7 @@ class Call:
 
 
 def calls(model: keras.Model, input_shape: Shape | None = None) -> list[Call]:
-    """Every call of a layer, those inside nested models and stacked units too.
+    """List every call of a layer, also inside nested models and stacked units.
 
     Nothing is computed and the model is left as it is.
 

@@ -1,4 +1,4 @@
-"""How long a net takes before it is built: a sum over parts that are each timed once."""
+"""Latency of nets that are not built: a sum over parts that are each timed once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keras_preact.architecture import Architecture
 
 
 class LatencyTable(PartTable):
-    """The measured latencies of a family of nets, for searches with a limit to them.
+    """Measured latencies of a family of nets, for searches that limit them.
 
     A part is timed when it is first needed, as a model of its own on the device that Keras computes
     on; `keras.device` chooses another. What a call takes without any layer is subtracted. The sum
@@ -51,7 +51,7 @@ class LatencyTable(PartTable):
         self._repeats = repeats
 
     def seconds(self, units: Sequence[int], channels: Sequence[int]) -> float:
-        """Seconds of one forward pass of a net of the family.
+        """Return the seconds of one forward pass of a net of the family.
 
         Args:
             units: Residual units of each stage.

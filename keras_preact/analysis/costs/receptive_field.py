@@ -1,4 +1,4 @@
-"""How many pixels of the input a pixel of a map depends on."""
+"""Receptive fields: pixels of the input that one pixel of a map depends on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keras_preact.layers import SelfAttention2D
 
 
 def receptive_fields(made: list[Call]) -> list[int | None]:
-    """The receptive field of every call's output, along the longer of height and width.
+    """Compute the receptive field of every call's output, along the longer of height and width.
 
     A kernel of k pixels, d apart, over a map whose pixels are s pixels of the input apart, adds
     `(k - 1) * d * s` (Araujo, Norris, Sim, "Computing receptive fields of convolutional neural

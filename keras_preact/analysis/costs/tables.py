@@ -1,4 +1,4 @@
-"""What a net costs, from its `Architecture` alone: a sum over parts that are each counted once.
+"""Costs of nets from only their `Architecture`: sums over parts that are each counted once.
 
 The parts are the stem, the units and the head. One of them is made on its own, as layers on a
 symbolic input, and counted as any model is; so there is no second copy of the formulas. Units are
@@ -63,7 +63,7 @@ class PartTable:
         self._places = range(len(architecture.units))
 
     def sums(self, units: Sequence[int], channels: Sequence[int]) -> Values:
-        """The values of one net of the family.
+        """Return the values of one net of the family.
 
         Args:
             units: Residual units of each stage.
@@ -89,7 +89,7 @@ class PartTable:
         return _added(values)
 
     def _by_stage(self, units: Sequence[int], channels: Sequence[int]) -> list[Values]:
-        """The values of each stage, with the stem in the first and the head in the last."""
+        """Return the values of each stage, with the stem in the first and the head in the last."""
         net = self.architecture.replace(units=tuple(units), channels=tuple(channels))
         values, shape = self._part("stem", self._input_shape, self._stem)
         stages, found = [], [values]
@@ -109,7 +109,7 @@ class PartTable:
     def _part(
         self, name: Hashable, shape: Shape, apply: Callable[[Any], Any]
     ) -> tuple[Values, Shape]:
-        """The values of a part, and the shape that it gives of the shape that it takes."""
+        """Return the values of a part, and the shape of its output."""
         if (name, shape) not in self._measured:
             inputs = keras.Input(shape, dtype=self._parts.dtype.compute_dtype)
             model = keras.Model(inputs, apply(inputs))
@@ -128,7 +128,7 @@ def _added(values: list[Values]) -> Values:
 
 
 class CostTable(PartTable):
-    """The costs of a family of nets, for searches: over 100,000 nets a second once it is filled.
+    """Costs of a family of nets, for searches: over 100,000 nets per second once it is filled.
 
     Args:
         architecture: One net of the family. The others have as many stages, and differ from it in
@@ -150,7 +150,7 @@ class CostTable(PartTable):
         super().__init__(architecture, input_shape, classes, _counted)
 
     def cost(self, units: Sequence[int], channels: Sequence[int]) -> Cost:
-        """The cost of one net of the family.
+        """Return the cost of one net of the family.
 
         Args:
             units: Residual units of each stage.
@@ -173,7 +173,7 @@ def _counted(part: keras.Model) -> Values:
 def architecture_cost(
     architecture: Architecture, input_shape: Sequence[int] | None = None, classes: int = 1000
 ) -> Cost:
-    """What a net costs that is not built.
+    """Count the cost of a net that is not built.
 
     For many nets that differ in units and channels alone, a `CostTable` is faster.
 

@@ -76,7 +76,7 @@ def _shape_label(shape: Shape) -> str:
 
 
 class _Panel:
-    """One unit, with the sizes of all that is in it."""
+    """Picture of one unit, with the sizes of all its parts."""
 
     def __init__(self, graph: UnitGraph) -> None:
         self.graph = graph
@@ -199,7 +199,7 @@ def _centered(vertical: str) -> dict[str, Any]:
 
 
 def _titles(units: tuple[str, ...]) -> tuple[str, str]:
-    """`stage3_unit1` and what else is like it."""
+    """Return the title: `stage3_unit1` and the number of units like it."""
     others = units[1:]
     if len(others) <= 2:
         return units[0], "".join(f" and {each}" for each in others).lstrip()
@@ -207,7 +207,7 @@ def _titles(units: tuple[str, ...]) -> tuple[str, str]:
 
 
 def _draw_line(axes: Any, points: list[tuple[float, float]]) -> None:
-    """A line with round corners that ends in an arrow."""
+    """Draw a line with round corners that ends in an arrow."""
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path as Outline
 
@@ -232,7 +232,7 @@ def _draw_line(axes: Any, points: list[tuple[float, float]]) -> None:
 
 
 def _towards(corner: tuple[float, float], end: tuple[float, float]) -> tuple[float, float]:
-    """The point where the rounding of a corner begins."""
+    """Return the point where the rounding of a corner begins."""
     (x0, y0), (x1, y1) = corner, end
     length = max(abs(x1 - x0), abs(y1 - y0))
     share = min(_CORNER, length / 2) / length if length else 0.0

@@ -1,4 +1,4 @@
-"""Figures drawn with matplotlib, which is imported when one is asked for."""
+"""Figures drawn with matplotlib, which is imported with the first of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keras_preact.files import replacing
 
 
 def new_figure(**options: Any) -> Any:
-    """An empty figure.
+    """Create an empty figure.
 
     Args:
         **options: As for `matplotlib.figure.Figure`.

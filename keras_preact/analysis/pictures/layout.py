@@ -1,4 +1,4 @@
-"""Where the operations of a unit stand in its picture, and how the lines between them run.
+"""Places of the operations of a unit in its picture, and the lines between them.
 
 The longest way through the unit, its residual branch, runs straight down. What lies beside it
 stands in lanes to its right: a chain of operations, such as a projecting shortcut, or a line alone,
@@ -18,7 +18,7 @@ Edge = tuple[str, str]
 
 @dataclass
 class Lane:
-    """A column of the picture.
+    """Column of the picture.
 
     Attributes:
         nodes: Operations that stand in it; none where it holds lines alone.
@@ -29,13 +29,13 @@ class Lane:
     spans: list[tuple[float, float]] = field(default_factory=list)
 
     def free(self, span: tuple[float, float]) -> bool:
-        """Whether nothing stands in these rows."""
+        """Return whether nothing stands in these rows."""
         return all(span[1] <= first or last <= span[0] for first, last in self.spans)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A unit's picture without its sizes.
+    """Picture of a unit, without sizes.
 
     Attributes:
         rows: Row of each operation, from the input's, 0, down.
@@ -84,7 +84,7 @@ def _join(edges: dict[Edge, Lane], chain: list[str], lane: Lane) -> None:
 
 
 def _rows(nodes: tuple[Node, ...]) -> dict[str, float]:
-    """Between the first row that an operation could stand in and the last: chains are centered."""
+    """Return the rows of the operations, in the middle of those that they could stand in."""
     first = {INPUT: 0}
     for node in nodes:
         first[node.name] = 1 + max(first[source] for source in node.inputs)
@@ -96,7 +96,7 @@ def _rows(nodes: tuple[Node, ...]) -> dict[str, float]:
 
 
 def _main_path(graph: UnitGraph, rows: dict[str, float]) -> list[str]:
-    """The longest way through the unit; where maps meet factors for them, the maps' way."""
+    """Return the longest way through the unit; where maps meet factors, the way of the maps."""
     nodes = {node.name: node for node in graph.nodes}
     sizes = {node.name: math.prod(node.output_shape) for node in graph.nodes}
     sizes[INPUT] = math.prod(graph.input_shape)
@@ -110,7 +110,7 @@ def _main_path(graph: UnitGraph, rows: dict[str, float]) -> list[str]:
 
 
 def _chains(nodes: dict[str, Node], main: list[str]) -> list[list[str]]:
-    """What is not on the main path, in chains, each with where it leaves and where it ends."""
+    """Return the other operations as chains, each with its places of leaving and ending."""
     placed = set(main)
     chains = []
     while len(placed) <= len(nodes):
@@ -128,7 +128,7 @@ def _chains(nodes: dict[str, Node], main: list[str]) -> list[list[str]]:
 
 
 def _free_lane(lanes: list[Lane], chain: list[str], rows: dict[str, float]) -> Lane:
-    """The lane for a chain: to the right of the one it ends in, shared where it is free."""
+    """Return the lane of a chain: right of the one in which it ends, shared where it is free."""
     span = rows[chain[0]], rows[chain[-1]]
     target = next((i for i, lane in enumerate(lanes) if chain[-1] in lane.nodes), 0)
     neighbor = lanes[target + 1] if target + 1 < len(lanes) else None

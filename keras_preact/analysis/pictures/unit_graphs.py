@@ -1,4 +1,4 @@
-"""The kinds of units in a net, as graphs of labeled operations, read from the net's layers."""
+"""Kinds of units in a net, as graphs of labeled operations, read from the net's layers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _UNIT = re.compile(r"(?P<unit>.*stage\d+_unit\d+(to\d+)?)_(?P<name>.+)")
 
 @dataclass(frozen=True)
 class Node:
-    """One operation of a unit.
+    """Operation of a unit.
 
     Attributes:
         name: Name of its layer without the unit's: `"conv1"`.
         kind: `"conv"`, `"norm"`, `"act"`, `"pool"`, `"add"`, `"multiply"` or `"other"`.
-        label: What to write of it: `"3×3 conv, 64, /2"`.
-        inputs: Names of the operations whose outputs it takes; `INPUT` is the unit's own input.
+        label: Its text: `"3×3 conv, 64, /2"`.
+        inputs: Names of the operations whose outputs it takes. `INPUT` is the unit's own input.
         output_shape: Shape of its output for one example.
     """
 
@@ -37,11 +37,11 @@ class Node:
 
 @dataclass(frozen=True)
 class UnitGraph:
-    """One kind of unit.
+    """Kind of unit.
 
     Attributes:
         units: Names of the units of this kind, or of stacks of them; the graph is the first's.
-        input_shape: Shape of what comes into the first, for one example.
+        input_shape: Shape of the input of the first, for one example.
         nodes: Its operations, each after those whose outputs it takes. The last gives its output.
     """
 
@@ -51,7 +51,7 @@ class UnitGraph:
 
 
 def unit_graphs(model: keras.Model, input_shape: Shape | None = None) -> list[UnitGraph]:
-    """One unit of each kind in a net.
+    """Return one unit of each kind in a net.
 
     Two units are of one kind where they differ in nothing but the sizes of their maps, their
     numbers of channels and their dropout rates.
@@ -87,7 +87,7 @@ def _in_order(unit: str) -> tuple[int, ...]:
 
 
 def _structure(made: list[Call]) -> tuple[Any, ...]:
-    """What two units of one kind have in common."""
+    """Return all that two units of one kind have in common."""
     nodes = _nodes(made)
     return tuple(
         (node.name, node.inputs, type(call.layer), str(_settings(call.layer)))
@@ -133,7 +133,7 @@ def _nodes(made: list[Call]) -> tuple[Node, ...]:
 
 
 def _description(layer: Any) -> tuple[str, str]:
-    """Kind and label of a layer."""
+    """Return kind and label of a layer."""
     for kind in type(layer).__mro__:
         if kind in DESCRIPTIONS:
             return DESCRIPTIONS[kind](layer)
@@ -141,7 +141,7 @@ def _description(layer: Any) -> tuple[str, str]:
 
 
 def _words(layer: Any) -> str:
-    """`SpatialDropout2D` -> `spatial dropout`."""
+    """Return the name of a class in words: `spatial dropout` of `SpatialDropout2D`."""
     name = re.sub(r"\d+D$", "", type(layer).__name__)
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
 
@@ -151,7 +151,7 @@ def _times(sizes: tuple[int, ...]) -> str:
 
 
 def _details(layer: Any) -> str:
-    """Stride, dilation and groups, as far as they are not 1."""
+    """Return stride, dilation and groups, where they are not 1, and an activation."""
     details = []
     if max(layer.strides) > 1:
         details.append(f"/{max(layer.strides)}")
@@ -214,8 +214,8 @@ def _named(kind: str, label: str) -> Callable[[Any], tuple[str, str]]:
     return lambda layer: (kind, label)
 
 
-# What is written of each kind of layer; a subclass is described as its parent is, and a layer that
-# is not listed by the name of its class.
+# Descriptions by kind of layer. A subclass is described as its parent is, and a layer that is not
+# listed by the name of its class.
 DESCRIPTIONS: dict[type, Callable[[Any], tuple[str, str]]] = {
     keras.layers.Conv1D: _conv,
     keras.layers.Conv2D: _conv,
