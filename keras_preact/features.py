@@ -22,7 +22,7 @@ class FeatureExtractor(keras.Model):
 def map_stride(tensor: keras.KerasTensor) -> int:
     """Return the stride of a map: pixels of a net's input, down and across, per pixel of the map.
 
-    Whatever way leads from the input to the map, the strides on it have the same product.
+    The strides on all ways from the input to the map have the same product.
     """
     stride = 1
     while True:

@@ -81,7 +81,7 @@ def matching_names(pattern: str) -> list[str]:
     """Return the names of builders that match a pattern.
 
     Args:
-        pattern: Shell-style pattern, whatever the case.
+        pattern: Shell-style pattern, in upper or lower case.
 
     Returns:
         The names that match.
@@ -143,7 +143,7 @@ def table(cost: NetCost) -> str:
     """Return a net's cost as text, one row per stage, and the total.
 
     Args:
-        cost: As of `keras_preact.analysis.model_cost`.
+        cost: Result of `keras_preact.analysis.model_cost`.
 
     Returns:
         Lines of equal columns, the first of which names them.

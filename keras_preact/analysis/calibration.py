@@ -1,4 +1,4 @@
-"""Calibration: whether a net is right as often as it says (arXiv:1706.04599)."""
+"""Calibration of the probabilities of a net (arXiv:1706.04599)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Reliability:
         edges: `(bins + 1,)`: edges of the bins, from 0 to 1.
         counts: `(bins,)`: images per bin.
         confidences: `(bins,)`: mean probability of the predicted class; NaN where a bin is empty.
-        accuracies: `(bins,)`: share of right predictions, likewise.
+        accuracies: `(bins,)`: share of right predictions; NaN where a bin is empty.
     """
 
     edges: np.ndarray

@@ -54,7 +54,7 @@ def sharpness(
         loss: A Keras loss, or its name.
         iterations: Most iterations.
         tolerance: Change of the eigenvalue, as a share of it, at which they end.
-        seed: Of the first vector.
+        seed: Seed of the first vector.
 
     Returns:
         The eigenvalue; `change` is above `tolerance` where the iterations were too few.

@@ -28,7 +28,7 @@ class Preprocessing:
     Args:
         input_size: Height and width the net sees, in pixels.
         mean: Mean of each channel, for pixels in 0..1. Its length is the number of channels.
-        std: Standard deviation of each channel, likewise.
+        std: Standard deviation of each channel, for pixels in 0..1.
         crop_fraction: Share of the resized image's shorter side that the crop keeps, in (0, 1].
         interpolation: `"bilinear"` or `"bicubic"`.
 

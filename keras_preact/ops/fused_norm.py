@@ -19,7 +19,7 @@ def fused_norm_fits(inputs: Any, axis: int, variable_dtype: str) -> bool:
     Args:
         inputs: Maps.
         axis: Axis of the channels.
-        variable_dtype: Of scale, shift and statistics.
+        variable_dtype: Dtype of scale, shift and statistics.
 
     Returns:
         True on TensorFlow for float16, bfloat16 and float32 maps of rank 4 whose channels come
@@ -51,8 +51,8 @@ def fused_norm(
         inputs: Maps of rank 4, for which `fused_norm_fits`.
         scale: float32 `(channels,)`.
         shift: float32 `(channels,)`.
-        mean: float32 `(channels,)`; empty in training, when the kernel takes the batch's.
-        variance: Likewise.
+        mean: float32 `(channels,)`; empty in training, where the kernel computes the batch's.
+        variance: float32 `(channels,)`; empty in training.
         axis: Axis of the channels.
         epsilon: Added to the variance.
         training: Whether to normalize with the batch's statistics.

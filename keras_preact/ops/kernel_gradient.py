@@ -29,10 +29,10 @@ def products_pay(
     """Return whether `by_products` makes a 3x3 `convolution` faster.
 
     Args:
-        shape: Of the inputs, `(batch, height, width, channels)`.
+        shape: Shape of the inputs, `(batch, height, width, channels)`.
         kernel_shape: `(height, width, channels, filters)`.
         strides: Down and across, in pixels.
-        dtype: Of inputs and kernel.
+        dtype: Dtype of inputs and kernel.
     """
     _, height, width, _ = shape
     *sides, channels, filters = kernel_shape

@@ -27,7 +27,7 @@ def trainable_pointwise(
     Args:
         kernel_shape: `(1, 1, channels, filters)`.
         strides: Down and across, in pixels.
-        dtype: Of inputs and kernel.
+        dtype: Dtype of inputs and kernel.
 
     Returns:
         A function of maps `(batch, height, width, channels)` and a kernel, both of `dtype`, to maps

@@ -15,7 +15,7 @@ def freeze(model: keras.Model, up_to_stage: int) -> int:
 
     Frozen norms normalize by their moving statistics, which stay as they are, in training too.
     Dropout and stochastic depth go on. The last stage takes the norm that closes it, `head_norm`,
-    with it, so that freezing up to it leaves `predictions` alone to train: a linear probe. A
+    with it, so that freezing up to it leaves only `predictions` to train: a linear probe. A
     transformer encoder counts as one more stage after the last.
 
     Each call sets every layer anew: `freeze(model, 3)` after `freeze(model, 4)` lets stage 4 train

@@ -1,17 +1,15 @@
 """Costs of nets: parameters, multiply-adds, activations and bytes of weights.
 
-The counts are the field's:
+They are counted as is usual:
 
-- Parameters are what training changes, so without the moving statistics of norms.
-- FLOPs are multiply-adds of convolutions, dense layers and the products of attention, one for each
-  pair of a multiplication and an addition, as in the ResNet papers ("3.8 billion FLOPs
-  (multiply-adds)", arXiv:1512.03385). Norms, activations, pooling and additions are left out, as
-  are biases.
+- Parameters are the numbers that training changes, without the moving statistics of norms.
+- FLOPs are multiply-adds of convolutions, dense layers and the products of attention: one per pair
+  of a multiplication and an addition, as in the ResNet papers ("3.8 billion FLOPs (multiply-adds)",
+  arXiv:1512.03385). Norms, activations, pooling, additions and biases do not count.
 - Activations are the elements of every convolution's output ("Designing Network Design Spaces",
-  arXiv:2003.13678), which goes with the time that a net takes on an accelerator better than FLOPs
-  do.
+  arXiv:2003.13678). They follow the time that a net takes on an accelerator better than FLOPs do.
 
-All are for one example.
+All counts are for one example.
 """
 
 from __future__ import annotations
@@ -81,11 +79,11 @@ class LayerCost:
     Attributes:
         name: The layer's name.
         kind: Name of its class.
-        stage: Name of the stage it is in, as `StageCost` has it.
-        units: How many stacked units it stands for.
+        stage: Name of its stage, as in `StageCost`.
+        units: Number of stacked units that it stands for.
         output_shape: Shape of its output for one example.
-        receptive_field: As of `StageCost`.
-        cost: Of all the units it stands for.
+        receptive_field: See `StageCost`.
+        cost: Cost of all the units that it stands for.
     """
 
     name: str
@@ -102,12 +100,12 @@ class StageCost:
     """Cost of one stage.
 
     Attributes:
-        name: `"stem"`, `"stage2"` and so on, `"head"`; what the names of other layers begin with.
+        name: `"stem"`, `"stage2"` and so on, `"head"`; the prefix of the names of other layers.
         units: Residual units.
         output_shape: Shape of its output for one example.
         receptive_field: Pixels of the input, along height and width, that one pixel of the output
             depends on; None where it depends on all of them.
-        cost: Of all its layers.
+        cost: Cost of all its layers.
     """
 
     name: str
@@ -123,7 +121,7 @@ class NetCost:
 
     Attributes:
         layers: Every call of a layer, in the order of computation.
-        stages: The same by stages.
+        stages: Their sums by stage.
     """
 
     layers: tuple[LayerCost, ...]

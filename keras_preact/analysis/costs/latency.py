@@ -22,7 +22,7 @@ class LatencyTable(PartTable):
 
     Args:
         architecture: One net of the family. The others have as many stages, and differ from it in
-            `units` and `channels` alone.
+            `units` and `channels` only.
         input_shape: Shape of an image, `(height, width, channels)`, or with the channels first; by
             default that of the builders.
         classes: Number of classes.

@@ -1,13 +1,13 @@
 """Costs of nets from only their `Architecture`: sums over parts that are each counted once.
 
-The parts are the stem, the units and the head. One of them is made on its own, as layers on a
-symbolic input, and counted as any model is; so there is no second copy of the formulas. Units are
-the same part where `Architecture.stages` says the same of them and their maps are of one size.
+The parts are the stem, the units and the head. Each is built by itself, as layers on a symbolic
+input, and counted as any model is, so that there is no second copy of the formulas. Two units are
+the same part where `Architecture.stages` says the same of them and their maps have the same size.
 
-The sum over a stage is kept as well, under the channels that enter and leave it and the number of
-its units: these decide all about it in a family of nets that differ in `units` and `channels`. So a
-candidate costs one look-up a stage. Only where channels widen linearly, over the whole net, do the
-widths of a stage depend on the other stages too, and its units are looked up one by one.
+The sum over a stage is kept as well. Its key is the channels that enter and leave the stage and the
+number of units, which decide all about it in a family of nets that differ in `units` and
+`channels`. So a candidate costs one look-up per stage. Where channels widen linearly, over the
+whole net, a stage's widths depend on the other stages too, and its units are looked up one by one.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class PartTable:
 
     Args:
         architecture: One net of the family. The others have as many stages, and differ from it in
-            `units` and `channels` alone.
+            `units` and `channels` only.
         input_shape: Shape of an image, as builders take it, without unknown sizes.
         classes: Number of classes.
-        measure: The values of a part, from a model of nothing else.
+        measure: Function from a model of only one part to the values of that part.
 
     Raises:
         ValueError: If the shape is not that of an image, or its height or width is unknown.
@@ -132,7 +132,7 @@ class CostTable(PartTable):
 
     Args:
         architecture: One net of the family. The others have as many stages, and differ from it in
-            `units` and `channels` alone.
+            `units` and `channels` only.
         input_shape: Shape of an image, `(height, width, channels)`, or with the channels first; by
             default that of the builders.
         classes: Number of classes.
@@ -175,11 +175,11 @@ def architecture_cost(
 ) -> Cost:
     """Count the cost of a net that is not built.
 
-    For many nets that differ in units and channels alone, a `CostTable` is faster.
+    For many nets that differ only in units and channels, a `CostTable` is faster.
 
     Args:
         architecture: Says everything about the net.
-        input_shape: As of `CostTable`.
+        input_shape: See `CostTable`.
         classes: Number of classes.
 
     Returns:

@@ -41,7 +41,7 @@ def draw_units(
     """Draw units side by side: operations as boxes, the shortcut as a line beside them.
 
     Args:
-        graphs: The units, as of `unit_graphs`.
+        graphs: The units, from `unit_graphs`.
         path: The file; its ending, such as `.svg` or `.png`, says what kind it is.
         dots_per_inch: Resolution of a picture made of dots.
 

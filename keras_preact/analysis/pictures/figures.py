@@ -34,7 +34,7 @@ def save_figure(figure: Any, path: str | os.PathLike, dots_per_inch: int = 150) 
     """Write a figure to a file, whole or not at all.
 
     Args:
-        figure: As of `new_figure`.
+        figure: Result of `new_figure`.
         path: The file; its ending, such as `.svg` or `.png`, says what kind it is. Folders that
             are missing are made.
         dots_per_inch: Resolution of a picture made of dots.

@@ -1,7 +1,7 @@
 """Places of the operations of a unit in its picture, and the lines between them.
 
 The longest way through the unit, its residual branch, runs straight down. What lies beside it
-stands in lanes to its right: a chain of operations, such as a projecting shortcut, or a line alone,
+stands in lanes to its right: a chain of operations, such as a projecting shortcut, or only a line,
 such as the identity. Of lanes whose ends are nested, the longer is further out.
 """
 
@@ -21,7 +21,7 @@ class Lane:
     """Column of the picture.
 
     Attributes:
-        nodes: Operations that stand in it; none where it holds lines alone.
+        nodes: Operations that stand in it; none where it holds only lines.
         spans: Rows it is taken at, as pairs of the first and the last.
     """
 
