@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from keras_preact.images.preprocessing import CIFAR10, Preprocessing
 from keras_preact.messages import did_you_mean
-from keras_preact.preprocessing import CIFAR10, Preprocessing
 
 _IN1K = "ImageNet-1k"
 _IN21K = "ImageNet-21k"
