@@ -10,12 +10,12 @@ from tests import structure
 LAYERS = (
     {"__init__", "show"},
     {"analysis", "serving"},
-    {"transforms", "applications", "preprocessing"},
+    {"applications", "preprocessing"},
     {"weights"},
-    {"build", "published"},
+    {"build", "published", "transforms"},
     {"architecture"},
-    {"blocks"},
-    {"layers", "features", "parameter_groups"},
+    {"blocks", "named_weights"},
+    {"layers", "features", "parameter_groups", "input_channels"},
     {"spec", "ops"},
     {"images", "dense", "layer_names", "messages", "files", "version"},
 )

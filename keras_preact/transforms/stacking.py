@@ -11,6 +11,7 @@ from keras_preact.blocks.nesting import FLAT_UNITS, check_separate_units
 from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.layers.stacked_units import TEMPLATE_PREFIX, stack_name
 from keras_preact.layers.unit_numbers import UNIT_NUMBERS
+from keras_preact.named_weights import named_weights, set_named_weights
 from keras_preact.transforms.graph_config import (
     Config,
     functional_config,
@@ -20,7 +21,6 @@ from keras_preact.transforms.graph_config import (
     tensor,
     tensors,
 )
-from keras_preact.weights.named import named_weights, set_named_weights
 
 _NUMBER_INPUTS = {number.input for number in UNIT_NUMBERS.values()}
 _UNIT = re.compile(r"(?P<stage>.*stage\d+)_unit(?P<number>\d+)(_.*)?")

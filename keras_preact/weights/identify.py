@@ -12,8 +12,8 @@ from keras_preact.architecture import Architecture
 from keras_preact.blocks.units import UNITS
 from keras_preact.build import build
 from keras_preact.messages import did_you_mean
+from keras_preact.named_weights import NamedWeights, set_named_weights
 from keras_preact.published import NETS
-from keras_preact.weights.named import NamedWeights, set_named_weights
 
 _CONVOLUTION = re.compile(r"stage(?P<stage>\d+)_unit(?P<unit>\d+)_conv(?P<conv>\d+)")
 # By the sizes of its kernels, the kind of unit.

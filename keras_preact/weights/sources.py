@@ -10,9 +10,9 @@ from pathlib import Path
 
 import h5py
 
+from keras_preact.named_weights import NamedWeights, collect
 from keras_preact.weights.converters import CONVERTERS
 from keras_preact.weights.keras_h5 import own_variables
-from keras_preact.weights.named import NamedWeights, collect
 
 # Longer endings first.
 SUFFIXES = {
