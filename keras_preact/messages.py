@@ -1,15 +1,32 @@
-"""Hints in error messages."""
+"""Error messages: what was expected and received, and the name that was probably meant."""
 
 from __future__ import annotations
 
 import difflib
 import os
 from collections.abc import Iterable
+from typing import Any
 
 # Below this similarity, from 0 to 1, a name is not suggested. It is the default of `difflib`.
 _CLOSE = 0.6
 # Similarity of a name that contains all words of another: `norm_layer` and `norm`.
 _SAME_WORDS = 0.75
+
+
+def require(holds: bool, name: str, expected: str, received: Any) -> None:
+    """Raise an error that says what an argument must be, unless a condition holds.
+
+    Args:
+        holds: The condition.
+        name: Name of the argument.
+        expected: Completes "must be …" in the message.
+        received: Value of the argument.
+
+    Raises:
+        ValueError: If the condition does not hold.
+    """
+    if not holds:
+        raise ValueError(f"`{name}` must be {expected}. Received: {received!r}")
 
 
 def did_you_mean(name: str, choices: Iterable[str], quote: str = "`") -> str:

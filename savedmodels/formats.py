@@ -11,8 +11,8 @@ import keras
 import numpy as np
 
 from keras_preact import transforms
+from keras_preact.files import written_whole
 from keras_preact.preprocessing import Preprocessing
-from keras_preact.serving.export import written_whole
 
 # From a batch of images, float32, pixels in 0..255, to probabilities.
 Predict = Callable[[np.ndarray], np.ndarray]

@@ -28,7 +28,7 @@ class ScaledStandardizedConv2D(Conv2D):
         filters: Output channels.
         kernel_size: Odd integer or pair of odd integers, in pixels.
         activation_gain: One over the standard deviation of the activation's values where its inputs
-            are normally distributed: `keras_preact.gains.activation_gain`.
+            are normally distributed: `keras_preact.blocks.gains.activation_gain`.
         gain_initializer: How the gain starts.
         **kwargs: As for `keras_preact.layers.Conv2D`.
     """

@@ -31,7 +31,7 @@ class UnitNumber:
     input: str
 
 
-# By name of the field of `keras_preact.architecture.Unit` and of the argument of `StackedUnits`.
+# By name of the field of `keras_preact.spec.unit.Unit` and of the argument of `StackedUnits`.
 UNIT_NUMBERS = {
     "drop_path": UnitNumber((DropPath, ShakeDrop), "rate", 0.0, "drop_path_rate"),
     "input_scale": UnitNumber((Scale,), "factor", 1.0, "input_scale"),

@@ -11,8 +11,8 @@ from typing import Any
 import keras
 
 from keras_preact.images.preprocessing import Preprocessing
+from keras_preact.named_weights import named_weights
 from keras_preact.version import __version__
-from keras_preact.weights.named import named_weights
 
 # Entries that the caller may give. The others are known.
 ABOUT = ("training", "metrics", "licence", "source")

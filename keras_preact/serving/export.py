@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from keras_preact import transforms
+from keras_preact.files import written_whole
 from keras_preact.images.preprocessing import Preprocessing
 from keras_preact.serving.card import ABOUT, model_card, write_card
 from keras_preact.serving.signatures import Options, compiled, signatures, with_features
@@ -262,22 +260,3 @@ def _check_probabilities(net: Any, preprocessing: Preprocessing) -> None:
             f"Received: outputs from {output.min():.4g} to {output.max():.4g} that sum to "
             f"{output.sum():.4g} for a gray image"
         )
-
-
-@contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Write a folder under a temporary name, and rename it once it is complete.
-
-    Args:
-        path: Where the folder ends up; it must not exist.
-
-    Yields:
-        A path beside it, not yet there. What is there after an error is removed.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -11,7 +11,7 @@ import keras
 from keras_preact.features import feature_extractor, map_stride
 from keras_preact.layer_names import data_format, first_convolution
 from keras_preact.layers import Conv2D, NearestResize
-from keras_preact.weights.input_channels import check_channels
+from keras_preact.spec.rules import POSITIVE_INTEGER
 
 # That of torchvision's pyramid: `kaiming_uniform_` with a gain of 1.
 _INITIALIZER = {"scale": 1.0, "mode": "fan_in", "distribution": "uniform"}
@@ -65,7 +65,7 @@ def feature_pyramid(
         ValueError: If the model is no such net, or has no stage of that number, or `channels` is
             not a positive integer.
     """
-    check_channels(channels)
+    POSITIVE_INTEGER.check("channels", channels)
     maps = feature_extractor(model, stages).output
     maps = {int(name.removeprefix("stage")): maps[name] for name in maps}
     layers = _Layers(channels, data_format(model), first_convolution(model).dtype_policy)

@@ -17,6 +17,7 @@ from keras_preact.layers import (
     ShakeDrop,
     StackedUnits,
 )
+from keras_preact.named_weights import NamedWeights, named_weights, set_named_weights
 from keras_preact.transforms.graph_config import (
     NORM_LAYERS,
     Config,
@@ -37,7 +38,6 @@ from keras_preact.transforms.graph_config import (
 )
 from keras_preact.transforms.residual_stream import center, rescale
 from keras_preact.transforms.stacking import unroll
-from keras_preact.weights.named import NamedWeights, named_weights, set_named_weights
 
 # The class that a convolution that makes its kernel becomes, and an example of its arguments.
 _PLAIN = {Conv2D: Conv2D(1, 1), DepthwiseConv2D: DepthwiseConv2D(1)}

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from keras_preact.layers import BatchNormalization, Conv2D, DepthwiseConv2D
-from keras_preact.weights.named import NamedWeights
+from keras_preact.named_weights import NamedWeights
 
 DEPTHWISE_LAYERS = (DepthwiseConv2D, keras.layers.DepthwiseConv2D)
 CONVOLUTION_LAYERS = (Conv2D, keras.layers.Conv2D, *DEPTHWISE_LAYERS)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_preact.weights.named import NamedWeights, named_weights, set_named_weights
+from keras_preact.named_weights import NamedWeights, named_weights, set_named_weights
 
 _LAYER = re.compile(r"(?P<unit>stage\d+_unit\d+)_(?P<layer>.+)")
 _CONVOLUTION = re.compile(r"conv(\d+)")

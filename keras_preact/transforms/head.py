@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_preact.head import classifier, global_pool
+from keras_preact.blocks.head import classifier, global_pool
 from keras_preact.layer_names import body_end, data_format
 
 

@@ -8,12 +8,12 @@ import keras
 import numpy as np
 
 from keras_preact.images.resampling import cubic
+from keras_preact.input_channels import adapt_kernel
 from keras_preact.layer_names import data_format, first_convolution, stage_numbers
 from keras_preact.layers import SelfAttention2D, TokenEmbedding
-from keras_preact.rules import is_positive_integer
+from keras_preact.named_weights import named_weights, set_named_weights
+from keras_preact.spec.rules import POSITIVE_INTEGER, is_positive_integer
 from keras_preact.transforms.graph_config import functional_config
-from keras_preact.weights.input_channels import adapt_kernel, check_channels
-from keras_preact.weights.named import named_weights, set_named_weights
 
 
 def adapt_input_channels(model: keras.Model, channels: int) -> keras.Model:
@@ -33,7 +33,7 @@ def adapt_input_channels(model: keras.Model, channels: int) -> keras.Model:
         ValueError: If the model is no such net or has several inputs, or `channels` is not a
             positive integer.
     """
-    check_channels(channels)
+    POSITIVE_INTEGER.check("channels", channels)
     axis = 1 if data_format(model) == "channels_first" else 3
     result = _with_input(model, {axis: channels})
     named = named_weights(model)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 
 from keras_preact.layer_names import in_encoder
+from keras_preact.named_weights import named_weights, set_named_weights
 from keras_preact.transforms.graph_config import Config, functional_config
-from keras_preact.weights.named import named_weights, set_named_weights
 
 
 def with_dtype(model: keras.Model, dtype: str) -> keras.Model:

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_preact.layers import AveragePooling2D, BlurPool2D, ScaleShift
+from keras_preact.named_weights import NamedWeights
 from keras_preact.transforms.graph_config import (
     CONVOLUTION_LAYERS,
     NORM_LAYERS,
@@ -31,7 +32,6 @@ from keras_preact.transforms.graph_config import (
     shift_outputs,
     source,
 )
-from keras_preact.weights.named import NamedWeights
 
 # Layers that take a weighted mean per channel, which commutes with a scale.
 _MEANS = (AveragePooling2D, keras.layers.AveragePooling2D, BlurPool2D)

@@ -7,10 +7,11 @@ import re
 
 import keras
 
+from keras_preact.blocks.nesting import FLAT_UNITS, check_separate_units
 from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.layers.stacked_units import TEMPLATE_PREFIX, stack_name
 from keras_preact.layers.unit_numbers import UNIT_NUMBERS
-from keras_preact.stages import FLAT_UNITS, check_separate_units
+from keras_preact.named_weights import named_weights, set_named_weights
 from keras_preact.transforms.graph_config import (
     Config,
     functional_config,
@@ -20,7 +21,6 @@ from keras_preact.transforms.graph_config import (
     tensor,
     tensors,
 )
-from keras_preact.weights.named import named_weights, set_named_weights
 
 _NUMBER_INPUTS = {number.input for number in UNIT_NUMBERS.values()}
 _UNIT = re.compile(r"(?P<stage>.*stage\d+)_unit(?P<number>\d+)(_.*)?")
@@ -30,7 +30,7 @@ def unroll(model: keras.Model) -> keras.Model:
     """Build the same net with separate units in place of stacked ones.
 
     The units become layers of the net, or, where the net has more than
-    `keras_preact.stages.FLAT_UNITS` of them or rematerializes, nested models named
+    `keras_preact.blocks.nesting.FLAT_UNITS` of them or rematerializes, nested models named
     `stage{s}_unit{u}`.
 
     Args:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import keras
 
 from keras_preact.layers import Conv2D, WinogradConv2D
+from keras_preact.named_weights import named_weights, set_named_weights
 from keras_preact.ops.winograd import LEAST_CHANNELS, transformed_kernel
 from keras_preact.transforms.graph_config import functional_config, insert
-from keras_preact.weights.named import named_weights, set_named_weights
 
 # On smaller maps a kernel of four times the size serves few tiles, but for large batches
 # (`benchmarks/winograd.py`).

@@ -20,9 +20,9 @@ import keras
 from keras_preact.analysis.costs.cost import Cost, model_cost
 from keras_preact.analysis.costs.graph import Shape
 from keras_preact.architecture import Architecture, Unit
-from keras_preact.build import body_end, net_inputs, net_parts, top
-from keras_preact.stages import residual_stage, without_name_and_numbers
-from keras_preact.stem import stem
+from keras_preact.blocks.stages import residual_stage, without_name_and_numbers
+from keras_preact.blocks.stem import stem
+from keras_preact.build import body_end, layer_factory, net_inputs, top
 
 # Values of a part that are added up, in the order of a table's own.
 Values = tuple[float, ...]
@@ -52,8 +52,9 @@ class PartTable:
         self.architecture = architecture
         self._classes = classes
         self._measure = measure
-        self._parts = net_parts(architecture, None, None)
-        self._input_shape = tuple(net_inputs(self._parts, input_shape=input_shape).shape[1:])
+        self._make = layer_factory(architecture, None, None)
+        inputs = net_inputs(self._make, architecture, input_shape=input_shape)
+        self._input_shape = tuple(inputs.shape[1:])
         if None in self._input_shape:
             raise ValueError(
                 f"`input_shape` must be known in height and width. Received: {input_shape}"
@@ -104,23 +105,23 @@ class PartTable:
 
     def _unit(self, unit: Unit, shape: Shape) -> tuple[Values, Shape]:
         unit = without_name_and_numbers(unit)
-        return self._part(unit, shape, lambda x: residual_stage(x, (unit,), self._parts))
+        return self._part(unit, shape, lambda x: residual_stage(x, (unit,), self._make))
 
     def _part(
         self, name: Hashable, shape: Shape, apply: Callable[[Any], Any]
     ) -> tuple[Values, Shape]:
         """Return the values of a part, and the shape of its output."""
         if (name, shape) not in self._measured:
-            inputs = keras.Input(shape, dtype=self._parts.dtype.compute_dtype)
+            inputs = keras.Input(shape, dtype=self._make.dtype.compute_dtype)
             model = keras.Model(inputs, apply(inputs))
             self._measured[name, shape] = self._measure(model), tuple(model.output_shape[1:])
         return self._measured[name, shape]
 
     def _stem(self, x: Any) -> Any:
-        return stem(x, self._parts)
+        return stem(x, self._make)
 
     def _head(self, x: Any) -> Any:
-        return top(body_end(x, self._parts), self._parts, self._classes, "softmax")
+        return top(body_end(x, self._make), self._make, self._classes, "softmax")
 
 
 def _added(values: list[Values]) -> Values:

@@ -1,20 +1,20 @@
-"""The order of normalisation, activation and convolution in a unit, and around the units."""
+"""Orders of normalization, activation and convolution in a unit, and around the units."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 
-# Normalisation and activation, where both stand.
+# Normalization, then activation.
 _BOTH = ("norm", "act")
 
 
 @dataclass(frozen=True)
 class Order:
-    """Where normalisation (`"norm"`) and activation (`"act"`) stand; empty where none does.
+    """Places of normalization (`"norm"`) and activation (`"act"`); empty where neither stands.
 
     Attributes:
-        first: Before a unit's first convolution; a projecting shortcut takes what this gives.
+        first: Before a unit's first convolution. Their output also enters a projecting shortcut.
         between: Between two convolutions of a unit.
         last: After a unit's last convolution.
         projection: After the convolution of a shortcut.
@@ -33,15 +33,16 @@ class Order:
 
     @property
     def zero_residual(self) -> str | None:
-        """What starts at zero for a branch that does so, and learns: `"conv"`, `"norm"` or None.
+        """Weight that `zero_init_residual` sets to zero: `"conv"`, `"norm"` or None.
 
-        With a norm after the last convolution it is that norm's scale. A scale of zero before an
-        activation would leave the branch without a gradient.
+        It is the scale of the norm after the last convolution, where there is one, else the kernel
+        of that convolution. None where an activation ends the branch: zeros before it would leave
+        the branch without a gradient.
         """
         return {(): "conv", ("norm",): "norm"}.get(self.last)
 
     def without_norms(self) -> Order:
-        """The same order of what is left in a net without normalisation."""
+        """Return the order of a net without normalization: the activations only."""
         steps = dataclasses.asdict(self).items()
         return Order(**{place: tuple(s for s in each if s != "norm") for place, each in steps})
 

@@ -1,4 +1,4 @@
-"""How much an activation takes from the variance of what comes in."""
+"""Variance gains of activations (arXiv:2101.08692)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import keras
 import numpy as np
 
-# The constants of the paper's code, github.com/deepmind/deepmind-research/tree/master/nfnets, which
+# Constants of the paper's code, github.com/deepmind/deepmind-research/tree/master/nfnets, which the
 # published nets were trained with. They were estimated from random numbers and are up to 0.1% off:
 # for ReLU, `sqrt(2 / (1 - 1 / pi))` is 1.7128.
 _PUBLISHED = {
@@ -28,15 +28,15 @@ _PUBLISHED = {
 
 
 def activation_gain(activation: str) -> float:
-    """What brings the variance of an activation's values back to 1 (arXiv:2101.08692).
+    """Return the factor that brings the variance of an activation's output back to 1.
 
     Args:
         activation: Name of a Keras activation.
 
     Returns:
-        One over the standard deviation of its values where its inputs are of the standard normal
-        distribution: the published constant where there is one. Infinity for an activation, such
-        as softmax, that gives a channel by itself one value only.
+        One over the standard deviation of the output for inputs from the standard normal
+        distribution (arXiv:2101.08692): the published constant where there is one. Infinity for an
+        activation, such as softmax, whose output is constant for a channel by itself.
     """
     name = keras.activations.get(activation).__name__
     return _PUBLISHED[name] if name in _PUBLISHED else computed_gain(activation)
@@ -44,7 +44,7 @@ def activation_gain(activation: str) -> float:
 
 @functools.cache
 def computed_gain(activation: str) -> float:
-    """The same of any activation, by numerical integration."""
+    """Return the gain of any activation, see `activation_gain`, by numerical integration."""
     x = np.linspace(-12, 12, 24001)
     density = np.exp(-(x**2) / 2)
     density /= density.sum()

@@ -1,4 +1,4 @@
-"""The weights of a net by the names of its layers, whichever form its units are in.
+"""Weights of a net by the names of its layers, independent of the form of its units.
 
 A net with stacked units (`keras_preact.layers.StackedUnits`), with nested ones and with flat ones
 has the same names here: `stage2_unit5_conv1` is one slice of a stack, or a layer.
@@ -23,7 +23,7 @@ _STACK = re.compile(r"(?P<stage>.*_unit)(?P<first>\d+)to(?P<last>\d+)")
 
 
 def named_weights(model: keras.Model) -> NamedWeights:
-    """Copies of a net's weights.
+    """Copy the weights of a net.
 
     Args:
         model: A built model.
@@ -41,7 +41,7 @@ def named_weights(model: keras.Model) -> NamedWeights:
 
 
 def collect(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> NamedWeights:
-    """The weights of layers given as names and arrays, those of stacked units by unit.
+    """Collect weights of layers by name. Those of stacked units are split by unit.
 
     Raises:
         ValueError: If two layers have the same name.
@@ -56,7 +56,7 @@ def collect(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> NamedWeights:
 
 
 def set_named_weights(model: keras.Model, named: NamedWeights) -> None:
-    """Give a net the weights that another, perhaps with its units in another form, had.
+    """Set the weights of a net to those of another, whose units may have another form.
 
     Args:
         model: A built model.
@@ -81,7 +81,7 @@ def set_named_weights(model: keras.Model, named: NamedWeights) -> None:
 
 
 def _placeholders(model: keras.Model) -> NamedWeights:
-    """What `named_weights` gives, in shape; the arrays take no memory."""
+    """Return arrays of the shapes of `named_weights`, which take no memory."""
     return collect(
         (layer.name, {key: np.broadcast_to(0.0, each.shape) for key, each in variables.items()})
         for layer, variables in _layers(model)
@@ -89,7 +89,7 @@ def _placeholders(model: keras.Model) -> NamedWeights:
 
 
 def _layers(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, dict[str, Any]]]:
-    """Every layer with variables of its own, nested ones too, and those, by their keys."""
+    """Yield every layer that has variables, nested ones too, and its variables by their keys."""
     for layer in model._flatten_layers():
         variables: dict[str, Any] = {}
         layer.save_own_variables(variables)

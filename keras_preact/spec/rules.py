@@ -1,4 +1,4 @@
-"""What the values of `Architecture`'s fields may be."""
+"""Allowed values of the fields of `Architecture`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Any
 
 import keras
 
+from keras_preact.messages import require
+
 
 @dataclass(frozen=True)
 class Rule:
-    """What one value may be.
+    """Allowed values of one field.
 
     Attributes:
         holds: Whether a value is allowed.
-        expected: What is, to go on from "must be".
+        expected: Completes "must be …" in the error message.
         choices: All allowed values, where they are few and named; else empty.
     """
 
@@ -24,9 +26,21 @@ class Rule:
     expected: str
     choices: tuple[Any, ...] = ()
 
+    def check(self, name: str, value: Any) -> None:
+        """Check the value of a field or an argument.
+
+        Args:
+            name: Its name.
+            value: Its value.
+
+        Raises:
+            ValueError: If the value is not allowed.
+        """
+        require(self.holds(value), name, self.expected, value)
+
 
 def one_of(choices: Iterable[Any]) -> Rule:
-    """One of a few names; 1 does not stand for True."""
+    """Allow a few values. 1 does not stand for True."""
     choices = tuple(choices)
     return Rule(
         lambda value: any(type(value) is type(each) and value == each for each in choices),
@@ -36,28 +50,39 @@ def one_of(choices: Iterable[Any]) -> Rule:
 
 
 def number(in_range: Callable[[float], bool], expected: str) -> Rule:
-    """A finite number for which `in_range` holds."""
+    """Allow finite numbers for which `in_range` holds."""
     return Rule(
         lambda value: _is_number(value) and math.isfinite(value) and in_range(value),
         f"a number {expected}",
     )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def or_none(rule: Rule) -> Rule:
+    """Allow None, and the values that a rule allows."""
+    return Rule(
+        lambda value: value is None or rule.holds(value),
+        f"None or {rule.expected}",
+        (None, *rule.choices) if rule.choices else (),
+    )
+
+
+def or_each(rule: Rule) -> Rule:
+    """Allow the values that a rule allows, and sequences of them with one for each stage."""
+    return Rule(
+        lambda value: (
+            all(map(rule.holds, value)) if isinstance(value, list | tuple) else rule.holds(value)
+        ),
+        f"{rule.expected}, or a sequence of such values, one for each stage",
+    )
 
 
 def is_positive_integer(value: Any) -> bool:
-    """Whether a value is an integer above 0."""
+    """Return whether a value is an integer above 0."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _is_count(value: Any) -> bool:
-    return value == 0 and type(value) is int or is_positive_integer(value)
-
-
 def are_positive_integers(values: Any) -> bool:
-    """Whether a value is a sequence, not empty, of integers above 0."""
+    """Return whether a value is a sequence, not empty, of integers above 0."""
     return (
         isinstance(values, Iterable)
         and not isinstance(values, str | dict)
@@ -66,27 +91,16 @@ def are_positive_integers(values: Any) -> bool:
     )
 
 
-def or_none(rule: Rule) -> Rule:
-    """None, or what the rule says."""
-    return Rule(
-        lambda value: value is None or rule.holds(value),
-        f"None or {rule.expected}",
-        (None, *rule.choices) if rule.choices else (),
-    )
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-# Of Keras's activations, a gated linear unit halves the channels and a threshold needs arguments.
+def _is_count(value: Any) -> bool:
+    return value == 0 and type(value) is int or is_positive_integer(value)
+
+
+# Keras's gated linear unit halves the channels, and its threshold needs arguments.
 _NO_ACTIVATIONS = ("glu", "threshold")
-
-
-def or_each(rule: Rule) -> Rule:
-    """What the rule says, or a list of such values, one for each stage."""
-    return Rule(
-        lambda value: (
-            all(map(rule.holds, value)) if isinstance(value, list | tuple) else rule.holds(value)
-        ),
-        f"{rule.expected}, or a sequence of such values, one for each stage",
-    )
 
 
 def _is_activation(value: Any) -> bool:

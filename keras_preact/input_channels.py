@@ -1,4 +1,4 @@
-"""The first convolution's weights, for images of another number of channels."""
+"""Weights of the first convolution for images of another number of channels."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from keras_preact.spec.rules import POSITIVE_INTEGER
+
 
 def adapt_kernel(kernel: Any, channels: int) -> np.ndarray:
-    """A convolution's kernel for another number of input channels, by timm's rule.
+    """Adapt the kernel of a convolution to another number of input channels, by timm's rule.
 
-    For one channel the input channels are summed, so that a grey image scores as it would with its
-    channel repeated. Otherwise they are repeated in turn, as often as needed, and scaled so that
-    the kernel's response to an image whose channels are alike stays about the same.
+    For one channel the input channels are summed, so that a gray image gets the scores that it
+    would get with its channel repeated. Otherwise they are repeated in turn, as often as needed,
+    and scaled so that the response to an image with equal channels stays about the same.
 
     Args:
         kernel: Array `(height, width, channels in, channels out)`.
@@ -30,7 +32,7 @@ def adapt_kernel(kernel: Any, channels: int) -> np.ndarray:
             "`kernel` must have the shape (height, width, channels in, channels out). "
             f"Received: shape {kernel.shape}"
         )
-    check_channels(channels)
+    POSITIVE_INTEGER.check("channels", channels)
     given = kernel.shape[2]
     if channels == given:
         return kernel.copy()
@@ -40,16 +42,3 @@ def adapt_kernel(kernel: Any, channels: int) -> np.ndarray:
     else:
         adapted = exact[:, :, np.arange(channels) % given] * (given / channels)
     return adapted.astype(kernel.dtype)
-
-
-def check_channels(channels: Any) -> None:
-    """Check a number of channels.
-
-    Raises:
-        ValueError: If it is not a positive integer.
-    """
-    if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
-        raise ValueError(
-            "`channels` must be a positive integer. "
-            f"Received: {channels!r} (of type {type(channels).__name__})"
-        )
