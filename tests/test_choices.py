@@ -16,7 +16,7 @@ import tensorflow as tf
 import keras_preact
 from keras_preact.layers import BatchNormalization, Conv2D, ScaleShift
 from keras_preact.ops.choices import CHOICES, SWITCHED_HERE, enabled, without
-from tests.numbers import error, in_float64, tolerance
+from tests.numerics import error, in_float64, tolerance
 
 ROOT = Path(keras_preact.__file__).parent
 X = np.random.default_rng(0).standard_normal((2, 14, 14, 128)).astype("float32")
