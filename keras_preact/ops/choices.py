@@ -115,7 +115,7 @@ _CHOICES = (
         "keras_preact.blocks.stages.AUTO_SCAN_UNITS",
         "python -m benchmarks.depth",
         {},
-        switch="`scan=False` of `keras_preact.Architecture`",
+        switch="`scan_units=False` of `keras_preact.Architecture`",
     ),
     Choice(
         "threads",
