@@ -121,7 +121,7 @@ ONE_THREAD = """
 import numpy as np, tensorflow as tf
 from keras_preact.layers import Conv2D
 tf.config.threading.set_intra_op_parallelism_threads(1)
-for channels in range(1, 8):
+for channels in (1, 4, 7, 8, 12, 15):
     layer = Conv2D(2 * channels, 1, strides=2, use_bias=False)
     layer.build((None, None, None, channels))
 
@@ -148,7 +148,7 @@ def test_narrow_strided_1x1_convolutions_train_on_one_thread():
 
 @pytest.mark.numerical
 @pytest.mark.parametrize("size", [None, 9])
-@pytest.mark.parametrize("channels", [1, 7])
+@pytest.mark.parametrize("channels", [1, 15])
 def test_narrow_strided_1x1_kernels_have_true_gradients(channels, size):
     x = tf.constant(X[:, :9, :12, :channels])
     layer = Conv2D(8, 1, strides=2, bias_initializer="ones")
