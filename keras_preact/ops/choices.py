@@ -112,10 +112,10 @@ _CHOICES = (
     Choice(
         "loops",
         "Stages of many like units are loops, which take less time to trace.",
-        "keras_preact.Architecture.scans",
+        "keras_preact.blocks.stages.AUTO_SCAN_UNITS",
         "python -m benchmarks.depth",
         {},
-        switch="`scan=False` of `keras_preact.Architecture`",
+        switch="`scan_units=False` of `keras_preact.Architecture`",
     ),
     Choice(
         "threads",
