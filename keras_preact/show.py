@@ -14,7 +14,7 @@ import keras
 
 from keras_preact.analysis import Cost, NetCost, draw_units, model_cost, unit_graphs
 from keras_preact.applications import BUILDERS, list_architectures
-from keras_preact.weights.catalogue import did_you_mean
+from keras_preact.messages import did_you_mean
 
 FORMATS = ("svg", "png")
 _NOTE = (
@@ -88,9 +88,9 @@ def matching_names(pattern: str) -> list[str]:
     """
     names = list_architectures(pattern)
     if not names:
+        hint = did_you_mean(pattern.strip("*?"), BUILDERS, quote="'")
         raise ValueError(
-            f"No net's name matches {pattern!r}.{did_you_mean(pattern.strip('*?'), BUILDERS)} "
-            f"The nets are {', '.join(BUILDERS)}."
+            f"No net's name matches {pattern!r}.{hint} The nets are {', '.join(BUILDERS)}."
         )
     return names
 
@@ -110,10 +110,8 @@ def build_named(name: str, input_size: int | None, changes: dict[str, Any]) -> k
         ValueError: If there is no such builder or field, or a value is out of its range.
     """
     if name not in BUILDERS:
-        raise ValueError(
-            f"There is no net {name!r}.{did_you_mean(name, BUILDERS)} "
-            f"The nets are {', '.join(BUILDERS)}."
-        )
+        hint = did_you_mean(name, BUILDERS, quote="'")
+        raise ValueError(f"There is no net {name!r}.{hint} The nets are {', '.join(BUILDERS)}.")
     # Checked before the builder's other arguments could take one of the names.
     architecture = BUILDERS[name].architecture.replace(**changes)
     size = architecture.input_size if input_size is None else input_size

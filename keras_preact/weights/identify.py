@@ -10,7 +10,7 @@ import keras
 
 from keras_preact.architecture import Architecture
 from keras_preact.dense import DENSE_UNITS
-from keras_preact.weights.catalogue import did_you_mean
+from keras_preact.messages import did_you_mean
 from keras_preact.weights.named import NamedWeights, set_named_weights
 
 _CONVOLUTION = re.compile(r"stage(?P<stage>\d+)_unit(?P<unit>\d+)_conv(?P<conv>\d+)")
@@ -129,7 +129,8 @@ def _candidates(named: NamedWeights) -> list[str]:
 def _model(named: NamedWeights, name: str) -> keras.Model:
     builders = _builders()
     if name not in builders:
-        raise ValueError(f"There is no builder {name!r}.{did_you_mean(name, builders)}")
+        hint = did_you_mean(name, builders, quote="'")
+        raise ValueError(f"There is no builder {name!r}.{hint}")
     head = named.get("predictions")
     stem = next(named[each]["0"] for each in named if each.startswith("stem_conv"))
     model = builders[name](
