@@ -25,7 +25,6 @@ from matplotlib.figure import Figure
 from benchmarks.report import report, table, write
 from training.compiling import compile_for_training
 from training.data import training_pipeline
-from training.files import replacing
 from training.net import build_net
 from training.recipe import (
     Recipe,
@@ -34,7 +33,8 @@ from training.recipe import (
     override_recipe,
     steps_per_epoch,
 )
-from training.report import write_history_csv
+from training.records.files import replacing
+from training.records.report import write_history_csv
 from training.sources import open_source
 
 # Steps that one line of the table averages over.

@@ -43,7 +43,7 @@ def prepare_keras(net: str, task: str, batch_size: int, size: int, steps: int) -
 
     import keras_preact
     from keras_preact.transforms import fold
-    from training.on_device import SparseCallbacks
+    from training.engines.on_device import SparseCallbacks
 
     keras.config.set_dtype_policy("mixed_bfloat16")
     keras.utils.set_random_seed(0)

@@ -30,10 +30,10 @@ from matplotlib.figure import Figure
 
 from benchmarks.report import report, table, write
 from keras_preact.analysis import CostTable
-from training.files import replacing
 from training.net import architecture_of
 from training.recipe import Recipe, load_recipe
-from training.report import write_history_csv
+from training.records.files import replacing
+from training.records.report import write_history_csv
 from training.reproduce import run
 from training.run import read_run
 

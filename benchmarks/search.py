@@ -37,9 +37,9 @@ from typing import Any
 from benchmarks.report import report, table, write
 from keras_preact.analysis import architecture_cost
 from training import processes
-from training.files import write_json
 from training.net import recipe_architecture
 from training.recipe import Recipe
+from training.records.files import write_json
 from training.run import read_run
 from training.search.trials import Record, SearchFolder, leaderboard
 from training.train import parse_arguments as parse_training

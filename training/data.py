@@ -21,12 +21,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_preact.preprocessing import Preprocessing, decode_image
-from training import augment
-from training.colors import ColorMap, color_jitter, lighting
-from training.decoded import DecodedImages
-from training.pixels import as_rows, to_uint8
-from training.rand_augment import rand_augment
-from training.reading import ImageReader, part_of
+from training.augmentation import augment
+from training.augmentation.colors import ColorMap, color_jitter, lighting
+from training.augmentation.pixels import as_rows, to_uint8
+from training.augmentation.rand_augment import rand_augment
+from training.loading.decoded import DecodedImages
+from training.loading.reading import ImageReader, part_of
 from training.recipe import Recipe, preprocessing_of, steps_per_epoch
 from training.sources import ImageSource
 

@@ -19,9 +19,9 @@ import numpy as np
 import tensorflow as tf
 
 from training.data import evaluation_pipeline
-from training.files import replacing, write_json
 from training.recipe import recipe_for
-from training.report import draw_confusion
+from training.records.files import replacing, write_json
+from training.records.report import draw_confusion
 from training.sources import open_source
 from training.trained import Trained, add_trained_arguments, load_trained
 

@@ -8,8 +8,8 @@ from typing import Protocol
 
 import keras
 
-from training.checkpoint import Progress
 from training.recipe import Recipe
+from training.records.checkpoint import Progress
 from training.run import Run
 
 

@@ -20,9 +20,9 @@ from keras_preact.preprocessing import Preprocessing
 from keras_preact.weights import save_half_precision
 from training.data import evaluation_pipeline
 from training.evaluate import Evaluation, evaluate
-from training.files import replacing
 from training.net import build_net
 from training.recipe import Recipe, recipe_for
+from training.records.files import replacing
 from training.sources import open_source
 from training.trained import Trained, add_trained_arguments, load_trained, read_record
 

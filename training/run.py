@@ -14,10 +14,10 @@ import keras
 import numpy as np
 
 import keras_preact
-from training.checkpoint import Progress
-from training.files import PARTIAL, write_json
 from training.recipe import differences
-from training.report import draw_curves, write_history_csv
+from training.records.checkpoint import Progress
+from training.records.files import PARTIAL, write_json
+from training.records.report import draw_curves, write_history_csv
 
 
 class Run:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.checkpoint import Progress
+from training.engines.stopping import Preempted
 from training.job import Images, Job
 from training.net import find_pretrained
 from training.recipe import (
@@ -28,8 +28,8 @@ from training.recipe import (
     preprocessing_of,
     recipe_values,
 )
+from training.records.checkpoint import Progress
 from training.run import Run
-from training.stopping import Preempted
 
 # The exit status of a run that was asked to stop: EX_TEMPFAIL of sysexits.h, "try again later".
 PREEMPTED = 75
@@ -246,10 +246,10 @@ def prepare(options: argparse.Namespace, recipe: Recipe) -> Job:
     """
     # Neither needs what the other is made of: TensorFlow, or a backend without it.
     if options.data_on_device:
-        from training import on_device
+        from training.engines import on_device
 
         return on_device.prepare(options, recipe)
-    from training import on_tensorflow
+    from training.engines import on_tensorflow
 
     return on_tensorflow.prepare(options, recipe)
 

@@ -18,7 +18,6 @@ from typing import Any
 import grpc
 import tensorflow as tf
 
-from training.files import write_json
 from training.hyperrule import apply_rule
 from training.recipe import (
     Recipe,
@@ -27,6 +26,7 @@ from training.recipe import (
     override_recipe,
     steps_per_epoch,
 )
+from training.records.files import write_json
 from training.search import (
     OBJECTIVES,
     ORACLES,

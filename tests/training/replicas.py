@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 import keras_preact
-from training.checkpoint import Progress
 from training.compiling import compile_for_training
-from training.loop import Loop
+from training.engines.loop import Loop
+from training.engines.strategy import average_statistics, distribute, make_strategy
 from training.recipe import Recipe
-from training.strategy import average_statistics, distribute, make_strategy
+from training.records.checkpoint import Progress
 
 CLASSES = 3
 STEPS = 4

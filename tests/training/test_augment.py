@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from training import augment, rand_augment
+from training.augmentation import augment, rand_augment
 
 SEED = tf.constant([3, 4], tf.int64)
 MEAN_COLOR = (1, 2, 3)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training.strategy import read_workers
+from training.engines.strategy import read_workers
 from training.train import PREEMPTED, parse_arguments
 
 CLUSTER = Path(__file__).parents[2] / "training" / "cluster"

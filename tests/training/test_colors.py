@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training import colors
+from training.augmentation import colors
 
 SEED = tf.constant([3, 4], tf.int64)
 

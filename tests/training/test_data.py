@@ -10,8 +10,9 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_preact.preprocessing import decode_image
-from training import data, reading
-from training.decoded import DecodedImages
+from training import data
+from training.loading import reading
+from training.loading.decoded import DecodedImages
 from training.recipe import Recipe
 from training.sources import open_source
 

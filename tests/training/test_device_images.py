@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_preact.preprocessing import Preprocessing
-from training.device_images import DeviceImages, draw_views, plain_views
+from training.engines.device_images import DeviceImages, draw_views, plain_views
 from training.recipe import Recipe
 
 SIDE = 6

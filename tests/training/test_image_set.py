@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.image_set import load_image_set
+from training.loading.image_set import load_image_set
 from training.recipe import load_recipe, preprocessing_of
 
 tf_only = pytest.importorskip("tensorflow")

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from training import launch
+from training.engines.strategy import make_strategy, read_workers
 from training.run import read_run
-from training.strategy import make_strategy, read_workers
 from training.train import PREEMPTED
 
 ROOT = Path(__file__).parents[2]
@@ -214,7 +214,7 @@ def test_a_malformed_tf_config_is_refused(monkeypatch, tf_config):
 
 def test_workers_do_not_split_their_processor(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", launch.environments(2, 0)[0]["TF_CONFIG"])
-    monkeypatch.setattr("training.strategy._select_devices", lambda devices: None)
+    monkeypatch.setattr("training.engines.strategy._select_devices", lambda devices: None)
     with pytest.raises(ValueError, match="on its GPUs or on one CPU"):
         make_strategy(["CPU:0", "CPU:1"])
 

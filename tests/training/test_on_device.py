@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from training.on_device import SparseCallbacks
+from training.engines.on_device import SparseCallbacks
 from training.run import read_run
 from training.train import main
 

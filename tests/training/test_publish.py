@@ -8,8 +8,8 @@ import re
 import pytest
 
 from training.evaluate import main as evaluate
-from training.files import write_json
 from training.publish import main as publish
+from training.records.files import write_json
 from training.run import read_run
 
 NAMES = ("--data-name", "Digits", "--name", "tiny_digits")

@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import pytest
 
-from training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from training.compiling import compile_for_training
 from training.net import build_net
 from training.recipe import Recipe, load_recipe
+from training.records.checkpoint import Progress, load_checkpoint, save_checkpoint
 from training.run import read_run
 
 ROOT = Path(__file__).parents[2]

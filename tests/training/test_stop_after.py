@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from tensorflow.python.framework import config
 
-from training import on_tensorflow
-from training.checkpoint import save_checkpoint
+from training.engines import on_tensorflow
+from training.records.checkpoint import save_checkpoint
 from training.run import read_run
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training.on_tensorflow import prepare_machine
+from training.engines.on_tensorflow import prepare_machine
+from training.engines.strategy import make_strategy
 from training.recipe import Recipe
-from training.strategy import make_strategy
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,7 +52,7 @@ def test_replicas_keep_to_the_threads_that_were_asked_for():
     """As for the trials of a search, whose workers share the cores."""
     devices = [f"CPU:{index}" for index in range(len(os.sched_getaffinity(0)))]
     code = (
-        "import tensorflow as tf\nfrom training.strategy import make_strategy\n"
+        "import tensorflow as tf\nfrom training.engines.strategy import make_strategy\n"
         f"make_strategy({devices})\nprint(tf.config.threading.get_intra_op_parallelism_threads())"
     )
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -100,6 +100,6 @@ def test_what_several_devices_cannot_do_is_refused(monkeypatch, recipe, message)
     class Two:
         num_replicas_in_sync = 2
 
-    monkeypatch.setattr("training.on_tensorflow.make_strategy", lambda devices: Two())
+    monkeypatch.setattr("training.engines.on_tensorflow.make_strategy", lambda devices: Two())
     with pytest.raises(ValueError, match=message):
         prepare_machine(recipe, (), deterministic=False)

@@ -6,15 +6,15 @@ import keras
 import numpy as np
 import pytest
 
-from training.callbacks import averaged_weights
 from training.compiling import compile_for_training
-from training.files import replacing, write_json
+from training.engines.callbacks import averaged_weights
+from training.engines.on_tensorflow import train as train_net
+from training.engines.stopping import Preempted
 from training.net import build_net, prepare_net
-from training.on_tensorflow import train as train_net
 from training.recipe import Recipe, load_recipe
+from training.records.files import replacing, write_json
 from training.run import Run, read_run
 from training.sources import open_source
-from training.stopping import Preempted
 from training.train import describe, parse_arguments
 
 # Nothing holds the maps of this net within bounds.

@@ -17,7 +17,7 @@ import keras_tuner
 import numpy as np
 from keras_tuner.oracles import BayesianOptimizationOracle, HyperbandOracle, RandomSearchOracle
 
-from training.files import replacing, write_json
+from training.records.files import replacing, write_json
 from training.search.constraints import Constraints
 from training.search.hypermodel import PreActHyperModel
 

@@ -20,8 +20,8 @@ from matplotlib.path import Path as Line
 from rich.console import Console
 from rich.table import Table
 
-from training.files import replacing
 from training.recipe import load_recipe
+from training.records.files import replacing
 from training.search.oracles import OBJECTIVES
 from training.search.trials import Record, SearchFolder, leaderboard, write_recipe
 

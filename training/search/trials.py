@@ -15,8 +15,8 @@ from typing import Any
 
 import tomli_w
 
-from training.files import replacing, write_json
 from training.recipe import Recipe
+from training.records.files import replacing, write_json
 from training.run import read_run
 from training.search.oracles import OBJECTIVES
 

@@ -16,8 +16,8 @@ import keras_tuner
 import pytest
 
 from training import processes
-from training.files import write_json
 from training.recipe import load_recipe
+from training.records.files import write_json
 from training.run import read_run
 from training.search import Constraints, load_space, make_oracle
 from training.search.trials import SearchFolder, write_recipe

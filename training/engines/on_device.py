@@ -11,23 +11,23 @@ from typing import Any
 import keras
 import numpy as np
 
-from training.callbacks import PlainLog, Recorder, averaged_weights
-from training.checkpoint import Progress, load_progress, save_checkpoint, save_net
 from training.compiling import compile_for_training
-from training.device_images import DeviceImages, draw_views, plain_views
-from training.image_set import ImageSet, load_image_set
-from training.job import Job
-from training.net import prepare_net
-from training.recipe import Recipe, preprocessing_of, steps_per_epoch
-from training.run import Run
-from training.schedules import calmed, learning_rate_schedule
-from training.stopping import (
+from training.engines.callbacks import PlainLog, Recorder, averaged_weights
+from training.engines.device_images import DeviceImages, draw_views, plain_views
+from training.engines.stopping import (
     CHECK_EVERY,
     Diverged,
     Preempted,
     exploded_loss,
     with_rollback,
 )
+from training.job import Job
+from training.loading.image_set import ImageSet, load_image_set
+from training.net import prepare_net
+from training.recipe import Recipe, preprocessing_of, steps_per_epoch
+from training.records.checkpoint import Progress, load_progress, save_checkpoint, save_net
+from training.run import Run
+from training.schedules import calmed, learning_rate_schedule
 
 # What a recipe may ask for that is done by `tf.data` alone, and what it must be here.
 _OFF = {

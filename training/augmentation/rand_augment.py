@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from training.colors import ColorMap, mean_luma, saturation
-from training.pixels import as_rows, reduce_pixels, to_uint8
+from training.augmentation.colors import ColorMap, mean_luma, saturation
+from training.augmentation.pixels import as_rows, reduce_pixels, to_uint8
 
 MAX_MAGNITUDE = 10.0
 MAX_ROTATION = math.radians(30)

@@ -9,26 +9,26 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from training.callbacks import PlainLog, Recorder
-from training.checkpoint import Progress, load_progress, save_checkpoint, save_net
 from training.compiling import compile_for_training
 from training.data import evaluation_pipeline, training_pipeline
-from training.hyperrule import apply_rule
-from training.job import Job
-from training.loop import Loop
-from training.net import prepare_net
-from training.recipe import Recipe, override_recipe, steps_per_epoch
-from training.run import Run
-from training.schedules import calmed, learning_rate_schedule
-from training.sources import ImageSource, open_source
-from training.stopping import with_rollback
-from training.strategy import (
+from training.engines.callbacks import PlainLog, Recorder
+from training.engines.loop import Loop
+from training.engines.stopping import with_rollback
+from training.engines.strategy import (
     any_worker,
     device_names,
     distribute,
     is_chief,
     make_strategy,
 )
+from training.hyperrule import apply_rule
+from training.job import Job
+from training.net import prepare_net
+from training.recipe import Recipe, override_recipe, steps_per_epoch
+from training.records.checkpoint import Progress, load_progress, save_checkpoint, save_net
+from training.run import Run
+from training.schedules import calmed, learning_rate_schedule
+from training.sources import ImageSource, open_source
 
 
 def prepare(options: argparse.Namespace, recipe: Recipe) -> Job:

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_preact.preprocessing import decode_image
-from training.reading import ImageReader
+from training.loading.reading import ImageReader
 from training.sources import indices_in_order
 
 # Bytes in a row of the tensor that holds all pixels. One dimension of 2 GiB would be longer than

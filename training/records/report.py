@@ -14,7 +14,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from training.files import replacing
+from training.records.files import replacing
 
 _TRAIN, _VALIDATION, _RATE = "#888888", "#0b6fb8", "#b8560b"
 

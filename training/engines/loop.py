@@ -14,10 +14,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from training.callbacks import averaged_weights
-from training.checkpoint import Progress
-from training.stopping import CHECK_EVERY, Diverged, Preempted, exploded_loss
-from training.strategy import any_worker, average_statistics, has_workers
+from training.engines.callbacks import averaged_weights
+from training.engines.stopping import CHECK_EVERY, Diverged, Preempted, exploded_loss
+from training.engines.strategy import any_worker, average_statistics, has_workers
+from training.records.checkpoint import Progress
 
 
 class Loop:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from training.checkpoint import Progress
+from training.records.checkpoint import Progress
 
 
 @contextlib.contextmanager

@@ -14,9 +14,9 @@ import numpy as np
 import PIL
 
 from keras_preact.preprocessing import Preprocessing, Preprocessor
-from training.corrupt import CorruptImages
-from training.files import replacing
 from training.listing import Listing, list_class_folders, list_digits
+from training.loading.corrupt import CorruptImages
+from training.records.files import replacing
 
 SPLITS = ("train", "test")
 # ImageNet would take hours to decode, and 190 GiB.

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_preact.preprocessing import JPEG_DCT, decode_image, rgb_to_channels
-from training.corrupt import CorruptImages
-from training.pixels import to_uint8
+from training.augmentation.pixels import to_uint8
+from training.loading.corrupt import CorruptImages
 from training.sources import ImageSource
 
 # Images that a thread reads at a time. Setting a chunk up takes half a millisecond, and at the

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from training.checkpoint import Progress
+from training.records.checkpoint import Progress
 
 # The metrics are read, and the loss is checked, every so many steps: reading waits for the step
 # to end, and on several workers adds up what each of them counted.

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from training.files import replacing
+from training.records.files import replacing
 
 
 @dataclass

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from training.pixels import as_rows
+from training.augmentation.pixels import as_rows
 
 
 def pad_and_crop(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from training.pixels import reduce_pixels
+from training.augmentation.pixels import reduce_pixels
 
 # Weights of red, green and blue in the luma of ITU-R BT.601.
 LUMA = (0.299, 0.587, 0.114)
