@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.report import report, table, write
 from keras_preact.analysis import CostTable
-from training.net import architecture_of
+from training.net import recipe_architecture
 from training.recipe import Recipe, load_recipe
 from training.records.files import replacing
 from training.records.report import write_history_csv
@@ -78,7 +78,7 @@ def common() -> Recipe:
 def costs() -> CostTable:
     """The cost of every net that differs in units and channels."""
     size, channels = common().input_size, common().channels
-    return CostTable(architecture_of(common()), (size, size, channels), classes=10)
+    return CostTable(recipe_architecture(common()), (size, size, channels), classes=10)
 
 
 def step_flops(phase: Phase) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import keras_preact
 from keras_preact import transforms
 from keras_preact.architecture import Architecture
+from keras_preact.messages import did_you_mean
 from keras_preact.weights import find_entry
 from keras_preact.weights.sources import is_weights_file, read
 from training.recipe import Recipe, differences
@@ -151,21 +151,6 @@ def build_net(recipe: Recipe, classes: int, **options: Any) -> keras.Model:
     )
 
 
-def architecture_of(recipe: Recipe) -> keras_preact.Architecture:
-    """The architecture of a recipe's net, which `keras_preact.analysis` tells the cost of.
-
-    Args:
-        recipe: Names the builder and its options.
-
-    Returns:
-        The architecture.
-
-    Raises:
-        ValueError: If there is no such builder, or its architecture refuses an option.
-    """
-    return _architecture(vars(recipe))
-
-
 def prepare_net(recipe: Recipe, class_names: Sequence[str]) -> keras.Model:
     """Build the net of a recipe as its first step finds it.
 
@@ -213,25 +198,24 @@ def prepare_net(recipe: Recipe, class_names: Sequence[str]) -> keras.Model:
 
 
 def recipe_architecture(recipe: Recipe) -> Architecture:
-    """What a recipe's net is like.
+    """Return the architecture of the net of a recipe.
 
     Args:
         recipe: Names the builder and its options.
 
     Returns:
-        The architecture that its builder builds.
+        The architecture that the builder builds.
 
     Raises:
         ValueError: If there is no such builder, or an option is no field or out of its range.
     """
-    return _builder(recipe.model).architecture.replace(**recipe.model_options)
+    return _architecture(vars(recipe))
 
 
 def _builder(name: str) -> keras_preact.applications.Builder:
     builders = keras_preact.BUILDERS
     if name not in builders:
-        close = difflib.get_close_matches(name, builders, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(name, builders, quote="")
         raise ValueError(f"`model` must be one of {', '.join(builders)}. Received: {name!r}.{hint}")
     return builders[name]
 
@@ -249,7 +233,7 @@ def _check_architecture(pretrained: Pretrained, recipe: Recipe) -> None:
     may_differ = (*_FREE_FIELDS, *_SIZES) if recipe.grow else _FREE_FIELDS
     theirs, ours = (
         {name: value for name, value in each.get_config().items() if name not in may_differ}
-        for each in (_architecture(values), architecture_of(recipe))
+        for each in (_architecture(values), recipe_architecture(recipe))
     )
     changes = differences(theirs, ours)
     if changes:
@@ -258,14 +242,16 @@ def _check_architecture(pretrained: Pretrained, recipe: Recipe) -> None:
             f"recipe's is a {recipe.model}:\n  " + "\n  ".join(changes)
         )
     if recipe.grow:
-        _check_growth(_sizes(_architecture(values)), _sizes(architecture_of(recipe)), recipe.init)
+        _check_growth(
+            _sizes(_architecture(values)), _sizes(recipe_architecture(recipe)), recipe.init
+        )
 
 
-def _architecture(values: dict[str, Any]) -> keras_preact.Architecture:
+def _architecture(values: dict[str, Any]) -> Architecture:
     return _builder(values["model"]).architecture.replace(**values.get("model_options", {}))
 
 
-def _sizes(architecture: keras_preact.Architecture) -> dict[str, Any]:
+def _sizes(architecture: Architecture) -> dict[str, Any]:
     return {name: getattr(architecture, name) for name in _SIZES}
 
 
@@ -320,5 +306,5 @@ def _frozen_stage(recipe: Recipe) -> int:
     if recipe.freeze == "stem":
         return 1
     if recipe.freeze == "body":
-        return 1 + len(architecture_of(recipe).units)
+        return 1 + len(recipe_architecture(recipe).units)
     return int(recipe.freeze.removeprefix("stage"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import re
 import tomllib
 import typing
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from keras_preact.messages import did_you_mean
 from keras_preact.preprocessing import Preprocessing
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -292,8 +292,9 @@ def recipe_values(name_or_path: str | Path) -> dict[str, Any]:
     path = _recipe_path(name_or_path)
     if not path.is_file():
         known = sorted(each.stem for each in RECIPES.glob("*.toml"))
+        hint = did_you_mean(path.stem, known, quote="'")
         raise FileNotFoundError(
-            f"No recipe {str(name_or_path)!r}{_suggestion(path.stem, known)} "
+            f"No recipe {str(name_or_path)!r}.{hint} "
             f"The recipes are {', '.join(known)}; any other is given by the path of its .toml file."
         )
     try:
@@ -414,16 +415,12 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def _suggestion(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else "."
-
-
 def _known_fields(values: dict[str, Any]) -> dict[str, Any]:
     names = [each.name for each in dataclasses.fields(Recipe)]
     for name in values:
         if name not in names:
-            raise ValueError(f"Unknown value {name!r}{_suggestion(name, names)}")
+            hint = did_you_mean(name, names, quote="'")
+            raise ValueError(f"Unknown value {name!r}.{hint}")
     return values
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import json
 import os
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
+from keras_preact.messages import did_you_mean
 from training.listing import TEST_SPLITS, list_class_folders, list_digits, renamed
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
@@ -356,8 +356,7 @@ def _open_tfds(name: str, data_dir: str | None) -> ImageSource:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         known = ["digits", *tfds.list_builders(with_community_datasets=False)]
-        close = difflib.get_close_matches(name, known, n=3)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        hint = did_you_mean(name, known, quote="")
         raise ValueError(
             f"There is no folder {name!r} here and no set of that name in TensorFlow Datasets."
             f"{hint} Expected `digits`, a folder, or a name such as `cifar10`."

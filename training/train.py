@@ -39,7 +39,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
     """Read the command line.
 
     Args:
-        arguments: What follows the name of the program.
+        arguments: The arguments, without the name of the program.
 
     Returns:
         The options, and the recipe with the overrides applied.
@@ -52,11 +52,27 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
         prog="python -m training.train",
         allow_abbrev=False,
         description=(
-            "Train a net on labelled images. Started again with the same arguments, it goes on "
+            "Train a net on labeled images. Started again with the same arguments, it goes on "
             "after the last completed epoch."
         ),
         epilog="Every value of the recipe may be overridden; the defaults shown are the recipe's.",
     )
+    _add_run_arguments(parser)
+    _add_device_arguments(parser)
+    _add_pace_arguments(parser)
+    recipe = named_recipe(arguments)
+    add_recipe_arguments(parser, recipe)
+    options = parser.parse_args(arguments)
+    for name in ("save_every", "stop_after"):
+        epochs = getattr(options, name)
+        if epochs is not None and epochs < 1:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} must be 1 or more. Received: {epochs}")
+    return options, override_recipe(recipe, options)
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name the recipe, the images and the folder of a run."""
     parser.add_argument(
         "--recipe", required=True, metavar="NAME", help="a name in training/recipes, or a TOML file"
     )
@@ -73,6 +89,10 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="the folder of the run"
     )
+
+
+def _add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where the net is trained."""
     parser.add_argument(
         "--data-on-device",
         action="store_true",
@@ -91,6 +111,10 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
         action="store_true",
         help="the same weights bit for bit each time, on the same machine; slower",
     )
+
+
+def _add_pace_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `Pace`."""
     parser.add_argument(
         "--log-every",
         type=int,
@@ -118,15 +142,6 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
         help="stop once N epochs are completed in all; the same command with a larger N, or "
         "without it, goes on in the recipe's schedule",
     )
-    recipe = named_recipe(arguments)
-    add_recipe_arguments(parser, recipe)
-    options = parser.parse_args(arguments)
-    for name in ("save_every", "stop_after"):
-        epochs = getattr(options, name)
-        if epochs is not None and epochs < 1:
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} must be 1 or more. Received: {epochs}")
-    return options, override_recipe(recipe, options)
 
 
 def named_recipe(arguments: Sequence[str]) -> Recipe:

@@ -14,6 +14,7 @@ import keras_preact
 from training.compiling import compile_for_training
 from training.engines.loop import Loop
 from training.engines.strategy import average_statistics, distribute, make_strategy
+from training.job import Pace
 from training.recipe import Recipe
 from training.records.checkpoint import Progress
 
@@ -68,13 +69,9 @@ def train(
         distribute(strategy, lambda context: batch.repeat(), len(images)),
         distribute(strategy, lambda context: test_images.batch(8), 8),
         steps=STEPS,
-        epochs=1,
-        progress=Progress(),
-        callbacks=[recorder],
-        log_every=STEPS,
+        pace=Pace(log_every=STEPS),
         save=lambda progress: None,
-        stop_requested=lambda: False,
-    ).run()
+    ).run(Progress(), 1, [recorder])
     history = recorder.history
     weights = {f"weight {index}": weight.numpy() for index, weight in enumerate(net.weights)}
     return {**{name: np.array(values) for name, values in history.items()}, **weights}

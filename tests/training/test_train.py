@@ -10,6 +10,7 @@ from training.compiling import compile_for_training
 from training.engines.callbacks import averaged_weights
 from training.engines.on_tensorflow import train as train_net
 from training.engines.stopping import Preempted
+from training.job import Pace
 from training.net import build_net, prepare_net
 from training.recipe import Recipe, load_recipe
 from training.records.files import replacing, write_json
@@ -93,7 +94,7 @@ def test_a_run_killed_after_its_last_epoch_still_gets_its_model(train, tmp_path)
         (("--data", "digit"), "Did you mean"),
         (("--devices", "TPU:0"), "Received: TPU:0"),
         (("--devices", "GPU:99"), "GPU:99"),
-        (("--recipe", "cifar_shrt"), "did you mean 'cifar_short'"),
+        (("--recipe", "cifar_shrt"), "Did you mean 'cifar_short'"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(
@@ -149,7 +150,8 @@ def test_a_run_that_is_asked_to_stop_goes_on_within_the_epoch(tiny_recipe, tmp_p
         run = Run(tmp_path / folder, describe(options, recipe, source))
         run.start([], [])
         net = prepare_net(recipe, source.class_names)
-        history = train_net(net, recipe, source, run, stop_requested=stop_requested).history
+        pace = Pace(stop_requested=stop_requested)
+        history = train_net(net, recipe, source, run, pace).history
         return [{**each, "seconds": 0} for each in history], net.get_weights()
 
     whole, weights = start("whole", seed=0)

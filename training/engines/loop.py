@@ -17,6 +17,7 @@ import tensorflow as tf
 from training.engines.callbacks import averaged_weights
 from training.engines.stopping import CHECK_EVERY, Diverged, Preempted, exploded_loss
 from training.engines.strategy import any_worker, average_statistics, has_workers
+from training.job import Pace
 from training.records.checkpoint import Progress
 
 
@@ -29,15 +30,10 @@ class Loop:
         batches: Training batches from the first step that is to be done on, without end.
         test_batches: Batches for the evaluation that ends an epoch.
         steps: Steps of an epoch.
-        epochs: Epochs of the run.
-        progress: How far the run has come; whoever records an epoch extends its history.
-        callbacks: Called at the same points as by `fit`. The logs of a step are None but every
-            `log_every` steps.
-        log_every: Steps between two readings of the metrics, if that is more often than to check
-            the loss.
+        pace: How often to read the metrics, in addition to the checks of the loss, and whether to
+            stop. A single process asks after each step whether to stop; several workers agree
+            every `CHECK_EVERY` steps.
         save: Saves the run within an epoch.
-        stop_requested: Whether this process was asked to stop. A single process is asked after
-            each step, several workers agree every `CHECK_EVERY` steps.
     """
 
     def __init__(
@@ -47,23 +43,13 @@ class Loop:
         test_batches: Iterable,
         *,
         steps: int,
-        epochs: int,
-        progress: Progress,
-        callbacks: Sequence[keras.callbacks.Callback],
-        log_every: int,
+        pace: Pace,
         save: Callable[[Progress], None],
-        stop_requested: Callable[[], bool],
     ) -> None:
         self._model = model
         self._steps = steps
-        self._epochs = epochs
-        self._progress = progress
-        self._callbacks = keras.callbacks.CallbackList(
-            callbacks, model=model, epochs=epochs, steps=steps
-        )
-        self._log_every = log_every
+        self._pace = pace
         self._save = save
-        self._stop_requested = stop_requested
         self._strategy = model.distribute_strategy
         self._batches = iter(batches)
         self._test_batches = test_batches
@@ -79,19 +65,30 @@ class Loop:
         )
         self._average_statistics = tf.function(lambda: average_statistics(model), autograph=False)
 
-    def run(self) -> None:
-        """Do the epochs that are left; the moving average of the weights is in the model then.
+    def run(
+        self, progress: Progress, epochs: int, callbacks: Sequence[keras.callbacks.Callback]
+    ) -> None:
+        """Do the epochs that are left, and put the moving average of the weights into the model.
+
+        Args:
+            progress: How far the run has come. A callback that records epochs extends its history.
+            epochs: Number of completed epochs to end with.
+            callbacks: Called at the same points as by `fit`. The logs of a step are None unless the
+                metrics were read after it.
 
         Raises:
             Diverged: If the loss is no longer finite, or has exploded.
             Preempted: If a worker was asked to stop; all of them stop after the same step.
         """
-        epochs = range(self._progress.epochs, self._epochs)
-        if epochs:
+        self._progress = progress
+        self._callbacks = keras.callbacks.CallbackList(
+            callbacks, model=self._model, epochs=epochs, steps=self._steps
+        )
+        if progress.epochs < epochs:
             # Only tracing builds the metrics, whose state a run that goes on restores.
             self._train_step.get_concrete_function(self._batches)
         self._callbacks.on_train_begin()
-        for epoch in epochs:
+        for epoch in range(progress.epochs, epochs):
             self._callbacks.on_epoch_begin(epoch)
             logs = self._train(epoch)
             logs |= {f"val_{name}": value for name, value in self._evaluate().items()}
@@ -112,7 +109,7 @@ class Loop:
             self._train_step(self._batches)
             due = step % CHECK_EVERY == 0 or step == self._steps
             stop = self._agreed_to_stop(due)
-            if due or stop or step % self._log_every == 0:
+            if due or stop or step % self._pace.log_every == 0:
                 logs = self._read()
                 # The metric is a mean over the epoch: its growth tells of the last steps.
                 self._check(epoch, step, (logs["loss"] * step - total) / (step - checked), limit)
@@ -143,7 +140,7 @@ class Loop:
         self._save(self._progress)
 
     def _agreed_to_stop(self, due: bool) -> bool:
-        requested = self._stop_requested()
+        requested = self._pace.stop_requested()
         if not has_workers(self._strategy):
             return requested
         return due and any_worker(self._strategy, requested)

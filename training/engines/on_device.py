@@ -19,13 +19,14 @@ from training.engines.stopping import (
     Diverged,
     Preempted,
     exploded_loss,
+    finish,
     with_rollback,
 )
-from training.job import Job
+from training.job import Job, Pace
 from training.loading.image_set import ImageSet, load_image_set
 from training.net import prepare_net
 from training.recipe import Recipe, preprocessing_of, steps_per_epoch
-from training.records.checkpoint import Progress, load_progress, save_checkpoint, save_net
+from training.records.checkpoint import Progress, save_checkpoint, save_net
 from training.run import Run
 from training.schedules import calmed, learning_rate_schedule
 
@@ -63,17 +64,7 @@ def prepare(options: argparse.Namespace, recipe: Recipe) -> Job:
     steps_per_epoch(images, recipe)
 
     def train_net(net: keras.Model, run: Run, stop_requested: Callable[[], bool]) -> Progress:
-        return train(
-            net,
-            recipe,
-            images,
-            run,
-            options.log_every,
-            save_every=options.save_every,
-            stop_after=options.stop_after,
-            rollback=options.rollback,
-            stop_requested=stop_requested,
-        )
+        return train(net, recipe, images, run, Pace.of(options, stop_requested))
 
     return Job(
         recipe,
@@ -120,31 +111,15 @@ def _device_name() -> str:
     return f"{backend} {keras.distribution.list_devices()[0]}"
 
 
-def train(
-    net: keras.Model,
-    recipe: Recipe,
-    images: ImageSet,
-    run: Run,
-    log_every: int = 50,
-    *,
-    save_every: int = 1,
-    stop_after: int | None = None,
-    rollback: bool = False,
-    stop_requested: Callable[[], bool] = lambda: False,
-) -> Progress:
-    """Train a net by `model.fit`, from the last checkpoint of the run on.
+def train(net: keras.Model, recipe: Recipe, images: ImageSet, run: Run, pace: Pace) -> Progress:
+    """Train a net by `model.fit`, from the last checkpoint of its run on.
 
     Args:
         net: The net, from `prepare_net`.
         recipe: The values of the run.
         images: The images.
-        run: Where the results go.
-        log_every: Steps between two lines of the log, where standard output is no terminal.
-        save_every: Epochs between two checkpoints.
-        stop_after: Completed epochs after which to stop; by default, all of the recipe.
-        rollback: Whether a run whose loss explodes goes back once to its last checkpoint, and on
-            from there with half the learning rate.
-        stop_requested: Whether the run should stop as soon as possible, to be taken up later.
+        run: The folder that the results go to.
+        pace: When to log, save and stop.
 
     Returns:
         The history of the run.
@@ -155,49 +130,33 @@ def train(
     """
     steps = steps_per_epoch(images, recipe)
     model = _feeding_model(net, recipe, images, steps)
-    epochs = min(stop_after or recipe.epochs, recipe.epochs)
-    state = (net, model.optimizer)
 
     def save_progress(progress: Progress) -> None:
-        save_checkpoint(run.checkpoint, *state, progress)
+        save_checkpoint(run.checkpoint, net, model.optimizer, progress)
         run.write(progress, "running")
 
     def attempt(progress: Progress) -> None:
         if progress.epochs:
             print(f"Going on {progress.place(recipe.epochs)}.", flush=True)
         else:
-            # What a run that fails in its first epoch goes back to.
+            # A run that fails in its first epoch goes back to this state.
             save_progress(progress)
         schedule = learning_rate_schedule(calmed(recipe, len(progress.rollbacks)), steps)
         model.optimizer.learning_rate = schedule
-        _fit(
-            model,
-            recipe,
-            images,
-            range(progress.epochs, epochs),
-            [
-                _Watch(model.output_shape[-1], steps, schedule, stop_requested),
-                Recorder(
-                    progress,
-                    schedule,
-                    lambda: save_net(net, run.best_model),
-                    save_progress,
-                    save_every,
-                ),
-            ],
-            log_every,
+        watch = _Watch(model.output_shape[-1], steps, schedule, pace.stop_requested)
+        recorder = Recorder(
+            progress,
+            schedule,
+            lambda: save_net(net, run.best_model),
+            save_progress,
+            pace.save_every,
         )
+        epochs = range(progress.epochs, pace.epochs(recipe))
+        _fit(model, recipe, images, epochs, [watch, recorder], pace.log_every)
 
-    progress = with_rollback(
-        attempt,
-        restore=lambda: load_progress(run.checkpoint, *state),
-        checkpoint=run.checkpoint,
-        epochs=recipe.epochs,
-        rollback=rollback,
-    )
+    progress = with_rollback(attempt, net, model.optimizer, recipe, run, pace.rollback)
     model.optimizer.finalize_variable_values(model.trainable_variables)
-    save_net(net, run.model)
-    run.write(progress, "finished" if progress.epochs == recipe.epochs else "running")
+    finish(net, run, progress, recipe)
     return progress
 
 

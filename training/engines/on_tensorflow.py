@@ -13,8 +13,9 @@ from training.compiling import compile_for_training
 from training.data import evaluation_pipeline, training_pipeline
 from training.engines.callbacks import PlainLog, Recorder
 from training.engines.loop import Loop
-from training.engines.stopping import with_rollback
+from training.engines.stopping import finish, with_rollback
 from training.engines.strategy import (
+    Batches,
     any_worker,
     device_names,
     distribute,
@@ -22,10 +23,10 @@ from training.engines.strategy import (
     make_strategy,
 )
 from training.hyperrule import apply_rule
-from training.job import Job
+from training.job import Job, Pace
 from training.net import prepare_net
 from training.recipe import Recipe, override_recipe, steps_per_epoch
-from training.records.checkpoint import Progress, load_progress, save_checkpoint, save_net
+from training.records.checkpoint import Progress, save_checkpoint, save_net
 from training.run import Run
 from training.schedules import calmed, learning_rate_schedule
 from training.sources import ImageSource, open_source
@@ -55,48 +56,24 @@ def prepare(options: argparse.Namespace, recipe: Recipe) -> Job:
             return prepare_net(recipe, source.class_names)
 
     def train_net(net: keras.Model, run: Run, stop_requested: Callable[[], bool]) -> Progress:
-        return train(
-            net,
-            recipe,
-            source,
-            run,
-            options.log_every,
-            save_every=options.save_every,
-            stop_after=options.stop_after,
-            rollback=options.rollback,
-            stop_requested=stop_requested,
-        )
+        return train(net, recipe, source, run, Pace.of(options, stop_requested))
 
     return Job(recipe, source, device_names(), is_chief(strategy), build_net, train_net)
 
 
 def train(
-    net: keras.Model,
-    recipe: Recipe,
-    source: ImageSource,
-    run: Run,
-    log_every: int = 50,
-    *,
-    save_every: int = 1,
-    stop_after: int | None = None,
-    rollback: bool = False,
-    stop_requested: Callable[[], bool] = lambda: False,
+    net: keras.Model, recipe: Recipe, source: ImageSource, run: Run, pace: Pace | None = None
 ) -> Progress:
-    """Train a net, from the last checkpoint of the run on.
+    """Train a net from the last checkpoint of its run on.
 
-    Where the net's strategy has several workers, all of them call this, and the chief writes.
+    If the strategy of the net has several workers, all of them call this, and the chief writes.
 
     Args:
         net: The net, from `prepare_net`.
         recipe: The values of the run.
         source: The images.
-        run: Where the results go.
-        log_every: Steps between two lines of the log, where standard output is no terminal.
-        save_every: Epochs between two checkpoints.
-        stop_after: Completed epochs after which to stop; by default, all of the recipe.
-        rollback: Whether a run whose loss explodes goes back once to its last checkpoint, and on
-            from there with half the learning rate.
-        stop_requested: Whether the run should stop as soon as possible, to be taken up later.
+        run: The folder that the results go to.
+        pace: When to log, save and stop; the defaults of `Pace` if None.
 
     Returns:
         The history of the run.
@@ -105,54 +82,41 @@ def train(
         FloatingPointError: If the loss is no longer finite or has exploded for good.
         Preempted: If the run was asked to stop, and is saved.
     """
-    with net.distribute_strategy.scope():
+    pace = pace or Pace()
+    strategy = net.distribute_strategy
+    with strategy.scope():
         model = compile_for_training(net, recipe, steps_per_epoch(source, recipe))
-    epochs = min(stop_after or recipe.epochs, recipe.epochs)
     progress = with_rollback(
-        lambda progress: _run_loop(
-            model,
-            net,
-            recipe,
-            source,
-            run,
-            progress,
-            epochs,
-            log_every,
-            save_every,
-            stop_requested,
-        ),
-        restore=lambda: load_progress(run.checkpoint, net, model.optimizer),
-        checkpoint=run.checkpoint,
-        epochs=recipe.epochs,
-        rollback=rollback,
+        lambda progress: _attempt(model, net, recipe, source, run, pace, progress),
+        net,
+        model.optimizer,
+        recipe,
+        run,
+        pace.rollback,
     )
     # The loop ends with the moving average in the model, if there is one.
-    if is_chief(net.distribute_strategy):
-        save_net(net, run.model)
-        run.write(progress, "finished" if progress.epochs == recipe.epochs else "running")
-    _wait_for_chief(net.distribute_strategy)
+    if is_chief(strategy):
+        finish(net, run, progress, recipe)
+    _wait_for_chief(strategy)
     return progress
 
 
 def _wait_for_chief(strategy: tf.distribute.Strategy) -> None:
-    """Let no worker end, or read, what the chief has not written yet."""
+    """Let no worker end, or read, before the chief has written."""
     any_worker(strategy, False)
 
 
-def _run_loop(
+def _attempt(
     model: keras.Model,
     net: keras.Model,
     recipe: Recipe,
     source: ImageSource,
     run: Run,
+    pace: Pace,
     progress: Progress,
-    epochs: int,
-    log_every: int,
-    save_every: int,
-    stop_requested: Callable[[], bool],
 ) -> None:
+    """Train from the restored state to the last epoch, or until the loss explodes."""
     strategy, steps = net.distribute_strategy, steps_per_epoch(source, recipe)
-    first_step = progress.epochs * steps + progress.step
     chief = is_chief(strategy)
 
     def save_progress(progress: Progress) -> None:
@@ -165,43 +129,40 @@ def _run_loop(
         if chief:
             save_net(net, run.best_model)
 
+    first_step = progress.epochs * steps + progress.step
     if not first_step:
-        # What a run that fails in its first epoch goes back to.
+        # A run that fails in its first epoch goes back to this state.
         save_progress(progress)
     elif chief:
         print(f"Going on {progress.place(recipe.epochs)}.", flush=True)
     schedule = learning_rate_schedule(calmed(recipe, len(progress.rollbacks)), steps)
     model.optimizer.learning_rate = schedule
-    callbacks = [Recorder(progress, schedule, save_best, save_progress, save_every)]
+    callbacks = [Recorder(progress, schedule, save_best, save_progress, pace.save_every)]
     if chief:
-        callbacks += [
-            keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
+        callbacks.append(keras.callbacks.TensorBoard(run.tensorboard, write_graph=False))
+        callbacks.append(
             keras.callbacks.ProgbarLogger()
             if sys.stdout.isatty()
-            else PlainLog(recipe.batch_size, log_every),
-        ]
-    Loop(
-        model,
-        distribute(
-            strategy,
-            lambda context: training_pipeline(
-                source, recipe, first_step=first_step, context=context
-            ),
-            recipe.batch_size,
-        ),
-        distribute(
-            strategy,
-            lambda context: evaluation_pipeline(source, recipe, context=context),
-            recipe.batch_size,
-        ),
-        steps=steps,
-        epochs=epochs,
-        progress=progress,
-        callbacks=callbacks,
-        log_every=log_every,
-        save=save_progress,
-        stop_requested=stop_requested,
-    ).run()
+            else PlainLog(recipe.batch_size, pace.log_every)
+        )
+    batches, test_batches = _shared_batches(source, recipe, strategy, first_step)
+    loop = Loop(model, batches, test_batches, steps=steps, pace=pace, save=save_progress)
+    loop.run(progress, pace.epochs(recipe), callbacks)
+
+
+def _shared_batches(
+    source: ImageSource, recipe: Recipe, strategy: tf.distribute.Strategy, first_step: int
+) -> tuple[Batches, Batches]:
+    """Return the training batches from a step on, and the test batches, for all replicas."""
+
+    def training(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        return training_pipeline(source, recipe, first_step=first_step, context=context)
+
+    def testing(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        return evaluation_pipeline(source, recipe, context=context)
+
+    size = recipe.batch_size
+    return distribute(strategy, training, size), distribute(strategy, testing, size)
 
 
 def prepare_machine(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from training.records.checkpoint import Progress
+import keras
+
+from training.recipe import Recipe
+from training.records.checkpoint import Progress, load_progress, save_net
+from training.run import Run
 
 # The metrics are read, and the loss is checked, every so many steps: reading waits for the step
 # to end, and on several workers adds up what each of them counted.
@@ -63,19 +66,20 @@ def exploded_loss(classes: int) -> float:
 
 def with_rollback(
     attempt: Callable[[Progress], None],
-    *,
-    restore: Callable[[], Progress],
-    checkpoint: Path,
-    epochs: int,
+    net: keras.Model,
+    optimizer: keras.Optimizer,
+    recipe: Recipe,
+    run: Run,
     rollback: bool,
 ) -> Progress:
     """Train until the last epoch, or until the loss explodes for good.
 
     Args:
-        attempt: Trains from the state that was restored on, and extends its progress.
-        restore: Puts the model into the state of the last checkpoint.
-        checkpoint: The file of that state, for messages.
-        epochs: Epochs of the recipe, likewise.
+        attempt: Trains from the restored state on, and extends its progress.
+        net: The net, which is put into the state of the last checkpoint before each attempt.
+        optimizer: The optimizer, likewise.
+        recipe: The values of the run.
+        run: The folder with the checkpoint.
         rollback: Whether a run whose loss explodes goes back once to the last checkpoint.
 
     Returns:
@@ -84,6 +88,10 @@ def with_rollback(
     Raises:
         FloatingPointError: If the loss explodes and the run does not go back, or did before.
     """
+
+    def restore() -> Progress:
+        return load_progress(run.checkpoint, net, optimizer)
+
     rollbacks: list[dict[str, Any]] = []
     while True:
         progress = restore()
@@ -92,8 +100,15 @@ def with_rollback(
             attempt(progress)
             return progress
         except Diverged as error:
-            where = f"{error} The last good checkpoint is {checkpoint}, {restore().place(epochs)}."
+            place = restore().place(recipe.epochs)
+            where = f"{error} The last good checkpoint is {run.checkpoint}, {place}."
             if not rollback or progress.rollbacks:
                 raise FloatingPointError(where) from error
             rollbacks.append(vars(error))
             print(f"{where} Going back to it once, with half the learning rate.", flush=True)
+
+
+def finish(net: keras.Model, run: Run, progress: Progress, recipe: Recipe) -> None:
+    """Write the trained net and the record of a run that has come to its end, or was to stop."""
+    save_net(net, run.model)
+    run.write(progress, "finished" if progress.epochs == recipe.epochs else "running")

@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+# Batches that `Strategy.run` takes the parts of.
+Batches = tf.data.Dataset | tf.distribute.DistributedDataset
+
 
 def make_strategy(devices: Sequence[str] = ()) -> tf.distribute.Strategy:
     """Choose the devices and how the work is spread over them.
@@ -127,7 +130,7 @@ def distribute(
     strategy: tf.distribute.Strategy,
     make_pipeline: Callable[[tf.distribute.InputContext], tf.data.Dataset],
     batch_size: int,
-) -> tf.data.Dataset | tf.distribute.DistributedDataset:
+) -> Batches:
     """Give every replica its part of the batches.
 
     Args:

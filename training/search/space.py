@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_preact.architecture import RULES
+from keras_preact.messages import did_you_mean
 from keras_preact.rules import POSITIVE, POSITIVE_INTEGER, Rule
 from training.recipe import Recipe
 
@@ -102,8 +102,9 @@ def load_space(name_or_path: str | Path) -> SearchSpace:
         path = SPACES / f"{name_or_path}.toml"
     if not path.is_file():
         known = sorted(each.stem for each in SPACES.glob("*.toml"))
+        hint = did_you_mean(path.stem, known, quote="'")
         raise FileNotFoundError(
-            f"No search space {str(name_or_path)!r}{_suggestion(path.stem, known)} "
+            f"No search space {str(name_or_path)!r}.{hint} "
             f"The spaces are {', '.join(known)}; any other is given by the path of its .toml file."
         )
     try:
@@ -180,11 +181,5 @@ def _different(name: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
 def _check_names(names: Sequence[str] | Mapping[str, Any], known: list[str]) -> None:
     for name in names:
         if name not in known:
-            raise ValueError(
-                f"Unknown name {name!r}{_suggestion(name, known)} Known: {', '.join(known)}"
-            )
-
-
-def _suggestion(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else "."
+            hint = did_you_mean(name, known, quote="'")
+            raise ValueError(f"Unknown name {name!r}.{hint} Known: {', '.join(known)}")

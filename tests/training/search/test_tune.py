@@ -83,7 +83,7 @@ def test_a_folder_of_something_else_is_refused(required, tmp_path, capsys):
         (["--workers", "-1"], "--workers must be 0 or more. Received: -1"),
         (["--max-flops", "10"], "No candidate keeps to the limits"),
         (["--learning-rate", "-1"], "`learning_rate` must be above 0"),
-        (["--space", "digit"], "did you mean 'digits'"),
+        (["--space", "digit"], "Did you mean 'digits'"),
     ],
 )
 def test_a_wrong_argument_is_told(required, tmp_path, capsys, options, message):
