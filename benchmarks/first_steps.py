@@ -3,7 +3,7 @@
     python -m benchmarks.first_steps --data DATA/cifar10 --output benchmarks/results/resnet1001
 
 Where a whole schedule would take days, this shows that the net trains: batches of the recipe's own
-pipeline, its optimiser and its warm-up, and a loss that falls. Every value of the recipe is an
+pipeline, its optimizer and its warm-up, and a loss that falls. Every value of the recipe is an
 option, as for `training.train`.
 """
 
@@ -42,7 +42,7 @@ WINDOW = 20
 
 
 def paper_recipe() -> Recipe:
-    """The paper's CIFAR schedule for 1001 layers, its rates unscaled; it warms up at 0.01."""
+    """Return the paper's CIFAR schedule for 1001 layers, rates unscaled, with a warm-up at 0.01."""
     return load_recipe("cifar_paper").replace(
         model="PreActResNet1001", batch_size=32, reference_batch_size=0
     )
@@ -53,7 +53,7 @@ def train(data: str, recipe: Recipe, steps: int, csv_path: Path) -> list[dict[st
 
     Args:
         data: Source of the images, as for `training.train`.
-        recipe: What is trained, and how.
+        recipe: The recipe to train.
         steps: How many steps.
         csv_path: The CSV file.
 
@@ -86,7 +86,7 @@ def train(data: str, recipe: Recipe, steps: int, csv_path: Path) -> list[dict[st
 
 
 def recorded(csv_path: Path) -> list[dict[str, Any]]:
-    """The records that an earlier run wrote, also one that was stopped on the way."""
+    """Read the records of an earlier run, even of one that was stopped on the way."""
     if not csv_path.exists():
         return []
     with open(csv_path, newline="", encoding="utf-8") as file:

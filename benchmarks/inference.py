@@ -3,7 +3,7 @@
     python -m benchmarks.inference
 
 Each candidate runs in a process of its own, in turn. SavedModels are run by TensorFlow's C API, as
-TensorFlow Serving runs them; ours also normalises the pixels.
+TensorFlow Serving runs them; ours also normalizes the pixels.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ OPENVINO_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 def quiet_tensorflow() -> None:
-    """Have TensorFlow use oneDNN and print little. Before it is imported."""
+    """Set TensorFlow's oneDNN and log level, before it is imported."""
     # Off by default on processors without 16-bit instructions.
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 
 def images_of(batch_size: int, size: int) -> np.ndarray:
-    """A batch of noise, float32, pixels in 0..255."""
+    """Make a batch of noise, float32, pixels in 0..255."""
     images = np.random.default_rng(0).uniform(0, 255, (batch_size, size, size, 3))
     return images.astype("float32")
 
 
 def trained(model: Any) -> Any:
-    """The model with biases and statistics of a trained net's size.
+    """Give a model biases and statistics of the size of a trained net's.
 
     TensorFlow leaves out additions of constants that are zero, as a new net's are.
     """
@@ -103,7 +103,7 @@ _EXPORTS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def _exports(dtype: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """Those of `_EXPORTS` that there are in a dtype: Winograd's algorithm is for float32 alone."""
+    """Return the `_EXPORTS` that exist in a dtype: Winograd's algorithm is only for float32."""
     return {
         net: {
             name: options
@@ -115,7 +115,7 @@ def _exports(dtype: str) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def prepare_savedmodel(folder: Path, batch_size: int, size: int) -> Step:
-    """A SavedModel's `serving_default`."""
+    """Prepare the `serving_default` of a SavedModel."""
     quiet_tensorflow()
     from savedmodels.c_api import ServedModel
 
@@ -126,7 +126,7 @@ def prepare_savedmodel(folder: Path, batch_size: int, size: int) -> Step:
 
 
 def prepare_format(file: Path, name: str, batch_size: int, size: int) -> Step:
-    """Our net in the runtime of another format."""
+    """Prepare our net in the runtime of another format."""
     from savedmodels.formats import FORMATS
 
     predict = FORMATS[name].load(file)
@@ -135,7 +135,7 @@ def prepare_format(file: Path, name: str, batch_size: int, size: int) -> Step:
 
 
 def prepare_openvino(file: Path, batch_size: int, size: int, dtype: str) -> Step:
-    """Our net in OpenVINO, which takes the float32 model and computes in `dtype`."""
+    """Prepare our net in OpenVINO, which takes the float32 model and computes in `dtype`."""
     from savedmodels.formats import load_openvino
 
     predict = load_openvino(file, OPENVINO_PRECISIONS[dtype])
@@ -144,7 +144,7 @@ def prepare_openvino(file: Path, batch_size: int, size: int, dtype: str) -> Step
 
 
 def prepare_torch(batch_size: int, size: int, dtype: str, compiled: bool) -> Step:
-    """Timm's net, which has the same topology, in PyTorch."""
+    """Prepare timm's net, which has the same topology, in PyTorch."""
     import timm
     import torch
 

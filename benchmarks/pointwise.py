@@ -2,7 +2,7 @@
 
     python -m benchmarks.pointwise
 
-In the mixture the kernel's gradient alone is a product. `keras_preact.layers.pointwise` chooses
+In the mixture only the gradient of the kernel is a product. `keras_preact.layers.pointwise` chooses
 between the last two.
 """
 

@@ -1,4 +1,4 @@
-"""What every benchmark writes: the machine, the command, a table."""
+"""Reports of benchmarks: the machine, the command, a table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def device_name() -> str:
-    """The processor's name and generation, and the number of cores this process may use."""
+    """Return the processor's name and generation, and the number of cores this process may use."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
     pairs = (line.split(":", 1) for line in reversed(lines) if ":" in line)
     facts = {name.strip(): value.strip() for name, value in pairs}
@@ -23,7 +23,7 @@ def device_name() -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table whose columns line up."""
+    """Format a Markdown table whose columns line up."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = [
@@ -37,7 +37,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def report(
     title: str, command: str, packages: Sequence[str], body: str, device: str | None = None
 ) -> str:
-    """A result as Markdown: title, how and on what it was measured, the body.
+    """Format a result as Markdown: title, command and machine, body.
 
     The device is the processor where none is named.
     """

@@ -3,7 +3,7 @@
     python -m benchmarks.train_step
 
 Our ResNet50V2 is the peer's net, weight for weight; PreActResNet50 has timm's topology. All train
-with the same optimiser, loss and images, compiled the same way, in turn.
+with the same optimizer, loss and images, compiled the same way, in turn.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def prepare(net: str, policy: str, batch_size: int, size: int) -> Step:
 
 
 def multiply_adds(net: str, size: int) -> int:
-    """Multiplications of one image's forward pass, in convolutions and dense layers."""
+    """Count the multiplications of a forward pass per image, in convolutions and dense layers."""
     import keras
 
     total = 0

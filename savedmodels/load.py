@@ -25,7 +25,7 @@ PERCENTILES = (50, 90, 95, 99, 100)
 
 @dataclass
 class Load:
-    """What a run of requests came to.
+    """Results of a run of requests.
 
     Attributes:
         seconds: From the first request to the last answer.
@@ -38,7 +38,7 @@ class Load:
     failures: Counter[str] = field(default_factory=Counter)
 
     def report(self, images_per_request: int) -> dict[str, Any]:
-        """The numbers of the run, as JSON values; latencies in milliseconds."""
+        """Return the results as JSON values; latencies in milliseconds."""
         numbers: dict[str, Any] = {
             "answered": len(self.latencies_s),
             "failed": dict(self.failures),
@@ -66,7 +66,7 @@ def run_load(
         concurrency: Requests in flight.
 
     Returns:
-        What came of them.
+        The results.
     """
     load, lock = Load(), threading.Lock()
 

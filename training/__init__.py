@@ -2,6 +2,7 @@
 
 import os
 from importlib import util
+from pathlib import Path
 
 # TensorFlow turns its oneDNN kernels on by itself only where the processor has AVX-512; they are
 # the faster ones without it too. It reads this when it is first imported.
@@ -9,8 +10,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 # Imported by its path: `import keras_preact` would import TensorFlow before this is in place.
 _spec = util.spec_from_file_location(
-    "training.quiet_start",
-    os.path.join(os.path.dirname(util.find_spec("keras_preact").origin), "quiet_start.py"),
+    "training.quiet_start", Path(__file__).parents[1] / "keras_preact" / "quiet_start.py"
 )
 quiet_start = util.module_from_spec(_spec)
 _spec.loader.exec_module(quiet_start)

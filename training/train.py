@@ -20,6 +20,7 @@ from typing import Any
 from training.engines.stopping import Preempted
 from training.job import Images, Job
 from training.net import find_pretrained
+from training.processes import PREEMPTED
 from training.recipe import (
     Recipe,
     add_recipe_arguments,
@@ -30,9 +31,6 @@ from training.recipe import (
 )
 from training.records.checkpoint import Progress
 from training.run import Run
-
-# The exit status of a run that was asked to stop: EX_TEMPFAIL of sysexits.h, "try again later".
-PREEMPTED = 75
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recipe]:
@@ -145,13 +143,13 @@ def _add_pace_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def named_recipe(arguments: Sequence[str]) -> Recipe:
-    """The recipe a command line names: its values are the defaults that `--help` shows.
+    """Load the recipe that a command line names: its values are the defaults in `--help`.
 
-    What neither the recipe's file nor, later, the command line says is as it was for the weights
+    A value that neither the file of the recipe nor the command line gives is that of the weights
     to start from.
 
     Args:
-        arguments: What follows the name of the program.
+        arguments: The arguments, without the name of the program.
 
     Returns:
         The recipe, without the overrides.
@@ -173,7 +171,7 @@ def named_recipe(arguments: Sequence[str]) -> Recipe:
 
 
 def describe(options: argparse.Namespace, recipe: Recipe, images: Images) -> dict[str, Any]:
-    """What decides the outcome of a run, as JSON values."""
+    """Collect everything that decides the outcome of a run, as JSON values."""
     description = {
         "recipe_name": options.recipe,
         "recipe": dataclasses.asdict(recipe),
@@ -190,7 +188,7 @@ def describe(options: argparse.Namespace, recipe: Recipe, images: Images) -> dic
 
 
 def summary(run: Run, progress: Progress) -> str:
-    """The last lines a run prints."""
+    """Format the last lines that a run prints."""
     best, last = progress.best, progress.history[-1]
     text = (
         f"Test accuracy: best {best['val_top1']:.2%} (epoch {best['epoch']}), "
@@ -253,7 +251,7 @@ def prepare(options: argparse.Namespace, recipe: Recipe) -> Job:
         recipe: The recipe, with the overrides applied.
 
     Returns:
-        What there is to do.
+        The job.
 
     Raises:
         ValueError: If it cannot be done.
@@ -271,7 +269,7 @@ def prepare(options: argparse.Namespace, recipe: Recipe) -> Job:
 
 @contextlib.contextmanager
 def _termination() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, instead of ending the process."""
+    """Make an event that SIGTERM sets instead of ending the process."""
     terminated = threading.Event()
     handler = signal.signal(signal.SIGTERM, lambda number, frame: terminated.set())
     try:

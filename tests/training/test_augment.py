@@ -179,7 +179,7 @@ def test_rand_augment_stays_within_range():
     np.testing.assert_array_equal(result, np.round(result))
 
 
-def test_rand_augment_clips_to_grey_levels(monkeypatch):
+def test_rand_augment_clips_to_gray_levels(monkeypatch):
     image = tf.constant(photographs(1)[0], tf.uint8)
     monkeypatch.setattr(rand_augment, "OPERATIONS", (lambda image, level: 2 * image - 60.6,))
     result = rand_augment.rand_augment(image[tf.newaxis], SEED, layers=1, magnitude=10.0)
@@ -263,7 +263,7 @@ def test_translation():
     np.testing.assert_allclose(result[15:], image[:-15], atol=0.1)
 
 
-def test_shear_moves_rows_in_proportion_to_their_distance_from_the_centre():
+def test_shear_moves_rows_in_proportion_to_their_distance_from_the_center():
     image = np.tile(np.arange(41, dtype=np.float32)[None, :, None], [11, 1, 3])
     result = rand_augment._shear_x(tf.constant(image), tf.constant(1.0)).numpy()
     offsets = result[:, 20, 0] - 20

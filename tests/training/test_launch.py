@@ -14,12 +14,11 @@ import keras
 import numpy as np
 import pytest
 
+from tests.training.paths import ROOT
 from training import launch
 from training.engines.strategy import make_strategy, read_workers
+from training.processes import PREEMPTED
 from training.run import read_run
-from training.train import PREEMPTED
-
-ROOT = Path(__file__).parents[2]
 
 # No dropout, which every replica draws alike for its part, and no statistics of batches, of which
 # every replica has its own: what is left is the same however a batch is shared.

@@ -3,17 +3,16 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
+from tests.training.paths import ROOT
 from training.engines.on_device import SparseCallbacks
 from training.run import read_run
 from training.train import main
 
-ROOT = Path(__file__).parents[2]
 NET = ["--model-options", "units=[1, 1, 1]"]
 JOB = ["--recipe", "digits", "--data", "digits", "--data-on-device", *NET, "--warmup-epochs", "1"]
 # The command where there is no TensorFlow.

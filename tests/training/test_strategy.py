@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.training.paths import ROOT
 from training.engines.on_tensorflow import prepare_machine
 from training.engines.strategy import make_strategy
 from training.recipe import Recipe
-
-ROOT = Path(__file__).parents[2]
 
 
 def run_replicas(devices: int, output: Path) -> dict[str, np.ndarray]:
@@ -48,27 +47,34 @@ def test_replicas_train_and_evaluate_as_one(one_replica, devices, tmp_path):
     assert several["threads"] == int(devices >= len(os.sched_getaffinity(0)))
 
 
+# Two processes, forked before TensorFlow has used a device, so that it is imported once.
+THREADS = """
+import os
+import tensorflow as tf
+from training.engines.strategy import make_strategy
+for asked in ({}, {"TF_NUM_INTRAOP_THREADS": "2"}):
+    child = os.fork()
+    if not child:
+        os.environ |= asked
+        make_strategy([f"CPU:{index}" for index in range(len(os.sched_getaffinity(0)))])
+        print(tf.config.threading.get_intra_op_parallelism_threads(), flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
 def test_replicas_keep_to_the_threads_that_were_asked_for():
     """As for the trials of a search, whose workers share the cores."""
-    devices = [f"CPU:{index}" for index in range(len(os.sched_getaffinity(0)))]
-    code = (
-        "import tensorflow as tf\nfrom training.engines.strategy import make_strategy\n"
-        f"make_strategy({devices})\nprint(tf.config.threading.get_intra_op_parallelism_threads())"
+    process = subprocess.run(
+        [sys.executable, "-c", THREADS],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    threads = []
-    for asked in ({}, {"TF_NUM_INTRAOP_THREADS": "2"}):
-        process = subprocess.run(
-            [sys.executable, "-c", code],
-            env=environment | asked,
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        threads.append(int(process.stdout))
     # 0: TensorFlow reads the variable itself.
-    assert threads == [1, 0]
+    assert process.stdout.split() == ["1", "0"]
 
 
 def test_one_device_needs_no_mirroring():

@@ -23,9 +23,8 @@ NORM_FREE = ["units=[1,1]", "channels=[8,16]", "strides=[1,2]", 'norm="none"']
 NORM_FREE += ['residual_scaling="skip_init"']
 
 
-def test_a_run_leaves_what_it_promises(train, tmp_path, capsys):
-    output = tmp_path / "run"
-    assert train(output, "--seed", "7") == 0
+def test_a_run_leaves_what_it_promises(train, finished, capsys):
+    output, printed = finished.folder, finished.printed
     record = read_run(output)
     assert record["status"] == "finished"
     assert record["recipe"]["seed"] == record["seed"] == 7
@@ -43,13 +42,12 @@ def test_a_run_leaves_what_it_promises(train, tmp_path, capsys):
     assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((output / "tensorboard").glob("*/events*"))
     assert not list(output.glob("**/partial-*"))
-    printed = capsys.readouterr().out
     assert f"best {record['best']['val_top1']:.2%}" in printed
     assert str(output / "curves.png") in printed
 
     # The same command again: nothing is left to do.
     written = (output / "model.keras").stat().st_mtime_ns
-    assert train(output, "--seed", "7") == 0
+    assert train(output, *finished.options) == 0
     assert "finished" in capsys.readouterr().out
     assert (output / "model.keras").stat().st_mtime_ns == written
 
@@ -70,14 +68,12 @@ def test_a_run_leaves_what_it_promises(train, tmp_path, capsys):
     assert results["accuracy"] == pytest.approx(record["history"][-1]["val_top1"])
 
 
-def test_a_run_killed_after_its_last_epoch_still_gets_its_model(train, tmp_path):
-    output = tmp_path / "run"
-    assert train(output, "--epochs", "2") == 0
+def test_a_run_killed_after_its_last_epoch_still_gets_its_model(train, finished, tmp_path):
+    output = finished.copy(tmp_path / "run")
     expected = keras.saving.load_model(output / "model.keras").get_weights()
     (output / "model.keras").unlink()
     write_json(output / "run.json", read_run(output) | {"status": "running"})
-    keras.backend.clear_session(free_memory=False)
-    assert train(output, "--epochs", "2") == 0
+    assert train(output, *finished.options) == 0
     assert read_run(output)["status"] == "finished"
     received = keras.saving.load_model(output / "model.keras").get_weights()
     for one, other in zip(received, expected, strict=True):
@@ -235,6 +231,7 @@ def test_evaluation_uses_the_average_and_leaves_no_trace(small_net):
         np.testing.assert_array_equal(weight.numpy(), value)
 
 
+@pytest.mark.numerical
 def test_xla_takes_the_same_step(small_net):
     images = np.random.RandomState(0).normal(size=(6, 8, 8, 1)).astype("float32")
     labels = np.eye(3)[[0, 1, 2, 0, 1, 2]]
@@ -244,6 +241,8 @@ def test_xla_takes_the_same_step(small_net):
         model = compile_for_training(net, Recipe(jit_compile=compiled), 10)
         model.train_on_batch(images, labels)
         weights.append([weight.numpy() for weight in net.weights])
+    # The unit roundoff of float32, 6e-8, times the root of the 5e4 products in a gradient of the
+    # stem, and as much again in each of the layers behind it.
     for plain, xla in zip(*weights, strict=True):
         np.testing.assert_allclose(plain, xla, rtol=1e-4, atol=1e-5)
 

@@ -23,8 +23,8 @@ def pad_and_crop(
         images: Batch of images of any dtype.
         seed: Integer tensor `(2,)`.
         pad: Pixels of padding on each side before the crop to the original size.
-        fill: Value of the padding in each channel; with the mean colour the padding is zero
-            once normalised, as in the CIFAR recipe of the paper (arXiv:1512.03385, 4.2).
+        fill: Value of the padding in each channel; with the mean color the padding is zero
+            once normalized, as in the CIFAR recipe of the paper (arXiv:1512.03385, 4.2).
 
     Returns:
         The images, of the same shape and dtype.
@@ -74,7 +74,7 @@ def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def random_box(shape: tf.Tensor, seed: tf.Tensor, *, min_area: float) -> tf.Tensor:
-    """A random part of an image, as the Inception nets are trained on (arXiv:1409.4842, 6).
+    """Draw a random part of an image, as for training Inception nets (arXiv:1409.4842, 6).
 
     Its area is a share of the image's, uniform in `min_area`..1, and its aspect ratio lies
     between 3/4 and 4/3.
@@ -103,12 +103,12 @@ def random_box(shape: tf.Tensor, seed: tf.Tensor, *, min_area: float) -> tf.Tens
 
 
 def cutout(images: tf.Tensor, seed: tf.Tensor, *, size: int) -> tf.Tensor:
-    """Set a square of each image to zero, the mean colour of normalised images.
+    """Set a square of each image to zero, the mean color of normalized images.
 
-    The centre lies anywhere in the image, so a square at the border is cut (arXiv:1708.04552).
+    The center lies anywhere in the image, so a square at the border is cut (arXiv:1708.04552).
 
     Args:
-        images: Batch of normalised images.
+        images: Batch of normalized images.
         seed: Integer tensor `(2,)`.
         size: Side of the square, in pixels.
 
@@ -126,7 +126,7 @@ def _outside_box(
     box_height: tf.Tensor,
     box_width: tf.Tensor,
 ) -> tf.Tensor:
-    """1 outside of a box with its centre anywhere, 0 within.
+    """Return a mask: 1 outside of a box with its center anywhere, 0 within.
 
     Args:
         seed: Integer tensor `(2,)`.
@@ -142,8 +142,8 @@ def _outside_box(
     seeds = tf.unstack(tf.random.split(seed, 2))
     masks = []
     for side, length, box in zip(seeds, (height, width), (box_height, box_width), strict=True):
-        centre = tf.random.stateless_uniform([*batch, 1], side, 0, length, tf.int32)
-        offset = tf.range(length) - centre + box // 2
+        center = tf.random.stateless_uniform([*batch, 1], side, 0, length, tf.int32)
+        offset = tf.range(length) - center + box // 2
         masks.append((offset >= 0) & (offset < box))
     rows, columns = masks
     inside = rows[..., tf.newaxis] & tf.repeat(columns, channels, axis=-1)[..., tf.newaxis, :]
@@ -232,12 +232,12 @@ def mix(
 
 
 def _blend(values: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-    """Each of a batch and the one at the other end of it, weighted."""
+    """Blend each element of a batch with the one at the other end of the batch."""
     return weight * values + (1 - weight) * tf.reverse(values, axis=[0])
 
 
 def _beta(seed: tf.Tensor, alpha: float) -> tf.Tensor:
-    """A scalar drawn from Beta(alpha, alpha)."""
+    """Draw a scalar from Beta(alpha, alpha)."""
     gamma_seed, uniform_seed = tf.unstack(tf.random.split(seed, 2))
     # The quotient of two Gamma(alpha) draws, as Gamma(alpha + 1) * uniform ** (1 / alpha) in
     # logarithms: for a small alpha both draws would often round to zero.

@@ -1,4 +1,4 @@
-"""Random changes of colours that are one affine map an image, so that one pass does them all."""
+"""Random color changes as one affine map per image, applied in one pass."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PIXELS = 4
 
 
 class ColorMap(NamedTuple):
-    """What happens to every pixel of an image: `pixel @ matrix + offset`.
+    """Affine map of the pixels of an image: `pixel @ matrix + offset`.
 
     Attributes:
         matrix: float32 `(batch, channels, channels)`, or `(1, channels, channels)` if it is the
@@ -34,7 +34,7 @@ class ColorMap(NamedTuple):
     offset: tf.Tensor
 
     def then(self, following: ColorMap) -> ColorMap:
-        """This map and another after it, as one."""
+        """Return one map for this map and another after it."""
         moved = tf.matmul(self.offset[:, tf.newaxis], following.matrix)[:, 0]
         return ColorMap(self.matrix @ following.matrix, moved + following.offset)
 
@@ -58,7 +58,7 @@ class ColorMap(NamedTuple):
 
 
 def color_jitter(images: tf.Tensor, seed: tf.Tensor, *, strength: float) -> ColorMap:
-    """Changes of the brightness, the contrast and the saturation of each image.
+    """Draw changes of brightness, contrast and saturation for each image.
 
     Each is blended with its opposite (black, the mean luma, the luma of the pixel) by a factor
     uniform in `1 - strength`..`1 + strength`, as in the authors' ImageNet training
@@ -83,7 +83,7 @@ def color_jitter(images: tf.Tensor, seed: tf.Tensor, *, strength: float) -> Colo
 
 
 def lighting(images: tf.Tensor, seed: tf.Tensor, *, deviation: float) -> ColorMap:
-    """Noise along the principal components of the colours of ImageNet, added to each image.
+    """Draw noise along the principal components of the colors of ImageNet for each image.
 
     From AlexNet (Krizhevsky et al. 2012, 4.1), with the components published in
     https://github.com/facebookarchive/fb.resnet.torch.
@@ -108,7 +108,7 @@ def lighting(images: tf.Tensor, seed: tf.Tensor, *, deviation: float) -> ColorMa
 
 
 def saturation(factor: tf.Tensor, channels: int) -> tf.Tensor:
-    """The matrix that blends the pixels of an image with their luma.
+    """Return the matrix that blends the pixels of an image with their luma.
 
     Args:
         factor: Share of the pixels, float32 `(..., 1, 1)`; above 1 they move away from the luma.
@@ -121,7 +121,7 @@ def saturation(factor: tf.Tensor, channels: int) -> tf.Tensor:
 
 
 def mean_luma(images: tf.Tensor) -> tf.Tensor:
-    """Mean brightness of each image (ITU-R BT.601).
+    """Return the mean brightness of each image (ITU-R BT.601).
 
     Args:
         images: `(batch, height, width, channels)`, float32, 1 or 3 channels.

@@ -1,4 +1,4 @@
-"""What is done to the pixels of whole images, in the ways that TensorFlow is fast at."""
+"""Operations on the pixels of whole images, in forms that TensorFlow computes fast."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import tensorflow as tf
 
 
 def to_uint8(image: tf.Tensor) -> tf.Tensor:
-    """An image in whole grey levels: `saturate_cast(round(image))`, in one pass over it.
+    """Round an image to whole gray levels: `saturate_cast(round(image))` in one pass.
 
     Args:
-        image: float32 of any shape. What lies outside of 0..255 is clipped.
+        image: float32 of any shape. Values outside of 0..255 are clipped.
 
     Returns:
         A uint8 tensor of the same shape.
@@ -28,7 +28,7 @@ def to_uint8(image: tf.Tensor) -> tf.Tensor:
 
 
 def as_rows(images: tf.Tensor) -> tf.Tensor:
-    """Images whose rows of pixels are one axis.
+    """Reshape images so that the pixels of a row are one axis.
 
     Where the last axis is one of 3 channels, TensorFlow is several times slower at broadcasting,
     comparing and reducing.
@@ -45,7 +45,7 @@ def as_rows(images: tf.Tensor) -> tf.Tensor:
 
 
 def reduce_pixels(reduce: Callable[..., tf.Tensor], images: tf.Tensor) -> tf.Tensor:
-    """The mean, or another summary, of each channel of each image.
+    """Reduce the pixels of each channel of each image, to the mean by default.
 
     Args:
         reduce: `tf.reduce_mean`, or another whose result for the whole is the one for its results

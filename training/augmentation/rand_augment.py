@@ -100,7 +100,7 @@ def _equalize(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
 
 
 def _equalizing_table(counts: tf.Tensor) -> tf.Tensor:
-    """What becomes of the values 0..255 of each channel, float32 `(channels, 256)`."""
+    """Return the new value of each value 0..255 per channel, float32 `(channels, 256)`."""
     values = tf.range(256)
     brightest = tf.reduce_max(tf.where(counts > 0, values, 0), axis=1)
     others = tf.reduce_sum(counts, axis=1) - tf.gather(counts, brightest, batch_dims=1)
@@ -113,10 +113,10 @@ def _equalizing_table(counts: tf.Tensor) -> tf.Tensor:
 def _rotate(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
     height, width, _ = image.shape
     cos, sin = tf.cos(level * MAX_ROTATION), tf.sin(level * MAX_ROTATION)
-    # Pixel (x, y) is taken from where it is turned to, both measured from the centre.
-    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
-    start_x = centre_x - cos * centre_x + sin * centre_y
-    start_y = centre_y - sin * centre_x - cos * centre_y
+    # Pixel (x, y) is taken from where it is turned to, both measured from the center.
+    center_x, center_y = (width - 1) / 2, (height - 1) / 2
+    start_x = center_x - cos * center_x + sin * center_y
+    start_y = center_y - sin * center_x - cos * center_y
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=image[tf.newaxis],
         transforms=tf.stack([[cos, -sin, start_x, sin, cos, start_y, 0.0, 0.0]]),
@@ -193,7 +193,7 @@ def _sharpness(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
     """Blend with a smoothed image; the pixels of the border stay as they are."""
     channels = image.shape[-1]
     rows = as_rows(image)
-    # The pixel itself weighs 5, its eight neighbours 1 each.
+    # The pixel itself weighs 5, its eight neighbors 1 each.
     columns = rows[:-2] + rows[1:-1] + rows[2:]
     sums = columns[:, : -2 * channels] + columns[:, channels:-channels] + columns[:, 2 * channels :]
     inside = rows[1:-1, channels:-channels]

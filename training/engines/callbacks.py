@@ -1,4 +1,4 @@
-"""What happens during a run beside the steps: averaged weights, records, messages."""
+"""Callbacks of a run: averaged weights, records, messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
     changes their last bits at every evaluation.
 
     Args:
-        model: A compiled model. Nothing changes if its optimiser keeps no average.
+        model: A compiled model. Nothing changes if its optimizer keeps no average.
     """
     variables = model.trainable_variables
     weights = [variable.numpy() for variable in variables]
@@ -41,7 +41,7 @@ class Recorder(keras.callbacks.Callback):
     """Add every epoch to the progress of a run and have it saved.
 
     Args:
-        progress: What earlier parts of the run achieved; it is extended.
+        progress: The history of earlier parts of the run, which is extended.
         schedule: The learning rate of each step.
         save_best: Called first if the epoch is the best so far, with the averaged weights in
             the model, so that a run killed in between finds its best net again.

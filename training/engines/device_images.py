@@ -22,17 +22,17 @@ class DeviceImages(keras.layers.Layer):
     """Images by their number, shifted, mirrored and cut out as a view of each says.
 
     The images are a weight that is not trained, so that every backend keeps them on the device;
-    a batch of views is all that crosses to it. What a view shows beyond an image's border, or
-    within its cutout, is zero after normalisation, as in the CIFAR recipe of the paper
+    a batch of views is all that crosses to it. Pixels of a view beyond the border of its image, or
+    within its cutout, are zero after normalization, as in the CIFAR recipe of the paper
     (arXiv:1512.03385, 4.2).
 
     A view is six integers: the number of the image; by how many pixels it is shifted down and to
     the right, negative for up and left; 1 if it is then mirrored, else 0; row and column of the
-    centre of the square that is cut out last.
+    center of the square that is cut out last.
 
     Args:
         images: uint8 `(images, height, width, channels)`, fewer than 2**31 pixels.
-        preprocessing: Gives the colour statistics.
+        preprocessing: Gives the color statistics.
         cutout: Side of the square, in pixels; 0 cuts nothing out.
         **options: As for `keras.layers.Layer`.
 
@@ -70,13 +70,13 @@ class DeviceImages(keras.layers.Layer):
         self._pixels.assign(images.reshape(-1, self._channels))
 
     def call(self, views: Any) -> Any:
-        """The images of a batch of views.
+        """Return the images of a batch of views.
 
         Args:
             views: int32 `(batch, 6)`.
 
         Returns:
-            Normalised images `(batch, height, width, channels)` in the compute dtype; with the
+            Normalized images `(batch, height, width, channels)` in the compute dtype; with the
             channels first where Keras has them so.
         """
         image, down, right, mirrored, cut_row, cut_column = (
@@ -97,9 +97,9 @@ class DeviceImages(keras.layers.Layer):
             return ops.transpose(pixels, (0, 3, 1, 2))
         return pixels
 
-    def _cut(self, place: Any, centre: Any) -> Any:
-        """Which rows, or columns, the square covers."""
-        start = centre - self._cutout // 2
+    def _cut(self, place: Any, center: Any) -> Any:
+        """Return which rows, or columns, the square covers."""
+        start = center - self._cutout // 2
         return (place >= start) & (place < start + self._cutout)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
@@ -110,7 +110,7 @@ class DeviceImages(keras.layers.Layer):
 
 
 def plain_views(places: Sequence[int]) -> np.ndarray:
-    """Views of images as they are.
+    """Return views that show images unchanged.
 
     Args:
         places: Numbers of the images.
@@ -143,9 +143,9 @@ def draw_views(places: Sequence[int], count: int, recipe: Recipe, epoch: int) ->
     # All are drawn always: switching one off leaves the others as they are.
     draw = np.random.default_rng((recipe.seed, _AUGMENT, epoch))
     pad = recipe.pad if recipe.crop == "pad" else 0
-    shifts, mirrored, centres = draw.random((count, 2)), draw.random(count), draw.random((count, 2))
+    shifts, mirrored, centers = draw.random((count, 2)), draw.random(count), draw.random((count, 2))
     views[:, 1:3] = np.floor(shifts * (2 * pad + 1)) - pad
     views[:, 3] = (mirrored < 0.5) & recipe.flip
     if recipe.cutout:
-        views[:, 4:] = np.floor(centres * recipe.input_size)
+        views[:, 4:] = np.floor(centers * recipe.input_size)
     return views

@@ -1,4 +1,4 @@
-"""The steps and epochs of a run.
+"""Steps and epochs of a run on TensorFlow.
 
 Keras's model, metrics and callbacks do the work, but not its `fit`: in Keras 3.15 that fails on
 several workers (https://github.com/keras-team/keras/issues/20585), and it cannot start within an
@@ -132,8 +132,8 @@ class Loop:
         return first
 
     def _save_within_epoch(self, step: int) -> None:
-        # What a step changes in the statistics does not depend on them, so that their mean at the
-        # end of the epoch is the same.
+        # The change that a step makes to the statistics does not depend on their values, so their
+        # mean at the end of the epoch is the same.
         self._average_statistics()
         self._progress.step = step
         self._progress.metrics = [float(state) for state in self._read_states()]
@@ -146,7 +146,7 @@ class Loop:
         return due and any_worker(self._strategy, requested)
 
     def _evaluate(self) -> dict[str, float]:
-        """The metrics of the averaged weights, with one set of moving statistics."""
+        """Evaluate the averaged weights, with one set of moving statistics."""
         self._average_statistics()
         self._model.reset_metrics()
         with averaged_weights(self._model):
@@ -164,7 +164,7 @@ class Loop:
 
 
 def _step_function(model: keras.Model, step: Callable[[Any], Any]) -> Callable[[Any], None]:
-    """A graph that does a step on every replica; what it counted is in the metrics."""
+    """Trace a graph that does a step on every replica and updates the metrics."""
 
     @tf.function(reduce_retracing=True, jit_compile=model.jit_compile, autograph=False)
     def run(batch: Any) -> None:

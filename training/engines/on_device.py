@@ -30,7 +30,7 @@ from training.records.checkpoint import Progress, save_checkpoint, save_net
 from training.run import Run
 from training.schedules import calmed, learning_rate_schedule
 
-# What a recipe may ask for that is done by `tf.data` alone, and what it must be here.
+# Values that a recipe must have here, since only `tf.data` does these changes.
 _OFF = {
     "color_jitter": 0.0,
     "lighting": 0.0,
@@ -49,7 +49,7 @@ def prepare(options: argparse.Namespace, recipe: Recipe) -> Job:
         recipe: The recipe, with the overrides applied.
 
     Returns:
-        What there is to do.
+        The job.
 
     Raises:
         ValueError: If the recipe or the command line asks for what is not done here, or the images
@@ -161,7 +161,7 @@ def train(net: keras.Model, recipe: Recipe, images: ImageSet, run: Run, pace: Pa
 
 
 def _feeding_model(net: keras.Model, recipe: Recipe, images: ImageSet, steps: int) -> keras.Model:
-    """The compiled model from views of the images to the net's scores."""
+    """Compile the model from views of the images to the scores of the net."""
     views = keras.Input((DeviceImages.VIEW,), dtype="int32", name="views")
     preprocessing = preprocessing_of(recipe)
     maps = DeviceImages(images.images, preprocessing, cutout=recipe.cutout, name="images")(views)
@@ -252,7 +252,7 @@ class _TestBatches(_Batches):
 
 
 class _TrainingBatches(_Batches):
-    """The training images, in an order and with changes that depend on seed and epoch alone."""
+    """The training images, in an order and with changes that depend only on seed and epoch."""
 
     def __init__(self, images: ImageSet, recipe: Recipe, epoch: int) -> None:
         self._recipe = recipe

@@ -40,7 +40,7 @@ def prepare(options: argparse.Namespace, recipe: Recipe) -> Job:
         recipe: The recipe, with the overrides applied.
 
     Returns:
-        What there is to do.
+        The job.
 
     Raises:
         ValueError: If the devices cannot do what the recipe asks, or the images are too few.

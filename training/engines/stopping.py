@@ -1,4 +1,4 @@
-"""How a run ends before its last epoch."""
+"""Ends of a run before its last epoch: divergence, preemption."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from training.recipe import Recipe
 from training.records.checkpoint import Progress, load_progress, save_net
 from training.run import Run
 
-# The metrics are read, and the loss is checked, every so many steps: reading waits for the step
+# Steps between two checks of the loss. Reading the metrics waits for the step
 # to end, and on several workers adds up what each of them counted.
 CHECK_EVERY = 10
 
-# A loss has exploded when it is so many times that of a net that knows nothing, the logarithm of
+# A loss above this multiple of the loss of an untrained net has exploded, which is the logarithm of
 # the number of classes.
 EXPLODED = 10.0
 
@@ -53,7 +53,7 @@ class Preempted(Exception):
 
 
 def exploded_loss(classes: int) -> float:
-    """The largest loss that has not exploded.
+    """Return the largest loss that has not exploded.
 
     Args:
         classes: Number of classes.

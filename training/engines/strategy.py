@@ -1,4 +1,4 @@
-"""The devices, and the workers, that a run is spread over."""
+"""Devices and workers that share a run."""
 
 from __future__ import annotations
 
@@ -84,18 +84,18 @@ def read_workers(tf_config: str) -> list[str]:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is worker 0, the one that writes, or the only one."""
+    """Return whether this process is the one that writes: worker 0, or the only one."""
     resolver = strategy.cluster_resolver
     return resolver is None or not resolver.task_id
 
 
 def has_workers(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is one of several workers."""
+    """Return whether this process is one of several workers."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
 def any_worker(strategy: tf.distribute.Strategy, value: bool) -> bool:
-    """Whether a value is true in at least one worker.
+    """Return whether a value is true in at least one worker.
 
     Args:
         strategy: The strategy. Where it has several workers, all of them must call this, and each
@@ -112,11 +112,11 @@ def any_worker(strategy: tf.distribute.Strategy, value: bool) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _total(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A graph that adds up a number over all replicas."""
+    """Trace a graph that adds up a number over all replicas."""
 
     def add(value: tf.Tensor) -> tf.Tensor:
         context = tf.distribute.get_replica_context()
-        # Its place is the replica's device; an argument has none.
+        # Create it on the replica's device; arguments are not placed.
         return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
 
     @tf.function(autograph=False)
@@ -152,7 +152,7 @@ def distribute(
 
 
 def device_names() -> list[str]:
-    """Names of the devices of this process, and of GPUs the model."""
+    """Return the names of the devices of this process, for GPUs with their model."""
     gpus = tf.config.get_visible_devices("GPU")
     if not gpus:
         devices = tf.config.list_logical_devices("CPU")
@@ -218,5 +218,5 @@ def average_statistics(model: keras.Model) -> None:
 
     for variable, gathered in zip(statistics, strategy.run(gather), strict=True):
         copies = strategy.experimental_local_results(gathered)[0]
-        # In this form the mean of equal copies, as of frozen weights, is bit for bit theirs.
+        # In this form the mean of equal copies, such as frozen weights, is bit for bit theirs.
         variable.assign(copies[0] + tf.reduce_mean(copies - copies[0], axis=0))

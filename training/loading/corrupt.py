@@ -24,7 +24,7 @@ class CorruptImages:
 
         Args:
             name: Path of the image, or the record it is in.
-            reason: What is wrong with it.
+            reason: The fault of the image.
 
         Raises:
             ValueError: If there are more unreadable images than the limit.

@@ -42,7 +42,7 @@ class DecodedImages:
         Args:
             reader: Gives the images. It counts the unreadable ones.
             channels: 1 for gray, 3 for RGB.
-            max_bytes: What all of them may take. Reading ends as soon as those read so far take
+            max_bytes: Memory that all of them may take. Reading ends as soon as those read take
                 more than that on average.
 
         Returns:
@@ -63,7 +63,7 @@ class DecodedImages:
         return cls(images, labels)
 
     def examples(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
-        """One pass over the examples: their indices, shuffled if there is a seed."""
+        """Return one pass over the examples: their indices, shuffled if there is a seed."""
         return indices_in_order(self._num_examples, seed)
 
     def read(
@@ -75,7 +75,7 @@ class DecodedImages:
         """Prepare images in parallel.
 
         Args:
-            examples: What `examples` gives, each with its place, an int64.
+            examples: The dataset from `examples`, each element with its place, an int64.
             prepare: Maps a decoded image and its place to the image.
             spec: Shape and dtype of a prepared image.
 
@@ -93,6 +93,6 @@ class DecodedImages:
 
 
 def _in_rows(image: tf.Tensor) -> tf.Tensor:
-    """The pixels of an image, filled up to whole rows."""
+    """Reshape the pixels of an image to rows, the last one filled up."""
     pixels = tf.reshape(image, [-1])
     return tf.reshape(tf.pad(pixels, [[0, -len(pixels) % ROW]]), [-1, ROW])

@@ -28,7 +28,7 @@ class ImageSet:
     """Labelled images in memory.
 
     Attributes:
-        name: What the user called the set.
+        name: The name that the user gave for the set.
         class_names: Name of each class, in the order of the labels.
         images: All images, those of the training split first: uint8
             `(images, input_size, input_size, channels)`.
@@ -43,13 +43,13 @@ class ImageSet:
     train_images: int
 
     def places(self, split: str) -> range:
-        """Where the images of a split, `"train"` or `"test"`, are among all images."""
+        """Return the indices of the images of a split, `"train"` or `"test"`, among all images."""
         if split == "train":
             return range(self.train_images)
         return range(self.train_images, len(self.images))
 
     def num_examples(self, split: str) -> int:
-        """Number of images in a split; unreadable ones are left out."""
+        """Return the number of readable images in a split."""
         return len(self.places(split))
 
 
@@ -58,7 +58,7 @@ def load_image_set(
 ) -> ImageSet:
     """Decode a small set of images into memory.
 
-    What was decoded from files is kept below `$KERAS_HOME`, or `~/.keras`, for the next time that
+    Images decoded from files are kept below `$KERAS_HOME`, or `~/.keras`, for the next time that
     the same images, unchanged, are wanted at the same size.
 
     Args:
@@ -120,7 +120,7 @@ def _check_splits(name: str, listing: Listing) -> None:
 def _decoded(
     name: str, listing: Listing, preprocessing: Preprocessing
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """All images, and why which of them could not be read; from the cache if they are there."""
+    """Decode all images, or read them from the cache, and say which ones are unreadable and why."""
     sources = listing.images["train"] + listing.images["test"]
     shape = (preprocessing.input_size, preprocessing.input_size, preprocessing.channels)
     size = len(sources) * int(np.prod(shape))
@@ -163,7 +163,7 @@ def _decode(
 
 
 def _cache_file(paths: list[str], preprocessing: Preprocessing) -> Path:
-    """A name that depends on the files, their sizes and times, and on what is made of them."""
+    """Name the cache file after the files, their sizes and times, and the preprocessing."""
     digest = hashlib.sha256(f"Pillow {PIL.__version__} {preprocessing}".encode())
     for path in paths:
         status = os.stat(path)

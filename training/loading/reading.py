@@ -24,14 +24,14 @@ CHUNK = 16
 BATCH = 256
 REPORT_EVERY = 10
 
-# What a JPEG decoder can divide the size by at no cost.
+# Divisors of the size that a JPEG decoder applies at no cost.
 SCALES = (1, 2, 4, 8)
 
 
 def part_of(
     image: tf.Tensor, choose: Callable[[tf.Tensor], tf.Tensor], size: int, channels: int
 ) -> tf.Tensor:
-    """A part of an image that is about to be resized.
+    """Decode the part of an image that is about to be resized.
 
     If it is 2, 4 or 8 times as large as needed, it comes at that fraction of its scale. Of a JPEG
     image only the blocks that hold the part are decoded, and at no larger scale.
@@ -71,7 +71,7 @@ def _part_of_pixels(image: tf.Tensor, box: tf.Tensor, size: int) -> tf.Tensor:
     part = image[top : top + height, left : left + width]
 
     def shrink(scale: int) -> tf.Tensor:
-        """The mean of each square of pixels, as a JPEG decoder has it."""
+        """Average each square of pixels, as a JPEG decoder does."""
         if scale == 1:
             return part
         pixels = tf.cast(part[tf.newaxis], tf.float32)
@@ -81,7 +81,7 @@ def _part_of_pixels(image: tf.Tensor, box: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def _at_scale_for(size: int, box: tf.Tensor, take: Callable[[int], tf.Tensor]) -> tf.Tensor:
-    """What `take` gives for the largest divisor that leaves a box `size` pixels or more."""
+    """Call `take` with the largest divisor that leaves a box at least `size` pixels."""
     fits = tf.reduce_min(box[2:]) // size >= SCALES[1:]
     branches = [functools.partial(take, scale) for scale in SCALES]
     return tf.switch_case(tf.math.count_nonzero(fits, dtype=tf.int32), branches)
@@ -105,7 +105,7 @@ class ImageReader:
         self._classes = len(source.class_names)
 
     def examples(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
-        """One pass over the examples of the split; see `Split.examples`."""
+        """Return one pass over the examples of the split; see `Split.examples`."""
         return self.split.examples(seed)
 
     def read(
@@ -117,7 +117,7 @@ class ImageReader:
         """Read and prepare images in parallel.
 
         Args:
-            examples: What `examples` gives, each with its place, an int64.
+            examples: The dataset from `examples`, each element with its place, an int64.
             prepare: Maps an encoded image and its place to the image.
             spec: Shape and dtype of a prepared image.
 
@@ -179,7 +179,7 @@ class ImageReader:
                 print(f"Decoded {count} of {self.split.num_examples} images.", flush=True)
 
     def _read(self, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The encoded image and the label of an example, checked."""
+        """Read the encoded image and the label of an example, and check the label."""
         encoded, label = self.split.read(item)
         known = tf.debugging.Assert(
             (label >= 0) & (label < self._classes),

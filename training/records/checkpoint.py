@@ -1,4 +1,4 @@
-"""The state of a run, after or within an epoch, in one file."""
+"""Checkpoints: the state of a run, after or within an epoch, in one file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Progress:
         return len(self.history)
 
     def place(self, epochs: int) -> str:
-        """Where a run of so many epochs is, in words."""
+        """Describe how far a run of so many epochs has come."""
         within = f" and {self.step} steps of the next" if self.step else ""
         return f"after epoch {self.epochs} of {epochs}{within}"
 
@@ -53,8 +53,8 @@ def save_checkpoint(
     Args:
         path: The file, an `.npz` archive. It is replaced at once when the new one is complete.
         net: The net; its weights and the states of its random generators are kept.
-        optimizer: The optimiser, whose velocities, moving averages, step and loss scale are kept.
-        progress: What the run has achieved.
+        optimizer: The optimizer, whose velocities, moving averages, step and loss scale are kept.
+        progress: How far the run has come.
     """
     variables = _named_variables(net, optimizer)
     arrays = {name: variable.numpy() for name, variable in variables.items()}
@@ -71,20 +71,20 @@ def load_checkpoint(
     Args:
         path: A file that `save_checkpoint` wrote.
         net: A net of the same architecture.
-        optimizer: An optimiser of the same kind, built for it.
+        optimizer: An optimizer of the same kind, built for it.
 
     Returns:
         How far the run had come.
 
     Raises:
-        ValueError: If the variables are not those of the net and the optimiser.
+        ValueError: If the variables are not those of the net and the optimizer.
     """
     variables = _named_variables(net, optimizer)
     with np.load(path, allow_pickle=False) as arrays:
         unknown = variables.keys() ^ (set(arrays.files) - {"progress"})
         if unknown:
             raise ValueError(
-                f"{path} is of another net or optimiser: {len(unknown)} variables are in only one "
+                f"{path} is of another net or optimizer: {len(unknown)} variables are in only one "
                 f"of the two, among them {min(unknown)!r}."
             )
         for name, variable in variables.items():
@@ -97,14 +97,14 @@ def load_progress(path: Path, net: keras.Model, optimizer: keras.Optimizer) -> P
 
     Args:
         path: A file that `save_checkpoint` wrote, or will write.
-        net: As of `load_checkpoint`.
-        optimizer: Likewise.
+        net: See `load_checkpoint`.
+        optimizer: See `load_checkpoint`.
 
     Returns:
         How far the run has come.
 
     Raises:
-        ValueError: If the variables are not those of the net and the optimiser.
+        ValueError: If the variables are not those of the net and the optimizer.
     """
     return load_checkpoint(path, net, optimizer) if path.exists() else Progress()
 
@@ -118,7 +118,7 @@ def save_net(net: keras.Model, path: Path) -> None:
 def _named_variables(net: keras.Model, optimizer: keras.Optimizer) -> dict[str, keras.Variable]:
     owners = {"model": net, "optimizer": optimizer}
     return {
-        # Paths alone need not be unique.
+        # Paths need not be unique.
         f"{owner}/{index:05d}/{variable.path}": variable
         for owner, variables in owners.items()
         for index, variable in enumerate(variables.variables)

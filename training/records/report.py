@@ -38,7 +38,7 @@ def draw_curves(path: str | os.PathLike, history: list[dict[str, Any]], title: s
     Args:
         path: The PNG file.
         history: Records of the epochs.
-        title: What the run is.
+        title: Title of the plots.
     """
     figure = Figure(figsize=(13, 4.2), dpi=110, layout="constrained")
     figure.suptitle(title)

@@ -70,7 +70,7 @@ class Cluster:
         print(f"{name}: process {self.processes[name].pid}", flush=True)
 
     def _ended(self, name: str) -> int:
-        """Replace a process that died; returns the exit status if it rather gave up."""
+        """Replace a process that died, or return the exit status of one that gave up."""
         status = self.processes.pop(name).returncode
         if status == 0:
             return 0

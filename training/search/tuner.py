@@ -25,7 +25,7 @@ from training.search.oracles import Constrained
 from training.search.trials import Record, SearchFolder, write_recipe
 
 # Name of the process that holds the oracle, whether or not it runs the trials itself. KerasTuner
-# goes on from the files of that name alone, and takes a process for the chief by it.
+# goes on only from the files of that name, and takes a process for the chief by it.
 CHIEF = "chief"
 # How `training.train` ends when it was asked to stop, beside a death by a signal.
 _STOPPED = (0, 130, 143)
@@ -36,13 +36,13 @@ _PATIENCE = 1.0
 
 
 def worker_name(index: int) -> str:
-    """Name of a worker, the first being 0; a worker that replaces it has the same."""
+    """Return the name of a worker, the first being 0; its replacement has the same."""
     return f"worker{index}"
 
 
 @dataclass(frozen=True)
 class Training:
-    """What the trainings of all trials have in common.
+    """Settings that the trainings of all trials share.
 
     Attributes:
         options: Options of `training.train`: the data, the devices.
@@ -135,7 +135,7 @@ class TrainingTuner(base_tuner.BaseTuner):
             FailedTrialError: If the training failed: it would again.
             RuntimeError: If it was killed: it may be retried, and goes on from its checkpoint.
         """
-        # What KerasTuner says of a trial whose worker was killed once it had reported.
+        # KerasTuner's words about a trial whose worker was killed once it had reported.
         warnings.filterwarnings("ignore", "The use case of calling")
         record = self._begin(trial)
         started = time.monotonic()

@@ -15,6 +15,7 @@ from pathlib import Path
 import keras_tuner
 import pytest
 
+from tests.training.paths import ROOT
 from training import processes
 from training.recipe import load_recipe
 from training.records.files import write_json
@@ -26,7 +27,6 @@ from training.sources import open_source
 from training.train import main as train
 from training.tune import describe, main, parse_arguments
 
-ROOT = Path(__file__).parents[3]
 # An epoch is then still under way when its process is killed.
 LONG = ("--epoch-steps", "2000")
 SPACE = """
