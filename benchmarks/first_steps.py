@@ -143,7 +143,7 @@ def main() -> None:
         span = f"{part[0]['step']} to {part[-1]['step']}"
         rows.append((span, f"{means[0]:.3f}", f"{means[1]:.1%}", seconds))
     body = (
-        f"{table(('steps', 'training loss', 'training top-1', 'seconds a step'), rows)}\n\n"
+        f"{table(('steps', 'training loss', 'training top-1', 'seconds per step'), rows)}\n\n"
         "Means over the steps (median of the seconds). This is the beginning of the paper's "
         "schedule, no trained net.\n\n![Training loss](loss.png)"
     )

@@ -66,7 +66,7 @@ def rows(depth: int, flows: dict[str, GradientFlow]) -> list[tuple[str, ...]]:
 
 
 def write_csv(path: Path, measured: dict[int, dict[str, GradientFlow]]) -> None:
-    """Write every norm, a line a unit."""
+    """Write every norm, one line per unit."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["layers", "net", "unit", "input", "shortcut", "branch"])

@@ -248,7 +248,7 @@ def comparison(plan: Plan, curves: dict[str, list[list[dict[str, Any]]]]) -> str
         for name, path in PATHS.items()
         for place, phase in enumerate(path, 1)
     ]
-    names = ("path", "phase", "units", "channels", "forward, MFLOPs", "epochs", "steps an epoch")
+    names = ("path", "phase", "units", "channels", "forward, MFLOPs", "epochs", "steps per epoch")
     return f"{table(header, rows)}\n\n{table(names, phases)}"
 
 

@@ -146,7 +146,7 @@ class ServedModel:
         config: Settings of the session, such as its numbers of threads.
 
     Attributes:
-        signatures: By name, what a signature takes and gives, as in the SavedModel.
+        signatures: Inputs and outputs of each signature, by name, as in the SavedModel.
 
     Raises:
         ServingError: If TensorFlow cannot load it.
@@ -300,7 +300,7 @@ def _to_array(tensor: int) -> np.ndarray:
 def _delete(tensor: int) -> None:
     library = _library()
     if library.TF_TensorType(tensor) == _STRING:
-        # Longer strings lie elsewhere, and only who copied them frees them.
+        # Longer strings lie elsewhere; whoever copied one must free it.
         data = library.TF_TensorData(tensor)
         for index in range(library.TF_TensorByteSize(tensor) // _STRING_BYTES):
             library.TF_StringDealloc(data + index * _STRING_BYTES)

@@ -28,7 +28,7 @@ _RETRIED_HTTP = (429, 502, 503, 504)
 
 
 class RequestFailed(RuntimeError):
-    """A request has no answer.
+    """Error of a request without an answer.
 
     Attributes:
         code: Name of the gRPC status, number of the HTTP status, or None where there was no answer.
@@ -81,7 +81,7 @@ class _Client:
 
 
 class GrpcClient(_Client):
-    """Speaks gRPC, which sends image files as they are.
+    """Client over gRPC, which sends image files as they are.
 
     Args:
         target: `HOST:PORT`.
@@ -141,7 +141,7 @@ class GrpcClient(_Client):
 
 
 class RestClient(_Client):
-    """Speaks REST, in which image files travel as base64.
+    """Client over REST, which sends image files as base64.
 
     Args:
         url: `http://HOST:PORT`.

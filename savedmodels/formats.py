@@ -20,12 +20,12 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Format:
-    """How Keras writes a format, and how its runtime reads it.
+    """File format that Keras writes and another runtime reads.
 
     Attributes:
         file: Name of the file that is loaded; OpenVINO's weights lie beside it.
         requires: Packages that write and read it.
-        load: From the path of the file to a function from images to probabilities.
+        load: Maps the path of the file to a function from images to probabilities.
     """
 
     file: str
@@ -109,7 +109,7 @@ def export_format(
 
     Raises:
         FileExistsError: If `path` exists.
-        ImportError: If what Keras needs for the format is not installed.
+        ImportError: If a package that Keras needs for the format is missing.
         ValueError: If there is no such format, or the names do not fit the classes.
     """
     if name not in FORMATS:

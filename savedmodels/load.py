@@ -1,4 +1,4 @@
-"""Send a server many requests at a time, and report latency and throughput.
+"""Load test of a server: many requests at a time, with their latency and throughput.
 
 Example: `python -m savedmodels.load localhost:8500 digits photo.jpg --requests 1000`
 """
@@ -60,7 +60,7 @@ def run_load(
     """Send requests, a number of them in flight at any time.
 
     Args:
-        client: Where to.
+        client: Client of the server.
         files: Image files; each request classifies all of them.
         requests: Number of requests.
         concurrency: Requests in flight.

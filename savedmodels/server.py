@@ -45,11 +45,11 @@ _HTTP_CODES = {3: 400, 5: 404, 8: 429, 14: 503}
 
 
 class LocalServer:
-    """Serves one version of one model over gRPC and REST.
+    """Server of one version of one model over gRPC and REST.
 
     Args:
         folder: `NAME/VERSION/`, or `NAME/` for its highest version.
-        port: For gRPC; 0 for any that is free.
+        port: Port for gRPC; 0 for any free port.
         rest_port: Port for REST, in the same form.
         host: Address to listen on.
 

@@ -112,7 +112,7 @@ def evaluation_pipeline(
 ) -> tf.data.Dataset:
     """Make batches of a split, once and in stored order, as a trained net sees them.
 
-    The last batch holds what is left over. Unreadable images are left out.
+    The last batch holds the remainder. Unreadable images are left out.
 
     Args:
         source: Where the images come from.
@@ -235,7 +235,7 @@ def _batches_from_memory(
             ),
             passes,
         )
-        # Of every place, its index in the order of its own pass.
+        # The index of every place in the order of its own pass.
         indices = tf.gather(tf.transpose(shuffled), places // count - passes[0], batch_dims=1)
         moved = _move(tf.gather(images, indices), _seed(recipe, _Purpose.MOVE, step), recipe)
         return step, moved, tf.gather(labels, indices)
@@ -328,7 +328,7 @@ def _move(images: tf.Tensor, seed: tf.Tensor, recipe: Recipe) -> tf.Tensor:
 
 def _augment(images: tf.Tensor, seed: tf.Tensor, recipe: Recipe) -> tf.Tensor:
     """Change the colors of a batch of uint8 images, and normalize it."""
-    # Each has a seed of its own: switching one off leaves the others as they are.
+    # Each change has its own seed: switching one off leaves the others as they are.
     rand_seed, jitter_seed, lighting_seed, cutout_seed = tf.unstack(tf.random.split(seed, 4))
     if recipe.rand_augment_layers:
         images = rand_augment(

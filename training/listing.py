@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-# What sets call the split that a run is validated on, the first one found wins. A set's own
+# Names of the split that a run is validated on; the first one found wins. A set's own
 # "test" comes last because its labels may be withheld, as ImageNet's are.
 TEST_SPLITS = ("validation", "val", "valid", "test")
 IMAGE_FILES = (".jpg", ".jpeg", ".png")

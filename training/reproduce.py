@@ -386,7 +386,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m training.reproduce", description=__doc__)
     parser.add_argument("tables", nargs="+", choices=TABLES, help="what to repeat")
-    parser.add_argument("--data", required=True, metavar="SOURCE", help="as of training.train")
+    parser.add_argument("--data", required=True, metavar="SOURCE", help="see training.train")
     parser.add_argument("--size", choices=SIZES, default="cpu", help="default: cpu")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs a net (default: 3)")
     parser.add_argument(

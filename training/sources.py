@@ -201,7 +201,7 @@ def open_source(name: str, data_dir: str | None = None) -> ImageSource:
             - a folder of TFRecord shards named `train-*.tfrecord*` and `validation-*.tfrecord*`
               (or `test-*`, or the plain `train-00000-of-01024`), uncompressed, of `tf.Example`
               records with `image/encoded` (bytes of an image file) and `image/class/label`
-              (int64). Beside them lie the names of the classes: `labels.txt`, one a line, for
+              (int64). Beside them lie the names of the classes: `labels.txt`, one per line, for
               labels that count from 0; or `classes.json`, either a list of names or
               `{"names": [...], "first_label": 1}` for labels that count from 1, as those of
               the usual ImageNet shards do;
@@ -310,7 +310,7 @@ def _read_class_names(root: Path) -> tuple[list[str], int]:
         return [line.strip() for line in lines if line.strip()], 0
     if not (root / "classes.json").exists():
         raise FileNotFoundError(
-            f"{str(root)!r} holds TFRecord shards but neither labels.txt (a class name a line, "
+            f"{str(root)!r} holds TFRecord shards but neither labels.txt (one class name per line, "
             "labels from 0) nor classes.json (a list of names, or "
             '{"names": [...], "first_label": 1} for labels from 1).'
         )

@@ -207,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 if the training failed; 2 for a wrong argument; 75 (`PREEMPTED`)
-        after SIGTERM, once what the same command needs to go on is saved; 130 after Ctrl-C.
+        after SIGTERM, once the state is saved that the same command goes on from; 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -257,7 +257,7 @@ def prepare(options: argparse.Namespace, recipe: Recipe) -> Job:
         ValueError: If it cannot be done.
         FileNotFoundError: If there are no such images.
     """
-    # Neither needs what the other is made of: TensorFlow, or a backend without it.
+    # Each engine imports only its own backend: TensorFlow, or one without it.
     if options.data_on_device:
         from training.engines import on_device
 

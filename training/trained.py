@@ -18,7 +18,7 @@ from training.run import read_run
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained net and what is known of it.
+    """A trained net with its preprocessing and the record of its run.
 
     Args:
         file: The `.keras` file.

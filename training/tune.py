@@ -225,7 +225,7 @@ def check_folder(folder: SearchFolder, description: dict[str, Any]) -> None:
 def make_search(
     options: argparse.Namespace, recipe: Recipe, space: SearchSpace, source: ImageSource
 ) -> tuple[PreActHyperModel, Constrained]:
-    """Put together what may be tried, and what proposes it.
+    """Make the hypermodel of a search, and the oracle that proposes its trials.
 
     Args:
         options: The parsed command line.

@@ -45,7 +45,7 @@ def random_crop(images: tf.Tensor, seed: tf.Tensor, *, height: int, width: int) 
         images: Batch of images of any dtype.
         seed: Integer tensor `(2,)`.
         height: Height of the result, in pixels, at most that of the images.
-        width: Width, likewise.
+        width: Width of the crop.
 
     Returns:
         A tensor `(batch, height, width, channels)` of the same dtype.

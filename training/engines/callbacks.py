@@ -38,7 +38,7 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
 
 
 class Recorder(keras.callbacks.Callback):
-    """Add every epoch to the progress of a run and have it saved.
+    """Callback that adds every epoch to the progress of a run and has it saved.
 
     Args:
         progress: The history of earlier parts of the run, which is extended.

@@ -22,12 +22,12 @@ from training.records.checkpoint import Progress
 
 
 class Loop:
-    """Trains and evaluates a model, epoch by epoch.
+    """Training and evaluation of a model, epoch by epoch.
 
     Args:
         model: The compiled model. Where its strategy has several workers, all of them run the
             same loop on parts of the same batches.
-        batches: Training batches from the first step that is to be done on, without end.
+        batches: Training batches without end, from the first step that is left.
         test_batches: Batches for the evaluation that ends an epoch.
         steps: Steps of an epoch.
         pace: How often to read the metrics, in addition to the checks of the loss, and whether to

@@ -202,10 +202,10 @@ def _fit(
 
 
 class SparseCallbacks(keras.callbacks.CallbackList):
-    """Callbacks that hear of the end of some steps only.
+    """Callbacks that are called after some steps only.
 
-    Keras reads the metrics for them, which waits for the step to end: after every step, the device
-    would be idle while the next one is prepared.
+    Keras reads the metrics for them, which waits for the step to end. After every step, the device
+    would be idle while the next step is prepared.
 
     Args:
         callbacks: The callbacks.
@@ -271,7 +271,7 @@ class _TrainingBatches(_Batches):
 
 
 class _Watch(keras.callbacks.Callback):
-    """Evaluates the averaged weights, and ends a run that diverges or is asked to stop.
+    """Callback that evaluates the averaged weights, and ends a run that diverges or must stop.
 
     Args:
         classes: Number of classes.

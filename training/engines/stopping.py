@@ -22,7 +22,7 @@ EXPLODED = 10.0
 
 
 class Diverged(FloatingPointError):
-    """The loss is no longer finite, or far too large.
+    """Error of a run whose loss is no longer finite, or far too large.
 
     Args:
         loss: The mean loss of the steps since the check before.
@@ -42,10 +42,10 @@ class Diverged(FloatingPointError):
 
 
 class Preempted(Exception):
-    """The run was asked to stop, and all that it needs to go on is saved.
+    """End of a run that was asked to stop; all that it needs to go on is saved.
 
     Args:
-        place: After what it goes on: `"this step"` or `"the last checkpoint"`.
+        place: Point after which it goes on: `"this step"` or `"the last checkpoint"`.
     """
 
     def __init__(self, place: str) -> None:
@@ -77,7 +77,7 @@ def with_rollback(
     Args:
         attempt: Trains from the restored state on, and extends its progress.
         net: The net, which is put into the state of the last checkpoint before each attempt.
-        optimizer: The optimizer, likewise.
+        optimizer: Its optimizer, which is restored with it.
         recipe: The values of the run.
         run: The folder with the checkpoint.
         rollback: Whether a run whose loss explodes goes back once to the last checkpoint.

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from training import processes
 from training.search.tuner import CHIEF, worker_name
 
-# Deaths of one process after which the search is given up.
+# The search is given up after this number of deaths of one process.
 MAX_DEATHS = 20
-# How a command says that to start it again would be of no use.
+# Exit status of a command that is of no use to start again.
 _REFUSALS = (1, 2)
 _ADDRESS = "127.0.0.1"
 

@@ -74,7 +74,7 @@ class Constraints:
         """Check that something in a search space can hold.
 
         Args:
-            hypermodel: Says what the space is.
+            hypermodel: Holds the space.
 
         Raises:
             ValueError: If even the smallest candidates are beyond a limit, or no values fit one

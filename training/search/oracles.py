@@ -1,6 +1,6 @@
-"""Who proposes the trials: KerasTuner's oracles, kept to the candidates that may be built.
+"""Oracles, which propose trials: those of KerasTuner, kept to the candidates that may be built.
 
-KerasTuner's own have no limits: what a model costs shows when it has been built, and is then a
+KerasTuner's own have no limits: a model that costs too much is built first, and is then a
 failed trial (keras-team/keras-tuner#989). Here a proposal is checked before it becomes a trial.
 """
 
@@ -46,13 +46,13 @@ def make_oracle(
     max_retries_per_trial: int = 0,
     max_consecutive_failed_trials: int = 3,
 ) -> keras_tuner.Oracle:
-    """Make what proposes the trials of a search.
+    """Make the oracle that proposes the trials of a search.
 
     Args:
         name: `"random"`; `"bayesian"`, a Gaussian process; `"hyperband"` (arXiv:1603.06560); or
             `"halving"`, one bracket of successive halving (arXiv:1502.07943). The last two give
             a trial some of the epochs and continue the best of them.
-        hypermodel: Says what the hyperparameters are.
+        hypermodel: Holds the hyperparameters.
         constraints: Limits on candidates; none by default.
         objective: `val_top1`, `val_top5` or `val_loss`, or any with its direction.
         max_trials: Most trials. With `hyperband` and `halving`, continuing one is a trial as well:
@@ -109,7 +109,7 @@ class Constrained(keras_tuner.Oracle):
     """Base of all oracles here: they keep to the constraints, and survive being killed.
 
     Args:
-        hypermodel: Says what the hyperparameters are.
+        hypermodel: Holds the hyperparameters.
         constraints: Limits on candidates.
         **options: Those of KerasTuner's oracle.
     """
@@ -178,7 +178,7 @@ class Bayesian(Constrained, BayesianOptimizationOracle):
     Model-Based Optimization for General Algorithm Configuration", 2011, section 4.3).
 
     Args:
-        hypermodel: Says what the hyperparameters are.
+        hypermodel: Holds the hyperparameters.
         constraints: Limits on candidates.
         max_trials: Most trials. The first quarter are drawn at random, or three for each
             hyperparameter where that is fewer.
@@ -316,7 +316,7 @@ class Hyperband(Rungs):
     """Brackets that begin with many candidates and few epochs, then the other way round.
 
     Args:
-        hypermodel: Says what the hyperparameters are.
+        hypermodel: Holds the hyperparameters.
         constraints: Limits on candidates.
         max_trials: Most trials, promotions counted. The brackets follow each other so often.
         **options: Those of KerasTuner's oracle.
@@ -352,7 +352,7 @@ class SuccessiveHalving(Rungs):
     """One bracket, as large as `max_trials` allows.
 
     Args:
-        hypermodel: Says what the hyperparameters are.
+        hypermodel: Holds the hyperparameters.
         constraints: Limits on candidates.
         max_trials: Most trials, promotions counted.
         max_epochs: Epochs of the last rung.

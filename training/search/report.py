@@ -31,7 +31,7 @@ _MAP = matplotlib.colormaps["viridis"]
 
 
 class Board:
-    """Tells how a search goes: lines in a log, a table on a terminal.
+    """Progress of a search: lines in a log, a table on a terminal.
 
     Args:
         folder: Of the search.

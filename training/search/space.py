@@ -32,7 +32,7 @@ Counts = tuple[int, ...] | tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """Which values of a recipe vary, and over what; all others stay as in the recipe.
+    """Values of a recipe that vary in a search; all others stay as in the recipe.
 
     Args:
         units: Residual units that a stage may have; every stage chooses for itself. Or one such

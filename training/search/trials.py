@@ -31,7 +31,7 @@ class Record:
         run: The folder of its training run, relative to that of the search.
         epochs: Completed epochs at its end, those of a trial that it continues included.
         flops: Multiply-adds of its net for one image.
-        parameters: Of its net.
+        parameters: Parameters of its net.
         status: `"running"` (or interrupted), `"finished"` or `"failed"`.
         attempts: Each process that worked at it: the name of its `worker`, and how many epochs
             were completed before, `after_epoch`.
@@ -58,7 +58,7 @@ class Record:
 
 
 class SearchFolder:
-    """Where the files of a search are.
+    """Paths of the files of a search.
 
     Args:
         output: The folder.

@@ -1,7 +1,7 @@
 """`TrainingTuner`: every trial of a search is a process of `training.train`.
 
-So a trial that is killed, by a lack of memory for instance, takes nothing else with it, what it
-occupied is given back, and its recipe repeats it by hand.
+A trial that is killed, for instance for lack of memory, takes nothing else with it and frees all
+that it occupied. Its recipe repeats it by hand.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Training:
 
 
 class TrainingTuner(base_tuner.BaseTuner):
-    """Runs the trials that an oracle proposes, each in a process.
+    """Tuner that runs the trials of an oracle, each in a process.
 
     With KerasTuner's variables in the environment (`KERASTUNER_ORACLE_IP` and so on) it is the
     chief, which holds the oracle, or a worker.
