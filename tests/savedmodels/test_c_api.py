@@ -130,7 +130,7 @@ def test_weights_that_are_variables(net, everything, picture, tmp_path):
     model.close()
 
 
-# What a client may send.
+# Files that a client may send.
 
 
 def faulty(photo, picture):

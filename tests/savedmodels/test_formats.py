@@ -33,7 +33,7 @@ def photographs(photo):
             return [archive.extractfile(member).read() for member in members]
     picture = Image.open(io.BytesIO(photo))
     files = []
-    # Of all sizes, from the sky alone to the whole, so that they differ.
+    # From only the sky to the whole, so that they differ.
     for side in range(20, 420, 20):
         file = io.BytesIO()
         picture.crop((0, side // 2, side, side // 2 + side)).save(file, "PNG")

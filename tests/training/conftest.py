@@ -83,7 +83,10 @@ def train(tiny_recipe: Path) -> Callable[..., int]:
 @pytest.fixture(scope="session")
 def finished(train: Callable[..., int], tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A finished run of the tiny recipe."""
-    folder, options = tmp_path_factory.mktemp("finished") / "run", ("--seed", "7")
+    folder, options = (
+        tmp_path_factory.mktemp("finished") / "run",
+        ("--seed", "7", "--save-every", "3"),
+    )
     keras.backend.clear_session(free_memory=False)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert train(folder, *options) == 0

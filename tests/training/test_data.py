@@ -20,7 +20,7 @@ from training.sources import open_source
 PHOTOGRAPHS = DATA / "imagenet-samples.tar"
 # Pixels come out of the pipeline as they went in.
 PLAIN = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3, "crop_fraction": 1.0, "flip": False}
-# What a recipe of these tests has otherwise.
+# Values of the recipes of these tests, unless a test changes them.
 DEFAULTS = {"batch_size": 4, "input_size": 8, "crop": "none", "epochs": 2, **PLAIN}
 AUGMENTED = {
     "flip": True,

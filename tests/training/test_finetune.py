@@ -115,7 +115,7 @@ def test_the_head_stays_where_its_classes_do(pretrained, tmp_path, file):
     assert unchanged(expected, same) == expected.keys()
     fewer = named_weights(prepare_net(recipe, DIGITS[:3]))
     assert unchanged(expected, fewer) == expected.keys() - {"predictions"}
-    # As many classes, but others: known in the folder of a run alone.
+    # As many classes, but others: known only in the folder of a run.
     others = named_weights(prepare_net(recipe, [f"another {name}" for name in DIGITS]))
     renewed = {"predictions"} if file == "model.keras" else set()
     assert unchanged(expected, others) == expected.keys() - renewed

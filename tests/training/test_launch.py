@@ -91,7 +91,7 @@ def assert_same_curves(one: Path, other: Path) -> None:
 
 def test_two_workers_have_the_curves_of_one_process(train, tiny_recipe, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    options = ["--epochs", "2", "--learning-rate", "0.3", *ALIKE]
+    options = ["--epochs", "2", "--save-every", "2", "--learning-rate", "0.3", *ALIKE]
     assert train(one, *options) == 0
     output = run("training.launch", "--workers", "2", "--", *arguments(tiny_recipe, two, *options))
     assert_same_curves(one, two)

@@ -15,6 +15,8 @@ from training.train import main
 
 NET = ["--model-options", "units=[1, 1, 1]"]
 JOB = ["--recipe", "digits", "--data", "digits", "--data-on-device", *NET, "--warmup-epochs", "1"]
+# Two epochs and one checkpoint.
+TWO = ["--epochs", "2", "--save-every", "2"]
 # The command where there is no TensorFlow.
 WITHOUT_TENSORFLOW = """
 import sys
@@ -40,7 +42,7 @@ def run_without_tensorflow(backend, arguments):
 
 
 def test_jax_trains_without_tensorflow(tmp_path):
-    run_without_tensorflow("jax", [*JOB, "--epochs", "2", "--output", str(tmp_path / "run")])
+    run_without_tensorflow("jax", [*JOB, *TWO, "--output", str(tmp_path / "run")])
     run = read_run(tmp_path / "run")
     assert run["best"]["val_top1"] > 0.6
     assert "jax" in run["versions"]
@@ -62,7 +64,7 @@ def on_tensorflow():
 
 
 def test_tensorflow_trains_and_checkpoints_no_images(on_tensorflow, tmp_path):
-    assert main([*JOB, "--epochs", "2", "--output", str(tmp_path)]) == 0
+    assert main([*JOB, *TWO, "--output", str(tmp_path)]) == 0
     assert read_run(tmp_path)["history"][-1]["top1"] > 0.5
     with np.load(tmp_path / "checkpoint" / "last.npz") as arrays:
         assert not [name for name in arrays.files if "pixels" in name]
@@ -85,7 +87,19 @@ def test_callbacks_hear_of_some_steps(on_tensorflow):
 
 
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(on_tensorflow, tmp_path, capsys):
-    job = [*JOB, "--epochs", "3", "--ema-momentum", "0.9", "--cutout", "2", "--epoch-steps", "6"]
+    job = [
+        *JOB,
+        "--epochs",
+        "3",
+        "--save-every",
+        "3",
+        "--ema-momentum",
+        "0.9",
+        "--cutout",
+        "2",
+        "--epoch-steps",
+        "6",
+    ]
     weights = {}
     for name, parts in (("whole", [[]]), ("parts", [["--stop-after", "1"], []])):
         for part in parts:

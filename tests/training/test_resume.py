@@ -1,4 +1,4 @@
-"""A run that is killed and started again ends as one that was left alone."""
+"""A run that is killed and started again ends as one that was not."""
 
 import os
 import signal

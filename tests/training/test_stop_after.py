@@ -1,4 +1,4 @@
-"""A run that is stopped on purpose and continued ends as one that was left alone."""
+"""A run that is stopped on purpose and continued ends as one that was not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_run_stopped_after_an_epoch_goes_on_as_if_it_were_not(
     train, deterministic, tmp_path, capsys
 ):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    options = (deterministic, "--epochs", "2", "--epoch-steps", "3")
+    options = (deterministic, "--epochs", "2", "--epoch-steps", "3", "--save-every", "2")
     assert train(whole, *options) == 0
     keras.backend.clear_session(free_memory=False)
     assert train(parts, *options, "--stop-after", "1") == 0

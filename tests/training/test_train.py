@@ -135,7 +135,7 @@ def test_a_run_that_diverges_goes_back_once(train, tmp_path, capsys):
 
 
 def test_a_run_that_is_asked_to_stop_goes_on_within_the_epoch(tiny_recipe, tmp_path):
-    """The same metrics and weights as of a run that was left alone, to the last bit."""
+    """It gives the metrics and weights of a run that was not stopped, to the last bit."""
     recipe, source = load_recipe(tiny_recipe), open_source("digits")
     recipe = recipe.replace(epochs=1, warmup_epochs=0.5)
     options = argparse.Namespace(recipe="tiny", deterministic=False, data_on_device=False)

@@ -1,4 +1,4 @@
-"""What is written of a search: the order, the Pareto front, the files."""
+"""Reports of a search: the order, the Pareto front, the files."""
 
 from __future__ import annotations
 

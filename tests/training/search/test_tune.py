@@ -37,7 +37,7 @@ channels = [8, 16]
 
 @pytest.fixture
 def required(recipe, tmp_path) -> list[str]:
-    """What every search must say."""
+    """Options that every search must have."""
     write_recipe(tmp_path / "tiny.toml", recipe)
     (tmp_path / "space.toml").write_text(SPACE)
     return [
