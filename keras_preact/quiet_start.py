@@ -1,9 +1,9 @@
 """Commands without the lines that TensorFlow prints whenever it starts.
 
-While it is imported, TensorFlow writes to standard error which kernels, drivers and instructions it
-has found, from C++ and before a log level applies. A command imports TensorFlow through `install`,
-which drops those lines and passes on all others. A program that imports `keras_preact` sees what
-TensorFlow prints.
+While it is imported and looks for devices, TensorFlow writes to standard error which kernels,
+drivers and instructions it has found, from C++ and whatever the log level. A command calls
+`install`, which drops those lines and passes on all others. A program that imports `keras_preact`
+sees all that TensorFlow prints.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
-# The lines are known by the file of TensorFlow that logs them, or by their first words.
+# The lines are known by the file of TensorFlow that logs them, or by their first words. Error 303
+# is that there is no CUDA driver at all; a driver that fails has other numbers.
 _START = re.compile(
     rb"I\d{4} [\d:. ]+ (port|cudart_stub|cpu_feature_guard)\.cc:\d+\] "
+    rb"|E\d{4} [\d:. ]+ cuda_platform\.cc:\d+\] failed call to cuInit: .*\(303\)$"
     rb"|To enable the following instructions: "
     rb"|WARNING: All log messages before absl::InitializeLog\(\) is called "
 )
@@ -93,6 +95,8 @@ class _TensorFlowFinder(MetaPathFinder):
             def exec_quietly(module: ModuleType) -> None:
                 with without_start_lines():
                     exec_module(module)
+                    # This looks for a CUDA driver. Which devices are used can still be chosen.
+                    module.config.list_physical_devices()
 
             spec.loader.exec_module = exec_quietly
         return spec
