@@ -39,7 +39,7 @@ def summary(folder: Path, exported: Path | None = None) -> str:
         "Try next": f"{python} -m training.train --recipe {run['recipe_name']} --data "
         f"{run['source']} --output {folder}-se --model-options 'attention=\"se\"'",
     }
-    return "\n".join(f"{name}  {text}" for name, text in lines.items())
+    return "\n".join(f"{name:8}  {text}" for name, text in lines.items())
 
 
 def _read(path: Path) -> dict[str, Any]:
