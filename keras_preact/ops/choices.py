@@ -120,7 +120,7 @@ _CHOICES = (
     Choice(
         "threads",
         "Where every core has a replica to itself, an operation has one thread.",
-        "training.strategy",
+        "training.engines.strategy",
         "python -m training.train --devices CPU:0 CPU:1",
         {},
         switch="the environment variable TF_NUM_INTRAOP_THREADS",
