@@ -11,7 +11,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 SUITES := test-tensorflow test-onednn-off test-jax test-torch
 
-.PHONY: help venv demo test $(SUITES) lint docs clean
+.PHONY: help venv demo test $(SUITES) lint types docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make test   ruff, then every suite below, and one line that says what passed where"
 	@echo "            ($(SUITES): one suite)"
 	@echo "make lint   ruff alone"
+	@echo "make types  the annotations, checked by basedpyright (pyright, all of it on PyPI)"
 	@echo "make docs   the documentation site, in site/"
 	@echo "make venv   everything the demo and the tests need, in $(VENV)"
 	@echo "make clean  remove $(VENV), builds and caches; runs and exported models stay"
@@ -55,6 +56,10 @@ $(VENV)/docs.stamp: $(VENV)/train.stamp
 	$(INSTALL) --editable ".[docs]"
 	touch $@
 
+$(VENV)/types.stamp: $(VENV)/test.stamp
+	$(INSTALL) basedpyright
+	touch $@
+
 venv: $(VENV)/test.stamp
 
 demo: $(VENV)/train.stamp
@@ -70,6 +75,9 @@ demo: $(VENV)/train.stamp
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/types.stamp
+	$(BIN)/basedpyright
 
 test: lint
 	$(BIN)/python tests/suites.py
