@@ -62,7 +62,7 @@ setup(
     license_files=["LICENSE"],
     # Only what the wheel needs: training, savedmodels and benchmarks are run from a checkout.
     packages=find_packages(include=["keras_preact", "keras_preact.*"]),
-    package_data={"keras_preact": ["data/*"]},
+    package_data={"": ["data/*"], "keras_preact": ["py.typed"]},
     python_requires=">=3.11",
     # filelock and safetensors are imported only where published weights are loaded.
     install_requires=["filelock", "h5py", "keras>=3.12", "numpy", "safetensors"],
@@ -82,6 +82,9 @@ setup(
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )
