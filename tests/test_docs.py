@@ -67,8 +67,9 @@ def _pages_with(language: str) -> list[str]:
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch) -> Path:
-    """An empty folder to work in, from which the modules of the checkout are found."""
+    """Return a folder to work in, with the documentation and the modules of the checkout."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").symlink_to(DOCS)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv(
         "PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
