@@ -159,6 +159,22 @@ def test_the_readme_is_short():
     assert len(README.read_text().splitlines()) <= 200
 
 
+@pytest.mark.parametrize("files", ["", "https://example.org/blob/v1"])
+def test_the_readme_on_a_package_index_has_absolute_links(files):
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--quiet", "--long-description"],
+        cwd=ROOT,
+        env=os.environ | {"KERAS_PREACT_FILES": files},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    links = LINKS.findall(CODE.sub("", done.stdout))
+    assert links
+    assert all(link.startswith("https://") for link in links)
+    assert any(link.startswith(files + "/docs/images/") for link in links) == bool(files)
+
+
 def test_every_result_is_in_the_index():
     index = RESULTS / "README.md"
     linked = {(RESULTS / link).resolve() for link in _relative_links(index)}
