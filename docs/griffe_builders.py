@@ -1,4 +1,4 @@
-"""Documents the builders of published nets: a function makes them and their docstrings."""
+"""Documentation of the builders of published nets, whose docstrings are made at import."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import keras_preact
 
 
 class Builders(griffe.Extension):
-    """Takes the docstrings of builders from the imported package instead of from its source."""
+    """Docstrings of builders, from the imported package instead of from its source."""
 
     def on_function(self, *, func: griffe.Function, **kwargs: Any) -> None:
-        """`PreActResNet`, part of whose docstring is added to it."""
+        """Take the docstring of `PreActResNet`, part of which is added at import."""
         if func.path == "keras_preact.applications.PreActResNet":
             func.docstring = _docstring(keras_preact.PreActResNet, func)
 
     def on_attribute(self, *, attr: griffe.Attribute, **kwargs: Any) -> None:
-        """The published nets: what each is. Their arguments are those of `PreActResNet`."""
+        """Take the description of each published net, without the arguments, which are common."""
         builder = keras_preact.BUILDERS.get(attr.name)
         if builder and attr.path == f"keras_preact.applications.{attr.name}":
             attr.docstring = _docstring(builder, attr, until="Args:")
-            # The call that makes it says nothing to a reader.
+            # The call that makes the builder is of no use to a reader.
             attr.value = None
 
 

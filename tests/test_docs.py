@@ -96,7 +96,7 @@ def test_python_runs(page, checkout):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", _pages_with("shell"))
 def test_commands_run(page, checkout):
-    # What the page's Python writes, its commands may read.
+    # The commands may read files that the page's Python writes.
     _run(ALL, page)
 
 
