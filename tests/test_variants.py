@@ -7,7 +7,8 @@ import pytest
 
 import keras_preact
 from keras_preact.weights import named_weights, set_named_weights
-from tests.variants import X, check_forms, check_training_and_saving, net, scores, some_slow
+from tests.nets import X, net, scores
+from tests.variants import check_forms, check_training_and_saving, some_slow
 
 VARIANTS = {
     "group norm": {"norm": "group"},

@@ -1,4 +1,4 @@
-"""A small net of any variant, and what must hold of every variant."""
+"""Properties that hold of every variant of a net."""
 
 from __future__ import annotations
 
@@ -10,20 +10,9 @@ import keras
 import numpy as np
 import pytest
 
-import keras_preact
-from keras_preact import Architecture
 from keras_preact.layers import StackedUnits
 from keras_preact.weights import named_weights, set_named_weights
-
-SMALL = Architecture(
-    units=(2, 3),
-    channels=(32, 64),
-    strides=(1, 2),
-    stem="cifar",
-    stem_channels=16,
-    norm_groups=8,
-)
-X = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype("float32")
+from tests.nets import X, net, scores
 
 
 def some_slow(variants: Iterable[dict[str, Any]], fast: int) -> list[Any]:
@@ -32,23 +21,6 @@ def some_slow(variants: Iterable[dict[str, Any]], fast: int) -> list[Any]:
         each if place < fast else pytest.param(each, marks=pytest.mark.slow)
         for place, each in enumerate(variants)
     ]
-
-
-def net(changes: dict[str, Any], randomize: bool = True, **options: Any) -> keras.Model:
-    """`SMALL` with some fields changed, and no scale, shift or statistic at its first value."""
-    keras.utils.set_random_seed(0)
-    options = {"input_shape": X.shape[1:], "classes": 10, **options}
-    model = keras_preact.PreActResNet(SMALL.replace(**changes), **options)
-    rng = np.random.default_rng(1)
-    for variable in model.weights:
-        if randomize and len(variable.shape) == 1:
-            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
-    return model
-
-
-def scores(model: Any, x: np.ndarray = X) -> np.ndarray:
-    """What a model returns in inference, as an array."""
-    return keras.ops.convert_to_numpy(model(x))
 
 
 def check_training_and_saving(changes: dict[str, Any], folder: Path) -> None:
