@@ -10,7 +10,7 @@ from typing import Any
 # Below this similarity, from 0 to 1, a name is not suggested. It is the default of `difflib`.
 _CLOSE = 0.6
 # Similarity of a name that contains all words of another: `norm_layer` and `norm`.
-_SAME_WORDS = 0.75
+_SAME_WORDS = 0.8
 
 
 def require(holds: bool, name: str, expected: str, received: Any) -> None:

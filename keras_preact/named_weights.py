@@ -6,7 +6,6 @@ has the same names here: `stage2_unit5_conv1` is one slice of a stack, or a laye
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -14,12 +13,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_preact.layer_names import parse, unit_name
 from keras_preact.layers import StackedUnits
 
 # By name of the layer, its arrays, under the keys that `Layer.save_own_variables` gives them.
 NamedWeights = dict[str, dict[str, np.ndarray]]
-
-_STACK = re.compile(r"(?P<stage>.*_unit)(?P<first>\d+)to(?P<last>\d+)")
 
 
 def named_weights(model: keras.Model) -> NamedWeights:
@@ -98,14 +96,15 @@ def _layers(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, dict[str, 
 
 
 def _by_unit(name: str, arrays: dict[str, np.ndarray]) -> Iterable[tuple[str, dict]]:
-    match = _STACK.fullmatch(name)
-    if not match:
+    stack = parse(name)
+    if not stack or stack.last is None or stack.role:
         return [(name, arrays)]
     layers: NamedWeights = {}
     for key, stacked in arrays.items():
         layer, _, own_key = key.rpartition(".")
-        for number, array in enumerate(stacked, int(match["first"])):
-            layers.setdefault(f"{match['stage']}{number}_{layer}", {})[own_key] = array
+        for number, array in enumerate(stacked, stack.unit):
+            unit = f"{stack.prefix}{unit_name(stack.stage, number)}"
+            layers.setdefault(f"{unit}_{layer}", {})[own_key] = array
     return layers.items()
 
 

@@ -6,17 +6,14 @@ units, and no deep recursion.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 
-from keras_preact.layer_names import data_format
+from keras_preact.layer_names import data_format, parse
 from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.transforms import unroll
-
-_UNIT = re.compile(r"(?P<unit>stage\d+_unit\d+)(_.*)?")
 
 
 @dataclass(frozen=True)
@@ -90,8 +87,8 @@ def take_apart(model: keras.Model) -> Chain:
     groups = _layers_by_unit(model)
     if not groups:
         raise ValueError(
-            "`model` must be a net of keras_preact, with layers named as `keras_preact.build` "
-            f"documents. Received: {model.name!r}"
+            "`model` must be a net of keras_preact, with layers named as "
+            f"`keras_preact.layer_names` documents. Received: {model.name!r}"
         )
     inputs = [_outside_input(name, group) for name, group in groups.items()]
     outputs = [*inputs[1:], _output(list(groups.values())[-1][-1])]
@@ -110,8 +107,9 @@ def take_apart(model: keras.Model) -> Chain:
 def _layers_by_unit(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
     groups: dict[str, list[keras.layers.Layer]] = {}
     for layer in model.layers:
-        if match := _UNIT.fullmatch(layer.name):
-            groups.setdefault(match["unit"], []).append(layer)
+        name = parse(layer.name)
+        if name and name.last is None and not name.prefix:
+            groups.setdefault(name.unit_name, []).append(layer)
     return groups
 
 

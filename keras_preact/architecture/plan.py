@@ -11,6 +11,7 @@ from keras_preact.blocks.residual_scaling import with_input_scales
 from keras_preact.blocks.shortcuts import must_project
 from keras_preact.blocks.stem import STEMS
 from keras_preact.blocks.units import UNITS
+from keras_preact.layer_names import unit_name
 from keras_preact.spec.fields import Fields
 from keras_preact.spec.unit import Unit
 
@@ -46,7 +47,7 @@ class Plan:
                 widens = in_channels != width.shortcut
                 units.append(
                     Unit(
-                        name=f"stage{stage}_unit{index}",
+                        name=unit_name(stage, index),
                         stage=stage,
                         in_channels=in_channels,
                         shortcut_channels=width.shortcut,

@@ -9,6 +9,7 @@ from keras_preact.blocks.channels import dense_stages
 from keras_preact.blocks.layer_factory import LayerFactory
 from keras_preact.blocks.operations import Operation
 from keras_preact.blocks.residual_unit import residual_branch
+from keras_preact.layer_names import transition_name
 from keras_preact.messages import require
 from keras_preact.spec.fields import Fields
 from keras_preact.spec.tensor import Tensor
@@ -53,7 +54,7 @@ def dense_unit(
 
 def _transition(x: Tensor, unit: Unit, make: LayerFactory) -> Tensor:
     """Apply norm, activation, 1x1 convolution to fewer channels and 2x2 average pooling."""
-    name = f"{unit.name.partition('_')[0]}_transition"
+    name = transition_name(unit.stage)
     x = make.apply(x, make.order.first, name)
     x = make.conv(x, unit.shortcut_channels, 1, name=f"{name}_conv")
     if not unit.strided:

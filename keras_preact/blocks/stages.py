@@ -21,8 +21,9 @@ from keras_preact.blocks.layer_factory import LayerFactory
 from keras_preact.blocks.nesting import nested, nests
 from keras_preact.blocks.operations import SIZED
 from keras_preact.blocks.units import UNITS, branch_operations
+from keras_preact.layer_names import stack_name
 from keras_preact.layers import StackedUnits
-from keras_preact.layers.stacked_units import TEMPLATE_PREFIX, stack_name
+from keras_preact.layers.stacked_units import TEMPLATE_PREFIX
 from keras_preact.layers.unit_numbers import UNIT_NUMBERS
 from keras_preact.messages import require
 from keras_preact.spec.fields import Fields

@@ -20,11 +20,6 @@ TEMPLATE_PREFIX = "unit_"
 _CONSTANT = (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant)
 
 
-def stack_name(unit_names: Sequence[str]) -> str:
-    """Return the name of a stack: `stage2_unit2to9` of `stage2_unit2` to `stage2_unit9`."""
-    return f"{unit_names[0]}to{unit_names[-1].rpartition('unit')[2]}"
-
-
 @keras.saving.register_keras_serializable(package="keras_preact")
 class StackedUnits(keras.layers.Layer):
     """Identical residual units one after the other: one loop, whatever their number.

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 import keras
 import numpy as np
 from keras import ops
 
+from keras_preact.layer_names import parse
 from keras_preact.named_weights import NamedWeights, named_weights, set_named_weights
 
-_LAYER = re.compile(r"(?P<unit>stage\d+_unit\d+)_(?P<layer>.+)")
-_CONVOLUTION = re.compile(r"conv(\d+)")
 # Height and width of the random image that both nets are compared on, where they take any.
 _SIZE = 64
 # Largest difference of the scores, as a share of the largest score, by bits of the computation.
@@ -45,14 +42,14 @@ def deepen(model: keras.Model, deeper: keras.Model) -> keras.Model:
             f"Received a net without {missing[:3]}"
         )
     added = target.keys() - source
-    if strays := sorted(name for name in added if not _LAYER.fullmatch(name)):
+    if strays := sorted(name for name in added if not parse(name)):
         raise ValueError(
             f"`deeper` must have more units than {model.name!r}, and nothing else. "
             f"Received a net that also has {strays[:3]}"
         )
     for name, arrays in source.items():
         _check_shapes(name, arrays, target[name])
-    units = {_LAYER.fullmatch(name)["unit"] for name in added}
+    units = {parse(name).unit_name for name in added}
     for unit in sorted(units):
         _check_whole(unit, source)
         _end_in_zeros(unit, target)
@@ -137,8 +134,9 @@ def _check_whole(unit: str, source: NamedWeights) -> None:
 
 def _end_in_zeros(unit: str, named: NamedWeights) -> None:
     """Set weights to zero so that the branch of a new unit gives zeros, in place."""
-    layers = {name.removeprefix(f"{unit}_") for name in named if name.startswith(f"{unit}_")}
-    last = max(int(match[1]) for match in map(_CONVOLUTION.fullmatch, layers) if match)
+    names = [name for name in map(parse, named) if name and name.unit_name == unit]
+    layers = {name.role for name in names}
+    last = max(name.convolution or 0 for name in names)
     norm = f"norm{last + 1}"
     layer = norm if norm in layers else f"conv{last}"
     arrays = named[f"{unit}_{layer}"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import re
 
 import keras
 
 from keras_preact.blocks.nesting import FLAT_UNITS, check_separate_units
+from keras_preact.layer_names import parse, stack_name
 from keras_preact.layers import Rematerialized, StackedUnits
-from keras_preact.layers.stacked_units import TEMPLATE_PREFIX, stack_name
+from keras_preact.layers.stacked_units import TEMPLATE_PREFIX
 from keras_preact.layers.unit_numbers import UNIT_NUMBERS
 from keras_preact.named_weights import named_weights, set_named_weights
 from keras_preact.transforms.graph_config import (
@@ -23,7 +23,6 @@ from keras_preact.transforms.graph_config import (
 )
 
 _NUMBER_INPUTS = {number.input for number in UNIT_NUMBERS.values()}
-_UNIT = re.compile(r"(?P<stage>.*stage\d+)_unit(?P<number>\d+)(_.*)?")
 
 
 def unroll(model: keras.Model) -> keras.Model:
@@ -60,7 +59,7 @@ def stack(model: keras.Model) -> keras.Model:
     """Build the same net with the identical units of each stage run as one loop.
 
     Args:
-        model: A functional model whose units are named as `keras_preact.build` names them.
+        model: A functional model whose units are named as `keras_preact.layer_names` says.
 
     Returns:
         A model with weights of its own, equal to `model`'s, not compiled.
@@ -115,7 +114,7 @@ def _units_in(layer: Config) -> list[str]:
     """Return the names of the units that a layer stands for, or is a part of."""
     if _is(layer, StackedUnits):
         return layer["config"]["unit_names"]
-    return [_unit_name([layer])] if _UNIT.fullmatch(layer["name"]) else []
+    return [_unit_name([layer])] if parse(layer["name"]) else []
 
 
 def _separate_units(layer: Config, nest: bool) -> list[Config]:
@@ -191,11 +190,12 @@ def _stages(layers: list[Config]) -> list[list[list[Config]]]:
 
     These are all units but the first, and but a last one that has the stage's stride.
     """
-    stages: dict[str, dict[int, list[Config]]] = {}
+    stages: dict[tuple[str, int], dict[int, list[Config]]] = {}
     for layer in layers:
-        if match := _UNIT.fullmatch(layer["name"]):
-            units = stages.setdefault(match["stage"], {})
-            units.setdefault(int(match["number"]), []).append(layer)
+        name = parse(layer["name"])
+        if name and name.last is None:
+            units = stages.setdefault((name.prefix, name.stage), {})
+            units.setdefault(name.unit, []).append(layer)
     others = (
         [unit for number, unit in sorted(units.items()) if number > 1 and _is_identity(unit)]
         for units in stages.values()
@@ -280,8 +280,7 @@ def _template(unit: list[Config]) -> tuple[Config, dict[str, float]]:
 
 
 def _unit_name(unit: list[Config]) -> str:
-    match = _UNIT.fullmatch(unit[0]["name"])
-    return f"{match['stage']}_unit{match['number']}"
+    return parse(unit[0]["name"]).unit_name
 
 
 def _unit_config(unit: list[Config]) -> Config:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 
 import keras
@@ -11,11 +10,11 @@ import keras
 from keras_preact.architecture import Architecture
 from keras_preact.blocks.units import UNITS
 from keras_preact.build import build
+from keras_preact.layer_names import parse
 from keras_preact.messages import did_you_mean
 from keras_preact.named_weights import NamedWeights, set_named_weights
 from keras_preact.published import NETS
 
-_CONVOLUTION = re.compile(r"stage(?P<stage>\d+)_unit(?P<unit>\d+)_conv(?P<conv>\d+)")
 # By the sizes of its kernels, the kind of unit.
 _KINDS = {kind.kernels: name for name, kind in UNITS.items() if kind.kernels}
 
@@ -44,10 +43,9 @@ class _Outline:
     @classmethod
     def of_weights(cls, named: NamedWeights) -> _Outline:
         kernels = {
-            tuple(int(number) for number in match.groups()): named[name]["0"].shape
+            (layer.stage, layer.unit, layer.convolution): named[name]["0"].shape
             for name in named
-            for match in [_CONVOLUTION.fullmatch(name)]
-            if match
+            if (layer := parse(name)) and layer.convolution
         }
         if not kernels:
             raise ValueError(f"no residual units among its {len(named)} layers: {list(named)[:3]}")

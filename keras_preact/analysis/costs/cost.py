@@ -27,7 +27,7 @@ import keras
 from keras_preact import layers
 from keras_preact.analysis.costs.graph import Call, Shape, calls
 from keras_preact.analysis.costs.receptive_field import receptive_fields
-from keras_preact.layer_names import HEAD, stage_of
+from keras_preact.layer_names import HEAD, parse, stage_of
 
 
 class UnknownLayerError(ValueError):
@@ -141,7 +141,7 @@ def model_cost(model: keras.Model, input_shape: Shape | None = None) -> NetCost:
 
     Args:
         model: A functional model; its stages are told apart where its layers are named as
-            `keras_preact.build` names them.
+            `keras_preact.layer_names` says.
         input_shape: Shape of one example, without unknown sizes; by default the model's own.
 
     Returns:
@@ -232,8 +232,7 @@ def _stage_cost(name: str, rows: list[LayerCost]) -> StageCost:
 
 def _units(names: Iterable[str]) -> dict[str, int]:
     """Return the number of units per prefix of layers' names: 8 for `stage2_unit2to9`."""
-    matches = (re.match(r"(.*_unit(\d+)(?:to(\d+))?)(_|$)", name) for name in names)
-    return {match[1]: int(match[3] or match[2]) - int(match[2]) + 1 for match in matches if match}
+    return {name.unit_name: name.units for name in map(parse, names) if name}
 
 
 CostFunction = Callable[[Any, tuple[Shape, ...], Shape], Work]

@@ -11,9 +11,9 @@ import keras
 
 from keras_preact import layers
 from keras_preact.analysis.costs.graph import Call, Shape, calls
+from keras_preact.layer_names import parse
 
 INPUT = "input"
-_UNIT = re.compile(r"(?P<unit>.*stage\d+_unit\d+(to\d+)?)_(?P<name>.+)")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def unit_graphs(model: keras.Model, input_shape: Shape | None = None) -> list[Un
     numbers of channels and their dropout rates.
 
     Args:
-        model: A net with layers named as `keras_preact.build` names them.
+        model: A net with layers named as `keras_preact.layer_names` says.
         input_shape: Shape of one example, without unknown sizes; by default the model's own.
 
     Returns:
@@ -69,9 +69,9 @@ def unit_graphs(model: keras.Model, input_shape: Shape | None = None) -> list[Un
     """
     units: dict[str, list[Call]] = {}
     for call in calls(model, input_shape):
-        match = _UNIT.fullmatch(call.name)
-        if match:
-            units.setdefault(match["unit"], []).append(call)
+        name = parse(call.name)
+        if name and name.role:
+            units.setdefault(name.unit_name, []).append(call)
     if not units:
         raise ValueError(
             f"{model.name!r} has no residual units, with layers named `stage{{s}}_unit{{u}}_…`."
@@ -119,7 +119,7 @@ def _graph(names: tuple[str, ...], made: list[Call]) -> UnitGraph:
 
 
 def _nodes(made: list[Call]) -> tuple[Node, ...]:
-    names = {id(call.output): _UNIT.fullmatch(call.name)["name"] for call in made}
+    names = {id(call.output): parse(call.name).role for call in made}
     nodes = []
     for call in made:
         kind, label = _description(call.layer)
