@@ -1,16 +1,16 @@
 """Catalogue of the published weights of these nets.
 
-There is one row per checkpoint. Those of `keras_preact/` ship with the package, in `data/`, with a model card
-each (`python -m training.publish`). A published top-1 accuracy is that of its source, with the
-input size it was measured at. It is left out where none was found:
+There is one row per checkpoint. Those of `keras_preact/` ship with the package, in `data/`, each
+with a model card (`python -m training.publish`). A published top-1 accuracy is that of its source,
+with the input size it was measured at. It is left out where none was found:
 
 - timm's checkpoints: `results/results-imagenet.csv` of timm's repository;
 - keras.applications': the table of https://keras.io/api/applications, measured at 224 pixels;
 - BiT's distilled nets: the README of https://github.com/google-research/big_transfer.
 
-Hashes are those that the sources publish: MD5 in the code of keras.applications, SHA-256 on the page
-of a file on Hugging Face. Rows without one are checked against the hash that the server sends with
-the file (`keras_preact.weights.download`).
+Hashes are those that the sources publish: MD5 in the code of keras.applications, SHA-256 on pages
+of Hugging Face. Files of rows without one are checked against the hash that the server sends with
+them (`keras_preact.weights.download`).
 """
 
 from __future__ import annotations
