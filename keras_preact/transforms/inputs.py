@@ -72,6 +72,7 @@ def resize_input(model: keras.Model, height: int, width: int) -> keras.Model:
             "`height` and `width` must be positive integers. "
             f"Received: height={height!r}, width={width!r}"
         )
+    stage_numbers(model)
     _check_layers(model)
     axes = (2, 3) if data_format(model) == "channels_first" else (1, 2)
     result = _with_input(model, dict(zip(axes, (height, width), strict=True)))
@@ -85,7 +86,6 @@ def resize_input(model: keras.Model, height: int, width: int) -> keras.Model:
 
 def _with_input(model: keras.Model, sizes: dict[int, int]) -> keras.Model:
     """Build a net anew with other sizes along some axes of its one input."""
-    stage_numbers(model)
     config = functional_config(model)
     if len(model.inputs) != 1:
         raise ValueError(
