@@ -34,6 +34,7 @@ def adapt_input_channels(model: keras.Model, channels: int) -> keras.Model:
             positive integer.
     """
     POSITIVE_INTEGER.check("channels", channels)
+    stage_numbers(model)
     axis = 1 if data_format(model) == "channels_first" else 3
     result = _with_input(model, {axis: channels})
     named = named_weights(model)
