@@ -1,4 +1,4 @@
-"""The same net for images of another size or another number of channels."""
+"""Nets for images of another size or another number of channels."""
 
 from __future__ import annotations
 
