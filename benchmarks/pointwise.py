@@ -2,7 +2,7 @@
 
     python -m benchmarks.pointwise
 
-In the mixture the kernel's gradient alone is a product. `keras_preact.layers.pointwise` chooses
+In the mixture the kernel's gradient alone is a product. `keras_preact.ops.pointwise` chooses
 between the last two.
 """
 
@@ -47,7 +47,7 @@ def _product(x: Any, kernel: Any) -> Any:
 
 
 def _mixture(x: Any, kernel: Any) -> Any:
-    from keras_preact.layers.kernel_gradient import convolution
+    from keras_preact.ops.kernel_gradient import convolution
 
     return convolution(x, kernel, by_products=True)
 

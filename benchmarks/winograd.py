@@ -3,7 +3,7 @@
     python -m benchmarks.winograd
 
 `keras_preact.transforms.winograd` chooses between the two for inference, and
-`keras_preact.layers.winograd.winograd_pays` for training.
+`keras_preact.ops.winograd.winograd_pays` for training.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _inference(kernel: Any) -> tuple[Form, Form]:
     """The convolution, and Winograd's algorithm with the kernel at the points beforehand."""
     import tensorflow as tf
 
-    from keras_preact.layers.winograd import transformed_kernel, winograd
+    from keras_preact.ops.winograd import transformed_kernel, winograd
 
     points, kernel = tf.constant(transformed_kernel(kernel)), tf.constant(kernel)
     return lambda maps: tf.nn.conv2d(maps, kernel, 1, "SAME"), lambda maps: winograd(maps, points)
@@ -41,7 +41,7 @@ def _training(kernel: Any) -> tuple[Form, Form]:
     """Both with the gradients of maps and kernel."""
     import tensorflow as tf
 
-    from keras_preact.layers.winograd import trainable_winograd
+    from keras_preact.ops.winograd import trainable_winograd
 
     kernel = tf.constant(kernel)
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_preact.export import DTYPES, export_savedmodel
+from keras_preact.serving.export import DTYPES, export_savedmodel
 from savedmodels.formats import FORMATS, export_format
 from savedmodels.versions import versions
 from training.trained import Trained, add_trained_arguments, load_trained

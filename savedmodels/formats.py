@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_preact import transforms
-from keras_preact.export import written_whole
+from keras_preact.files import written_whole
 from keras_preact.preprocessing import Preprocessing
 
 # From a batch of images, float32, pixels in 0..255, to probabilities.

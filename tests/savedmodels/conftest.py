@@ -6,7 +6,7 @@ from importlib import resources
 import pytest
 from PIL import Image
 
-from keras_preact.export import export_savedmodel
+from keras_preact.serving.export import export_savedmodel
 from tests.savedmodels.files import CLASS_NAMES, PREPROCESSING
 
 

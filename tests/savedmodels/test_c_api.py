@@ -14,8 +14,8 @@ import pytest
 from PIL import Image, ImageOps
 
 import keras_preact
-from keras_preact.export import export_savedmodel
 from keras_preact.preprocessing import decode_image
+from keras_preact.serving.export import export_savedmodel
 from savedmodels.c_api import ServedModel, ServingError
 from savedmodels.check import main, warm_up_requests
 from tests.savedmodels.files import CLASS_NAMES, PREPROCESSING, claiming, encoded, exif

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import keras_preact
-from keras_preact.export import export_savedmodel
 from keras_preact.preprocessing import Preprocessing, decode_image
+from keras_preact.serving.export import export_savedmodel
 from savedmodels.c_api import ServedModel
 from savedmodels.export import main
 from savedmodels.formats import FORMATS, export_format

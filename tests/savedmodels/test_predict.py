@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_preact.export import export_savedmodel
 from keras_preact.preprocessing import Preprocessing, decode_image
+from keras_preact.serving.export import export_savedmodel
 from savedmodels.predict import main
 
 PREPROCESSING = Preprocessing(input_size=32)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_preact.analysis import UnknownLayerError
-from keras_preact.rules import POSITIVE, POSITIVE_INTEGER
+from keras_preact.spec.rules import POSITIVE, POSITIVE_INTEGER
 from training.search.hypermodel import PreActHyperModel
 
 _EXPECTED = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_preact.architecture import RULES
-from keras_preact.rules import POSITIVE, POSITIVE_INTEGER, Rule
+from keras_preact.spec.rules import POSITIVE, POSITIVE_INTEGER, Rule
 from training.recipe import Recipe
 
 SPACES = Path(__file__).parent.parent / "spaces"
