@@ -46,13 +46,13 @@ def quiet_tensorflow(onednn: bool = True) -> None:
 
 
 def images_of(batch_size: int, size: int) -> np.ndarray:
-    """A batch of noise, float32, pixels in 0..255."""
+    """Make a batch of noise, float32, pixels in 0..255."""
     images = np.random.default_rng(0).uniform(0, 255, (batch_size, size, size, 3))
     return images.astype("float32")
 
 
 def trained(model: Any) -> Any:
-    """The model with biases and statistics of a trained net's size.
+    """Give a model biases and statistics of the size of a trained net's.
 
     TensorFlow leaves out additions of constants that are zero, as a new net's are.
     """
@@ -143,7 +143,7 @@ _EXPORTS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def _exports(dtype: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """Those of `_EXPORTS` that there are in a dtype: Winograd's algorithm is for float32 alone."""
+    """Return the `_EXPORTS` that exist in a dtype: Winograd's algorithm is only for float32."""
     return {
         net: {
             name: options
@@ -166,7 +166,7 @@ def prepare_savedmodel(folder: Path, batch_size: int, size: int, onednn: bool = 
 
 
 def prepare_format(file: Path, name: str, batch_size: int, size: int) -> Step:
-    """Our net in the runtime of another format."""
+    """Prepare our net in the runtime of another format."""
     from savedmodels.formats import FORMATS
 
     predict = FORMATS[name].load(file)
@@ -175,7 +175,7 @@ def prepare_format(file: Path, name: str, batch_size: int, size: int) -> Step:
 
 
 def prepare_openvino(file: Path, batch_size: int, size: int, dtype: str) -> Step:
-    """Our net in OpenVINO, which takes the float32 model and computes in `dtype`."""
+    """Prepare our net in OpenVINO, which takes the float32 model and computes in `dtype`."""
     from savedmodels.formats import load_openvino
 
     predict = load_openvino(file, OPENVINO_PRECISIONS[dtype])
@@ -184,7 +184,7 @@ def prepare_openvino(file: Path, batch_size: int, size: int, dtype: str) -> Step
 
 
 def prepare_torch(batch_size: int, size: int, dtype: str, compiled: bool) -> Step:
-    """Timm's net, which has the same topology, in PyTorch."""
+    """Prepare timm's net, which has the same topology, in PyTorch."""
     import timm
     import torch
 

@@ -60,7 +60,7 @@ CALLS = 3
 
 
 def _forms(stride: int) -> list[Callable[[Any, Any], Any]]:
-    """The convolution of maps padded beforehand, and ours."""
+    """Return the convolution of maps padded beforehand, and ours."""
     import tensorflow as tf
 
     from keras_preact.ops.kernel_gradient import convolution
@@ -77,7 +77,7 @@ def _forms(stride: int) -> list[Callable[[Any, Any], Any]]:
 
 
 def measure(dtype: str, shape: tuple[int, int, int, int, int], rounds: int) -> list[float]:
-    """Milliseconds of the convolution and of ours, forwards and both gradients."""
+    """Return milliseconds of the convolution and of ours, forward and both gradients."""
     import tensorflow as tf
 
     batch, side, channels, filters, stride = shape

@@ -75,7 +75,7 @@ def prepare(net: str, policy: str, batch_size: int, size: int, off: str = "") ->
 
 
 def multiply_adds(net: str, size: int) -> int:
-    """Multiplications of one image's forward pass, in convolutions and dense layers."""
+    """Count the multiplications of a forward pass per image, in convolutions and dense layers."""
     import keras
 
     total = 0

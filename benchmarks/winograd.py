@@ -28,7 +28,7 @@ Form = Callable[[Any], Any]
 
 
 def _inference(kernel: Any) -> tuple[Form, Form]:
-    """The convolution, and Winograd's algorithm with the kernel at the points beforehand."""
+    """Return the convolution, and Winograd's algorithm with the kernel transformed beforehand."""
     import tensorflow as tf
 
     from keras_preact.ops.winograd import transformed_kernel, winograd
@@ -38,7 +38,7 @@ def _inference(kernel: Any) -> tuple[Form, Form]:
 
 
 def _training(kernel: Any) -> tuple[Form, Form]:
-    """Both with the gradients of maps and kernel."""
+    """Return both with the gradients of maps and kernel."""
     import tensorflow as tf
 
     from keras_preact.ops.winograd import trainable_winograd
@@ -64,7 +64,7 @@ USES = {"inference": _inference, "training": _training}
 
 
 def measure(use: str, batch: int, side: int, channels: int, rounds: int) -> list[float]:
-    """Milliseconds of the convolution and of Winograd's algorithm."""
+    """Return milliseconds of the convolution and of Winograd's algorithm."""
     import numpy as np
     import tensorflow as tf
 

@@ -28,7 +28,7 @@ class Builders(griffe.Extension):
         builder = keras_preact.BUILDERS.get(attr.name)
         if builder and attr.path == f"keras_preact.applications.{attr.name}":
             attr.docstring = _docstring(builder, attr, until="Args:")
-            # The call that makes it says nothing to a reader.
+            # The call that makes the builder is of no use to a reader.
             attr.value = None
 
 

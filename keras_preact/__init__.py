@@ -1,5 +1,10 @@
 """Pre-activation residual networks for Keras."""
 
+from keras_preact import quiet_start
+
+if quiet_start.is_command("keras_preact"):
+    quiet_start.install()
+
 from keras_preact import analysis, layers, preprocessing, transforms, weights
 from keras_preact.applications import (
     BUILDERS,

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import pytest
 
-import keras_preact
+from tests.nets import TINY, net
 
 
 def pytest_collection_finish() -> None:
@@ -19,19 +19,11 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def small_net() -> Callable[..., keras.Model]:
-    """Builds a net of two units whose moving statistics are not those of a new one."""
+    """Builder of tiny nets whose moving statistics are not those of a new one."""
 
     def build(seed: int = 1, **options: Any) -> keras.Model:
-        keras.utils.set_random_seed(seed)
-        architecture = keras_preact.Architecture(
-            unit="basic",
-            units=(1, 1),
-            channels=(8, 16),
-            strides=(1, 2),
-            stem="cifar",
-            stem_channels=8,
-        )
-        model = keras_preact.PreActResNet(architecture, **options)
+        options = {"input_shape": None, **options}
+        model = net(architecture=TINY, randomize=False, seed=seed, **options)
         for variable in model.non_trainable_variables:
             variable.assign(variable + keras.random.uniform(variable.shape, 0.1, 1.0))
         return model

@@ -14,7 +14,8 @@ import keras_preact
 from keras_preact import transforms
 from keras_preact.layers import BlurPool2D, MaxPooling2D
 from keras_preact.weights import named_weights, set_named_weights
-from tests.variants import X, check_forms, check_training_and_saving, net, scores, some_slow
+from tests.nets import X, net, scores
+from tests.variants import check_forms, check_training_and_saving, some_slow
 
 VARIANTS = {
     "blur": {"blur_pool": True, "strides": (2, 2)},

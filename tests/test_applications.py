@@ -10,25 +10,20 @@ import numpy as np
 import pytest
 
 import keras_preact
-from keras_preact import Architecture
+from tests.nets import images, net
 
-TINY = Architecture(
-    units=(1, 2),
-    channels=(16, 32),
-    strides=(1, 2),
-    stem="cifar",
-    stem_channels=8,
-    dropout=0.1,
-    drop_path=0.2,
-)
+CHANGES = {
+    "units": (1, 2),
+    "channels": (16, 32),
+    "stem_channels": 8,
+    "dropout": 0.1,
+    "drop_path": 0.2,
+}
 
 
-def _tiny(**arguments) -> keras.Model:
-    return keras_preact.PreActResNet(TINY, **{"classes": 4, **arguments})
-
-
-def _images(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal(shape).astype("float32")
+def _tiny(changes: dict | None = None, **arguments) -> keras.Model:
+    options = {"classes": 4, "input_shape": None, **arguments}
+    return net({**CHANGES, **(changes or {})}, randomize=False, **options)
 
 
 def _trainable_count(model: keras.Model) -> int:
@@ -129,37 +124,30 @@ def test_without_the_top(pooling, shape):
 def test_any_size_in_one_model():
     model = _tiny(include_top=False, pooling="avg")
     assert model.input_shape == (None, None, None, 3)
-    assert model(_images(1, 17, 23, 3)).shape == (1, 32)
-    assert _tiny(input_shape=(None, None, 5))(_images(2, 9, 1, 5)).shape == (2, 4)
+    assert model(images(1, 17, 23, 3)).shape == (1, 32)
+    assert _tiny(input_shape=(None, None, 5))(images(2, 9, 1, 5)).shape == (2, 4)
 
 
 def test_input_tensor_joins_a_larger_model():
     inputs = keras.Input((20, 20, 1))
     model = _tiny(input_tensor=keras.layers.Conv2D(3, 1)(inputs))
     assert model.input is inputs
-    assert model(_images(1, 20, 20, 1)).shape == (1, 4)
+    assert model(images(1, 20, 20, 1)).shape == (1, 4)
 
 
 def test_softmax_by_default_and_logits_on_demand():
-    probabilities = np.asarray(_tiny()(_images(3, 32, 32, 3)))
+    probabilities = np.asarray(_tiny()(images(3, 32, 32, 3)))
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
     logits = _tiny(classifier_activation=None)
     assert logits.get_layer("predictions").activation is keras.activations.linear
 
 
 def test_channels_first_equals_channels_last():
-    last = keras_preact.PreActResNet(
-        TINY.replace(stem="imagenet"), classes=4, input_shape=(33, 40, 3)
-    )
-    first = keras_preact.PreActResNet(
-        TINY.replace(stem="imagenet"),
-        classes=4,
-        input_shape=(3, 33, 40),
-        data_format="channels_first",
-    )
+    last = _tiny({"stem": "imagenet"}, input_shape=(33, 40, 3))
+    first = _tiny({"stem": "imagenet"}, input_shape=(3, 33, 40), data_format="channels_first")
     _randomize(last)
     first.set_weights(last.get_weights())
-    x = _images(2, 33, 40, 3)
+    x = images(2, 33, 40, 3)
     np.testing.assert_allclose(last(x), first(x.transpose(0, 3, 1, 2)), atol=1e-5)
 
 
@@ -172,7 +160,7 @@ def test_dtype_policies(policy):
         expected.compute_dtype,
         expected.variable_dtype,
     )
-    scores = model(_images(2, 32, 32, 3))
+    scores = model(images(2, 32, 32, 3))
     assert keras.backend.standardize_dtype(scores.dtype) == expected.variable_dtype
 
 
@@ -195,15 +183,15 @@ def test_convolutions_start_as_in_the_papers():
 
 
 def test_zero_init_residual_starts_as_the_identity_and_learns():
-    model = keras_preact.PreActResNet(TINY.replace(zero_init_residual=True, dropout=0.0), classes=4)
+    model = _tiny({"zero_init_residual": True, "dropout": 0.0})
     unit = keras.Model(
         model.input,
         [model.get_layer("stage3_unit1_add").output, model.get_layer("stage3_unit2_add").output],
     )
-    before, after = unit(_images(2, 32, 32, 3))
+    before, after = unit(images(2, 32, 32, 3))
     np.testing.assert_array_equal(before, after)
     model.compile("sgd", "categorical_crossentropy")
-    model.train_on_batch(_images(2, 32, 32, 3), np.eye(4)[:2])
+    model.train_on_batch(images(2, 32, 32, 3), np.eye(4)[:2])
     assert np.abs(model.get_layer("stage3_unit2_conv3").kernel).max() > 0
 
 
@@ -256,7 +244,7 @@ def test_preact_resnet_wants_an_architecture():
 class TestSaving:
     """Every way that Keras saves and copies a model."""
 
-    x = _images(2, 32, 32, 3)
+    x = images(2, 32, 32, 3)
 
     @pytest.fixture
     def model(self) -> keras.Model:
@@ -296,7 +284,7 @@ class TestSaving:
 
     @pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
     def test_weights_of_another_net(self, tmp_path, suffix):
-        other = keras_preact.PreActResNet(TINY.replace(channels=(16, 64)), classes=4)
+        other = _tiny({"channels": (16, 64)})
         path = tmp_path / f"other{suffix}"
         other.save(path) if suffix == ".keras" else other.save_weights(path)
         with pytest.raises(ValueError, match="does not hold the weights of 'preact_resnet'"):
@@ -310,7 +298,7 @@ class TestSaving:
             _tiny(weights=path)
 
     def test_weights_of_a_deeper_net_of_equal_shapes(self, tmp_path):
-        deeper = keras_preact.PreActResNet(TINY.replace(units=(1, 3)), classes=4)
+        deeper = _tiny({"units": (1, 3)})
         deeper.save_weights(tmp_path / "deeper.weights.h5")
         with pytest.raises(ValueError, match="only given: \\['stage3_unit3_conv1'"):
             _tiny(weights=tmp_path / "deeper.weights.h5")

@@ -7,12 +7,13 @@ import json
 import pytest
 
 from keras_preact import Architecture
+from tests import nets
 
-SMALL = Architecture(units=(1, 2), channels=(8, 16), strides=(1, 2), unit="basic", stem_channels=8)
+NET = nets.TINY.replace(units=(1, 2))
 
 
 def test_stages_count_from_two_and_carry_the_channels_on():
-    stages = SMALL.replace(drop_path=0.3).stages
+    stages = NET.replace(drop_path=0.3).stages
     assert list(stages) == [2, 3]
     units = [unit for stage in stages.values() for unit in stage]
     assert [unit.name for unit in units] == ["stage2_unit1", "stage3_unit1", "stage3_unit2"]
@@ -22,17 +23,17 @@ def test_stages_count_from_two_and_carry_the_channels_on():
 
 
 def test_drop_path_grows_linearly_to_its_value():
-    rates = [u.drop_path for s in SMALL.replace(drop_path=0.3).stages.values() for u in s]
+    rates = [u.drop_path for s in NET.replace(drop_path=0.3).stages.values() for u in s]
     assert rates == pytest.approx([0.1, 0.2, 0.3])
 
 
 def test_config_survives_json():
-    config = json.loads(json.dumps(SMALL.get_config()))
-    assert Architecture.from_config(config) == SMALL
+    config = json.loads(json.dumps(NET.get_config()))
+    assert Architecture.from_config(config) == NET
 
 
 def test_equal_architectures_have_equal_hashes():
-    assert hash(SMALL) == hash(SMALL.replace(units=[1, 2]))
+    assert hash(NET) == hash(NET.replace(units=[1, 2]))
 
 
 @pytest.mark.parametrize(
@@ -74,23 +75,23 @@ def test_equal_architectures_have_equal_hashes():
 )
 def test_a_bad_value_is_named(field, value):
     with pytest.raises(ValueError, match=f"`{field}`") as error:
-        SMALL.replace(**{field: value})
+        NET.replace(**{field: value})
     assert repr(value) in str(error.value) or str(value) in str(error.value)
 
 
 def test_a_bottleneck_must_keep_a_channel():
     with pytest.raises(ValueError, match="bottleneck_ratio"):
-        SMALL.replace(unit="bottleneck", bottleneck_ratio=0.1)
+        NET.replace(unit="bottleneck", bottleneck_ratio=0.1)
 
 
 def test_groups_must_divide_the_channels():
     with pytest.raises(ValueError, match=r"`norm_groups` must be a divisor.*\[8, 16\].*3"):
-        SMALL.replace(norm="group", norm_groups=3)
+        NET.replace(norm="group", norm_groups=3)
 
 
 def test_evonorm_brings_its_own_activation():
     with pytest.raises(ValueError, match=r"`activation` must be \"linear\" with.*relu"):
-        SMALL.replace(norm="evonorm_s0", norm_groups=8)
+        NET.replace(norm="evonorm_s0", norm_groups=8)
 
 
 def test_dilation_replaces_strides_beyond_the_output_stride():
@@ -109,6 +110,6 @@ def test_dilation_replaces_strides_beyond_the_output_stride():
 
 def test_an_unknown_field_gets_a_suggestion():
     with pytest.raises(ValueError, match="Did you mean `drop_path`"):
-        SMALL.replace(drop_paths=0.1)
+        NET.replace(drop_paths=0.1)
     with pytest.raises(ValueError, match="no field"):
-        Architecture.from_config({**SMALL.get_config(), "colour": "red"})
+        Architecture.from_config({**NET.get_config(), "colour": "red"})

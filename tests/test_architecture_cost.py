@@ -13,8 +13,8 @@ import keras_preact
 from keras_preact.analysis import CostTable, LatencyTable, architecture_cost, model_cost
 from keras_preact.analysis.costs import tables
 from keras_preact.architecture import Architecture
+from tests.nets import SMALL
 from tests.test_combinations import changes
-from tests.variants import SMALL
 
 SHAPE = (20, 12, 3)
 # Small nets whose stages are of every length, and widen, narrow or stay; some fit group norms of 8.

@@ -13,7 +13,8 @@ import keras_preact
 from keras_preact.blocks.attention import ATTENTIONS, attention_channels, eca_kernel_size
 from keras_preact.layers import GlobalMean2D
 from keras_preact.transforms import fold, stack, unroll
-from tests.variants import SMALL, X, check_forms, check_training_and_saving, net, scores, some_slow
+from tests.nets import SMALL, X, net, scores
+from tests.variants import check_forms, check_training_and_saving, some_slow
 
 # A wide inside, in which no ReLU leaves every channel at zero.
 VARIANTS = [{"attention": each, "attention_ratio": 0.5} for each in ATTENTIONS]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_preact.analysis import draw_class_activation, grad_cam, occlusion
-from tests.variants import X, net, scores
+from tests.nets import X, net, scores
 
 
 def _cam(model: keras.Model, classes: list[int]) -> np.ndarray:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from keras_preact.architecture import RULES, Architecture
 from keras_preact.weights import named_weights, set_named_weights
-from tests.variants import SMALL, X, net, scores
+from tests.nets import SMALL, X, net, scores
 
 # Values of a few layouts, and numbers and names among which the rules choose.
 LAYOUTS = {

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import keras_preact
 from keras_preact.analysis import COSTS, UnknownLayerError, model_cost
-from tests.variants import net
+from tests.nets import net
 
 BUILDERS = {
     "resnetv2_18d": "PreActResNet18d",

@@ -18,7 +18,8 @@ from keras_preact.dense import dense_channels
 from keras_preact.transforms import fold, freeze, replace_head, stack, unroll
 from keras_preact.weights import named_weights, set_named_weights
 from keras_preact.weights.identify import identified_model
-from tests.variants import X, check_forms, check_training_and_saving, net, scores
+from tests.nets import X, net, scores
+from tests.variants import check_forms, check_training_and_saving
 
 DENSE = {"unit": "dense"}
 BASIC = {"unit": "dense_basic", "compression": 1.0, "channels": (32, 80)}

@@ -8,7 +8,8 @@ import pytest
 
 from keras_preact.layers import DropBlock
 from keras_preact.transforms import fold
-from tests.variants import SMALL, X, check_forms, check_training_and_saving, net, scores
+from tests.nets import SMALL, X, net, scores
+from tests.variants import check_forms, check_training_and_saving
 
 CHANGES = {"drop_block": 0.2, "drop_block_size": 3}
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 import torch
 
 from keras_preact.layers import AveragePooling2D, Conv2D, MaxPooling2D, StandardizedConv2D
-from tests.numbers import WINOGRAD_AMPLIFICATION, error, float64, in_float64, tolerance
+from tests.numerics import WINOGRAD_AMPLIFICATION, error, float64, in_float64, tolerance
 
 
 def _x(*shape: int) -> np.ndarray:

@@ -9,18 +9,11 @@ import numpy as np
 import pytest
 
 import keras_preact
-from keras_preact import Architecture
 from keras_preact.transforms import fold, unroll, with_dtype
 from keras_preact.weights import named_weights, set_named_weights
+from tests import nets
+from tests.nets import SMALL, X
 
-TINY = Architecture(
-    units=(2, 3),
-    channels=(8, 16),
-    strides=(1, 2),
-    stem="cifar",
-    stem_channels=8,
-)
-X = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype("float32")
 REMOVED = (
     "BatchNormalization",
     "Dropout",
@@ -51,9 +44,9 @@ def randomized(model: keras.Model) -> keras.Model:
 
 def net(dtype=None, data_format=None, **changes) -> keras.Model:
     shape = (3, 16, 16) if data_format == "channels_first" else (16, 16, 3)
-    model = keras_preact.PreActResNet(
-        TINY.replace(**changes),
-        weights=None,
+    model = nets.net(
+        {"channels": (8, 16), "stem_channels": 8, **changes},
+        randomize=False,
         input_shape=shape,
         classes=4,
         classifier_activation=None,
@@ -112,7 +105,7 @@ def test_outputs_are_the_nets(changes):
 def test_only_norms_within_a_stage_stay(unit, norms, stem_channels, after_stem):
     model = net(unit=unit, stem_channels=stem_channels, dropout=0.1, drop_path=0.1)
     folded = fold(model)
-    units = sum(TINY.units)
+    units = sum(SMALL.units)
     before, after = kinds(model), kinds(folded)
     assert before["BatchNormalization"] == units * norms + 1
     assert before["Dropout"] == before["DropPath"] == units

@@ -18,7 +18,7 @@ from keras_preact.analysis import (
     take_apart,
 )
 from keras_preact.weights import named_weights, set_named_weights
-from tests.variants import SMALL, X, net, scores
+from tests.nets import SMALL, X, net, scores
 
 Y = np.array([1, 2])
 # Nets whose units are put together differently: projections that share the first activation,

@@ -8,7 +8,7 @@ import pytest
 
 import keras_preact
 from keras_preact import transforms
-from tests.variants import X, net, scores
+from tests.nets import X, net, scores
 
 Y = np.array([1, 2])
 

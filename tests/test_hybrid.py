@@ -16,7 +16,8 @@ import keras_preact
 from keras_preact import transforms
 from keras_preact.weights import convert, named_weights, set_named_weights
 from keras_preact.weights.converters import CONVERTERS
-from tests.variants import SMALL, X, check_forms, check_training_and_saving, net, scores
+from tests.nets import SMALL, X, net, scores
+from tests.variants import check_forms, check_training_and_saving
 
 ENCODER = {"encoder_depth": 2, "encoder_width": 24, "encoder_heads": 3}
 REGULARIZED = {**ENCODER, "encoder_dropout": 0.2, "encoder_drop_path": 0.3}

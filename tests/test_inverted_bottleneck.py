@@ -14,7 +14,8 @@ from timm.models._efficientnet_blocks import InvertedResidual
 import keras_preact
 from keras_preact.layers import DepthwiseConv2D, StandardizedDepthwiseConv2D
 from keras_preact.transforms import fold
-from tests.variants import SMALL, check_forms, check_training_and_saving, net, scores
+from tests.nets import SMALL, net, scores
+from tests.variants import check_forms, check_training_and_saving
 
 EFFICIENTNET = {
     "unit": "inverted_bottleneck",

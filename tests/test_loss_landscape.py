@@ -14,7 +14,7 @@ from keras_preact.analysis import (
     sharpness,
 )
 from keras_preact.weights import named_weights, set_named_weights
-from tests.variants import X, net
+from tests.nets import X, net
 
 RNG = np.random.default_rng(0)
 INPUTS = RNG.standard_normal((50, 4)).astype("float32")

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_preact.layers import BatchNormalization
-from tests.numbers import float64, tolerance
+from tests.numerics import float64, tolerance
 
 pytestmark = pytest.mark.numerical
 

@@ -19,7 +19,8 @@ from keras_preact.layers import Scale, ScaledStandardizedConv2D, SkipInit, Stack
 from keras_preact.transforms import fold, stack, unroll
 from keras_preact.weights import set_named_weights
 from keras_preact.weights.converters import CONVERTERS
-from tests.variants import SMALL, X, check_forms, check_training_and_saving, net, scores, some_slow
+from tests.nets import SMALL, X, net, scores
+from tests.variants import check_forms, check_training_and_saving, some_slow
 
 NORM_FREE = {
     "norm": "none",

@@ -18,7 +18,8 @@ from keras_preact.layers import Conv2D, FilterResponseNormalization
 from keras_preact.spec.orders import ORDERS
 from keras_preact.weights import set_named_weights
 from keras_preact.weights.converters import CONVERTERS
-from tests.variants import X, check_forms, check_training_and_saving, net, scores, some_slow
+from tests.nets import X, net, scores
+from tests.variants import check_forms, check_training_and_saving, some_slow
 
 VARIANTS = [
     {"norm": "layer"},

@@ -10,7 +10,8 @@ import keras_preact
 from keras_preact.blocks.shortcuts import SHORTCUTS
 from keras_preact.layers import BatchNormalization
 from keras_preact.spec.orders import ORDERS
-from tests.variants import X, check_forms, check_training_and_saving, net, scores, some_slow
+from tests.nets import X, net, scores
+from tests.variants import check_forms, check_training_and_saving, some_slow
 
 VARIANTS = [{"order": order} for order in ORDERS]
 VARIANTS += [

@@ -17,7 +17,8 @@ from keras_preact import Architecture
 from keras_preact.transforms import fold
 from keras_preact.weights import named_weights, set_named_weights
 from keras_preact.weights.identify import check_builder
-from tests.variants import SMALL, X, check_forms, check_training_and_saving, net, scores
+from tests.nets import SMALL, X, net, scores
+from tests.variants import check_forms, check_training_and_saving
 
 PYRAMID = {
     "unit": "basic",

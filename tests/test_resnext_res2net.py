@@ -20,7 +20,8 @@ from keras_preact import Architecture, transforms
 from keras_preact.layers import Conv2D
 from keras_preact.named_weights import NamedWeights
 from keras_preact.weights import named_weights, set_named_weights
-from tests.variants import check_forms, check_training_and_saving, net, scores, some_slow
+from tests.nets import net, scores
+from tests.variants import check_forms, check_training_and_saving, some_slow
 
 VARIANTS = {
     "resnext": {"cardinality": 4},

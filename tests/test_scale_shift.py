@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_preact.layers import ScaleShift
-from tests.numbers import float64, tolerance
+from tests.numerics import float64, tolerance
 
 pytestmark = pytest.mark.numerical
 

@@ -14,7 +14,8 @@ import keras_preact
 from keras_preact import applications, transforms
 from keras_preact.layers import SelfAttention2D, StackedUnits
 from keras_preact.weights import convert, named_weights
-from tests.variants import SMALL, X, check_forms, check_training_and_saving, net, scores
+from tests.nets import SMALL, X, net, scores
+from tests.variants import check_forms, check_training_and_saving
 
 LAST = {"spatial": "self_attention", "spatial_stages": 1}
 

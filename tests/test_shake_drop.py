@@ -10,7 +10,8 @@ import pytest
 
 from keras_preact.layers import ShakeDrop
 from keras_preact.transforms import fold, stack, unroll
-from tests.variants import SMALL, X, check_forms, check_training_and_saving, net, scores
+from tests.nets import SMALL, X, net, scores
+from tests.variants import check_forms, check_training_and_saving
 
 PYRAMID = {"drop_path": 0.5, "drop_path_form": "shake", "order": "pyramid"}
 

@@ -7,7 +7,7 @@ import pytest
 from keras_preact import Architecture, PreActResNet, transforms
 from keras_preact.layers import WinogradConv2D
 from keras_preact.ops.winograd import transformed_kernel, winograd
-from tests.numbers import WINOGRAD_AMPLIFICATION, error, float64, tolerance
+from tests.numerics import WINOGRAD_AMPLIFICATION, error, float64, tolerance
 
 pytestmark = pytest.mark.numerical
 

@@ -1,4 +1,4 @@
-"""A small net of any variant, and what must hold of every variant."""
+"""Properties that hold of every variant of a net."""
 
 from __future__ import annotations
 
@@ -10,20 +10,14 @@ import keras
 import numpy as np
 import pytest
 
-import keras_preact
-from keras_preact import Architecture
 from keras_preact.layers import StackedUnits
 from keras_preact.weights import named_weights, set_named_weights
+from tests.nets import X, net, scores
 
-SMALL = Architecture(
-    units=(2, 3),
-    channels=(32, 64),
-    strides=(1, 2),
-    stem="cifar",
-    stem_channels=16,
-    norm_groups=8,
-)
-X = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype("float32")
+# Units with and without a projection and a stride, and as many alike as make a scan.
+UNITS = (1, 3)
+# The same without a scan.
+FEW = (1, 2)
 
 
 def some_slow(variants: Iterable[dict[str, Any]], fast: int) -> list[Any]:
@@ -34,26 +28,9 @@ def some_slow(variants: Iterable[dict[str, Any]], fast: int) -> list[Any]:
     ]
 
 
-def net(changes: dict[str, Any], randomize: bool = True, **options: Any) -> keras.Model:
-    """`SMALL` with some fields changed, and no scale, shift or statistic at its first value."""
-    keras.utils.set_random_seed(0)
-    options = {"input_shape": X.shape[1:], "classes": 10, **options}
-    model = keras_preact.PreActResNet(SMALL.replace(**changes), **options)
-    rng = np.random.default_rng(1)
-    for variable in model.weights:
-        if randomize and len(variable.shape) == 1:
-            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
-    return model
-
-
-def scores(model: Any, x: np.ndarray = X) -> np.ndarray:
-    """What a model returns in inference, as an array."""
-    return keras.ops.convert_to_numpy(model(x))
-
-
 def check_training_and_saving(changes: dict[str, Any], folder: Path) -> None:
     """A step of training changes every kernel, and a saved net gives the same scores."""
-    model = net(changes)
+    model = net({"units": FEW, **changes})
     model.compile("sgd", "sparse_categorical_crossentropy")
     # Not every shift: a batch norm may follow that takes it away.
     kernels = [weight for weight in model.trainable_variables if len(weight.shape) > 1]
@@ -73,7 +50,8 @@ def check_forms(changes: dict[str, Any], scans: bool = True) -> None:
         changes: Fields of `Architecture`.
         scans: Whether the variant leaves the units of a stage alike, so that they scan.
     """
-    model = net({"scan_units": False, **changes}, classifier_activation=None)
+    changes = {"units": UNITS, **changes}
+    model = net({**changes, "scan_units": False}, classifier_activation=None)
     named, expected = named_weights(model), scores(model)
     scale = np.abs(expected).max()
 

@@ -112,15 +112,15 @@ _CHOICES = (
     Choice(
         "loops",
         "Stages of many like units are loops, which take less time to trace.",
-        "keras_preact.Architecture.scans",
+        "keras_preact.blocks.stages.AUTO_SCAN_UNITS",
         "python -m benchmarks.depth",
         {},
-        switch="`scan=False` of `keras_preact.Architecture`",
+        switch="`scan_units=False` of `keras_preact.Architecture`",
     ),
     Choice(
         "threads",
         "Where every core has a replica to itself, an operation has one thread.",
-        "training.strategy",
+        "training.engines.strategy",
         "python -m training.train --devices CPU:0 CPU:1",
         {},
         switch="the environment variable TF_NUM_INTRAOP_THREADS",

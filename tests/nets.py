@@ -1,0 +1,70 @@
+"""Small nets to test with, images for them, and their scores."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import keras
+import numpy as np
+
+import keras_preact
+from keras_preact import Architecture
+
+# Two stages with every kind of unit: projecting with and without a stride, and alike (they scan).
+SMALL = Architecture(
+    units=(2, 3),
+    channels=(32, 64),
+    strides=(1, 2),
+    stem="cifar",
+    stem_channels=16,
+    norm_groups=8,
+)
+# The least that has two stages.
+TINY = SMALL.replace(unit="basic", units=(1, 1), channels=(8, 16), stem_channels=8)
+
+
+def images(*shape: int, seed: int = 0) -> np.ndarray:
+    """Return normally distributed float32 images `(batch, height, width, channels)`."""
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+X = images(2, 16, 16, 3)
+
+
+def net(
+    changes: dict[str, Any] | None = None,
+    randomize: bool = True,
+    *,
+    architecture: Architecture = SMALL,
+    seed: int = 0,
+    **options: Any,
+) -> keras.Model:
+    """Build a small net.
+
+    Args:
+        changes: Fields of `architecture` to change.
+        randomize: Whether to draw every scale, shift and statistic anew, so that none is at a
+            neutral value that hides an error.
+        architecture: The net before the changes.
+        seed: Seed of the kernels.
+        **options: Arguments of `PreActResNet`; by default images as `X`, and ten classes.
+
+    Returns:
+        The net, the same in every call with the same arguments.
+    """
+    # Keras draws the seeds of initializers and of random layers here. TensorFlow's own seed, which
+    # nothing in a net reads, would empty its cache of kernels: half of the time of a small net.
+    random.seed(seed)
+    options = {"input_shape": X.shape[1:], "classes": 10, **options}
+    model = keras_preact.PreActResNet(architecture.replace(**changes or {}), **options)
+    rng = np.random.default_rng(1)
+    for variable in model.weights:
+        if randomize and len(variable.shape) == 1:
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    return model
+
+
+def scores(model: Any, x: np.ndarray = X) -> np.ndarray:
+    """Return the output of a model in inference as an array."""
+    return keras.ops.convert_to_numpy(model(x))
