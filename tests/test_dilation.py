@@ -12,7 +12,7 @@ from keras_preact.weights import named_weights, set_named_weights
 from tests.nets import net, scores
 from tests.variants import check_forms, check_training_and_saving
 
-MULTI_GRID = {"strides": (2, 2), "output_stride": 2, "multi_grid": (1, 2, 4)}
+MULTI_GRID = {"strides": (2, 2), "output_stride": 2, "multi_grid": (1, 2, 4), "units": (1, 3)}
 SIZE = 65
 
 
