@@ -21,8 +21,6 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = {str(path.relative_to(DOCS)): path for path in sorted(DOCS.rglob("*.md"))}
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
-# The others take longer than 20 s.
-QUICK_NOTEBOOKS = {"depth"}
 # First lines of fenced blocks: what is run, what is written to a file for it, what only shows
 # something, and what cannot be run, which says why.
 BLOCKS = re.compile(r'python|shell|toml title="[\w.]+"|text|\w+ title="Not run by the tests: .+"')
@@ -101,15 +99,9 @@ def test_a_block_is_run_or_says_why_not(page):
     assert not any(fences[1::2])
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(
-            path, id=path.stem, marks=() if path.stem in QUICK_NOTEBOOKS else pytest.mark.slow
-        )
-        for path in NOTEBOOKS
-    ],
-)
+# Each takes longer than 20 s, in a process of its own. `make docs` runs them too.
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run(path, checkout):
     notebook = nbformat.read(path, nbformat.NO_CONVERT)
     folder = {"metadata": {"path": str(path.parent)}}
