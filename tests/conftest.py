@@ -1,6 +1,7 @@
-"""What tests of several folders share."""
+"""Fixtures and settings that tests of several folders share."""
 
 import gc
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,12 @@ import keras
 import pytest
 
 from tests.nets import TINY, net
+
+
+def pytest_configure() -> None:
+    """Let XLA, under TensorFlow and JAX, spend less on code that runs once than it takes to run."""
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    os.environ.setdefault("XLA_FLAGS", flags)
 
 
 def pytest_collection_finish() -> None:

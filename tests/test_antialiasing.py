@@ -19,7 +19,12 @@ from tests.variants import check_forms, check_training_and_saving, some_slow
 
 VARIANTS = {
     "blur": {"blur_pool": True, "strides": (2, 2)},
-    "slim": {"blur_pool": True, "stride_unit": "last", "downsample": "subsample"},
+    "slim": {
+        "units": (1, 3),
+        "blur_pool": True,
+        "stride_unit": "last",
+        "downsample": "subsample",
+    },
     "res2 d": {
         "blur_pool": True,
         "spatial": "res2",

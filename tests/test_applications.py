@@ -58,7 +58,8 @@ def test_defaults_are_those_of_imagenet():
     ],
 )
 def test_cifar_nets_have_the_papers_parameter_counts(name, millions):
-    model = keras_preact.BUILDERS[name](weights=None)
+    # Stacked units have the parameters of separate ones and build in a tenth of the time.
+    model = keras_preact.BUILDERS[name](weights=None, scan_units=True)
     digits = len(millions.split(".")[1])
     # The papers' count leaves out what rounds away; WRN-40-4 is printed as 8.9 (8.949).
     assert float(millions) == pytest.approx(_trainable_count(model) / 1e6, abs=0.7 * 10**-digits)
@@ -246,7 +247,7 @@ class TestSaving:
 
     x = images(2, 32, 32, 3)
 
-    @pytest.fixture
+    @pytest.fixture(scope="class")
     def model(self) -> keras.Model:
         model = _tiny()
         _randomize(model)

@@ -17,6 +17,7 @@ from PIL import Image
 import keras_preact
 from keras_preact.preprocessing import Preprocessing, decode_image
 from keras_preact.serving.export import export_savedmodel
+from tests.nets import scores
 
 PHOTOS = [
     (resources.files("sklearn.datasets.images") / name).read_bytes()
@@ -26,6 +27,7 @@ SAMPLES = Path(__file__).parents[2] / "shared" / "data" / "imagenet-samples.tar"
 COLOUR = Preprocessing(input_size=32)
 GRAY = Preprocessing(input_size=32, mean=(0.3,), std=(0.4,), crop_fraction=1.0)
 OPTIONS = {"input_shape": (32, 32, 3), "classes": 7}
+ABOUT = {"licence": "Apache-2.0", "metrics": {"top1": 0.9}}
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,13 @@ def exported(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / "1"
     names = [f"class {index}" for index in range(7)]
     return export_savedmodel(model, path, preprocessing=COLOUR, class_names=names)
+
+
+@pytest.fixture(scope="module")
+def described(model, tmp_path_factory):
+    """An export without class names, of which something is known."""
+    path = tmp_path_factory.mktemp("described") / "1"
+    return export_savedmodel(model, path, preprocessing=COLOUR, about=ABOUT)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +73,7 @@ def expected(model, preprocessing, files):
     """What the Keras model says of image files."""
     images = [pixels(file, preprocessing.channels) for file in files]
     batch = tf.stack([preprocessing.resize_and_crop(image) for image in images])
-    return model.predict(preprocessing.normalize(batch), verbose=0)
+    return scores(model, preprocessing.normalize(batch))
 
 
 def probabilities(signatures, files):
@@ -77,7 +86,7 @@ def test_image_signature_equals_the_model(model, signatures, batch):
     served = signatures["serving_default"](images=tf.constant(images))["probabilities"]
     assert served.shape == (batch, 7)
     if batch:
-        wanted = model.predict(COLOUR.normalize(images), verbose=0)
+        wanted = scores(model, COLOUR.normalize(images))
         np.testing.assert_allclose(served, wanted, atol=1e-5)
 
 
@@ -148,7 +157,7 @@ def test_net_without_a_size_takes_images_of_any(small_net, tmp_path):
     loaded = tf.saved_model.load(str(path))
     images = np.random.default_rng(0).uniform(0, 255, (2, 40, 24, 3)).astype("float32")
     served = loaded.signatures["serving_default"](images=tf.constant(images))["probabilities"]
-    wanted = model.predict(COLOUR.normalize(images), verbose=0)
+    wanted = scores(model, COLOUR.normalize(images))
     np.testing.assert_allclose(served, wanted, atol=1e-5)
     np.testing.assert_allclose(
         probabilities(loaded.signatures, PHOTOS), expected(model, COLOUR, PHOTOS), atol=1e-5
@@ -193,9 +202,8 @@ def test_labels_and_preprocessing_are_stored(exported):
     assert Preprocessing(**card["preprocessing"]) == COLOUR
 
 
-def test_labels_are_indices_by_default(model, tmp_path):
-    path = export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR)
-    assert (path / "assets" / "labels.txt").read_text().splitlines() == list("0123456")
+def test_labels_are_indices_by_default(described):
+    assert (described / "assets" / "labels.txt").read_text().splitlines() == list("0123456")
 
 
 def test_a_failing_export_leaves_nothing_behind(model, tmp_path):
@@ -306,18 +314,14 @@ def test_images_of_any_size_as_bytes(model, tmp_path):
     assert loaded.signatures["classify"].output_shapes["scores"] == (None, 7)
 
 
-ABOUT = {"licence": "Apache-2.0", "metrics": {"top1": 0.9}}
-
-
-def test_the_card_tells_what_is_known(model, tmp_path):
-    folder = export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR, about=ABOUT)
-    card = json.loads((folder / "assets.extra" / "model.json").read_text())
+def test_the_card_tells_what_is_known(model, described):
+    card = json.loads((described / "assets.extra" / "model.json").read_text())
     assert card["architecture"]["parameters"] == model.count_params()
     assert card["licence"] == "Apache-2.0" and card["training"] is None
     assert set(card["signatures"]) == {"serving_default", "serving_bytes", "classify", "features"}
     for name, digest in card["files_sha256"].items():
-        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
-    text = (folder / "assets.extra" / "README.md").read_text()
+        assert hashlib.sha256((described / name).read_bytes()).hexdigest() == digest
+    text = (described / "assets.extra" / "README.md").read_text()
     assert "- Licence: Apache-2.0" in text and "- Metrics: top1 0.9" in text
     assert "- Training: not stated" in text
 
@@ -349,7 +353,7 @@ def test_warm_up_needs_the_servers_definitions(model, tmp_path, monkeypatch):
     with pytest.raises(ImportError, match="pip install tensorflow-serving-api"):
         export(model, tmp_path)
     assert list(tmp_path.iterdir()) == []
-    export(model, tmp_path, warm_up_batch_sizes=())
+    export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR, warm_up_batch_sizes=())
     assert not [*tmp_path.rglob("*warmup*")]
 
 
