@@ -18,8 +18,8 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 import keras_preact
 from keras_preact import Architecture, transforms
 from keras_preact.layers import Conv2D
+from keras_preact.named_weights import NamedWeights
 from keras_preact.weights import named_weights, set_named_weights
-from keras_preact.weights.named import NamedWeights
 from tests.nets import net, scores
 from tests.variants import check_forms, check_training_and_saving, some_slow
 

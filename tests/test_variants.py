@@ -17,6 +17,8 @@ VARIANTS = {
     "deep stem": {"stem": "deep", "downsample": "avg_pool"},
     "TF-slim": {
         "stride_unit": "last",
+        # Strides are the last units', between which others are alike.
+        "units": (2, 4),
         "strides": (2, 1),
         "downsample": "subsample",
         "use_bias": "unnormalized",
@@ -33,7 +35,7 @@ def test_trains_saves_and_loads(changes, tmp_path):
 
 @pytest.mark.parametrize("changes", some_slow(VARIANTS.values(), 3), ids=VARIANTS)
 def test_every_form_gives_the_same_scores(changes):
-    check_forms({**changes, "units": (4, 4)})
+    check_forms(changes)
 
 
 @pytest.mark.parametrize("stride_in", ["first_conv", "spatial_conv"])

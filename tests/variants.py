@@ -14,6 +14,11 @@ from keras_preact.layers import StackedUnits
 from keras_preact.weights import named_weights, set_named_weights
 from tests.nets import X, net, scores
 
+# Units with and without a projection and a stride, and as many alike as make a scan.
+UNITS = (1, 3)
+# The same without a scan.
+FEW = (1, 2)
+
 
 def some_slow(variants: Iterable[dict[str, Any]], fast: int) -> list[Any]:
     """Parameters of a test: the first few variants, and the others under the slow marker."""
@@ -25,7 +30,7 @@ def some_slow(variants: Iterable[dict[str, Any]], fast: int) -> list[Any]:
 
 def check_training_and_saving(changes: dict[str, Any], folder: Path) -> None:
     """A step of training changes every kernel, and a saved net gives the same scores."""
-    model = net(changes)
+    model = net({"units": FEW, **changes})
     model.compile("sgd", "sparse_categorical_crossentropy")
     # Not every shift: a batch norm may follow that takes it away.
     kernels = [weight for weight in model.trainable_variables if len(weight.shape) > 1]
@@ -45,7 +50,8 @@ def check_forms(changes: dict[str, Any], scans: bool = True) -> None:
         changes: Fields of `Architecture`.
         scans: Whether the variant leaves the units of a stage alike, so that they scan.
     """
-    model = net({"scan_units": False, **changes}, classifier_activation=None)
+    changes = {"units": UNITS, **changes}
+    model = net({**changes, "scan_units": False}, classifier_activation=None)
     named, expected = named_weights(model), scores(model)
     scale = np.abs(expected).max()
 

@@ -15,13 +15,13 @@ the file (`keras_preact.weights.download`).
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from keras_preact.preprocessing import CIFAR10, Preprocessing
+from keras_preact.images.preprocessing import CIFAR10, Preprocessing
+from keras_preact.messages import did_you_mean
 
 _IN1K = "ImageNet-1k"
 _IN21K = "ImageNet-21k"
@@ -358,7 +358,8 @@ def find_entry(name: str) -> Entry:
         ValueError: If there is none.
     """
     if name not in CATALOGUE:
-        raise ValueError(f"The catalogue has no weights {name!r}.{did_you_mean(name, CATALOGUE)}")
+        hint = did_you_mean(name, CATALOGUE, quote="'")
+        raise ValueError(f"The catalogue has no weights {name!r}.{hint}")
     return CATALOGUE[name]
 
 
@@ -376,11 +377,3 @@ def best_weights(builder: str, dataset: str) -> Entry | None:
     classes = DATASETS[dataset][1]
     entries = [entry for entry in list_weights(builder) if entry.classes == classes]
     return max(entries, key=lambda entry: entry.top1 or 0, default=None)
-
-
-def did_you_mean(name: str, names: object) -> str:
-    """A hint at the closest of some names, with a space before it; empty if none is close."""
-    short = {each.rsplit("/", 1)[-1].lower(): each for each in names}
-    short |= {each.lower(): each for each in names}
-    close = difflib.get_close_matches(name.lower(), short, n=1)
-    return f" Did you mean {short[close[0]]!r}?" if close else ""

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import keras
 
+from keras_preact.input_channels import adapt_kernel
 from keras_preact.layer_names import first_convolution
+from keras_preact.named_weights import NamedWeights, set_named_weights
 from keras_preact.weights.catalogue import CATALOGUE, Entry
 from keras_preact.weights.download import fetch, repair_hint
 from keras_preact.weights.identify import check_builder
-from keras_preact.weights.input_channels import adapt_kernel
-from keras_preact.weights.named import NamedWeights, set_named_weights
 from keras_preact.weights.sources import read, source_of
 
 HEAD = "predictions"

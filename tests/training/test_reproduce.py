@@ -12,12 +12,14 @@ ROWS = (
     Row("first", {"order": "original", "gate_bias": -0.5}, {"resnet110": 6.61}),
     Row("second", {"order": "full_preactivation"}, {"resnet110": 6.37}),
 )
+# Two epochs and one checkpoint.
+TWO = ("--epochs", "2", "--save-every", "2")
 
 
 @pytest.fixture
 def size(tiny_recipe, monkeypatch) -> None:
     monkeypatch.setitem(reproduce.TABLES, "orders", Table("Order of activation", ROWS))
-    monkeypatch.setitem(reproduce.SIZES, "cpu", Size(str(tiny_recipe), ("--epochs", "2")))
+    monkeypatch.setitem(reproduce.SIZES, "cpu", Size(str(tiny_recipe), TWO))
 
 
 def _result(row: Row, *accuracies: float) -> Result:

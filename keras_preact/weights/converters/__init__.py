@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from keras_preact.named_weights import NamedWeights
 from keras_preact.weights.converters import bit, keras_applications, keras_hub, timm
-from keras_preact.weights.named import NamedWeights
 
 CONVERTERS: dict[str, Callable[[str | os.PathLike], NamedWeights]] = {
     "bit": bit.read,

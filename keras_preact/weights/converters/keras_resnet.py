@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 
+from keras_preact.named_weights import NamedWeights
 from keras_preact.weights.converters.arrays import by_layer
 from keras_preact.weights.keras_h5 import arrays
-from keras_preact.weights.named import NamedWeights
 
 _PARTS = {
     "preact_bn": "norm1",

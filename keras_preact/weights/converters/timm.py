@@ -7,8 +7,8 @@ import re
 
 import numpy as np
 
+from keras_preact.named_weights import NamedWeights
 from keras_preact.weights.converters.arrays import by_layer
-from keras_preact.weights.named import NamedWeights
 
 _STEM = re.compile(r"stem\.(?P<part>(?:conv|norm)\d?)")
 _UNIT = re.compile(
