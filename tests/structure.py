@@ -152,7 +152,13 @@ def unit_places(root: Path = ROOT) -> list[str]:
         for owner, definition in _definitions(ast.parse(path.read_text(encoding="utf-8"))):
             strings = (each for each in ast.walk(definition) if isinstance(each, ast.Constant))
             if any(each.value in KINDS for each in strings):
-                name = ast.unparse(definition).split("=")[0].split(":")[0].split("(")[0]
+                name = (
+                    ast.unparse(definition)
+                    .removeprefix("def ")
+                    .split("=")[0]
+                    .split(":")[0]
+                    .split("(")[0]
+                )
                 places.append(f"{path.relative_to(root)}: {owner}{name.strip()}")
     return places
 
@@ -219,7 +225,7 @@ def main(arguments: list[str]) -> None:
     }
     for title, values in lines.items():
         print(f"{title}: {len(values)}")
-        if len(values) < 40:
+        if 0 < len(values) < 40:
             print(*(f"    {value}" for value in values), sep="\n")
     print(f"floors: {max(heights.values())}")
     for floor in sorted(set(heights.values()), reverse=True):
