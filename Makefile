@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/pip install --no-compile --constraint constraints.txt
+# Errors only. What is used compiles itself when it is first imported.
+INSTALL := $(BIN)/pip install -qq --no-compile --constraint constraints.txt
 RUN := runs/digits
 
 # TensorFlow's notes on what the machine lacks say nothing about this project.
@@ -34,6 +35,7 @@ CHECK_PYTHON := import sys; v = sys.version_info; v >= (3, 11) or sys.exit("$(OL
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c '$(CHECK_PYTHON)'
 	$(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): more than a gigabyte, so a few minutes"
 
 # A stamp file says which environment stands; it is made again when the requirements change.
 $(VENV)/train.stamp: $(VENV)/pyvenv.cfg setup.py constraints.txt
@@ -49,7 +51,7 @@ $(VENV)/train.stamp: $(VENV)/pyvenv.cfg setup.py constraints.txt
 $(VENV)/test.stamp: $(VENV)/pyvenv.cfg setup.py constraints.txt
 	$(INSTALL) --editable ".[test]"
 	$(INSTALL) --no-deps timm torchvision keras-hub
-	$(BIN)/pip uninstall --yes triton
+	$(BIN)/pip uninstall -qq --yes triton
 	touch $(VENV)/train.stamp $@
 
 $(VENV)/docs.stamp: $(VENV)/train.stamp
@@ -69,8 +71,7 @@ demo: $(VENV)/train.stamp
 	$(BIN)/python -m training.samples --data digits --output $(RUN)/samples
 	$(BIN)/python -m savedmodels.predict savedmodels/digits $(RUN)/samples/*.png
 	@echo
-	@echo "Plots:      $(RUN)/curves.png and $(RUN)/confusion.png"
-	@echo "SavedModel: savedmodels/digits/"
+	@$(BIN)/python -m training.summary $(RUN) --exported savedmodels/digits
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

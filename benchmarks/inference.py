@@ -293,7 +293,7 @@ def main() -> None:
     command = "python -m benchmarks.inference " + shlex.join(sys.argv[1:])
     title = f"Inference on a CPU, {options.size}x{options.size}, {options.dtype}"
     if options.choices:
-        body, packages = f"{OURS}. {compare_choices(options)}", ("keras", "tensorflow")
+        body, packages = f"Net: {OURS}.\n\n{compare_choices(options)}", ("keras", "tensorflow")
         write(report(f"{title}, by choice", command, packages, body), options.output)
         return
     packages = ("keras", "tensorflow", "torch", "timm", "onnxruntime", "openvino", "ai-edge-litert")

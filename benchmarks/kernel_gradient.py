@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import report, table, write
+from benchmarks.report import command_line, report, table, write
 from benchmarks.workers import milliseconds_in_turn, training_step
 
 # Batch, height and width, channels in, channels out, stride.
@@ -165,9 +163,9 @@ def main() -> None:
         f"{table_of_errors()}\n\nThe kernel's gradient: its largest difference from float64, as a "
         "share of the largest magnitude, for maps and gradients of this mean."
     )
-    command = "python -m benchmarks.kernel_gradient " + shlex.join(sys.argv[1:])
+    command = command_line("benchmarks.kernel_gradient")
     title = "3x3 convolutions in training, the kernel's gradient by products"
-    write(report(title, command.strip(), ("tensorflow",), body), options.output)
+    write(report(title, command, ("tensorflow",), body), options.output)
 
 
 if __name__ == "__main__":

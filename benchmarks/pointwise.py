@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import report, table, write
+from benchmarks.report import command_line, report, table, write
 from benchmarks.workers import milliseconds_in_turn, training_step
 
 # Batch, height and width, channels in, channels out, stride: CIFAR nets, ImageNet nets, and the
@@ -94,10 +92,10 @@ def main() -> None:
             maps = f"{batch}x{size}x{size}x{channels} to {filters}"
             rows.append((dtype, maps, stride, channels * filters, *times))
     header = ("dtype", "maps", "stride", "weights", *(f"{name}, ms" for name in FORMS))
-    command = "python -m benchmarks.pointwise " + shlex.join(sys.argv[1:])
+    command = command_line("benchmarks.pointwise")
     body = f"{table(header, rows)}\n\nForward pass and both gradients, fastest round."
     write(
-        report("1x1 convolutions in training", command.strip(), ("tensorflow",), body),
+        report("1x1 convolutions in training", command, ("tensorflow",), body),
         options.output,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from datetime import date
@@ -63,6 +64,13 @@ def processor_folder() -> Path:
     vendor = vendor.removeprefix("authentic").removeprefix("genuine")
     parts = (vendor, facts.get("cpu family"), facts.get("model"), _instruction_set(facts))
     return RESULTS / "-".join(filter(None, parts))
+
+
+def command_line(module: str) -> str:
+    """Return the command that runs this process, with oneDNN's switch where it is off."""
+    off = os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0"
+    command = f"python -m {module} {shlex.join(sys.argv[1:])}".strip()
+    return f"TF_ENABLE_ONEDNN_OPTS=0 {command}" if off else command
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

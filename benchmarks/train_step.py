@@ -119,7 +119,7 @@ def main() -> None:
     title = f"Training step, batch {options.batch_size} at {options.size}x{options.size}"
     command = "python -m benchmarks.train_step " + shlex.join(sys.argv[1:])
     if options.choices:
-        body = f"{OURS[0]}. {compare_choices(options)}"
+        body = f"Net: {OURS[0]}.\n\n{compare_choices(options)}"
         title = f"{title}, by choice"
     else:
         body = compare_nets(options)

@@ -11,14 +11,14 @@ from keras_preact.layers import StackedUnits
 from keras_preact.weights import named_weights, set_named_weights
 from tests.nets import net, scores
 from tests.numerics import NET
-from tests.variants import UNITS, check_forms, check_training_and_saving
+from tests.variants import check_forms, check_training_and_saving
 
 MULTI_GRID = {"strides": (2, 2), "output_stride": 2, "multi_grid": (1, 2, 4), "units": (1, 3)}
 SIZE = 65
 
 
 def test_multi_grid_trains_saves_and_loads(tmp_path):
-    check_training_and_saving({**MULTI_GRID, "units": UNITS}, tmp_path)
+    check_training_and_saving(MULTI_GRID, tmp_path)
 
 
 def test_dilation_of_a_strided_stage_trains_saves_and_loads(tmp_path):

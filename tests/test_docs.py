@@ -25,6 +25,8 @@ PAGES = {"README.md": README} | {
     str(path.relative_to(DOCS)): path for path in sorted(DOCS.rglob("*.md"))
 }
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
+# The others take longer than 20 s.
+QUICK_NOTEBOOKS = {"depth"}
 # First lines of fenced blocks: run, written to a file, only shown, or not run, with the reason.
 BLOCKS = re.compile(r'python|shell|toml title="[\w.]+"|text|\w+ title="Not run by the tests: .+"')
 SECONDS = 600
@@ -188,9 +190,15 @@ def test_every_result_is_in_the_index():
     assert not missing
 
 
-# Each takes longer than 20 s, in a process of its own. `make docs` runs them too.
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path, id=path.stem, marks=() if path.stem in QUICK_NOTEBOOKS else pytest.mark.slow
+        )
+        for path in NOTEBOOKS
+    ],
+)
 def test_notebooks_run(path, checkout):
     notebook = nbformat.read(path, nbformat.NO_CONVERT)
     folder = {"metadata": {"path": str(path.parent)}}

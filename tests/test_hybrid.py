@@ -19,19 +19,31 @@ from keras_preact.weights.converters import CONVERTERS
 from tests.nets import SMALL, X, net, scores
 from tests.variants import check_forms, check_training_and_saving
 
-ENCODER = {"encoder_depth": 2, "encoder_width": 24, "encoder_heads": 3}
+ENCODER = {"units": (1, 1), "encoder_depth": 2, "encoder_width": 24, "encoder_heads": 3}
 REGULARIZED = {**ENCODER, "encoder_dropout": 0.2, "encoder_drop_path": 0.3}
 # As SMALL, but with blocks enough to see the order of their drop path rates.
 BLOCKS = {**ENCODER, "encoder_depth": 5, "encoder_drop_path": 0.4}
 
 
+@pytest.fixture(scope="module")
+def plain() -> keras.Model:
+    """A net for tests that change nothing."""
+    return net(ENCODER)
+
+
 def _timm(name: str, **options) -> torch.nn.Module:
     """A net of timm's with no weight at its first value, its scores far from zero."""
     torch.manual_seed(0)
-    model = timm.create_model(name, pretrained=False, **options).eval()
+    # timm's own first values take seconds to draw.
+    with torch.device("meta"):
+        model = timm.create_model(name, pretrained=False, **options).eval()
+    model.to_empty(device="cpu")
     for key, tensor in model.state_dict().items():
         if tensor.ndim == 1:
             torch.nn.init.uniform_(tensor, *((0.5, 1.5) if key.endswith("weight") else (-0.5, 0.5)))
+        else:
+            bound = (3 / tensor[0].numel()) ** 0.5
+            torch.nn.init.uniform_(tensor, -bound, bound)
     for tensor in (model.cls_token, model.pos_embed, *model.head.parameters()):
         torch.nn.init.normal_(tensor)
     return model
@@ -101,12 +113,12 @@ def test_trains_saves_and_loads(tmp_path):
 
 
 def test_every_form_gives_the_same_scores():
-    check_forms(ENCODER)
+    check_forms({**ENCODER, "units": (1, 3)})
 
 
 @pytest.mark.parametrize("rematerialize", [True, False])
-def test_nested_blocks_give_the_same_scores(rematerialize, monkeypatch, tmp_path):
-    model = net(ENCODER)
+def test_nested_blocks_give_the_same_scores(rematerialize, plain, monkeypatch, tmp_path):
+    model = plain
     monkeypatch.setattr(keras_preact.blocks.nesting, "FLAT_UNITS", 0)
     nested = net({**ENCODER, "rematerialize": rematerialize})
     assert {"encoder_block1", "encoder_block2"} <= {layer.name for layer in nested.layers}
@@ -145,7 +157,7 @@ def test_stochastic_depth_grows_from_zero_to_its_rate():
             assert rate == pytest.approx(0.1 * (block - 1))
 
 
-def test_dropout_stands_after_positions_and_dense_layers():
+def test_dropout_stands_after_positions_and_dense_layers(plain):
     model = net(REGULARIZED)
     before = [
         layer.input._keras_history.operation.name
@@ -156,14 +168,13 @@ def test_dropout_stands_after_positions_and_dense_layers():
         f"encoder_block{block}_{part}" for block in (1, 2) for part in ("proj", "act", "mlp2")
     ]
     assert before == ["encoder_tokens", *blocks]
-    plain = net(ENCODER)
     model.set_weights(plain.get_weights())
     np.testing.assert_array_equal(scores(model), scores(plain))
 
 
 @pytest.mark.parametrize("pooling", [None, "token", "avg", "max"])
-def test_without_the_top(pooling):
-    whole = net(ENCODER)
+def test_without_the_top(pooling, plain):
+    whole = plain
     tokens = keras.Model(whole.input, whole.get_layer("encoder_norm").output)(X)
     tokens = keras.ops.convert_to_numpy(tokens)
     model = net(ENCODER, include_top=False, pooling=pooling)
@@ -210,8 +221,8 @@ def test_the_encoder_freezes_as_one_more_stage():
         transforms.freeze(model, 5)
 
 
-def test_depths_count_each_block():
-    depths = keras_preact.layer_depths(net(ENCODER))
+def test_depths_count_each_block(plain):
+    depths = keras_preact.layer_depths(plain)
     groups = {
         "stem_": 0,
         "stage2": 1,
@@ -228,14 +239,14 @@ def test_depths_count_each_block():
         assert depth == next(groups[part] for part in groups if path.startswith(part)), path
 
 
-def test_weight_decay_leaves_tokens_and_positions_alone():
-    decayed = {each.path for each in keras_preact.decayed_variables(net(ENCODER))}
+def test_weight_decay_leaves_tokens_and_positions_alone(plain):
+    decayed = {each.path for each in keras_preact.decayed_variables(plain)}
     assert "encoder_block1_qkv/kernel" in decayed
     assert not any("tokens" in path or "norm" in path for path in decayed)
 
 
-def test_another_precision_is_that_of_a_net_built_with_it():
-    half = transforms.with_dtype(net(ENCODER), "mixed_bfloat16")
+def test_another_precision_is_that_of_a_net_built_with_it(plain):
+    half = transforms.with_dtype(plain, "mixed_bfloat16")
     built = net(ENCODER, dtype="mixed_bfloat16")
     for layer in built.layers[1:]:
         assert half.get_layer(layer.name).dtype_policy == layer.dtype_policy, layer.name
@@ -252,10 +263,10 @@ def test_folding_leaves_out_what_only_training_needs():
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports with TensorFlow")
-def test_an_export_gives_the_same_probabilities_and_the_class_token(tmp_path):
+def test_an_export_gives_the_same_probabilities_and_the_class_token(plain, tmp_path):
     import tensorflow as tf
 
-    model = net(ENCODER)
+    model = plain
     preprocessing = keras_preact.preprocessing.Preprocessing(
         input_size=16,
         mean=(0.5, 0.5, 0.5),
@@ -294,19 +305,18 @@ def test_positions_are_resized_as_timm_does(size):
     assert scores(resized, x).shape == (2, 10)
 
 
-def test_the_same_size_is_the_same_net():
-    model = net(ENCODER)
-    np.testing.assert_array_equal(scores(transforms.resize_input(model, 16, 16)), scores(model))
+def test_the_same_size_is_the_same_net(plain):
+    np.testing.assert_array_equal(scores(transforms.resize_input(plain, 16, 16)), scores(plain))
 
 
 @pytest.mark.parametrize("size", [(0, 16), (16, None), (16.0, 16)])
-def test_wrong_sizes(size):
+def test_wrong_sizes(size, plain):
     with pytest.raises(ValueError, match="must be positive integers. Received: height="):
-        transforms.resize_input(net(ENCODER), *size)
+        transforms.resize_input(plain, *size)
 
 
-def test_positions_of_another_size_are_refused(tmp_path):
-    net(ENCODER).save_weights(tmp_path / "small.weights.h5")
+def test_positions_of_another_size_are_refused(plain, tmp_path):
+    plain.save_weights(tmp_path / "small.weights.h5")
     with pytest.raises(ValueError, match="'encoder_tokens' has weights of shapes"):
         net(ENCODER, input_shape=(32, 32, 3), weights=tmp_path / "small.weights.h5")
 

@@ -74,6 +74,7 @@ def test_an_activation_across_channels_has_no_gain():
         SMALL.replace(activation="softmax", weight_standardization="scaled")
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("groups", [1, 2])
 def test_scaled_convolution_is_timms(groups):
     ours = ScaledStandardizedConv2D(6, 3, strides=2, groups=groups, activation_gain=1.7)
@@ -184,7 +185,10 @@ def test_variances_at_the_start_are_the_expected_ones():
 def test_24_layers_train_without_normalisation(changes, share):
     layout = {"units": (5, 6), "channels": (16, 32), "unit": "basic", "use_bias": True}
     model = net({**layout, "scan_units": True, **changes}, randomize=False)
-    model.compile(keras.optimizers.Adam(0.003), "sparse_categorical_crossentropy")
+    optimizer = keras.optimizers.Adam(0.003)
+    # Variables that the first step makes cost two more traces of it.
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer, "sparse_categorical_crossentropy")
     x = np.random.default_rng(6).standard_normal((16, 16, 16, 3)).astype("float32")
     history = model.fit(x, np.arange(16) % 10, batch_size=16, epochs=20, verbose=0).history
     assert history["loss"][-1] < share * history["loss"][0], history["loss"]
@@ -241,7 +245,7 @@ def test_scale_keeps_the_dtype_and_takes_a_number_at_the_call():
 def test_a_net_is_timms(skip_init, tmp_path):
     torch.manual_seed(0)
     theirs = timm.create_model(
-        "nf_resnet50", depths=(2, 3, 2, 1), num_classes=10, skipinit=skip_init
+        "nf_resnet50", depths=(1, 3, 1, 1), num_classes=10, skipinit=skip_init
     ).eval()
     for name, tensor in theirs.state_dict().items():
         if name.endswith(("gain", "bias")):
@@ -250,7 +254,7 @@ def test_a_net_is_timms(skip_init, tmp_path):
     x = np.random.default_rng(0).standard_normal((2, 64, 96, 3)).astype("float32")
     ours = keras_preact.NFPreActResNet50(
         input_shape=x.shape[1:],
-        units=(2, 3, 2, 1),
+        units=(1, 3, 1, 1),
         classes=10,
         classifier_activation=None,
         residual_scaling="norm_free_skip_init" if skip_init else "norm_free",

@@ -109,10 +109,12 @@ def test_dropout_of_the_shortcut_is_for_training_alone():
 
 @pytest.mark.parametrize("order", [order for order in ORDERS if ORDERS[order].zero_residual])
 def test_branches_that_start_at_zero_learn(order):
-    model = net({"order": order, "zero_init_residual": True}, randomize=False)
+    changes = {"order": order, "zero_init_residual": True, "units": (2, 1)}
+    model = net(changes, randomize=False)
     _, branch = model.get_layer("stage2_unit2_add").input
     assert not np.any(keras.Model(model.input, branch)(X, training=True))
-    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    optimizer, loss = keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy"
+    model.compile(optimizer, loss, run_eagerly=True)
     model.train_on_batch(X, np.array([1, 2]))
     assert np.any(keras.Model(model.input, branch)(X, training=True))
 

@@ -93,6 +93,7 @@ def test_stages_off_one_line_have_a_line_each():
     assert _widths(bottlenecks) == [48, 64, 80, 96, 112, 128]
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(
     "changes", [{}, {"unit": "bottleneck", "channels": (84, 104)}], ids=["basic", "bottleneck"]
 )

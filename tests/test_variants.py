@@ -17,8 +17,6 @@ VARIANTS = {
     "deep stem": {"stem": "deep", "downsample": "avg_pool"},
     "TF-slim": {
         "stride_unit": "last",
-        # Strides are the last units', between which others are alike.
-        "units": (2, 4),
         "strides": (2, 1),
         "downsample": "subsample",
         "use_bias": "unnormalized",

@@ -15,11 +15,6 @@ from keras_preact.weights import named_weights, set_named_weights
 from tests.nets import X, net, scores
 from tests.numerics import NET, WIDE_NET, net_tolerance
 
-# Units with and without a projection and a stride, and as many alike as make a scan.
-UNITS = (1, 3)
-# The same without a scan.
-FEW = (1, 2)
-
 
 def some_slow(variants: Iterable[dict[str, Any]], fast: int) -> list[Any]:
     """Parameters of a test: the first few variants, and the others under the slow marker."""
@@ -29,9 +24,21 @@ def some_slow(variants: Iterable[dict[str, Any]], fast: int) -> list[Any]:
     ]
 
 
+def least_units(changes: dict[str, Any], alike: int = 1) -> dict[str, tuple[int, int]]:
+    """Return the fewest units of `SMALL` that are of every kind.
+
+    Args:
+        changes: Fields of `Architecture`.
+        alike: How many neither project nor stride. The others are the first of each stage and,
+            where the stride comes at the end of a stage, the last.
+    """
+    last = int(changes.get("stride_unit") == "last")
+    return {"units": (1 + last, 1 + alike + last)}
+
+
 def check_training_and_saving(changes: dict[str, Any], folder: Path) -> None:
     """A step of training changes every kernel, and a saved net gives the same scores."""
-    model = net({"units": FEW, **changes})
+    model = net({**least_units(changes), **changes})
     model.compile("sgd", "sparse_categorical_crossentropy")
     # Not every shift: a batch norm may follow that takes it away.
     kernels = [weight for weight in model.trainable_variables if len(weight.shape) > 1]
@@ -51,8 +58,8 @@ def check_forms(changes: dict[str, Any], scans: bool = True) -> None:
         changes: Fields of `Architecture`.
         scans: Whether the variant leaves the units of a stage alike, so that they scan.
     """
-    changes = {"units": UNITS, **changes}
-    model = net({**changes, "scan_units": False}, classifier_activation=None)
+    changes = {**least_units(changes, alike=2 if scans else 1), **changes}
+    model = net({"scan_units": False, **changes}, classifier_activation=None)
     named, expected = named_weights(model), scores(model)
     scale = np.abs(expected).max()
 

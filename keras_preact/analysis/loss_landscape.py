@@ -1,4 +1,4 @@
-"""The loss around a net's weights, on a line or a plane (arXiv:1712.09913)."""
+"""Loss around the weights of a net, on a line or a plane (arXiv:1712.09913)."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ class StackedUnits(keras.layers.Layer):
             store[key] = variable
 
     def load_own_variables(self, store: Any) -> None:
-        """The inverse of `save_own_variables`.
+        """Load what `save_own_variables` stored.
 
         Raises:
             ValueError: If the store holds other variables.

@@ -24,7 +24,7 @@ VARIABLE = "KERAS_PREACT_WITHOUT"
 
 @dataclass(frozen=True)
 class Choice:
-    """A choice by shape, dtype or device.
+    """Choice by shape, dtype or device.
 
     Attributes:
         name: Name by which it is switched off.

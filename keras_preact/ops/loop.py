@@ -1,4 +1,4 @@
-"""One loop over stacked tensors, on every backend."""
+"""Loop over stacked tensors, on every backend."""
 
 from __future__ import annotations
 

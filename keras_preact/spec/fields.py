@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 from dataclasses import MISSING, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from keras_preact.spec.orders import ORDERS
 from keras_preact.spec.rules import (
@@ -382,8 +382,11 @@ class Fields:
 RULES: dict[str, Rule] = {each.name: each.metadata["rule"] for each in dataclasses.fields(Fields)}
 
 
-def documented(cls: type[Fields]) -> type[Fields]:
-    """Add the documentation of the fields to a class's docstring, as its arguments."""
+AnyFields = TypeVar("AnyFields", bound=Fields)
+
+
+def documented(cls: type[AnyFields]) -> type[AnyFields]:
+    """Put the documentation of the fields in place of `{fields}` in a class's docstring."""
     arguments = "\n".join(
         textwrap.fill(
             f"{field.name}: {field.metadata['doc']}",

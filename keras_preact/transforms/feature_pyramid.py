@@ -23,7 +23,7 @@ class FeaturePyramid(keras.Model):
 
     @property
     def strides(self) -> dict[str, int]:
-        """Stride of each map: pixels of the input, along height and width, per pixel of the map."""
+        """Return the stride of each map: input pixels, down and across, per pixel of the map."""
         names = [layer.name for layer in self.layers]
         strides: dict[str, int] = {}
         for level in self.output:

@@ -1,4 +1,4 @@
-"""The configuration of a functional model, as surgery needs it.
+"""Configuration of a functional model, as surgery needs it.
 
 `keras.Model.get_config` lists layers, each with the calls made of it; a tensor is the name of the
 layer it came from. Cutting and joining graphs there needs nothing of Keras's inside.

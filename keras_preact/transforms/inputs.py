@@ -1,4 +1,4 @@
-"""The same net for images of another size or another number of channels."""
+"""Nets for images of another size or another number of channels."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def adapt_input_channels(model: keras.Model, channels: int) -> keras.Model:
             positive integer.
     """
     POSITIVE_INTEGER.check("channels", channels)
+    stage_numbers(model)
     axis = 1 if data_format(model) == "channels_first" else 3
     result = _with_input(model, {axis: channels})
     named = named_weights(model)
@@ -72,6 +73,7 @@ def resize_input(model: keras.Model, height: int, width: int) -> keras.Model:
             "`height` and `width` must be positive integers. "
             f"Received: height={height!r}, width={width!r}"
         )
+    stage_numbers(model)
     _check_layers(model)
     axes = (2, 3) if data_format(model) == "channels_first" else (1, 2)
     result = _with_input(model, dict(zip(axes, (height, width), strict=True)))
@@ -85,7 +87,6 @@ def resize_input(model: keras.Model, height: int, width: int) -> keras.Model:
 
 def _with_input(model: keras.Model, sizes: dict[int, int]) -> keras.Model:
     """Build a net anew with other sizes along some axes of its one input."""
-    stage_numbers(model)
     config = functional_config(model)
     if len(model.inputs) != 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Loads weights into a model that is already built."""
+"""Loading of weights into a model that is already built."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ HEAD = "predictions"
 def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None:
     """Load every weight of a model.
 
-    Keras matches layers by their order; here it is by their names, so that a net whose first layers
+    Keras matches layers by their order. Here their names match, so that a net whose first layers
     happen to fit is refused, and the file and the model may have their units in different forms:
-    separate, nested or stacked. A model without the top takes no weights for it. Published weights
+    separate, nested or stacked. A model without the top needs no weights for it. Published weights
     are adapted to a model for images of another number of channels (`adapt_kernel`).
 
     Args:

@@ -1,4 +1,4 @@
-"""What the `weights` argument of a builder means."""
+"""Meaning of the `weights` argument of a builder."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def resolve_weights(
 
 
 def _entry(weights: str | os.PathLike, builder: str | None) -> Entry | None:
-    """The entry that a name means; None if it is not a name but a path."""
+    """Return the entry that a name means; None if it is not a name but a path."""
     if weights in DATASETS:
         entry = builder and best_weights(builder, weights)
         if not entry:

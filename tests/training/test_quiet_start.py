@@ -26,18 +26,12 @@ OTHER = NO_DRIVER.replace("303", "999") + (
 )
 
 
-def run(
-    *command: str, folder: Path | None = None, **environment: str
-) -> subprocess.CompletedProcess:
+def run(*command: str, path: Path = ROOT, backend: str = "tensorflow"):
     """Run Python as a user would, in whose environment no level of TensorFlow's log is set."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    environment |= {"PYTHONPATH": f"{path}{os.pathsep}{ROOT}", "KERAS_BACKEND": backend}
     return subprocess.run(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env={**inherited, "PYTHONPATH": os.pathsep.join(map(str, filter(None, [folder, ROOT])))}
-        | environment,
-        capture_output=True,
-        text=True,
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
     )
 
 

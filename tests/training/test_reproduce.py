@@ -54,7 +54,8 @@ def test_a_run_that_diverges_counts_as_failed(size, tmp_path, monkeypatch):
     assert results(ROWS, 2, tmp_path)[0].diverged == (0,)
 
 
-def test_any_other_failure_is_told(size, tmp_path, capsys):
+def test_any_other_failure_is_told(size, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(reproduce.TABLES, "orders", Table("Order of activation", ROWS[:1]))
     arguments = ["orders", "--data", str(tmp_path / "nothing"), "--seeds", "1"]
     assert main([*arguments, "--runs", str(tmp_path / "runs")]) == 1
     assert "failed with status 2" in capsys.readouterr().err

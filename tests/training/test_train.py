@@ -73,6 +73,7 @@ def test_a_run_killed_after_its_last_epoch_still_gets_its_model(train, finished,
     expected = keras.saving.load_model(output / "model.keras").get_weights()
     (output / "model.keras").unlink()
     write_json(output / "run.json", read_run(output) | {"status": "running"})
+    keras.backend.clear_session(free_memory=False)
     assert train(output, *finished.options) == 0
     assert read_run(output)["status"] == "finished"
     received = keras.saving.load_model(output / "model.keras").get_weights()

@@ -1,4 +1,4 @@
-"""What the converters share: collecting arrays under the keys that Keras's layers use."""
+"""Collection of arrays under the keys of Keras's layers, for all converters."""
 
 from __future__ import annotations
 

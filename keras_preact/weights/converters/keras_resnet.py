@@ -1,4 +1,4 @@
-"""What the Keras sources share: how a layer's name in them becomes one of this package's."""
+"""Translation of the layer names of Keras's sources into those of this package."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def _rename_hybrid(name: str) -> tuple[str, str] | None:
 
 
 def _later(norm: re.Match) -> str:
-    """The norm after convolution i stands before convolution i + 1, whose number it has here."""
+    """Number a norm after convolution i like convolution i + 1, which it stands before."""
     return f".norm{int(norm['number']) + 1}."
 
 
