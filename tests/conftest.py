@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 
 from tests.nets import TINY, net
@@ -31,8 +32,9 @@ def small_net() -> Callable[..., keras.Model]:
     def build(seed: int = 1, **options: Any) -> keras.Model:
         options = {"input_shape": None, **options}
         model = net(architecture=TINY, randomize=False, seed=seed, **options)
+        rng = np.random.default_rng(seed)
         for variable in model.non_trainable_variables:
-            variable.assign(variable + keras.random.uniform(variable.shape, 0.1, 1.0))
+            variable.assign(variable + rng.uniform(0.1, 1.0, variable.shape))
         return model
 
     return build

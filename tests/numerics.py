@@ -21,6 +21,25 @@ _BITS = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
 WINOGRAD_AMPLIFICATION = 31
 
 
+# Two ways through one layer or small net, in float32, as a share of the largest numbers: of `steps`
+# one after the other, each a sum of `products`, independent errors add up as the root of their
+# number, 2 √(steps products) 2⁻²⁴ (see `tolerance`). A layer: one sum of up to 64 products, 9.5e-7.
+LAYER = 1e-6
+# A net of tests/nets.py: 40 steps of 100 products, 7.5e-6.
+NET = 1e-5
+# The same where norms multiply by up to 3, or XLA puts the steps together in its own way.
+WIDE_NET = 1e-4
+
+
+def net_tolerance(dtype: str) -> float:
+    """Return how far a small net's scores in 16 bits may be from those in float32.
+
+    Its 40 steps each round once to `dtype`. Independent errors add up as the root of their number;
+    twice that leaves room for the worst of many scores.
+    """
+    return 2 * math.sqrt(40) * unit_roundoff(dtype)
+
+
 def unit_roundoff(dtype: str) -> float:
     """Return the largest relative error of one rounding to a dtype."""
     return 2.0 ** -_BITS[dtype]

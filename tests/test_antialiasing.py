@@ -15,6 +15,7 @@ from keras_preact import transforms
 from keras_preact.layers import BlurPool2D, MaxPooling2D
 from keras_preact.weights import named_weights, set_named_weights
 from tests.nets import X, net, scores
+from tests.numerics import LAYER, NET
 from tests.variants import check_forms, check_training_and_saving, some_slow
 
 VARIANTS = {
@@ -57,7 +58,7 @@ def test_the_layer_equals_timms(strides, data_format):
     theirs = BlurPool2d(3, stride=strides)(torch.tensor(first)).numpy()
     if data_format == "channels_last":
         theirs = theirs.transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    np.testing.assert_allclose(ours, theirs, atol=LAYER)
     assert layer.compute_output_shape(x.shape) == ours.shape
 
 
@@ -70,7 +71,7 @@ def test_the_layer_comes_back_from_its_config():
 def test_a_dilated_blur_is_the_coarse_one_at_every_pixel():
     dense = np.asarray(BlurPool2D(1, dilation=2)(MAPS[:, :9, :7]))
     coarse = np.asarray(BlurPool2D(1)(MAPS[:, :9:2, :7:2]))
-    np.testing.assert_allclose(dense[:, ::2, ::2], coarse, atol=1e-6)
+    np.testing.assert_allclose(dense[:, ::2, ::2], coarse, atol=LAYER)
 
 
 def test_what_would_alias_is_gone():
@@ -145,11 +146,11 @@ def test_dilation_computes_the_same_pixels_more_densely(unit, layout):
     x = np.random.default_rng(3).standard_normal((1, 33, 33, 3)).astype("float32")
     maps = scores(coarse, x)
     scale = np.abs(maps).max()
-    np.testing.assert_allclose(scores(dense, x)[:, ::4, ::4] / scale, maps / scale, atol=1e-5)
+    np.testing.assert_allclose(scores(dense, x)[:, ::4, ::4] / scale, maps / scale, atol=NET)
 
 
 def test_folds():
     model = net({"blur_pool": True})
     folded = transforms.fold(model)
-    np.testing.assert_allclose(scores(folded), scores(model), atol=1e-5)
+    np.testing.assert_allclose(scores(folded), scores(model), atol=NET)
     assert "stage3_unit1_norm3" not in {layer.name for layer in folded.layers}

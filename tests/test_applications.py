@@ -11,6 +11,7 @@ import pytest
 
 import keras_preact
 from tests.nets import images, net
+from tests.numerics import NET
 
 CHANGES = {
     "units": (1, 2),
@@ -138,7 +139,7 @@ def test_input_tensor_joins_a_larger_model():
 
 def test_softmax_by_default_and_logits_on_demand():
     probabilities = np.asarray(_tiny()(images(3, 32, 32, 3)))
-    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=NET)
     logits = _tiny(classifier_activation=None)
     assert logits.get_layer("predictions").activation is keras.activations.linear
 
@@ -149,7 +150,7 @@ def test_channels_first_equals_channels_last():
     _randomize(last)
     first.set_weights(last.get_weights())
     x = images(2, 33, 40, 3)
-    np.testing.assert_allclose(last(x), first(x.transpose(0, 3, 1, 2)), atol=1e-5)
+    np.testing.assert_allclose(last(x), first(x.transpose(0, 3, 1, 2)), atol=NET)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16", "float64"])
@@ -242,16 +243,18 @@ def test_preact_resnet_wants_an_architecture():
         keras_preact.PreActResNet("PreActResNet50")
 
 
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    """A net with random weights, which no test changes."""
+    model = _tiny()
+    _randomize(model)
+    return model
+
+
 class TestSaving:
     """Every way that Keras saves and copies a model."""
 
     x = images(2, 32, 32, 3)
-
-    @pytest.fixture(scope="class")
-    def model(self) -> keras.Model:
-        model = _tiny()
-        _randomize(model)
-        return model
 
     def test_keras_file(self, model, tmp_path):
         model.save(tmp_path / "net.keras")

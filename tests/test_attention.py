@@ -14,6 +14,7 @@ from keras_preact.blocks.attention import ATTENTIONS, attention_channels, eca_ke
 from keras_preact.layers import GlobalMean2D
 from keras_preact.transforms import fold, stack, unroll
 from tests.nets import SMALL, X, net, scores
+from tests.numerics import NET, WIDE_NET
 from tests.variants import check_forms, check_training_and_saving, some_slow
 
 # A wide inside, in which no ReLU leaves every channel at zero.
@@ -104,7 +105,7 @@ def test_a_whole_net_is_timms(attention):
     x = np.random.default_rng(0).standard_normal((2, 64, 96, 3)).astype("float32")
     with torch.no_grad():
         expected = theirs(torch.from_numpy(x.transpose(0, 3, 1, 2))).numpy()
-    np.testing.assert_allclose(scores(ours, x), expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(scores(ours, x), expected, atol=WIDE_NET * np.abs(expected).max())
 
 
 def _parameters(**changes) -> int:
@@ -163,7 +164,7 @@ def test_shared_layers_survive_every_transform():
     expected = scores(model)
     flat = unroll(model)
     for other in (flat, stack(flat), fold(model)):
-        np.testing.assert_allclose(scores(other), expected, atol=1e-5 * np.abs(expected).max())
+        np.testing.assert_allclose(scores(other), expected, atol=NET * np.abs(expected).max())
     # The norm of the gate of pixels, too, has gone into the convolution before it.
     assert not any(each.name.endswith("cbam_norm") for each in fold(model).layers)
 

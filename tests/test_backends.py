@@ -20,14 +20,18 @@ import keras_preact
 from keras_preact import Architecture, transforms, weights
 from keras_preact.dense import dense_channels
 
+# Together they have every kind of unit: with and without a projection and a stride, and alike.
 ARCHITECTURES = {
-    "basic": Architecture(
-        units=(1, 2), channels=(8, 16), strides=(1, 2), unit="basic", stem="cifar", stem_channels=8
+    "basic_same_padding": Architecture(
+        units=(1, 1),
+        channels=(8, 16),
+        strides=(1, 2),
+        unit="basic",
+        stem="cifar",
+        stem_channels=8,
+        padding="same",
     ),
     "bottleneck": Architecture(units=(2, 1), channels=(16, 32), strides=(1, 2), stem_channels=8),
-    "same_padding": Architecture(
-        units=(1, 1), channels=(16, 32), strides=(1, 2), stem_channels=8, padding="same"
-    ),
     "stacked": Architecture(
         units=(4, 1),
         channels=(8, 16),
@@ -63,11 +67,11 @@ ARCHITECTURES = {
         use_bias="unnormalized",
     ),
     "cbam_res2_blur": Architecture(
-        units=(1, 2),
+        units=(1, 1),
         channels=(16, 32),
         strides=(1, 2),
         stem="cifar",
-        stem_channels=8,
+        stem_channels=16,
         spatial="res2",
         res2_scale=2,
         attention="cbam",
@@ -76,8 +80,8 @@ ARCHITECTURES = {
     ),
     "dense": Architecture(
         unit="dense",
-        units=(2, 2),
-        channels=dense_channels((2, 2), growth_rate=8, stem_channels=8),
+        units=(1, 2),
+        channels=dense_channels((1, 2), growth_rate=8, stem_channels=8),
         strides=(1, 2),
         stem_channels=8,
     ),

@@ -8,6 +8,7 @@ import pytest
 
 from keras_preact.analysis import draw_class_activation, grad_cam, occlusion
 from tests.nets import X, net, scores
+from tests.numerics import NET
 
 
 def _cam(model: keras.Model, classes: list[int]) -> np.ndarray:
@@ -20,7 +21,7 @@ def _cam(model: keras.Model, classes: list[int]) -> np.ndarray:
 
 def test_for_the_last_maps_it_is_class_activation_mapping():
     model = net({})
-    np.testing.assert_allclose(grad_cam(model, X, [3, 7]), _cam(model, [3, 7]), atol=1e-5)
+    np.testing.assert_allclose(grad_cam(model, X, [3, 7]), _cam(model, [3, 7]), atol=NET)
     predicted = scores(model).argmax(axis=1)
     np.testing.assert_array_equal(grad_cam(model, X), grad_cam(model, X, predicted))
 

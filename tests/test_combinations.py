@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from keras_preact.architecture import RULES, Architecture
 from keras_preact.weights import named_weights, set_named_weights
 from tests.nets import SMALL, X, net, scores
+from tests.numerics import WIDE_NET
 
 # Values of a few layouts, and numbers and names among which the rules choose.
 LAYOUTS = {
@@ -77,7 +78,7 @@ def _check(changes: dict, data_format: str) -> None:
         assert str(error).startswith("`scan_units`")
         return
     set_named_weights(other, named_weights(model))
-    np.testing.assert_allclose(scores(other), expected, atol=1e-4)
+    np.testing.assert_allclose(scores(other), expected, atol=WIDE_NET)
 
 
 def _settings(examples: int) -> settings:

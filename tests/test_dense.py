@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 
 import keras
@@ -19,6 +20,7 @@ from keras_preact.transforms import fold, freeze, replace_head, stack, unroll
 from keras_preact.weights import named_weights, set_named_weights
 from keras_preact.weights.identify import identified_model
 from tests.nets import X, net, scores
+from tests.numerics import LAYER, NET, WIDE_NET
 from tests.variants import check_forms, check_training_and_saving
 
 DENSE = {"unit": "dense"}
@@ -82,7 +84,7 @@ IMAGES = np.random.default_rng(0).standard_normal((2, 64, 96, 3)).astype("float3
 
 
 def test_scores_are_those_of_keras_applications():
-    keras.utils.set_random_seed(0)
+    random.seed(0)
     theirs = DenseNet(
         (2, 3, 2, 1), weights=None, input_shape=IMAGES.shape[1:], include_top=False, pooling="avg"
     )
@@ -95,7 +97,7 @@ def test_scores_are_those_of_keras_applications():
     named["predictions"] = named_weights(ours)["predictions"]
     set_named_weights(ours, named)
     pooled = replace_head(ours, None)
-    np.testing.assert_allclose(scores(pooled, IMAGES), scores(theirs, IMAGES), rtol=1e-4)
+    np.testing.assert_allclose(scores(pooled, IMAGES), scores(theirs, IMAGES), rtol=WIDE_NET)
 
 
 def _from_keras(name: str) -> str:
@@ -128,7 +130,10 @@ def test_scores_are_those_of_torchvision():
     with torch.no_grad():
         expected = theirs(torch.tensor(IMAGES.transpose(0, 3, 1, 2))).numpy()
     np.testing.assert_allclose(
-        scores(ours, IMAGES), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max()
+        scores(ours, IMAGES),
+        expected,
+        rtol=WIDE_NET,
+        atol=WIDE_NET * np.abs(expected).max(),
     )
 
 
@@ -193,7 +198,7 @@ def test_dilation_computes_the_same_pixels_more_densely():
     )
     set_named_weights(dense, named_weights(coarse))
     assert keras_preact.feature_extractor(dense).strides == {"stage2": 1, "stage3": 1}
-    np.testing.assert_allclose(scores(dense)[:, ::2, ::2], scores(coarse), atol=1e-4)
+    np.testing.assert_allclose(scores(dense)[:, ::2, ::2], scores(coarse), atol=WIDE_NET)
 
 
 def test_dropout_follows_every_convolution_but_the_stems():
@@ -210,7 +215,7 @@ def test_transforms():
     folded = fold(model)
     left = {type(layer).__name__ for layer in folded.layers}
     assert not left & {"BatchNormalization", "Dropout", "DropPath"}
-    np.testing.assert_allclose(scores(folded), scores(model), atol=1e-5)
+    np.testing.assert_allclose(scores(folded), scores(model), atol=NET)
     np.testing.assert_array_equal(scores(unroll(model)), scores(model))
     with pytest.raises(ValueError, match="`stage3_unit3` and `stage3_unit2` differ"):
         stack(model)
@@ -229,7 +234,7 @@ def test_rematerialised_and_nested_units_are_the_same_net(monkeypatch):
     flat = net(DENSE)
     lean = net({**DENSE, "rematerialize": True})
     set_named_weights(lean, named_weights(flat))
-    np.testing.assert_allclose(scores(lean), scores(flat), atol=1e-6)
+    np.testing.assert_allclose(scores(lean), scores(flat), atol=LAYER)
     assert isinstance(lean.get_layer("stage3_unit2"), keras_preact.layers.Rematerialized)
 
 

@@ -10,6 +10,7 @@ from keras_preact import Architecture, feature_extractor
 from keras_preact.layers import StackedUnits
 from keras_preact.weights import named_weights, set_named_weights
 from tests.nets import net, scores
+from tests.numerics import NET
 from tests.variants import check_forms, check_training_and_saving
 
 MULTI_GRID = {"strides": (2, 2), "output_stride": 2, "multi_grid": (1, 2, 4), "units": (1, 3)}
@@ -73,7 +74,7 @@ def test_output_stride_keeps_the_pixels_of_a_dilated_net(unit, stride_in):
     x = np.random.default_rng(3).standard_normal((1, 32, 32, 3)).astype("float32")
     maps = scores(coarse, x)
     scale = np.abs(maps).max()
-    np.testing.assert_allclose(scores(dense, x)[:, ::4, ::4] / scale, maps / scale, atol=1e-5)
+    np.testing.assert_allclose(scores(dense, x)[:, ::4, ::4] / scale, maps / scale, atol=NET)
 
 
 def test_rates_of_deeplab():

@@ -9,6 +9,7 @@ import pytest
 from keras_preact.layers import DropBlock
 from keras_preact.transforms import fold
 from tests.nets import SMALL, X, net, scores
+from tests.numerics import NET
 from tests.variants import check_forms, check_training_and_saving
 
 CHANGES = {"drop_block": 0.2, "drop_block_size": 3}
@@ -103,7 +104,7 @@ def test_folding_leaves_it_out():
     model = net({**CHANGES, "scan_units": True}, classifier_activation=None)
     folded, expected = fold(model), scores(model)
     assert not any(isinstance(layer, DropBlock) for layer in folded.layers)
-    np.testing.assert_allclose(scores(folded), expected, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(scores(folded), expected, atol=NET * np.abs(expected).max())
     first, second = (keras.ops.convert_to_numpy(model(X, training=True)) for _ in range(2))
     assert not np.allclose(first, second)
 

@@ -12,6 +12,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 import keras_preact
 from keras_preact.layers import NearestResize
 from keras_preact.transforms import feature_pyramid, freeze
+from tests import nets
 
 ARCHITECTURE = keras_preact.Architecture(
     units=(1, 3, 1, 1),
@@ -26,8 +27,8 @@ STRIDES = {"P2": 4, "P3": 8, "P4": 16, "P5": 32, "P6": 64}
 
 
 def _net(**arguments) -> keras.Model:
-    keras.utils.set_random_seed(1)
-    return keras_preact.PreActResNet(ARCHITECTURE, include_top=False, **arguments)
+    options = {"input_shape": None, "include_top": False, **arguments}
+    return nets.net(architecture=ARCHITECTURE, randomize=False, **options)
 
 
 @pytest.fixture(scope="module")

@@ -150,7 +150,10 @@ def _write_graph(
         # A SavedModel keeps only the variables that it finds on the object saved. TensorFlow's C++
         # loader restores its own variables, not those that Keras wraps around them.
         module.weights = [variable.value for variable in served.variables]
-    tf.saved_model.save(module, str(folder), signatures=functions)
+    # TensorFlow would trace the functions a second time, since what they are saved for is part of
+    # what it knows a trace by.
+    traces = {name: function.get_concrete_function() for name, function in functions.items()}
+    tf.saved_model.save(module, str(folder), signatures=traces)
     (folder / ASSETS).mkdir(exist_ok=True)
     (folder / EXTRA).mkdir()
 
