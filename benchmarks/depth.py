@@ -143,7 +143,9 @@ def _torch(form: str, depth: int) -> tuple[Callable[[], Any], Callable[[Any], An
     x, y = x.to(device), torch.from_numpy(labels).to(device)
 
     def build() -> Any:
-        net = CifarPreActResNet(units_of(depth)).to(device, memory_format=torch.channels_last)
+        net = CifarPreActResNet(units_of(depth)).to(device)
+        # PyTorch's annotations lack the memory format.
+        net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         return net, torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
 
     def train(net_and_optimizer: Any) -> float:
@@ -214,7 +216,7 @@ def plot(costs: list[Cost], path: Path) -> None:
 
 def main() -> None:
     """Measure, print and write the table and the plot."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--depths", nargs="*", type=int, default=DEPTHS, help="none: only draw the results again"
     )

@@ -116,7 +116,7 @@ def draw(records: list[dict], title: str, path: Path) -> None:
 
 def main() -> None:
     """Train, print and write the table and the plot."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", required=True, help="source of the images")
     parser.add_argument(
         "--steps",

@@ -119,7 +119,7 @@ def candidates(options: argparse.Namespace) -> dict[str, tuple[Any, tuple[Any, .
 
 def main() -> None:
     """Measure, print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--size", type=int, default=224, help="height and width, pixels")

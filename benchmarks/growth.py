@@ -266,7 +266,7 @@ def write_results(plan: Plan, seeds: int, output: Path, command: str) -> None:
     records = [record for path in curves.values() for seed in path for record in seed]
     write_history_csv(output / "growth.csv", records)
     draw(output / "growth.png", curves)
-    _, _, *what = __doc__.strip().split("\n\n")
+    _, _, *what = (__doc__ or "").strip().split("\n\n")
     body = "\n\n".join(
         (
             f"Test accuracy after the last epoch; medians of {seeds} seeds.",

@@ -95,7 +95,7 @@ class Bookkeeper(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Note what the net is and what the epoch brought."""
         cost = model_cost(self.model).total
-        accuracy = float(logs["val_accuracy"])
+        accuracy = float((logs or {})["val_accuracy"])
         if accuracy > max((each["val_top1"] for each in self._account.values["epochs"]), default=0):
             with replacing(self._best) as partial:
                 self.model.save(partial)

@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks.choices import ALL, candidate, table_of_choices
 from benchmarks.report import processor_folder, report, table, write
 from benchmarks.train_step import multiply_adds
-from benchmarks.workers import Measured, Step, measure_in_turn
+from benchmarks.workers import Candidate, Measured, Step, measure_in_turn
 
 PEER = "keras.applications.ResNet50V2, model.export"
 PEER_16_BITS = f"{PEER}, bfloat16"
@@ -189,11 +189,14 @@ def prepare_torch(batch_size: int, size: int, dtype: str, compiled: bool) -> Ste
     import torch
 
     model = timm.create_model("resnetv2_50", pretrained=False).eval()
-    model = model.to(memory_format=torch.channels_last, dtype=getattr(torch, dtype))
+    # PyTorch's annotations lack the memory format.
+    model = model.to(memory_format=torch.channels_last, dtype=getattr(torch, dtype))  # pyright: ignore[reportCallIssue]
     images = torch.from_numpy(images_of(batch_size, size)).permute(0, 3, 1, 2)
     images = images.to(memory_format=torch.channels_last, dtype=getattr(torch, dtype))
     if compiled:
-        torch._inductor.config.freezing = True
+        from torch._inductor import config
+
+        config.freezing = True
         model = torch.compile(model)
 
     def step() -> None:
@@ -203,14 +206,10 @@ def prepare_torch(batch_size: int, size: int, dtype: str, compiled: bool) -> Ste
     return step
 
 
-def _candidates(
-    folder: Path, batch_size: int, options: argparse.Namespace
-) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+def _candidates(folder: Path, batch_size: int, options: argparse.Namespace) -> dict[str, Candidate]:
     size, dtype = options.size, options.dtype
     shape = (batch_size, size)
-    found: dict[str, tuple[Any, tuple[Any, ...]]] = {
-        PEER: (prepare_savedmodel, (folder / "peer-float32", *shape))
-    }
+    found: dict[str, Candidate] = {PEER: (prepare_savedmodel, (folder / "peer-float32", *shape))}
     if dtype != "float32":
         found[PEER_16_BITS] = (prepare_savedmodel, (folder / f"peer-{dtype}", *shape))
     for net, exports in _exports(dtype).items():
@@ -245,7 +244,9 @@ def compare_choices(options: argparse.Namespace) -> str:
     with _exported(export_choices, options) as folder:
         for batch_size in options.batch_sizes:
             arguments = (batch_size, options.size)
-            candidates = {ALL: (prepare_savedmodel, (folder / ALL, *arguments))}
+            candidates: dict[str, Candidate] = {
+                ALL: (prepare_savedmodel, (folder / ALL, *arguments))
+            }
             for name in EXPORTED[options.dtype]:
                 off = candidate(name)
                 path = folder / (ALL if name == "onednn" else off)
@@ -276,7 +277,7 @@ def _exported(export: Callable[..., None], options: argparse.Namespace) -> Itera
 
 def main() -> None:
     """Measure, print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--size", type=int, default=224, help="height and width, pixels")
     parser.add_argument("--dtype", default="float32", choices=DTYPES)

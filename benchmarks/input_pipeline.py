@@ -40,7 +40,10 @@ def unpack(archive: Path, root: Path) -> None:
             name = Path(member.name)
             folder = root / "train" / name.stem.split("_")[0]
             folder.mkdir(parents=True)
-            content = photographs.extractfile(member).read()
+            photograph = photographs.extractfile(member)
+            # It is a file.
+            assert photograph is not None
+            content = photograph.read()
             for copy in range(COPIES):
                 (folder / f"{copy}{name.suffix}").write_bytes(content)
 
@@ -104,7 +107,7 @@ def measure(dataset: tf.data.Dataset, batches: int) -> tuple[float, float]:
 
 def main() -> None:
     """Measure, print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--archive", type=Path, required=True, help="imagenet-samples.tar")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--batches", type=int, default=100, help="batches a round")

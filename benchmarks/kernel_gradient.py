@@ -140,7 +140,7 @@ def main() -> None:
     """Measure, print and write the tables."""
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--errors", action="store_true", help="only the errors, no times")
     parser.add_argument("--output", type=Path, help="also write the result here")

@@ -66,7 +66,7 @@ DTYPES = ("float32", "bfloat16")
 
 def main() -> None:
     """Measure, print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--calls", type=int, default=5, help="calls a round")
     parser.add_argument("--output", type=Path, help="also write the result here")

@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 from benchmarks.inference import (
@@ -68,7 +68,7 @@ def run_savedmodel(folder: Path, steps: int) -> None:
         step()
 
 
-def profile_savedmodel(folder: Path, steps: int) -> Counter:
+def profile_savedmodel(folder: Path, steps: int) -> defaultdict[str, float]:
     """Return milliseconds per step in each kind of oneDNN kernel."""
     command = [sys.executable, "-m", "benchmarks.profile_inference", "--run", str(folder)]
     printed = subprocess.run(
@@ -78,7 +78,7 @@ def profile_savedmodel(folder: Path, steps: int) -> Counter:
         text=True,
         check=True,
     ).stdout
-    milliseconds: Counter = Counter()
+    milliseconds: defaultdict[str, float] = defaultdict(float)
     for line in printed.split(MARK)[1].splitlines():
         # onednn_verbose,v1,primitive,exec,cpu,convolution,…,0.123
         fields = line.split(",")
@@ -88,7 +88,7 @@ def profile_savedmodel(folder: Path, steps: int) -> Counter:
     return milliseconds
 
 
-def profile_openvino(file: Path, dtype: str, steps: int) -> Counter:
+def profile_openvino(file: Path, dtype: str, steps: int) -> defaultdict[str, float]:
     """Return milliseconds per step in each kind of OpenVINO node."""
     import openvino
 
@@ -97,7 +97,7 @@ def profile_openvino(file: Path, dtype: str, steps: int) -> Counter:
     images = images_of(1, SIZE)
     for _ in range(WARM_UP):
         request.infer([images])
-    milliseconds: Counter = Counter()
+    milliseconds: defaultdict[str, float] = defaultdict(float)
     for _ in range(steps):
         request.infer([images])
         for node in request.profiling_info:
@@ -108,7 +108,7 @@ def profile_openvino(file: Path, dtype: str, steps: int) -> Counter:
 
 def main() -> None:
     """Measure, print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=20, help="images a round")

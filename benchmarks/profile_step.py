@@ -42,7 +42,7 @@ def kernel_times(folder: Path) -> tuple[Counter, Counter]:
 
 def main() -> None:
     """Measure, print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--depth", type=int, default=164)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--output", type=Path, help="also write the result here")

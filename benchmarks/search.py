@@ -315,7 +315,7 @@ def _kill_worker(log: Path) -> None:
         if busy:
             # Long enough to be in mid-trial.
             time.sleep(3)
-            pid = re.search(rf"^{busy[1]}: process (\d+)", text, re.MULTILINE)[1]
+            pid = re.findall(rf"^{busy[1]}: process (\d+)", text, re.MULTILINE)[0]
             os.kill(int(pid), signal.SIGKILL)
             return
 

@@ -70,7 +70,7 @@ def summarize(records: list[dict[str, Any]]) -> tuple[object, ...]:
 
 def main() -> None:
     """Train, print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", required=True, help="a folder train/CLASS/*.jpg + test/CLASS/…")
     parser.add_argument("--output", required=True, type=Path, help="the folder of the runs")
     parser.add_argument("--standard", default="cifar_standard", help="the recipe to come near")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.choices import ALL, candidate, table_of_choices
 from benchmarks.report import processor_folder, report, table, write
-from benchmarks.workers import Measured, Step, measure_in_turn
+from benchmarks.workers import Candidate, Measured, Step, measure_in_turn
 
 if TYPE_CHECKING:
     import keras
@@ -91,7 +91,7 @@ def compare_choices(options: argparse.Namespace) -> str:
     for policy in options.policies:
         print(policy)
         arguments = (OURS[0], policy, options.batch_size, options.size)
-        candidates = {ALL: (prepare, arguments)}
+        candidates: dict[str, Candidate] = {ALL: (prepare, arguments)}
         for name in TRAINED[policy]:
             candidates[candidate(name)] = (prepare, (*arguments, name))
         results[policy] = measure_in_turn(candidates, options.rounds, options.steps)
@@ -103,7 +103,7 @@ def compare_choices(options: argparse.Namespace) -> str:
 
 def main() -> None:
     """Measure, print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--size", type=int, default=224, help="height and width, pixels")
     parser.add_argument("--policies", nargs="+", default=POLICIES, choices=POLICIES)

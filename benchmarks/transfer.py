@@ -209,7 +209,7 @@ def write_results(runs: Path, output: Path, accuracies: dict[str, list[float]]) 
         for mode, values in accuracies.items()
     ]
     pretrained = read_run(runs / "pretrained")
-    _, how, *what = __doc__.strip().split("\n\n")
+    _, how, *what = (__doc__ or "").strip().split("\n\n")
     options = "\n".join(
         f"- {mode}: `{options.format(pretrained=runs / 'pretrained')} "
         f"--learning-rate {CHOSEN[mode]}`"

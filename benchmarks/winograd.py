@@ -80,7 +80,7 @@ def main() -> None:
     """Measure, print and write the table."""
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, help="also write the result here")

@@ -16,6 +16,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 Step = Callable[[], Any]
+# What prepares the work and returns the step to be timed, and its arguments.
+Candidate = tuple[Callable[..., Step], tuple[Any, ...]]
 
 
 @dataclass
@@ -42,7 +44,7 @@ class Measured:
 
 
 def measure_in_turn(
-    candidates: dict[str, tuple[Callable[..., Step], tuple[Any, ...]]], rounds: int, steps: int
+    candidates: dict[str, Candidate], rounds: int, steps: int
 ) -> dict[str, Measured]:
     """Measure candidates in turn.
 

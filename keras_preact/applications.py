@@ -88,7 +88,7 @@ def PreActResNet(
     return model
 
 
-PreActResNet.__doc__ += "\n" + _ARGUMENTS.format(
+PreActResNet.__doc__ = f"{PreActResNet.__doc__}\n" + _ARGUMENTS.format(
     architecture="\n        architecture: Says everything about the net.",
     size="224 pixels, or 32 with the CIFAR stem",
     default_weights="",
@@ -140,6 +140,13 @@ def _builder(net: Net) -> Builder:
             load_weights(model, found)
         return model
 
+    return _presented(builder, net, signature, weights)
+
+
+def _presented(
+    builder: Any, net: Net, signature: inspect.Signature, weights: str | None
+) -> Builder:
+    """Give the function that builds a net its name, signature, documentation and architecture."""
     builder.__name__ = builder.__qualname__ = net.name
     builder.__module__ = __name__
     builder.__signature__ = signature

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -105,7 +106,7 @@ def net_inputs(
     architecture: Architecture,
     include_top: bool = True,
     input_tensor: Tensor | None = None,
-    input_shape: tuple[int | None, ...] | None = None,
+    input_shape: Sequence[int | None] | None = None,
 ) -> Tensor:
     """Return the symbolic images that a net takes. The arguments are those of `build`."""
     if make.data_format not in ("channels_first", "channels_last"):
@@ -125,7 +126,7 @@ def net_inputs(
 
 def _check_input_tensor(
     input_tensor: Any,
-    input_shape: tuple[int | None, ...] | None,
+    input_shape: Sequence[int | None] | None,
     make: LayerFactory,
     architecture: Architecture,
 ) -> Tensor:

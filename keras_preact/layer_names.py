@@ -149,7 +149,8 @@ def stage_numbers(model: Any) -> tuple[int, ...]:
         ValueError: If it is no such model.
     """
     names = [layer.name for layer in model.layers] if isinstance(model, keras.Model) else []
-    numbers = tuple(sorted({stage_of(name) for name in names} - {None}))
+    stages = {stage_of(name) for name in names}
+    numbers = tuple(sorted(stage for stage in stages if stage is not None))
     if len(numbers) < 2 or numbers[0] != 1:
         raise ValueError(
             "`model` must be a net of keras_preact, with layers named as "

@@ -158,7 +158,7 @@ def _classes_of(weights: str) -> tuple[tuple[str, str], ...]:
 @functools.cache
 def _imagenet_classes() -> tuple[tuple[str, str], ...]:
     lines = CLASSES_FILE.read_text(encoding="utf-8").splitlines()
-    return tuple(tuple(line.split("\t")) for line in lines)
+    return tuple((identifier, name) for identifier, name in (line.split("\t") for line in lines))
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")

@@ -82,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, or 1 if the model does not pass.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m savedmodels.check", description=__doc__.splitlines()[0], allow_abbrev=False
+        prog="python -m savedmodels.check",
+        description=(__doc__ or "").partition("\n")[0],
+        allow_abbrev=False,
     )
     add_model_argument(parser)
     options = parser.parse_args(argv)

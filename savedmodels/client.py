@@ -132,7 +132,7 @@ class GrpcClient(_Client):
         try:
             response = self._stub.Predict(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
-            raise RequestFailed(error.code().name, error.details()) from error
+            raise RequestFailed(error.code().name, error.details() or "") from error
         return {name: _text(tf.make_ndarray(value)) for name, value in response.outputs.items()}
 
     def close(self) -> None:
@@ -155,6 +155,7 @@ class RestClient(_Client):
         self, url: str, model: str, version: int | None = None, timeout_s: float = 10.0
     ) -> None:
         import requests
+        from requests.adapters import HTTPAdapter
         from urllib3.util import Retry
 
         retry = Retry(
@@ -166,7 +167,7 @@ class RestClient(_Client):
             raise_on_status=False,
         )
         self._session = requests.Session()
-        adapter = requests.adapters.HTTPAdapter(max_retries=retry, pool_maxsize=64)
+        adapter = HTTPAdapter(max_retries=retry, pool_maxsize=64)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
         suffix = "" if version is None else f"/versions/{version}"

@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m savedmodels.quantize",
-        description=__doc__.splitlines()[0],
+        description=(__doc__ or "").partition("\n")[0],
         allow_abbrev=False,
     )
     parser.add_argument("model", type=Path, metavar="DIR", help="NAME-onnx/VERSION/")

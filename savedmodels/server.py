@@ -177,7 +177,7 @@ class _RestHandler(http.server.BaseHTTPRequestHandler):
         match = _PATH.fullmatch(self.path)
         if not match or (match["verb"] or "") != verb:
             raise ServingError(5, f"Malformed request: {self.command} {self.path}")
-        self.served.check_name(match["name"], match["version"] and int(match["version"]))
+        self.served.check_name(match["name"], int(match["version"]) if match["version"] else None)
 
     def _status(self) -> dict[str, Any]:
         return {
@@ -259,7 +259,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, or 2 where the model cannot be loaded.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m savedmodels.server", description=__doc__.splitlines()[0], allow_abbrev=False
+        prog="python -m savedmodels.server",
+        description=(__doc__ or "").partition("\n")[0],
+        allow_abbrev=False,
     )
     add_model_argument(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")

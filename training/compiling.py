@@ -58,8 +58,8 @@ def compile_for_training(
     if net.output_shape[-1] > 5:
         metrics.append(keras.metrics.TopKCategoricalAccuracy(k=5, name="top5"))
     optimizer = build_optimizer(recipe, net, steps)
-    model = model or keras.Model(net.inputs, net.outputs, name=net.name)
-    model.compile(
+    trained = model or keras.Model(net.inputs, net.outputs, name=net.name)
+    trained.compile(
         optimizer=optimizer,
         loss=loss(label_smoothing=recipe.label_smoothing),
         metrics=metrics,
@@ -67,5 +67,5 @@ def compile_for_training(
         jit_compile=recipe.jit_compile or keras.backend.backend() == "jax",
         auto_scale_loss=False,
     )
-    optimizer.build(model.trainable_variables)
-    return model
+    optimizer.build(trained.trainable_variables)
+    return trained

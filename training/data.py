@@ -72,7 +72,7 @@ def training_pipeline(
     """
     steps = steps_per_epoch(source, recipe)
     reader = ImageReader(source, "train", recipe.max_corrupt_images)
-    context = context or tf.distribute.InputContext()
+    worker = context or tf.distribute.InputContext()
 
     def finish(number: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple:
         return augment.mix(
@@ -84,19 +84,19 @@ def training_pipeline(
         )
 
     def keep_part(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        size = recipe.batch_size // context.num_input_pipelines
-        part = slice(context.input_pipeline_id * size, (context.input_pipeline_id + 1) * size)
+        size = recipe.batch_size // worker.num_input_pipelines
+        part = slice(worker.input_pipeline_id * size, (worker.input_pipeline_id + 1) * size)
         return images[part], labels[part]
 
     if recipe.crop == "random_resized":
         images = DecodedImages.of(reader, recipe.channels, _max_bytes(recipe)) or reader
-        parts = _batches_one_by_one(images, recipe, steps, first_step, context)
+        parts = _batches_one_by_one(images, recipe, steps, first_step, worker)
         batches = parts.map(finish, num_parallel_calls=AUTOTUNE)
     elif _fits_into_memory(reader, _stored_spec(recipe), recipe):
         whole = _batches_from_memory(reader, recipe, steps, first_step)
         batches = whole.map(lambda *batch: keep_part(*finish(*batch)), num_parallel_calls=AUTOTUNE)
     else:
-        parts = _batches_one_by_one(reader, recipe, steps, first_step, context)
+        parts = _batches_one_by_one(reader, recipe, steps, first_step, worker)
         batches = parts.map(finish, num_parallel_calls=AUTOTUNE)
     # Workers would ask one another before every step whether anyone's batches have ended.
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
@@ -130,12 +130,12 @@ def evaluation_pipeline(
         ValueError: If the source has no such split.
     """
     preprocessing = preprocessing_of(recipe)
-    context = context or tf.distribute.InputContext()
+    worker = context or tf.distribute.InputContext()
     reader = ImageReader(source, split, recipe.max_corrupt_images)
     examples = reader.examples().enumerate()
     spec = _image_spec(recipe, tf.float32)
     images = reader.read(
-        examples.shard(context.num_input_pipelines, context.input_pipeline_id),
+        examples.shard(worker.num_input_pipelines, worker.input_pipeline_id),
         lambda encoded, place: _resize_and_crop(encoded, preprocessing),
         spec,
     )
@@ -146,7 +146,7 @@ def evaluation_pipeline(
         labels = tf.one_hot(labels, len(source.class_names))
         return _normalize(images, preprocessing), labels
 
-    size = recipe.batch_size // context.num_input_pipelines
+    size = recipe.batch_size // worker.num_input_pipelines
     batches = images.batch(size, num_parallel_calls=AUTOTUNE)
     return _prefetched(batches.map(finish, num_parallel_calls=AUTOTUNE))
 

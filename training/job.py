@@ -17,11 +17,19 @@ from training.run import Run
 class Images(Protocol):
     """Facts about the images of a run, wherever they are."""
 
-    name: str
-    class_names: tuple[str, ...]
+    @property
+    def name(self) -> str:
+        """The name that the user gave for the set."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class, in the order of the labels."""
+        ...
 
     def num_examples(self, split: str) -> int:
         """Return the number of images in a split, `"train"` or `"test"`."""
+        ...
 
 
 @dataclass(frozen=True)

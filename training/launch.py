@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from training.processes import PREEMPTED
 
@@ -94,7 +94,7 @@ class Job:
             for environment in environments(workers, gpus_per_worker)
         ]
         self._printers = [
-            threading.Thread(target=_print_lines, args=(index, process), daemon=True)
+            threading.Thread(target=_print_lines, args=(index, process.stdout), daemon=True)
             for index, process in enumerate(self._processes)
         ]
         for index, (process, printer) in enumerate(
@@ -137,8 +137,8 @@ class Job:
             process.send_signal(number)
 
 
-def _print_lines(index: int, process: subprocess.Popen) -> None:
-    for line in process.stdout:
+def _print_lines(index: int, lines: Iterable[str]) -> None:
+    for line in lines:
         print(f"[{index}] {line}", end="", flush=True)
 
 

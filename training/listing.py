@@ -36,7 +36,7 @@ class Listing:
 def renamed(splits: Mapping[str, Any]) -> dict[str, Any]:
     """Rename the splits of a set to `"train"` and `"test"`."""
     test = next((name for name in TEST_SPLITS if name in splits), None)
-    found = {"train": splits.get("train"), "test": splits.get(test)}
+    found = {"train": splits.get("train"), "test": splits.get(test) if test else None}
     return {role: split for role, split in found.items() if split is not None}
 
 

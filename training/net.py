@@ -12,6 +12,7 @@ import numpy as np
 
 import keras_preact
 from keras_preact import transforms
+from keras_preact.applications import Builder
 from keras_preact.architecture import Architecture
 from keras_preact.messages import did_you_mean
 from keras_preact.weights import find_entry
@@ -212,7 +213,7 @@ def recipe_architecture(recipe: Recipe) -> Architecture:
     return _architecture(vars(recipe))
 
 
-def _builder(name: str) -> keras_preact.applications.Builder:
+def _builder(name: str) -> Builder:
     builders = keras_preact.BUILDERS
     if name not in builders:
         hint = did_you_mean(name, builders, quote="")

@@ -54,7 +54,8 @@ def stop(process: subprocess.Popen) -> None:
     """Kill a process, if it still runs, and wait until it is gone."""
     process.kill()
     process.wait()
-    process.stdin.close()
+    if process.stdin:
+        process.stdin.close()
 
 
 def run(command: Sequence[str], log: Path, threads: int = 0) -> int:

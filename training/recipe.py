@@ -316,7 +316,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, recipe: Recipe) -> Non
         recipe: The recipe that the options override.
     """
     kinds = typing.get_type_hints(Recipe)
-    group = None
+    group: argparse._ActionsContainer = parser
     for each in dataclasses.fields(Recipe):
         if each.name in _GROUPS:
             group = parser.add_argument_group(_GROUPS[each.name])

@@ -38,8 +38,9 @@ class Split(Protocol):
             what `read` needs to read it.
         """
 
-    def read(self, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def read(self, item: tf.Tensor, /) -> tuple[tf.Tensor, tf.Tensor]:
         """Read the encoded image (scalar string) and the label (scalar int64) of an example."""
+        ...
 
 
 def indices_in_order(count: int, seed: tf.Tensor | None = None) -> tf.data.Dataset:

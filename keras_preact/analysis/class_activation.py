@@ -16,7 +16,10 @@ from keras_preact.layer_names import maps_end
 
 
 def grad_cam(
-    model: keras.Model, images: Any, classes: Sequence[int] | None = None, layer: str | None = None
+    model: keras.Model,
+    images: Any,
+    classes: Sequence[int] | np.ndarray | None = None,
+    layer: str | None = None,
 ) -> np.ndarray:
     """Compute where the maps of a layer speak for a class (Grad-CAM, arXiv:1610.02391).
 
@@ -60,7 +63,7 @@ def grad_cam(
 def occlusion(
     model: keras.Model,
     images: Any,
-    classes: Sequence[int] | None = None,
+    classes: Sequence[int] | np.ndarray | None = None,
     size: int = 32,
     stride: int = 16,
     value: float = 0.0,
@@ -162,7 +165,7 @@ def _class_weights(
     model: keras.Model,
     classifier: keras.layers.Dense,
     images: Any,
-    classes: Sequence[int] | None,
+    classes: Sequence[int] | np.ndarray | None,
     batch: int,
 ) -> Any:
     """Return the weights of the class of each image, float32 `(batch, features)`."""
@@ -173,7 +176,7 @@ def _class_weights(
     return ops.convert_to_tensor(kernel.T[classes])
 
 
-def _checked_classes(classes: Sequence[int] | None, scores: np.ndarray) -> np.ndarray:
+def _checked_classes(classes: Sequence[int] | np.ndarray | None, scores: np.ndarray) -> np.ndarray:
     if classes is None:
         return scores.argmax(axis=1)
     classes = np.asarray(classes)

@@ -51,7 +51,7 @@ def path_gradients(
     y: Any,
     loss: Any = "sparse_categorical_crossentropy",
     *,
-    lengths: Sequence[int] | None = None,
+    lengths: Sequence[int] | np.ndarray | None = None,
     samples: int = 20,
     seed: int = 0,
 ) -> PathGradients:

@@ -132,7 +132,7 @@ def lesion_study(
     rng = np.random.default_rng(seed)
     everything = range(len(chain.units))
 
-    def less(gone: Sequence[int]) -> list[int]:
+    def less(gone: Sequence[int] | np.ndarray) -> list[int]:
         return [place for place in everything if place not in gone]
 
     orders = [

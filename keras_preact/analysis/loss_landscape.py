@@ -75,7 +75,7 @@ def loss_landscape(
     x: Any,
     y: Any,
     directions: Sequence[Direction],
-    coordinates: Sequence[float],
+    coordinates: Sequence[float] | np.ndarray,
     loss: Any = "sparse_categorical_crossentropy",
     batch_size: int = 128,
     path: str | os.PathLike | None = None,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import keras
@@ -83,7 +85,7 @@ def sharpness(
         vector = _normalized(multiplied)
         multiplied = product(model, x, mean_loss, vector)
         before, eigenvalue = eigenvalue, _dot(vector, multiplied)
-        change = abs(eigenvalue - before) / max(abs(eigenvalue), np.finfo("float32").tiny)
+        change = abs(eigenvalue - before) / max(abs(eigenvalue), float(np.finfo("float32").tiny))
         done += 1
     return Sharpness(eigenvalue, change, done)
 
@@ -136,8 +138,9 @@ def _torch(model: keras.Model, x: Any, loss: Callable, vector: Vector) -> Vector
             allow_unused=True,
             materialize_grads=True,
         )
-        along = sum(
-            (g * ops.convert_to_tensor(v)).sum() for g, v in zip(gradients, vector, strict=True)
+        along = reduce(
+            add,
+            ((g * ops.convert_to_tensor(v)).sum() for g, v in zip(gradients, vector, strict=True)),
         )
         products = torch.autograd.grad(along, weights, allow_unused=True, materialize_grads=True)
     return [each.detach().cpu().numpy() for each in products]

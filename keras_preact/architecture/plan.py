@@ -100,9 +100,10 @@ class Plan:
             spatial: The kind, as in `Architecture`.
         """
         kind = UNITS[self.net.unit]
-        if not kind.spatial:
+        inside = kind.inside
+        if not (kind.spatial and inside):
             return set()
-        return {kind.inside(self.net, unit) for unit in self.units if unit.spatial == spatial}
+        return {inside(self.net, unit) for unit in self.units if unit.spatial == spatial}
 
     @property
     def res2_channels(self) -> set[int]:
@@ -115,6 +116,7 @@ class Plan:
         channels = {self.net.stem_channels} | self.inside_channels | self.res2_channels
         for unit in self.units:
             channels |= {unit.shortcut_channels, unit.channels}
-        if STEMS[self.net.stem].inner:
-            channels.add(int(self.net.stem_channels * STEMS[self.net.stem].inner))
+        inner = STEMS[self.net.stem].inner
+        if inner:
+            channels.add(int(self.net.stem_channels * inner))
         return channels

@@ -96,6 +96,8 @@ class LayerFactory:
         kind = CONVOLUTIONS[net.weight_standardization]
         if filters is None:
             layer = kind.depthwise
+            # `units.check` has refused the others.
+            assert layer is not None
             # Keras counts the multiplier, 1, as the output channels: each channel feeds one.
             options["depthwise_initializer"] = he_or_zeros(zero_init)
         else:
@@ -120,7 +122,7 @@ class LayerFactory:
 
     def _has_bias(self, normalized: bool) -> bool:
         use_bias = self.net.use_bias
-        return not normalized if use_bias == "unnormalized" else use_bias
+        return not normalized if use_bias == "unnormalized" else bool(use_bias)
 
     def apply(
         self, x: Tensor, steps: Iterable[str], prefix: str, index: int | str = "", **options: Any
@@ -144,7 +146,10 @@ class LayerFactory:
 
     def norm(self, x: Tensor, *, zero_init: bool = False, name: str) -> Tensor:
         """Apply the net's normalization, whose scale may start at zero."""
-        layer = NORMS[self.net.norm].layer(
+        make_norm = NORMS[self.net.norm].layer
+        # The order of a net without norms has no such step.
+        assert make_norm is not None
+        layer = make_norm(
             self.net,
             axis=self.channel_axis,
             epsilon=self.net.norm_epsilon,

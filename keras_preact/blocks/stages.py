@@ -81,7 +81,7 @@ def _scans(units: Sequence[Unit], net: Fields) -> bool:
     """Return whether the units of a stage, after its first, run as one loop."""
     if net.scan_units == "auto":
         return len(units) >= AUTO_SCAN_UNITS
-    return net.scan_units and len(units) > 2
+    return bool(net.scan_units) and len(units) > 2
 
 
 def without_name_and_numbers(unit: Unit) -> Unit:
@@ -117,7 +117,7 @@ def _stacked(x: Tensor, units: Sequence[Unit], make: LayerFactory) -> Tensor:
 
 
 def _unit_input(x: Tensor, unit: Unit, make: LayerFactory) -> Tensor:
-    shape = list(x.shape[1:]) if unit.spatial in SIZED else [None, None, None]
+    shape: list[int | None] = [*x.shape[1:]] if unit.spatial in SIZED else [None] * 3
     shape[make.channel_axis - 1] = unit.in_channels
     return keras.Input(tuple(shape), dtype=make.dtype.compute_dtype, name=f"{unit.name}_input")
 

@@ -35,8 +35,8 @@ class UnitKind:
 
     Attributes:
         operations: Returns the operations of the branch.
-        kernels: Sizes of its kernels, in pixels, by which a file of weights is recognized. None if
-            files of such nets are not recognized.
+        kernels: Sizes of its kernels, in pixels, by which a file of weights is recognized. Empty
+            if files of such nets are not recognized.
         inside: Returns the channels between the convolutions. None if they are the output channels.
         widths: Returns the channels of all units of a net.
         join: Makes a unit from its input and the operations.
@@ -46,7 +46,7 @@ class UnitKind:
     """
 
     operations: Callable[[Fields, Unit], Operations]
-    kernels: tuple[int, ...] | None = None
+    kernels: tuple[int, ...] = ()
     inside: Callable[[Fields, Unit], int] | None = None
     widths: Callable[[Fields], Widths] = residual_widths
     join: Callable[[Tensor, Unit, Sequence[Operation], LayerFactory], Tensor] = residual_unit

@@ -96,7 +96,7 @@ class Preprocessing:
             cast, constant = tf.cast, tf.constant
         else:
             cast, constant = ops.cast, ops.convert_to_tensor
-        mean, std = (np.float32(values) for values in (self.mean, self.std))
+        mean, std = (np.asarray(values, "float32") for values in (self.mean, self.std))
         if data_format == "channels_first":
             mean, std = (values[:, np.newaxis, np.newaxis] for values in (mean, std))
         scaled = cast(images, "float32") * constant(1 / (255 * std)) - constant(mean / std)

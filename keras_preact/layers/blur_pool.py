@@ -57,7 +57,8 @@ class BlurPool2D(keras.layers.Layer):
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         shape = list(input_shape)
         for axis in self._axes():
-            shape[axis] = None if shape[axis] is None else -(-shape[axis] // self.strides[0])
+            size = shape[axis]
+            shape[axis] = None if size is None else -(-size // self.strides[0])
         return tuple(shape)
 
     def get_config(self) -> dict[str, Any]:

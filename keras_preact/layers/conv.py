@@ -102,7 +102,9 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
             outputs = form(inputs, self.kernel_in_use(self.kernel))
         return self.finish(outputs, training)
 
-    def _form_in_training(self, shape: tuple[int | None, ...]) -> Callable[[Any, Any], Any] | None:
+    def _form_in_training(
+        self, shape: tuple[int | None, int | None, int | None, int]
+    ) -> Callable[[Any, Any], Any] | None:
         """Return the form that trains faster than the convolution, or None if there is none."""
         if not is_tensorflow_on_cpu() or self.groups > 1 or self.data_format != "channels_last":
             return None

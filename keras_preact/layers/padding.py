@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
+
 
 def check_odd(name: str, sizes: tuple[int, ...]) -> None:
     """Raise a `ValueError` if a kernel or window has an even side, of which there is no half."""
@@ -31,14 +33,15 @@ def padded_shape(
 ) -> tuple[int | None, ...]:
     """Return the shape of a batch of maps after padding."""
     first = 2 if data_format == "channels_first" else 1
-    shape = list(shape)
-    for axis, size in enumerate(pads, first):
-        shape[axis] = None if shape[axis] is None else shape[axis] + 2 * size
-    return tuple(shape)
+    padded = list(shape)
+    for axis, pad in enumerate(pads, first):
+        size = shape[axis]
+        padded[axis] = None if size is None else size + 2 * pad
+    return tuple(padded)
 
 
-class FixedPadding:
-    """Mixin of the convolutions and poolings that know `padding="fixed"`.
+class FixedPadding(keras.layers.Layer):
+    """Base of the convolutions and poolings that know `padding="fixed"`.
 
     Attributes:
         fixed: Whether half of the kernel or window is padded on every side.

@@ -42,7 +42,7 @@ class SelfAttention2D(keras.layers.Layer):
             raise ValueError(f"`heads` must divide the {filters} filters. Received: {heads}")
         self.filters = filters
         self.heads = heads
-        self.map_size = None if map_size is None else tuple(map_size)
+        self.map_size = None if map_size is None else (map_size[0], map_size[1])
         self.data_format = data_format
         # Keras's names for them, by which stacked units find how their variables start.
         embedding = keras.initializers.RandomNormal(stddev=(filters // heads) ** -0.5)
@@ -56,19 +56,18 @@ class SelfAttention2D(keras.layers.Layer):
         Args:
             input_shape: `(batch, height, width, channels)`, or with the channels first.
         """
-        *size, channels = self._channels_last(input_shape)[1:]
-        self.map_size = self.map_size or tuple(size)
-        if None in self.map_size or any(
-            known not in (None, own) for known, own in zip(size, self.map_size, strict=True)
-        ):
+        _, *given, channels = self._channels_last(input_shape)
+        height, width = self.map_size or given
+        fits = all(each in (None, own) for each, own in zip(given, (height, width), strict=True))
+        if height is None or width is None or not fits:
             raise ValueError(
                 f"{self.name!r} needs maps of a height and width that are known and stay the same: "
                 "its embeddings of positions have one entry per distance. Build the net with a "
                 "whole `input_shape`. "
-                f"Received: input_shape={input_shape}, map_size={self.map_size}"
+                f"Received: input_shape={input_shape}, map_size={(height, width)}"
             )
+        self.map_size = height, width
         depth = self.filters // self.heads
-        height, width = self.map_size
         self.kernel = self.add_weight(
             (channels, 3 * self.filters), self.kernel_initializer, name="kernel"
         )
@@ -82,6 +81,8 @@ class SelfAttention2D(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         first = self.data_format == "channels_first"
         x = ops.transpose(inputs, (0, 2, 3, 1)) if first else inputs
+        # `build` has set it.
+        assert self.map_size is not None
         height, width = self.map_size
         depth = self.filters // self.heads
         shape = (-1, height, width, self.heads, depth)

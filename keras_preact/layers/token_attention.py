@@ -39,7 +39,9 @@ class TokenAttention(keras.layers.Layer):
         q, k, v = (ops.reshape(each, shape) for each in ops.split(inputs, 3, axis=-1))
         return ops.reshape(ops.dot_product_attention(q, k, v), (-1, tokens, width))
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(
+        self, input_shape: tuple[int | None, int | None, int]
+    ) -> tuple[int | None, int | None, int]:
         batch, tokens, width = input_shape
         return batch, tokens, width // 3
 

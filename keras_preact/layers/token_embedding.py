@@ -56,10 +56,11 @@ class TokenEmbedding(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         if self.data_format == "channels_first":
-            batch, channels, *size = input_shape
+            batch, channels, height, width = input_shape
         else:
-            batch, *size, channels = input_shape
-        return batch, None if None in size else size[0] * size[1] + 1, channels
+            batch, height, width, channels = input_shape
+        tokens = None if height is None or width is None else height * width + 1
+        return batch, tokens, channels
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "data_format": self.data_format}

@@ -36,7 +36,9 @@ def products_pay(
     """
     _, height, width, _ = shape
     *sides, channels, filters = kernel_shape
-    if tuple(sides) != (3, 3) or None in (height, width) or not enabled("products"):
+    if height is None or width is None or not enabled("products"):
+        return False
+    if tuple(sides) != (3, 3):
         return False
     if min(channels, filters) < _LEAST_CHANNELS:
         return False

@@ -87,7 +87,7 @@ def winograd(inputs: Any, kernel: Any) -> Any:
     return _maps(ops.matmul(_points_seen(inputs), kernel), inputs)
 
 
-def winograd_pays(shape: tuple[int | None, ...], filters: int) -> bool:
+def winograd_pays(shape: tuple[int | None, int | None, int | None, int], filters: int) -> bool:
     """Return whether training on a CPU is faster by this algorithm (`benchmarks/winograd.py`).
 
     Args:

@@ -398,5 +398,5 @@ def documented(cls: type[AnyFields]) -> type[AnyFields]:
         )
         for field in dataclasses.fields(cls)
     )
-    cls.__doc__ = cls.__doc__.format(fields=arguments.lstrip())
+    cls.__doc__ = (cls.__doc__ or "").format(fields=arguments.lstrip())
     return cls

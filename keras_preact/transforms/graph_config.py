@@ -7,6 +7,7 @@ layer it came from. Cutting and joining graphs there needs nothing of Keras's in
 from __future__ import annotations
 
 import copy
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -186,7 +187,7 @@ def scale_outputs(convolution: Config, factor: np.ndarray | float, weights: Name
     kernel, *bias = weights[convolution["name"]].values()
     # A kernel's last axis is that of the output channels; in a depthwise one the last two are.
     shape = kernel.shape[2:] if is_kind(convolution, DEPTHWISE_LAYERS) else kernel.shape[-1:]
-    arrays = [kernel * np.broadcast_to(factor, np.prod(shape)).reshape(shape)]
+    arrays = [kernel * np.broadcast_to(factor, math.prod(shape)).reshape(shape)]
     arrays += [each * factor for each in bias]
     weights[convolution["name"]] = {str(place): array for place, array in enumerate(arrays)}
 

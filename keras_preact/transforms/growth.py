@@ -41,15 +41,15 @@ def deepen(model: keras.Model, deeper: keras.Model) -> keras.Model:
             f"`deeper` must have every layer of {model.name!r}. "
             f"Received a net without {missing[:3]}"
         )
-    added = target.keys() - source
-    if strays := sorted(name for name in added if not parse(name)):
+    added = {name: parse(name) for name in target.keys() - source}
+    if strays := sorted(name for name, parsed in added.items() if not parsed):
         raise ValueError(
             f"`deeper` must have more units than {model.name!r}, and nothing else. "
             f"Received a net that also has {strays[:3]}"
         )
     for name, arrays in source.items():
         _check_shapes(name, arrays, target[name])
-    units = {parse(name).unit_name for name in added}
+    units = {parsed.unit_name for parsed in added.values() if parsed}
     for unit in sorted(units):
         _check_whole(unit, source)
         _end_in_zeros(unit, target)

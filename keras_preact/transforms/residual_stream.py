@@ -68,7 +68,7 @@ def center(config: Config, weights: NamedWeights) -> None:
         if norms[name] and all(user["name"] in sums for user in rest):
             means[name] = weights[norms[name][0]["name"]][_place_of_mean(norms[name][0])]
     for name, (convolution, others) in sums.items():
-        bias = sum(means.get(other, 0.0) for other in others) - means.get(name, 0.0)
+        bias = np.asarray(sum(means.get(each, 0.0) for each in others) - means.get(name, 0.0))
         if np.any(bias):
             shift_outputs(bias, convolution, weights)
     for name, mean in means.items():

@@ -280,7 +280,10 @@ def _template(unit: list[Config]) -> tuple[Config, dict[str, float]]:
 
 
 def _unit_name(unit: list[Config]) -> str:
-    return parse(unit[0]["name"]).unit_name
+    name = parse(unit[0]["name"])
+    # A unit begins with one of its own layers.
+    assert name is not None
+    return name.unit_name
 
 
 def _unit_config(unit: list[Config]) -> Config:

@@ -204,7 +204,7 @@ def _timm() -> Iterator[Entry]:
             builder=builder,
             training_data=_IN1K,
             top1=top1,
-            top1_size=top1 and 288,
+            top1_size=288 if top1 else None,
             preprocessing=_preprocessing(size, crop_fraction, "bicubic"),
         )
     for width, size, top1 in _TIMM_BIT:
@@ -290,7 +290,7 @@ def _bit() -> Iterator[Entry]:
             url=f"{_BIT_FILES}/distill/{file}.npz",
             training_data=training_data,
             top1=top1,
-            top1_size=top1 and size,
+            top1_size=size if top1 else None,
             preprocessing=_preprocessing(size, crop_fraction, "bilinear"),
             reference=_DISTILLATION_PAPER,
         )

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import keras
 
@@ -198,6 +198,8 @@ def _unreachable(entry: Entry, path: Path, reason: str) -> DownloadError:
 
 def _receive(entry: Entry, partial: Path, offset: int) -> _Published:
     """Append the data of one connection to a partial file."""
+    # The files of other entries are shipped.
+    assert entry.url is not None
     redirects = _Redirects()
     request = urllib.request.Request(
         entry.url, headers={"User-Agent": f"keras_preact/{__version__}"}
@@ -255,10 +257,10 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self,
         request: urllib.request.Request,
-        file: BinaryIO,
+        file: IO[bytes],
         code: int,
         message: str,
-        headers: Message,
+        headers: http.client.HTTPMessage,
         url: str,
     ) -> urllib.request.Request | None:
         self.headers.append(headers)

@@ -39,13 +39,14 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
             another net. The model's weights are then as they were.
         keras_preact.weights.DownloadError: If the file of an entry cannot be had.
     """
-    entry = weights if isinstance(weights, Entry) else CATALOGUE.get(os.fspath(weights))
+    name = weights.name if isinstance(weights, Entry) else os.fspath(weights)
+    entry = weights if isinstance(weights, Entry) else CATALOGUE.get(name)
     if entry:
         path, source = fetch(entry, functools.partial(_check, entry)), entry.source
         description = f"{entry.name!r}, in {str(path)!r},"
         hint = f" {repair_hint(entry)}"
     else:
-        path = Path(weights)
+        path = Path(name)
         source, description, hint = source_of(path), repr(str(path)), ""
         if not path.is_file():
             raise ValueError(f"`weights` names no file: {str(path)!r}")

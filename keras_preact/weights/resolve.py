@@ -53,7 +53,7 @@ def resolve_weights(
 
 def _entry(weights: str | os.PathLike, builder: str | None) -> Entry | None:
     """Return the entry that a name means; None if it is not a name but a path."""
-    if weights in DATASETS:
+    if isinstance(weights, str) and weights in DATASETS:
         entry = builder and best_weights(builder, weights)
         if not entry:
             raise ValueError(

@@ -73,7 +73,7 @@ class Recorder(keras.callbacks.Callback):
         last_step = int(self.model.optimizer.iterations.numpy()) - 1
         record = {
             "epoch": epoch + 1,
-            **logs,
+            **(logs or {}),
             "learning_rate": float(self._schedule(last_step)),
             "seconds": round(time.monotonic() - self._started, 2),
         }
@@ -151,5 +151,5 @@ class PlainLog(keras.callbacks.Callback):
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
-def _values(logs: dict[str, Any]) -> str:
-    return "  ".join(f"{name} {float(value):.4f}" for name, value in logs.items())
+def _values(logs: dict[str, Any] | None) -> str:
+    return "  ".join(f"{name} {float(value):.4f}" for name, value in (logs or {}).items())

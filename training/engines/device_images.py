@@ -109,7 +109,7 @@ class DeviceImages(keras.layers.Layer):
         return (input_shape[0], *spatial, self._channels)
 
 
-def plain_views(places: Sequence[int]) -> np.ndarray:
+def plain_views(places: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return views that show images unchanged.
 
     Args:

@@ -300,7 +300,7 @@ class _Watch(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         step = batch + 1
         if step % CHECK_EVERY == 0 or step == self._steps:
-            total = float(logs["loss"]) * step
+            total = float((logs or {})["loss"]) * step
             # The metric is a mean over the epoch: its growth tells of the last steps.
             self._check((total - self._total) / (step - self._checked), step, self._limit)
             self._checked, self._total = step, total
@@ -313,7 +313,7 @@ class _Watch(keras.callbacks.Callback):
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         self._average.close()
         # The statistics of a net that learns well may still be far off in an evaluation.
-        self._check(float(logs["loss"]), self._steps, sys.float_info.max)
+        self._check(float((logs or {})["loss"]), self._steps, sys.float_info.max)
 
     def _check(self, loss: float, step: int, limit: float) -> None:
         if not loss <= limit:

@@ -169,7 +169,7 @@ def _select_devices(names: Sequence[str]) -> None:
             "`devices` must be names such as GPU:0, each once, all GPUs or all CPUs. "
             f"Received: {' '.join(names)}"
         )
-    indices = [int(match[2]) for match in parsed]
+    indices = [int(match[2]) for match in parsed if match]
     if kinds == {"GPU"}:
         _select_gpus(indices)
     else:

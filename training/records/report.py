@@ -118,7 +118,7 @@ def draw_confusion(
             axes.text(
                 column,
                 row,
-                confusion[row, column],
+                str(confusion[row, column]),
                 ha="center",
                 va="center",
                 fontsize=8,

@@ -87,8 +87,10 @@ class Constraints:
             smallest.append(values)
         values = min(smallest, key=lambda each: hypermodel.cost(each).flops)
         cost = hypermodel.cost(values)
-        figures = [("parameters", cost.parameters, self.max_parameters)]
-        figures.append(("FLOPs", cost.flops, self.max_flops))
+        figures: list[tuple[str, float, float | None]] = [
+            ("parameters", cost.parameters, self.max_parameters),
+            ("FLOPs", cost.flops, self.max_flops),
+        ]
         if self.max_latency is not None:
             figures.append(("seconds", self._seconds(hypermodel, values), self.max_latency))
         received = ", ".join(

@@ -68,6 +68,9 @@ class TrainingTuner(base_tuner.BaseTuner):
         on_change: Called whenever a trial has begun or ended, with its record.
     """
 
+    # The oracle of a chief; a `PatientClient` of a worker.
+    oracle: Any
+
     def __init__(
         self,
         oracle: Constrained,
@@ -166,7 +169,10 @@ class TrainingTuner(base_tuner.BaseTuner):
         cost = self._net.cost(values)
         run = f"trials/{trial}/run"
         if f"{_INTERNAL}trial_id" in values:
-            run = self._folder.read(values[f"{_INTERNAL}trial_id"]).run
+            earlier = self._folder.read(values[f"{_INTERNAL}trial_id"])
+            # Only what has begun is promoted.
+            assert earlier is not None
+            run = earlier.run
         return Record(
             trial=trial,
             values={name: values[name] for name in values if not name.startswith(_INTERNAL)},

@@ -196,7 +196,7 @@ def _weights(layer: Any) -> tuple[int, int]:
 
 
 def _bytes(variable: keras.Variable) -> int:
-    bits = int(re.search(r"\d+", keras.backend.standardize_dtype(variable.dtype))[0])
+    bits = int(re.findall(r"\d+", keras.backend.standardize_dtype(variable.dtype))[0])
     return math.prod(variable.shape) * bits // 8
 
 
@@ -255,7 +255,7 @@ def _dense(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
 
 def _einsum_dense(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
     """Count each input element once per place on the axes that only the kernel has."""
-    taken, kernel = re.fullmatch(r"(.*),(.*)->.*", layer.equation).groups()
+    taken, kernel = layer.equation.partition("->")[0].split(",")
     own = [size for axis, size in zip(kernel, layer.kernel.shape, strict=True) if axis not in taken]
     return Work(math.prod(inputs[0]) * math.prod(own))
 

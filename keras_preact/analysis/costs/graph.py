@@ -11,7 +11,7 @@ import keras
 from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.layers.stacked_units import TEMPLATE_PREFIX
 
-Shape = tuple[int | None, ...]
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)

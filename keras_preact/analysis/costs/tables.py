@@ -163,7 +163,7 @@ class CostTable(PartTable):
         Raises:
             ValueError: If there is no net of these units and channels.
         """
-        return Cost(*self.sums(units, channels))
+        return Cost(*map(int, self.sums(units, channels)))
 
 
 def _counted(part: keras.Model) -> Values:

@@ -105,7 +105,7 @@ def _main_path(graph: UnitGraph, rows: dict[str, float]) -> list[str]:
         inputs = nodes[path[0]].inputs
         largest = max(sizes[each] for each in inputs)
         whole = [each for each in inputs if sizes[each] == largest]
-        path.insert(0, max(whole, key=rows.get))
+        path.insert(0, max(whole, key=rows.__getitem__))
     return path
 
 

@@ -119,7 +119,7 @@ def _graph(names: tuple[str, ...], made: list[Call]) -> UnitGraph:
 
 
 def _nodes(made: list[Call]) -> tuple[Node, ...]:
-    names = {id(call.output): parse(call.name).role for call in made}
+    names = {id(call.output): name.role for call in made if (name := parse(call.name))}
     nodes = []
     for call in made:
         kind, label = _description(call.layer)

@@ -63,7 +63,7 @@ def read_resnet(
         variables = _NORM_VARIABLES if "norm" in layer else _CONV_VARIABLES
         if variable.isdecimal():
             # Keras 3 numbers variables in the order in which a layer made them.
-            variable = dict(enumerate(variables)).get(int(variable))
+            variable = dict(enumerate(variables)).get(int(variable), variable)
         return (layer, variable) if variable in variables else None
 
     return by_layer(arrays(path), rename, path)
