@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbclient
 import nbformat
@@ -25,8 +26,8 @@ PAGES = {"README.md": README} | {
     str(path.relative_to(DOCS)): path for path in sorted(DOCS.rglob("*.md"))
 }
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
-# The others take longer than 20 s.
-QUICK_NOTEBOOKS = {"depth"}
+# Trains a net and draws eight plots, which takes longer than 20 s.
+SLOW_PAGES = {"guides/why_it_works.md"}
 # First lines of fenced blocks: run, written to a file, only shown, or not run, with the reason.
 BLOCKS = re.compile(r'python|shell|toml title="[\w.]+"|text|\w+ title="Not run by the tests: .+"')
 SECONDS = 600
@@ -71,6 +72,10 @@ def _pages_with(language: str) -> list[str]:
     return [name for name, path in PAGES.items() if f"```{language}\n" in path.read_text()]
 
 
+def _some_slow(pages: list[str]) -> list[Any]:
+    return [pytest.param(p, marks=pytest.mark.slow if p in SLOW_PAGES else ()) for p in pages]
+
+
 @pytest.fixture
 def checkout(tmp_path, monkeypatch) -> Path:
     """Return a folder to work in, with the documentation and the modules of the checkout."""
@@ -88,7 +93,7 @@ def _run(sybil: Sybil, page: str) -> None:
         example.evaluate()
 
 
-@pytest.mark.parametrize("page", _pages_with("python"))
+@pytest.mark.parametrize("page", _some_slow(_pages_with("python")))
 def test_python_runs(page, checkout):
     _run(PYTHON, page)
 
@@ -190,15 +195,9 @@ def test_every_result_is_in_the_index():
     assert not missing
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(
-            path, id=path.stem, marks=() if path.stem in QUICK_NOTEBOOKS else pytest.mark.slow
-        )
-        for path in NOTEBOOKS
-    ],
-)
+# Each takes longer than 20 s, in a process of its own. `make docs` runs them too.
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run(path, checkout):
     notebook = nbformat.read(path, nbformat.NO_CONVERT)
     folder = {"metadata": {"path": str(path.parent)}}
