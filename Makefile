@@ -3,28 +3,42 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/pip install --constraint constraints.txt
+# Errors only. What is used compiles itself when it is first imported.
+INSTALL := $(BIN)/pip install -qq --no-compile --constraint constraints.txt
 RUN := runs/digits
-PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
-ANY_BACKEND := tests/test_backends.py tests/test_effective_depth.py \
-	tests/test_gradient_flow.py::test_gradients_of_a_linear_net_are_powers
 
 # TensorFlow's notes on what the machine lacks say nothing about this project.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help venv demo test lint docs clean
+SUITES := test-tensorflow test-onednn-off test-jax test-torch
+
+.PHONY: help venv demo test $(SUITES) lint types docs clean
+.DELETE_ON_ERROR:
 
 help:
 	@echo "make demo   train on the digits, evaluate, export, and predict on an image file"
-	@echo "make test   ruff and all the tests"
+	@echo "make test   ruff, then every suite below, and one line that says what passed where"
+	@echo "            ($(SUITES): one suite)"
 	@echo "make lint   ruff alone"
+	@echo "make types  the annotations, checked by basedpyright (pyright, all of it on PyPI)"
 	@echo "make docs   the documentation site, in site/"
 	@echo "make venv   everything the demo and the tests need, in $(VENV)"
 	@echo "make clean  remove $(VENV), builds and caches; runs and exported models stay"
 
-# A stamp file says which environment stands; it is made again when the requirements change.
-$(VENV)/train.stamp: setup.py constraints.txt
+# Debian's Python makes no virtual environment before its package python3-venv is installed.
+OLD := $(PYTHON) is Python {0}.{1}; needed is 3.11 or later, as in: make PYTHON=python3.12
+NO_PIP := $(PYTHON) has no ensurepip and cannot make a virtual environment. \
+	On Debian or Ubuntu: apt install python{0}.{1}-venv
+CHECK_PYTHON := import sys; v = sys.version_info; v >= (3, 11) or sys.exit("$(OLD)".format(*v)); \
+	from importlib.util import find_spec; find_spec("ensurepip") or sys.exit("$(NO_PIP)".format(*v))
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c '$(CHECK_PYTHON)'
 	$(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): more than a gigabyte, so a few minutes"
+
+# A stamp file says which environment stands; it is made again when the requirements change.
+$(VENV)/train.stamp: $(VENV)/pyvenv.cfg setup.py constraints.txt
 	$(INSTALL) --editable ".[train]"
 	touch $@
 
@@ -34,14 +48,18 @@ $(VENV)/train.stamp: setup.py constraints.txt
 # keras-hub, another peer, is installed without tensorflow-text, which only its language models need.
 # PyPI's torch for Linux brings triton, which crashes a process that has imported TensorFlow; the tests
 # compare the two in one process, and torch on a CPU does without it.
-$(VENV)/test.stamp: $(VENV)/train.stamp
+$(VENV)/test.stamp: $(VENV)/pyvenv.cfg setup.py constraints.txt
 	$(INSTALL) --editable ".[test]"
 	$(INSTALL) --no-deps timm torchvision keras-hub
-	$(BIN)/pip uninstall --yes triton
-	touch $@
+	$(BIN)/pip uninstall -qq --yes triton
+	touch $(VENV)/train.stamp $@
 
 $(VENV)/docs.stamp: $(VENV)/train.stamp
 	$(INSTALL) --editable ".[docs]"
+	touch $@
+
+$(VENV)/types.stamp: $(VENV)/test.stamp
+	$(INSTALL) basedpyright
 	touch $@
 
 venv: $(VENV)/test.stamp
@@ -53,23 +71,25 @@ demo: $(VENV)/train.stamp
 	$(BIN)/python -m training.samples --data digits --output $(RUN)/samples
 	$(BIN)/python -m savedmodels.predict savedmodels/digits $(RUN)/samples/*.png
 	@echo
-	@echo "Plots:      $(RUN)/curves.png and $(RUN)/confusion.png"
-	@echo "SavedModel: savedmodels/digits/"
+	@$(BIN)/python -m training.summary $(RUN) --exported savedmodels/digits
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Keras takes one backend a process: the whole suite on TensorFlow, then what holds on the others.
+types: $(VENV)/types.stamp
+	$(BIN)/basedpyright
+
 test: lint
-	KERAS_BACKEND=tensorflow $(PYTEST)
-	KERAS_BACKEND=jax $(PYTEST) $(ANY_BACKEND)
-	KERAS_BACKEND=torch $(PYTEST) $(ANY_BACKEND)
+	$(BIN)/python tests/suites.py
+
+$(SUITES): test-%: $(VENV)/test.stamp
+	$(BIN)/python tests/suites.py $*
 
 # Strictly: a broken link, an undocumented name or a notebook that fails is an error.
 docs: $(VENV)/docs.stamp
 	PATH="$(CURDIR)/$(BIN):$$PATH" KERAS_BACKEND=tensorflow NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) site build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) site build dist *.egg-info .pytest_cache .ruff_cache .cache/jax .cache/tests
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

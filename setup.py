@@ -1,5 +1,6 @@
 """The package `keras_preact`: what `pip install` needs to know."""
 
+import os
 import re
 from pathlib import Path
 
@@ -7,6 +8,24 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "keras_preact" / "version.py").read_text())[1]
+
+# Address of the repository's files, such as https://github.com/OWNER/keras_preact/blob/v0.2.0; the
+# build of a release sets it.
+FILES = os.environ.get("KERAS_PREACT_FILES", "")
+
+
+def description_for_index() -> str:
+    """Return the README with absolute links, since a package index has no files of the repository.
+
+    Without the address of the files, links to them become their text, and pictures are left out.
+    """
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = r"\[([^\]]*)\]\((?!https?:)([^)]+)\)"
+    if FILES:
+        text = re.sub("!" + links, rf"![\1]({FILES}/\2?raw=true)", text)
+        return re.sub(links, rf"[\1]({FILES}/\2)", text)
+    return re.sub(links, r"\1", re.sub(rf"!{links}\n\n", "", text))
+
 
 # The second holds the protocol buffers of the warm-up requests in an export.
 TENSORFLOW = ["tensorflow", "tensorflow-serving-api"]
@@ -56,13 +75,13 @@ setup(
     name="keras_preact",
     version=VERSION,
     description="Pre-activation residual networks for Keras",
-    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description=description_for_index(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
     # Only what the wheel needs: training, savedmodels and benchmarks are run from a checkout.
     packages=find_packages(include=["keras_preact", "keras_preact.*"]),
-    package_data={"keras_preact": ["data/*"]},
+    package_data={"": ["data/*"], "keras_preact": ["py.typed"]},
     python_requires=">=3.11",
     # filelock and safetensors are imported only where published weights are loaded.
     install_requires=["filelock", "h5py", "keras>=3.12", "numpy", "safetensors"],
@@ -82,6 +101,9 @@ setup(
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

@@ -50,7 +50,7 @@ def select(costs: CostTable, parameters: float, flops: float) -> Pass:
         flops: The most multiply-adds of a forward pass.
 
     Returns:
-        What became of them.
+        The results.
     """
     start = time.process_time()
     kept = 0

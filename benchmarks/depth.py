@@ -1,4 +1,4 @@
-"""What depth costs: build, first step, later steps, peak memory, save, load.
+"""Cost of depth: build, first step, later steps, peak memory, save, load.
 
     python -m benchmarks.depth
     KERAS_BACKEND=jax python -m benchmarks.depth --forms stacked rematerialised PyTorch
@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.report import report, table, write
 from benchmarks.workers import peak_bytes
-from training.files import replacing, write_json
+from training.records.files import replacing, write_json
 
 DEPTHS = (110, 497, 1001, 2000, 4997)
 # Deeper, a form takes many minutes to trace or tens of gigabytes.
@@ -38,7 +38,7 @@ BATCH_SIZE = 32
 
 @dataclass
 class Cost:
-    """What one net cost.
+    """Measurements of one net.
 
     Attributes:
         form: One of `FORMS`.
@@ -66,7 +66,7 @@ class Cost:
 
 
 def units_of(depth: int) -> int:
-    """Bottleneck units in each of the three stages of a CIFAR net."""
+    """Return the bottleneck units per stage of a CIFAR net."""
     return (depth - 2) // 9
 
 
@@ -99,7 +99,7 @@ def _batch() -> tuple[np.ndarray, np.ndarray]:
 
 
 def keras_net(form: str, depth: int) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    """Functions that build a net of ours and that train it on a batch."""
+    """Return functions that build a net of ours and that train it on a batch."""
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import keras
@@ -116,7 +116,7 @@ def keras_net(form: str, depth: int) -> tuple[Callable[[], Any], Callable[[Any],
             rematerialize=form == "rematerialised",
         )
         if form == "stacked, XLA":
-            # What the layers say against XLA is put to the test here.
+            # The limits that the layers set to XLA are tested here.
             for layer in net.layers:
                 layer.supports_jit = True
         net.compile(
@@ -132,7 +132,7 @@ def keras_net(form: str, depth: int) -> tuple[Callable[[], Any], Callable[[Any],
 
 
 def _torch(form: str, depth: int) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    """Functions that build the same net in PyTorch and that train it on a batch."""
+    """Return functions that build the same net in PyTorch and that train it on a batch."""
     import torch
 
     from benchmarks.torch_resnet import CifarPreActResNet
@@ -180,7 +180,7 @@ def _row(cost: Cost) -> tuple[str, ...]:
 
 
 def merged(old: list[Cost], new: list[Cost]) -> list[Cost]:
-    """Both, in order; what was measured again counts once."""
+    """Merge both lists in order; later measurements replace earlier ones."""
     costs = {(cost.depth, FORMS.index(cost.form)): cost for cost in [*old, *new]}
     return [costs[key] for key in sorted(costs)]
 

@@ -30,7 +30,7 @@ HEADER = ("net", "units", "error", "median without one unit", "worst", "effectiv
 
 
 def row(name: str, study: LesionStudy, paths: PathGradients) -> tuple[str, ...]:
-    """A net's row of the table."""
+    """Format the table row of a net."""
     errors = (study.error, np.median(study.without), study.without.max())
     return (
         *(name, str(paths.lengths.max())),
@@ -42,7 +42,7 @@ def row(name: str, study: LesionStudy, paths: PathGradients) -> tuple[str, ...]:
 def main() -> None:
     """Measure, draw and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True, help="as of training.train")
+    parser.add_argument("--data", required=True, help="see training.train")
     parser.add_argument("--images", type=int, default=1000, help="of the test set, for lesions")
     parser.add_argument("--gradient-images", type=int, default=32, help="of these, for gradients")
     parser.add_argument("--nets", nargs="+", default=NETS)

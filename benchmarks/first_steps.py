@@ -3,7 +3,7 @@
     python -m benchmarks.first_steps --data DATA/cifar10 --output benchmarks/results/resnet1001
 
 Where a whole schedule would take days, this shows that the net trains: batches of the recipe's own
-pipeline, its optimiser and its warm-up, and a loss that falls. Every value of the recipe is an
+pipeline, its optimizer and its warm-up, and a loss that falls. Every value of the recipe is an
 option, as for `training.train`.
 """
 
@@ -25,7 +25,6 @@ from matplotlib.figure import Figure
 from benchmarks.report import report, table, write
 from training.compiling import compile_for_training
 from training.data import training_pipeline
-from training.files import replacing
 from training.net import build_net
 from training.recipe import (
     Recipe,
@@ -34,7 +33,8 @@ from training.recipe import (
     override_recipe,
     steps_per_epoch,
 )
-from training.report import write_history_csv
+from training.records.files import replacing
+from training.records.report import write_history_csv
 from training.sources import open_source
 
 # Steps that one line of the table averages over.
@@ -42,7 +42,7 @@ WINDOW = 20
 
 
 def paper_recipe() -> Recipe:
-    """The paper's CIFAR schedule for 1001 layers, its rates unscaled; it warms up at 0.01."""
+    """Return the paper's CIFAR schedule for 1001 layers, rates unscaled, with a warm-up at 0.01."""
     return load_recipe("cifar_paper").replace(
         model="PreActResNet1001", batch_size=32, reference_batch_size=0
     )
@@ -53,7 +53,7 @@ def train(data: str, recipe: Recipe, steps: int, csv_path: Path) -> list[dict[st
 
     Args:
         data: Source of the images, as for `training.train`.
-        recipe: What is trained, and how.
+        recipe: The recipe to train.
         steps: How many steps.
         csv_path: The CSV file.
 
@@ -86,7 +86,7 @@ def train(data: str, recipe: Recipe, steps: int, csv_path: Path) -> list[dict[st
 
 
 def recorded(csv_path: Path) -> list[dict[str, Any]]:
-    """The records that an earlier run wrote, also one that was stopped on the way."""
+    """Read the records of an earlier run, even of one that was stopped on the way."""
     if not csv_path.exists():
         return []
     with open(csv_path, newline="", encoding="utf-8") as file:
@@ -143,7 +143,7 @@ def main() -> None:
         span = f"{part[0]['step']} to {part[-1]['step']}"
         rows.append((span, f"{means[0]:.3f}", f"{means[1]:.1%}", seconds))
     body = (
-        f"{table(('steps', 'training loss', 'training top-1', 'seconds a step'), rows)}\n\n"
+        f"{table(('steps', 'training loss', 'training top-1', 'seconds per step'), rows)}\n\n"
         "Means over the steps (median of the seconds). This is the beginning of the paper's "
         "schedule, no trained net.\n\n![Training loss](loss.png)"
     )

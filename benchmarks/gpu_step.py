@@ -4,7 +4,7 @@
 
 Our PreActResNet50 has the topology of timm's net, and our ResNet50V2 that of keras.applications.
 Convolutions are computed in bfloat16, weights are kept in float32. The images stay on the GPU, so
-no input pipeline is measured, and a turn of training waits for its last step alone. Each net has a
+no input pipeline is measured, and a turn of training waits only for its last step. Each net has a
 process of its own, and they are measured in turn.
 """
 
@@ -35,7 +35,7 @@ def _batch(batch_size: int, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def prepare_keras(net: str, task: str, batch_size: int, size: int, steps: int) -> Step:
-    """Several steps of a net of ours or of `keras.applications`, compiled by XLA."""
+    """Compile several steps of a net of ours or of `keras.applications` with XLA."""
     # Several processes share the GPU.
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     import jax
@@ -43,7 +43,7 @@ def prepare_keras(net: str, task: str, batch_size: int, size: int, steps: int) -
 
     import keras_preact
     from keras_preact.transforms import fold
-    from training.on_device import SparseCallbacks
+    from training.engines.on_device import SparseCallbacks
 
     keras.config.set_dtype_policy("mixed_bfloat16")
     keras.utils.set_random_seed(0)
@@ -66,7 +66,7 @@ def prepare_keras(net: str, task: str, batch_size: int, size: int, steps: int) -
 
 
 def prepare_torch(compiled: bool, task: str, batch_size: int, size: int, steps: int) -> Step:
-    """Several steps of timm's net, channels last, under autocast, eager or compiled."""
+    """Prepare several steps of timm's net, channels last, under autocast, eager or compiled."""
     import timm
     import torch
 
@@ -101,7 +101,7 @@ def prepare_torch(compiled: bool, task: str, batch_size: int, size: int, steps: 
 
 
 def candidates(options: argparse.Namespace) -> dict[str, tuple[Any, tuple[Any, ...]]]:
-    """What is measured, by name."""
+    """Return the candidates by name."""
     arguments = (options.task, options.batch_size, options.size, options.steps)
     return {
         PEER: (prepare_torch, (True, *arguments)),

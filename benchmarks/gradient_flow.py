@@ -55,7 +55,7 @@ HEADER = ("layers", "units", "first unit", "last unit", "ratio", "shortcut's sha
 
 
 def rows(depth: int, flows: dict[str, GradientFlow]) -> list[tuple[str, ...]]:
-    """One row of the table for each net: first and last unit, and the share of shortcuts."""
+    """Format one table row per net: first and last unit, and the share of shortcuts."""
     made = []
     for label, flow in flows.items():
         first, last = flow.inputs[0], flow.inputs[-1]
@@ -66,7 +66,7 @@ def rows(depth: int, flows: dict[str, GradientFlow]) -> list[tuple[str, ...]]:
 
 
 def write_csv(path: Path, measured: dict[int, dict[str, GradientFlow]]) -> None:
-    """Write every norm, a line a unit."""
+    """Write every norm, one line per unit."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["layers", "net", "unit", "input", "shortcut", "branch"])
@@ -97,7 +97,7 @@ def main() -> None:
     write_csv(options.output / "gradients.csv", measured)
     body = (
         f"Norm of the loss's gradient at the input of the first and of the last unit, {BATCH_SIZE} "
-        "random images, He initialisation, norms on the batch's statistics; and the median over "
+        "random images, He initialization, norms on the batch's statistics; and the median over "
         "the units of the part that comes back through the shortcut, as a share of both parts' "
         f"norms.\n\n{table(HEADER, table_rows)}\n\n"
         + "\n".join(f"![{depth} layers](gradients_{depth}.png)" for depth in options.depths)

@@ -29,7 +29,7 @@ MEASURED_IMAGES = 64
 def main() -> None:
     """Train, measure, draw and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True, help="as of training.train")
+    parser.add_argument("--data", required=True, help="see training.train")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--every", type=int, default=25, help="steps between measurements")
     parser.add_argument("--output", type=Path, required=True)

@@ -30,10 +30,10 @@ from matplotlib.figure import Figure
 
 from benchmarks.report import report, table, write
 from keras_preact.analysis import CostTable
-from training.files import replacing
-from training.net import architecture_of
+from training.net import recipe_architecture
 from training.recipe import Recipe, load_recipe
-from training.report import write_history_csv
+from training.records.files import replacing
+from training.records.report import write_history_csv
 from training.reproduce import run
 from training.run import read_run
 
@@ -41,7 +41,7 @@ RECIPE = "cifar_ablation"
 MODEL = "PreActResNet20"
 # Of every path; each is an equal part of the budget.
 EPOCHS = 8
-# What a step of training costs, in forward passes.
+# Cost of a training step, in forward passes.
 STEP_FACTOR = 3
 
 
@@ -70,26 +70,26 @@ PATHS = {
 
 @functools.cache
 def common() -> Recipe:
-    """What all runs have in common."""
+    """Return the recipe values that all runs share."""
     return load_recipe(RECIPE).replace(model=MODEL)
 
 
 @functools.cache
 def costs() -> CostTable:
-    """The cost of every net that differs in units and channels."""
+    """Return the cost table of all nets that differ in units and channels."""
     size, channels = common().input_size, common().channels
-    return CostTable(architecture_of(common()), (size, size, channels), classes=10)
+    return CostTable(recipe_architecture(common()), (size, size, channels), classes=10)
 
 
 def step_flops(phase: Phase) -> int:
-    """FLOPs of one training step of a phase's net."""
+    """Return the FLOPs of one training step of a phase's net."""
     forward = costs().cost(phase.units, phase.channels).flops
     return STEP_FACTOR * common().batch_size * forward
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What every path spends.
+    """Budget of every path.
 
     Attributes:
         data: As `--data` of `training.train`.
@@ -102,18 +102,18 @@ class Plan:
     runs: Path
 
     def epoch_steps(self, phase: Phase) -> int:
-        """Steps of an epoch, such that it costs as much as one of the large net."""
+        """Return the steps of an epoch that costs as much as one of the large net."""
         large = PATHS["from scratch"][0]
         steps = self.images / EPOCHS / common().batch_size
         return max(1, round(steps * step_flops(large) / step_flops(phase)))
 
     def folder(self, path: str, seed: int, place: int) -> Path:
-        """The folder of a phase's run."""
+        """Return the folder of a phase's run."""
         name = f"{path.replace(' ', '-')}-{place + 1}-seed{seed}"
         return self.runs / f"{self.images}-images" / name
 
     def command(self, path: str, seed: int, place: int) -> list[str]:
-        """The training run of a phase, which starts from the one before."""
+        """Return the command line that trains a phase, which starts from the one before."""
         phase = PATHS[path][place]
         init = self.folder(path, seed, place - 1)
         return [
@@ -132,7 +132,7 @@ def train(plan: Plan, seeds: int, processes: int) -> None:
     """Train every path with every seed, one phase after the other.
 
     Args:
-        plan: What every path spends.
+        plan: Budget of every path.
         seeds: Number of seeds.
         processes: Runs at a time, each on one thread.
 
@@ -158,10 +158,10 @@ def train(plan: Plan, seeds: int, processes: int) -> None:
 
 
 def curve(plan: Plan, path: str, seed: int) -> list[dict[str, Any]]:
-    """The epochs of a path: what was spent by the end of each, and the accuracy then.
+    """Return the epochs of a path: the cost up to each, and the accuracy then.
 
     Args:
-        plan: What every path spends.
+        plan: Budget of every path.
         path: A key of `PATHS`.
         seed: Of the runs.
 
@@ -182,7 +182,7 @@ def curve(plan: Plan, path: str, seed: int) -> list[dict[str, Any]]:
 
 
 def medians(curves: Sequence[list[dict[str, Any]]]) -> list[float]:
-    """The median accuracy of the seeds after each epoch."""
+    """Return the median accuracy of the seeds after each epoch."""
     epochs = zip(*curves, strict=True)
     return [statistics.median(record["val_top1"] for record in epoch) for epoch in epochs]
 
@@ -216,7 +216,7 @@ def draw(path: Path, curves: dict[str, list[list[dict[str, Any]]]]) -> None:
 
 
 def comparison(plan: Plan, curves: dict[str, list[list[dict[str, Any]]]]) -> str:
-    """The paths side by side, and their phases, as Markdown tables."""
+    """Format the paths side by side, and their phases, as Markdown tables."""
     rows = []
     for name, seeds in curves.items():
         middle = medians(seeds)
@@ -248,7 +248,7 @@ def comparison(plan: Plan, curves: dict[str, list[list[dict[str, Any]]]]) -> str
         for name, path in PATHS.items()
         for place, phase in enumerate(path, 1)
     ]
-    names = ("path", "phase", "units", "channels", "forward, MFLOPs", "epochs", "steps an epoch")
+    names = ("path", "phase", "units", "channels", "forward, MFLOPs", "epochs", "steps per epoch")
     return f"{table(header, rows)}\n\n{table(names, phases)}"
 
 
@@ -256,7 +256,7 @@ def write_results(plan: Plan, seeds: int, output: Path, command: str) -> None:
     """Write `README.md`, `growth.csv` and `growth.png`.
 
     Args:
-        plan: What every path spends.
+        plan: Budget of every path.
         seeds: Number of seeds.
         output: Folder to write to.
         command: The command line, for the report.
@@ -282,7 +282,7 @@ def write_results(plan: Plan, seeds: int, output: Path, command: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth")
-    parser.add_argument("--data", required=True, metavar="SOURCE", help="as of training.train")
+    parser.add_argument("--data", required=True, metavar="SOURCE", help="see training.train")
     parser.add_argument("--output", type=Path, required=True, help="folder for the results")
     parser.add_argument(
         "--images",

@@ -23,8 +23,8 @@ import keras_tuner
 from benchmarks.search import RECIPE_OPTIONS
 from keras_preact.analysis import model_cost
 from training.data import evaluation_pipeline, training_pipeline
-from training.files import replacing, write_json
 from training.recipe import Recipe, steps_per_epoch
+from training.records.files import replacing, write_json
 from training.sources import open_source
 from training.train import parse_arguments as parse_training
 
@@ -34,7 +34,7 @@ class OutOfTime(keras_tuner.errors.FatalError):
 
 
 class Account:
-    """What the search has used and found, kept in a file.
+    """Time used and trials found by the search, kept in a file.
 
     Args:
         path: The JSON file.
@@ -108,7 +108,7 @@ def search(recipe: Recipe, data: str, output: Path, account: Account) -> None:
 
     Args:
         recipe: The images, the batch and the most epochs.
-        data: As of `training.train`.
+        data: See `training.train`.
         output: Folder for KerasTuner's files and the best net.
         account: Of the time.
     """

@@ -3,23 +3,31 @@
     python -m benchmarks.inference
 
 Each candidate runs in a process of its own, in turn. SavedModels are run by TensorFlow's C API, as
-TensorFlow Serving runs them; ours also normalises the pixels.
+TensorFlow Serving runs them; ours also normalizes the pixels.
+
+    python -m benchmarks.inference --choices --batch-sizes 1 16 --save
+
+runs PreActResNet50 with every choice of `keras_preact.ops.choices` made, and with each switched off
+in turn.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.report import report, table, write
+from benchmarks.choices import ALL, candidate, table_of_choices
+from benchmarks.report import processor_folder, report, table, write
 from benchmarks.train_step import multiply_adds
 from benchmarks.workers import Measured, Step, measure_in_turn
 
@@ -30,21 +38,21 @@ DTYPES = ("float32", "bfloat16")
 OPENVINO_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
-def quiet_tensorflow() -> None:
-    """Have TensorFlow use oneDNN and print little. Before it is imported."""
-    # Off by default on processors without 16-bit instructions.
-    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
+def quiet_tensorflow(onednn: bool = True) -> None:
+    """Have TensorFlow use oneDNN or not, and print little. Call it before TensorFlow's import."""
+    # Off by default on processors without AVX-512.
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1" if onednn else "0"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 
 def images_of(batch_size: int, size: int) -> np.ndarray:
-    """A batch of noise, float32, pixels in 0..255."""
+    """Make a batch of noise, float32, pixels in 0..255."""
     images = np.random.default_rng(0).uniform(0, 255, (batch_size, size, size, 3))
     return images.astype("float32")
 
 
 def trained(model: Any) -> Any:
-    """The model with biases and statistics of a trained net's size.
+    """Give a model biases and statistics of the size of a trained net's.
 
     TensorFlow leaves out additions of constants that are zero, as a new net's are.
     """
@@ -88,6 +96,38 @@ def export_all(folder: Path, size: int, dtype: str) -> None:
         export_format(model, folder / f"format-{name}", name, preprocessing=preprocessing)
 
 
+# Choices that an export makes, by dtype. TensorFlow without oneDNN takes minutes in bfloat16.
+EXPORTED = {
+    "float32": ("streams", "fused_norm", "no_xla", "onednn"),
+    "bfloat16": ("streams", "fused_norm"),
+}
+
+
+def export_choices(folder: Path, size: int, dtype: str) -> None:
+    """Write an export with every choice made, and with each switched off where it is written."""
+    quiet_tensorflow()
+    import keras
+
+    import keras_preact
+    from keras_preact.ops.choices import SWITCHED_HERE, without
+    from keras_preact.preprocessing import Preprocessing
+
+    keras.utils.set_random_seed(0)
+    model = trained(keras_preact.BUILDERS[OURS](weights=None, input_shape=(size, size, 3)))
+    for name in ("", *EXPORTED[dtype]):
+        if name == "onednn":
+            continue
+        with without(*[name] if name in SWITCHED_HERE else []):
+            keras_preact.export_savedmodel(
+                model,
+                folder / (candidate(name) if name else ALL),
+                preprocessing=Preprocessing(input_size=size),
+                dtype=None if dtype == "float32" else dtype,
+                jit_compile=name == "no_xla",
+                warm_up_batch_sizes=(),
+            )
+
+
 # Our exports: the peer's own net, then what each part of the optimisation is worth. The last net
 # stays, to be written in the other formats.
 _EXPORTS: dict[str, dict[str, dict[str, Any]]] = {
@@ -103,7 +143,7 @@ _EXPORTS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def _exports(dtype: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """Those of `_EXPORTS` that there are in a dtype: Winograd's algorithm is for float32 alone."""
+    """Return the `_EXPORTS` that exist in a dtype: Winograd's algorithm is only for float32."""
     return {
         net: {
             name: options
@@ -114,9 +154,9 @@ def _exports(dtype: str) -> dict[str, dict[str, dict[str, Any]]]:
     }
 
 
-def prepare_savedmodel(folder: Path, batch_size: int, size: int) -> Step:
-    """A SavedModel's `serving_default`."""
-    quiet_tensorflow()
+def prepare_savedmodel(folder: Path, batch_size: int, size: int, onednn: bool = True) -> Step:
+    """Load a SavedModel; the step runs its `serving_default`."""
+    quiet_tensorflow(onednn)
     from savedmodels.c_api import ServedModel
 
     model = ServedModel(folder)
@@ -126,7 +166,7 @@ def prepare_savedmodel(folder: Path, batch_size: int, size: int) -> Step:
 
 
 def prepare_format(file: Path, name: str, batch_size: int, size: int) -> Step:
-    """Our net in the runtime of another format."""
+    """Prepare our net in the runtime of another format."""
     from savedmodels.formats import FORMATS
 
     predict = FORMATS[name].load(file)
@@ -135,7 +175,7 @@ def prepare_format(file: Path, name: str, batch_size: int, size: int) -> Step:
 
 
 def prepare_openvino(file: Path, batch_size: int, size: int, dtype: str) -> Step:
-    """Our net in OpenVINO, which takes the float32 model and computes in `dtype`."""
+    """Prepare our net in OpenVINO, which takes the float32 model and computes in `dtype`."""
     from savedmodels.formats import load_openvino
 
     predict = load_openvino(file, OPENVINO_PRECISIONS[dtype])
@@ -144,7 +184,7 @@ def prepare_openvino(file: Path, batch_size: int, size: int, dtype: str) -> Step
 
 
 def prepare_torch(batch_size: int, size: int, dtype: str, compiled: bool) -> Step:
-    """Timm's net, which has the same topology, in PyTorch."""
+    """Prepare timm's net, which has the same topology, in PyTorch."""
     import timm
     import torch
 
@@ -199,6 +239,41 @@ def _candidates(
     }
 
 
+def compare_choices(options: argparse.Namespace) -> str:
+    """Measure an export with every choice made and with each switched off; return the table."""
+    results = {}
+    with _exported(export_choices, options) as folder:
+        for batch_size in options.batch_sizes:
+            arguments = (batch_size, options.size)
+            candidates = {ALL: (prepare_savedmodel, (folder / ALL, *arguments))}
+            for name in EXPORTED[options.dtype]:
+                off = candidate(name)
+                path = folder / (ALL if name == "onednn" else off)
+                candidates[off] = (prepare_savedmodel, (path, *arguments, name != "onednn"))
+            setting = f"batch {batch_size}"
+            results[setting] = measure_in_turn(candidates, options.rounds, max(1, 8 // batch_size))
+    from keras_preact.ops.choices import CHOICES
+
+    images = dict(zip(results, options.batch_sizes, strict=True))
+    chosen = {name: CHOICES[name].chosen for name in EXPORTED[options.dtype]}
+    return table_of_choices(results, images, chosen)
+
+
+@contextlib.contextmanager
+def _exported(export: Callable[..., None], options: argparse.Namespace) -> Iterator[Path]:
+    """Write exports in a process of its own; yield their folder, which is removed afterwards."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        process = multiprocessing.get_context("spawn").Process(
+            target=export, args=(folder, options.size, options.dtype)
+        )
+        process.start()
+        process.join()
+        if process.exitcode:
+            sys.exit("the exports failed")
+        yield folder
+
+
 def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -208,19 +283,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--torch-compile", action="store_true", help="needs a C++ compiler")
     parser.add_argument("--only", nargs="+", help="candidates whose names end in one of these")
+    parser.add_argument("--choices", action="store_true", help="each choice made, and switched off")
     parser.add_argument("--output", type=Path, help="also write the result here")
+    parser.add_argument("--save", action="store_true", help="write it to the processor's folder")
     options = parser.parse_args()
+    if options.save:
+        name = "inference_choices" if options.choices else "inference"
+        options.output = processor_folder() / f"{name}_{options.dtype}.md"
+    command = "python -m benchmarks.inference " + shlex.join(sys.argv[1:])
+    title = f"Inference on a CPU, {options.size}x{options.size}, {options.dtype}"
+    if options.choices:
+        body, packages = f"Net: {OURS}.\n\n{compare_choices(options)}", ("keras", "tensorflow")
+        write(report(f"{title}, by choice", command, packages, body), options.output)
+        return
+    packages = ("keras", "tensorflow", "torch", "timm", "onnxruntime", "openvino", "ai-edge-litert")
+    write(report(title, command.strip(), packages, compare_nets(options)), options.output)
+
+
+def compare_nets(options: argparse.Namespace) -> str:
+    """Measure our nets beside their peers; return the table."""
     rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        process = multiprocessing.get_context("spawn").Process(
-            target=export_all,
-            args=(folder, options.size, options.dtype),
-        )
-        process.start()
-        process.join()
-        if process.exitcode:
-            sys.exit("the exports failed")
+    with _exported(export_all, options) as folder:
         for batch_size in options.batch_sizes:
             results = measure_in_turn(
                 _candidates(folder, batch_size, options),
@@ -240,16 +323,12 @@ def main() -> None:
     )
     counts = {net: multiply_adds(net, options.size) for net in _EXPORTS}
     listed = ", ".join(f"{net} {count / 1e9:.2f}e9" for net, count in counts.items())
-    body = (
+    return (
         f"{table(header, rows)}\n\nImages/s of the fastest round of {options.rounds}, taken in "
         f"turn, and its processor seconds on all cores. Ratios are to {PEER}, in float32, at the "
         "same batch size. Our ResNet50V2 is the peer's net, weight for weight. Multiply-adds of "
         f"an image: {listed}."
     )
-    command = "python -m benchmarks.inference " + shlex.join(sys.argv[1:])
-    title = f"Inference on a CPU, {options.size}x{options.size}, {options.dtype}"
-    packages = ("keras", "tensorflow", "torch", "timm", "onnxruntime", "openvino", "ai-edge-litert")
-    write(report(title, command.strip(), packages, body), options.output)
 
 
 def _row(name: str, batch_size: int, results: dict[str, Measured]) -> tuple[str, ...]:

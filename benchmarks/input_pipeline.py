@@ -46,7 +46,7 @@ def unpack(archive: Path, root: Path) -> None:
 
 
 def plain(root: Path, recipe: Recipe, size: int) -> tf.data.Dataset:
-    """The peer: whole images, resized and nothing else."""
+    """Make the pipeline of the peer: whole images, only resized."""
     return keras.utils.image_dataset_from_directory(
         root / "train",
         label_mode="categorical",
@@ -58,7 +58,7 @@ def plain(root: Path, recipe: Recipe, size: int) -> tf.data.Dataset:
 
 
 def plain_augmented(root: Path, recipe: Recipe) -> tf.data.Dataset:
-    """The peer, cropped, mirrored and normalised by Keras's layers as it is done for ImageNet."""
+    """Make the pipeline of the peer with the crop, flip and normalization of Keras for ImageNet."""
     layers = keras.Sequential(
         [
             keras.layers.RandomCrop(recipe.input_size, recipe.input_size),
@@ -77,7 +77,7 @@ def plain_augmented(root: Path, recipe: Recipe) -> tf.data.Dataset:
 
 
 def candidates(root: Path, batch_size: int) -> dict[str, tf.data.Dataset]:
-    """The pipelines, by name; the first is what the others are compared with."""
+    """Return the pipelines by name; the others are compared with the first."""
     paper = load_recipe("imagenet_paper").replace(batch_size=batch_size)
     crops_only = paper.replace(color_jitter=0.0, lighting=0.0)
     modern = load_recipe("imagenet_modern").replace(batch_size=batch_size)
@@ -85,19 +85,17 @@ def candidates(root: Path, batch_size: int) -> dict[str, tf.data.Dataset]:
     return {
         f"{PEER}, resized": plain(root, paper, paper.input_size),
         f"{PEER}, resized; RandomCrop, RandomFlip, Normalization": plain_augmented(root, paper),
-        "ours: random resized crop, flip, normalise": training_pipeline(source, crops_only),
+        "ours: random resized crop, flip, normalize": training_pipeline(source, crops_only),
         "ours: the same, decoded in every epoch": training_pipeline(
             source, crops_only.replace(cache_gib=0)
         ),
-        "ours: random resized crop, flip, colour jitter, lighting": training_pipeline(
-            source, paper
-        ),
+        "ours: random resized crop, flip, color jitter, lighting": training_pipeline(source, paper),
         "ours: random resized crop, RandAugment, mixup, CutMix": training_pipeline(source, modern),
     }
 
 
 def measure(dataset: tf.data.Dataset, batches: int) -> tuple[float, float]:
-    """Seconds, and seconds of processor time, from a standing start to the last batch."""
+    """Return the seconds and the processor seconds from the start to the last batch."""
     wall, processor = time.perf_counter(), time.process_time()
     for _ in dataset.take(batches):
         pass

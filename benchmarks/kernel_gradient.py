@@ -2,20 +2,19 @@
 
     python -m benchmarks.kernel_gradient
 
-`keras_preact.layers.kernel_gradient.products_pay` chooses between the two.
+`keras_preact.ops.kernel_gradient.products_pay` chooses between the two. The second table holds
+both against float64; `--errors` prints it only.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import report, table, write
+from benchmarks.report import command_line, report, table, write
 from benchmarks.workers import milliseconds_in_turn, training_step
 
 # Batch, height and width, channels in, channels out, stride.
@@ -46,16 +45,23 @@ SHAPES = (
     (128, 32, 16, 32, 2),
     (128, 8, 64, 64, 1),
 )
+# Those whose numbers are held against float64, with their dtypes.
+HELD = (
+    ((2, 14, 128, 144, 1), "bfloat16"),
+    ((2, 7, 144, 128, 1), "bfloat16"),
+    ((2, 14, 128, 144, 2), "float32"),
+    ((2, 7, 144, 128, 2), "bfloat16"),
+)
 DTYPES = ("float32", "bfloat16")
 # Calls a round.
 CALLS = 3
 
 
 def _forms(stride: int) -> list[Callable[[Any, Any], Any]]:
-    """The convolution of maps padded beforehand, and ours."""
+    """Return the convolution of maps padded beforehand, and ours."""
     import tensorflow as tf
 
-    from keras_preact.layers.kernel_gradient import convolution
+    from keras_preact.ops.kernel_gradient import convolution
 
     def padded(maps: Any, kernel: Any) -> Any:
         if stride == 1:
@@ -69,7 +75,7 @@ def _forms(stride: int) -> list[Callable[[Any, Any], Any]]:
 
 
 def measure(dtype: str, shape: tuple[int, int, int, int, int], rounds: int) -> list[float]:
-    """Milliseconds of the convolution and of ours, forwards and both gradients."""
+    """Return milliseconds of the convolution and of ours, forward and both gradients."""
     import tensorflow as tf
 
     batch, side, channels, filters, stride = shape
@@ -84,31 +90,82 @@ def measure(dtype: str, shape: tuple[int, int, int, int, int], rounds: int) -> l
     return milliseconds_in_turn(steps, arguments, rounds, CALLS)
 
 
+def errors(shape: tuple[int, int, int, int, int], dtype: str, mean: float) -> list[float]:
+    """Return how far the kernel's gradient is from float64: TensorFlow's and ours.
+
+    Args:
+        shape: As in `SHAPES`.
+        dtype: Of maps, kernel and gradients.
+        mean: Mean of the maps, whose standard deviation is 1. Sums in 16 bits lose the more, the
+            further it is from zero.
+
+    Returns:
+        Largest differences, as shares of the largest magnitude in float64.
+    """
+    import tensorflow as tf
+
+    batch, side, channels, filters, stride = shape
+    out = -(-side // stride)
+    maps = tf.random.stateless_normal((batch, side, side, channels), (0, 0), mean)
+    kernel = tf.zeros((3, 3, channels, filters))
+    upstream = tf.random.stateless_normal((batch, out, out, filters), (0, 1), mean)
+    rounded = [tf.cast(each, dtype) for each in (maps, kernel, upstream)]
+    padded, by_products = _forms(stride)
+
+    def gradient(form: Callable[[Any, Any], Any], of: str) -> Any:
+        _, found = training_step(form)(*(tf.cast(each, of) for each in rounded))
+        return tf.cast(found, "float64")
+
+    truth = gradient(padded, "float64")
+    return [
+        float(tf.reduce_max(abs(gradient(form, dtype) - truth)) / tf.reduce_max(abs(truth)))
+        for form in (padded, by_products)
+    ]
+
+
+def table_of_errors() -> str:
+    """Return the errors of the cases in `HELD` as a table, for maps of two means."""
+    rows = []
+    for shape, dtype in HELD:
+        batch, side, channels, filters, stride = shape
+        named = f"{batch}x{side}x{side}x{channels} to {filters}"
+        for mean in (0.0, 2.0):
+            theirs, ours = errors(shape, dtype, mean)
+            rows.append((dtype, named, stride, mean, f"{theirs:.1e}", f"{ours:.1e}"))
+    header = ("dtype", "maps", "stride", "mean", "convolution, error", "products, error")
+    return table(header, rows)
+
+
 def main() -> None:
-    """Measure, print and write the table."""
-    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
+    """Measure, print and write the tables."""
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--errors", action="store_true", help="only the errors, no times")
     parser.add_argument("--output", type=Path, help="also write the result here")
     options = parser.parse_args()
-    from keras_preact.layers.kernel_gradient import products_pay
+    from keras_preact.ops.kernel_gradient import products_pay
 
     rows = []
-    for dtype in DTYPES:
+    for dtype in () if options.errors else DTYPES:
         for shape in SHAPES:
             batch, side, channels, filters, stride = shape
             direct, ours = measure(dtype, shape, options.rounds)
             maps = (batch, side, side, channels)
             pays = products_pay(maps, (3, 3, channels, filters), (stride, stride), dtype)
             named = f"{'x'.join(map(str, maps))} to {filters}"
-            times = (f"{direct:.2f}", f"{ours:.2f}", f"{direct / ours:.2f}")
-            rows.append((dtype, named, stride, *times, "yes" if pays else ""))
+            columns = (f"{direct:.2f}", f"{ours:.2f}", f"{direct / ours:.2f}")
+            rows.append((dtype, named, stride, *columns, "yes" if pays else ""))
     header = ("dtype", "maps", "stride", "convolution, ms", "products, ms", "ratio", "chosen")
-    body = f"{table(header, rows)}\n\nForward pass and both gradients, fastest of the rounds."
-    command = "python -m benchmarks.kernel_gradient " + shlex.join(sys.argv[1:])
+    times = f"{table(header, rows)}\n\nForward pass and both gradients, fastest of the rounds.\n\n"
+    body = ("" if options.errors else times) + (
+        f"{table_of_errors()}\n\nThe kernel's gradient: its largest difference from float64, as a "
+        "share of the largest magnitude, for maps and gradients of this mean."
+    )
+    command = command_line("benchmarks.kernel_gradient")
     title = "3x3 convolutions in training, the kernel's gradient by products"
-    write(report(title, command.strip(), ("tensorflow",), body), options.output)
+    write(report(title, command, ("tensorflow",), body), options.output)
 
 
 if __name__ == "__main__":

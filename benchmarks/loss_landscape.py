@@ -36,7 +36,7 @@ RADIUS = 0.5
 
 
 def images_of(data: str, recipe: Recipe, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images of a set, evenly spaced, as a net sees them after training.
+    """Return images of a set, evenly spaced, as a trained net sees them.
 
     Args:
         data: As `--data` of `training.train`.
@@ -62,7 +62,7 @@ def measure(
         row: The net.
         run: Folder of its training.
         output: Folder for the plot.
-        images: What the loss is of, `(images, height, width, channels)`.
+        images: Images to compute the loss of, `(images, height, width, channels)`.
         labels: Their labels, `(images, classes)`.
 
     Returns:
@@ -101,7 +101,7 @@ HEADER = ("net", "test error", "loss", "median within 0.5", "beyond", "largest e
 def main() -> None:
     """Train, measure, draw and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True, help="as of training.train")
+    parser.add_argument("--data", required=True, help="see training.train")
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--processes", type=int, default=1, help="trainings at a time")
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"))
@@ -118,7 +118,7 @@ def main() -> None:
     ]
     body = (
         f"Mean loss over {options.images} training images, on a plane of {POINTS} by {POINTS} "
-        "points through the trained weights along two filter-normalised random directions, norms "
+        "points through the trained weights along two filter-normalized random directions, norms "
         "on their moving statistics; medians over the points of the plane; the largest eigenvalue "
         "of the Hessian over 256 of the images.\n\n"
         f"{table(HEADER, table_rows)}\n\n"

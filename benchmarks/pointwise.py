@@ -2,57 +2,65 @@
 
     python -m benchmarks.pointwise
 
-In the mixture the kernel's gradient alone is a product. `keras_preact.layers.pointwise` chooses
-between the last two.
+In the mixture only the kernel's gradient is a product. `keras_preact.ops.pointwise` chooses among
+the three. A product has no stride.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shlex
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import report, table, write
+from benchmarks.report import command_line, report, table, write
 from benchmarks.workers import milliseconds_in_turn, training_step
 
-# Batch, height and width, channels in, channels out: CIFAR nets, then ImageNet nets.
+# Batch, height and width, channels in, channels out, stride: CIFAR nets, ImageNet nets, and the
+# projecting shortcuts of both.
 SHAPES = (
-    (32, 32, 64, 16),
-    (32, 32, 16, 64),
-    (32, 16, 128, 32),
-    (32, 16, 32, 128),
-    (32, 8, 256, 64),
-    (32, 8, 64, 256),
-    (16, 56, 256, 64),
-    (16, 56, 64, 256),
-    (16, 28, 512, 128),
-    (16, 14, 1024, 256),
-    (16, 7, 2048, 512),
+    (32, 32, 64, 16, 1),
+    (32, 32, 16, 64, 1),
+    (32, 16, 128, 32, 1),
+    (32, 16, 32, 128, 1),
+    (32, 8, 256, 64, 1),
+    (32, 8, 64, 256, 1),
+    (16, 56, 256, 64, 1),
+    (16, 56, 64, 256, 1),
+    (16, 28, 512, 128, 1),
+    (16, 14, 1024, 256, 1),
+    (16, 7, 2048, 512, 1),
+    (128, 32, 16, 32, 2),
+    (128, 16, 32, 64, 2),
+    (128, 32, 64, 128, 2),
+    (16, 56, 64, 128, 2),
+    (16, 56, 256, 512, 2),
+    (16, 28, 512, 1024, 2),
+    (16, 14, 1024, 2048, 2),
 )
+FORMS = ("convolution", "product", "mixture")
 
 
-def _convolution(x: Any, kernel: Any) -> Any:
+def _forms(stride: int) -> list[Callable[[Any, Any], Any]]:
+    """Return the forms of a convolution, without the product where there is a stride."""
     import tensorflow as tf
-
-    return tf.nn.conv2d(x, kernel, 1, "SAME")
-
-
-def _product(x: Any, kernel: Any) -> Any:
     from keras import ops
 
-    return ops.matmul(x, kernel[0, 0])
+    from keras_preact.ops.kernel_gradient import convolution
+
+    def plain(x: Any, kernel: Any) -> Any:
+        return tf.nn.conv2d(x, kernel, stride, "SAME")
+
+    def product(x: Any, kernel: Any) -> Any:
+        return ops.matmul(x, kernel[0, 0])
+
+    def mixture(x: Any, kernel: Any) -> Any:
+        return convolution(x, kernel, (stride, stride), by_products=True)
+
+    return [plain, product, mixture] if stride == 1 else [plain, mixture]
 
 
-def _mixture(x: Any, kernel: Any) -> Any:
-    from keras_preact.layers.kernel_gradient import convolution
-
-    return convolution(x, kernel, by_products=True)
-
-
-FORMS = {"convolution": _convolution, "product": _product, "mixture": _mixture}
 DTYPES = ("float32", "bfloat16")
 
 
@@ -63,27 +71,31 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=5, help="calls a round")
     parser.add_argument("--output", type=Path, help="also write the result here")
     options = parser.parse_args()
-    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     import tensorflow as tf
 
     rows = []
     for dtype in DTYPES:
-        for batch, size, channels, filters in SHAPES:
+        for batch, size, channels, filters, stride in SHAPES:
+            out = -(-size // stride)
             shapes = (
                 (batch, size, size, channels),
                 (1, 1, channels, filters),
-                (batch, size, size, filters),
+                (batch, out, out, filters),
             )
             arguments = tuple(tf.cast(tf.random.normal(shape), dtype) for shape in shapes)
-            steps = [training_step(forward) for forward in FORMS.values()]
+            steps = [training_step(forward) for forward in _forms(stride)]
             fastest = milliseconds_in_turn(steps, arguments, options.rounds, options.calls)
+            times = [f"{each:.2f}" for each in fastest]
+            if stride > 1:
+                times.insert(1, "")
             maps = f"{batch}x{size}x{size}x{channels} to {filters}"
-            rows.append((dtype, maps, channels * filters, *(f"{each:.2f}" for each in fastest)))
-    header = ("dtype", "maps", "weights", *(f"{name}, ms" for name in FORMS))
-    command = "python -m benchmarks.pointwise " + shlex.join(sys.argv[1:])
+            rows.append((dtype, maps, stride, channels * filters, *times))
+    header = ("dtype", "maps", "stride", "weights", *(f"{name}, ms" for name in FORMS))
+    command = command_line("benchmarks.pointwise")
     body = f"{table(header, rows)}\n\nForward pass and both gradients, fastest round."
     write(
-        report("1x1 convolutions in training", command.strip(), ("tensorflow",), body),
+        report("1x1 convolutions in training", command, ("tensorflow",), body),
         options.output,
     )
 

@@ -69,7 +69,7 @@ def run_savedmodel(folder: Path, steps: int) -> None:
 
 
 def profile_savedmodel(folder: Path, steps: int) -> Counter:
-    """Milliseconds of a step in each kind of oneDNN's kernels."""
+    """Return milliseconds per step in each kind of oneDNN kernel."""
     command = [sys.executable, "-m", "benchmarks.profile_inference", "--run", str(folder)]
     printed = subprocess.run(
         [*command, "--steps", str(steps)],
@@ -89,7 +89,7 @@ def profile_savedmodel(folder: Path, steps: int) -> Counter:
 
 
 def profile_openvino(file: Path, dtype: str, steps: int) -> Counter:
-    """Milliseconds of a step in each kind of OpenVINO's nodes."""
+    """Return milliseconds per step in each kind of OpenVINO node."""
     import openvino
 
     settings = {"INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[dtype], "PERF_COUNT": "YES"}

@@ -21,7 +21,7 @@ SHOWN = 12
 
 
 def kernel_times(folder: Path) -> tuple[Counter, Counter]:
-    """Seconds and calls of each kind of kernel in a profile that TensorFlow wrote."""
+    """Read seconds and calls of each kind of kernel from a profile that TensorFlow wrote."""
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     space = xplane_pb2.XSpace()

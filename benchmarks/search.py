@@ -37,14 +37,14 @@ from typing import Any
 from benchmarks.report import report, table, write
 from keras_preact.analysis import architecture_cost
 from training import processes
-from training.files import write_json
 from training.net import recipe_architecture
 from training.recipe import Recipe
+from training.records.files import write_json
 from training.run import read_run
 from training.search.trials import Record, SearchFolder, leaderboard
 from training.train import parse_arguments as parse_training
 
-# Maps of half the size from the first unit on, as of the recipe.
+# Maps of half the size from the first unit on, as in the recipe.
 RECIPE_OPTIONS = (
     *("--recipe", "cifar_ablation", "--model", "PreActResNet20"),
     *("--model-options", "units=[3, 3, 3]", "channels=[16, 32, 64]", "stem_channels=16"),
@@ -60,7 +60,7 @@ class Hand:
     """A hand-set net.
 
     Attributes:
-        name: What it is called.
+        name: Its name.
         units: Units of each stage.
         channels: Channels of each stage.
     """
@@ -153,7 +153,7 @@ class Benchmark:
         return parse_training([*RECIPE_OPTIONS, *self.extra, *given])[1]
 
     def flops(self, units: Sequence[int], channels: Sequence[int]) -> tuple[int, int]:
-        """FLOPs and parameters of a hand-set net."""
+        """Return FLOPs and parameters of a hand-set net."""
         options = {**self.recipe.model_options, "units": list(units), "channels": list(channels)}
         recipe = self.recipe.replace(model_options={**options, "stem_channels": channels[0]})
         shape = (recipe.input_size, recipe.input_size, recipe.channels)
@@ -188,7 +188,7 @@ class Benchmark:
         }
 
     def tune(self, name: str, options: Sequence[str]) -> list[str]:
-        """The command of a search."""
+        """Return the command line of a search."""
         return [
             *("training.tune", *RECIPE_OPTIONS, *self.extra, "--data", str(self.subset)),
             *("--space", str(SPACE), "--output", str(self.runs / name), *options),
@@ -226,7 +226,7 @@ def search(bench: Benchmark) -> dict[str, Any]:
 
 
 def _own_epochs(record: Record) -> int:
-    """Epochs that a trial added to the one that it continued."""
+    """Return the epochs that a trial added to the one that it continued."""
     return record.epochs - record.attempts[0]["after_epoch"]
 
 
@@ -248,7 +248,7 @@ def hand(bench: Benchmark) -> dict[str, Any]:
 
 
 def hyper_resnet(bench: Benchmark) -> dict[str, Any]:
-    """KerasTuner's hypermodel, for the processor seconds of the search."""
+    """Run KerasTuner's hypermodel for the processor seconds of the search."""
     spent = bench.runs / "search" / "processor_seconds.json"
     if not spent.exists():
         raise RuntimeError("`hyper_resnet` needs the processor seconds of `search`: run it first.")
@@ -321,7 +321,7 @@ def _kill_worker(log: Path) -> None:
 
 
 def _attempts(folder: SearchFolder) -> dict[str, Any]:
-    """How often trials were begun."""
+    """Count how often trials were begun."""
     records = folder.records()
     return {
         "trials": len(records),
@@ -335,10 +335,10 @@ PARTS = {"search": search, "hand": hand, "hyper_resnet": hyper_resnet, "workers"
 
 
 def describe(parts: dict[str, dict[str, Any]]) -> str:
-    """The results as Markdown.
+    """Format the results as Markdown.
 
     Args:
-        parts: What each part has given.
+        parts: The results of each part.
 
     Returns:
         The text.

@@ -43,7 +43,7 @@ def run(recipe: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def seconds(record: dict[str, Any]) -> float:
-    """Seconds of a run's epochs, evaluations included.
+    """Return the seconds of a run's epochs, evaluations included.
 
     The first epoch contains the tracing and the compilation: it is taken to last as long as the
     median of the others.
@@ -53,7 +53,7 @@ def seconds(record: dict[str, Any]) -> float:
 
 
 def summarize(records: list[dict[str, Any]]) -> tuple[object, ...]:
-    """The row of a recipe."""
+    """Format the table row of a recipe."""
     accuracies = [record["history"][-1]["val_top1"] for record in records]
     recipe = records[0]["recipe"]
     return (

@@ -56,5 +56,5 @@ class CifarPreActResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits of images `(batch, 3, height, width)`."""
+        """Return the logits of images `(batch, 3, height, width)`."""
         return self.layers(x)

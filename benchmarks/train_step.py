@@ -3,7 +3,12 @@
     python -m benchmarks.train_step
 
 Our ResNet50V2 is the peer's net, weight for weight; PreActResNet50 has timm's topology. All train
-with the same optimiser, loss and images, compiled the same way, in turn.
+with the same optimizer, loss and images, compiled the same way, in turn.
+
+    python -m benchmarks.train_step --choices --batch-size 8 --rounds 4 --save
+
+trains ResNet50V2 with every choice of `keras_preact.ops.choices` made, and with each switched off
+in turn.
 """
 
 from __future__ import annotations
@@ -16,7 +21,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.report import report, table, write
+from benchmarks.choices import ALL, candidate, table_of_choices
+from benchmarks.report import processor_folder, report, table, write
 from benchmarks.workers import Measured, Step, measure_in_turn
 
 if TYPE_CHECKING:
@@ -25,6 +31,11 @@ if TYPE_CHECKING:
 PEER = "keras.applications.ResNet50V2"
 OURS = ("ResNet50V2", "PreActResNet50")
 POLICIES = ("float32", "mixed_bfloat16")
+# Choices that a training step makes, by dtype policy.
+TRAINED = {
+    "float32": ("winograd", "products", "pointwise", "padding", "fused_norm", "bias", "onednn"),
+    "mixed_bfloat16": ("products", "padding", "fused_norm", "bias"),
+}
 
 
 def _build(net: str, size: int) -> keras.Model:
@@ -36,10 +47,19 @@ def _build(net: str, size: int) -> keras.Model:
     return builders[net](weights=None, input_shape=(size, size, 3))
 
 
-def prepare(net: str, policy: str, batch_size: int, size: int) -> Step:
-    """Build and compile a net; the step trains it on one batch."""
-    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
+def prepare(net: str, policy: str, batch_size: int, size: int, off: str = "") -> Step:
+    """Build and compile a net; the step trains it on one batch.
+
+    Args:
+        net: Name of a builder.
+        policy: Dtype policy.
+        batch_size: Images a step.
+        size: Height and width, in pixels.
+        off: A choice that is switched off.
+    """
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0" if off == "onednn" else "1"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    os.environ["KERAS_PREACT_WITHOUT"] = "" if off == "onednn" else off
     import keras
     import tensorflow as tf
 
@@ -55,7 +75,7 @@ def prepare(net: str, policy: str, batch_size: int, size: int) -> Step:
 
 
 def multiply_adds(net: str, size: int) -> int:
-    """Multiplications of one image's forward pass, in convolutions and dense layers."""
+    """Count the multiplications of a forward pass per image, in convolutions and dense layers."""
     import keras
 
     total = 0
@@ -63,6 +83,22 @@ def multiply_adds(net: str, size: int) -> int:
         if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
             total += math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
     return total
+
+
+def compare_choices(options: argparse.Namespace) -> str:
+    """Measure a net with every choice made and with each switched off; return the table."""
+    results = {}
+    for policy in options.policies:
+        print(policy)
+        arguments = (OURS[0], policy, options.batch_size, options.size)
+        candidates = {ALL: (prepare, arguments)}
+        for name in TRAINED[policy]:
+            candidates[candidate(name)] = (prepare, (*arguments, name))
+        results[policy] = measure_in_turn(candidates, options.rounds, options.steps)
+    from keras_preact.ops.choices import CHOICES
+
+    chosen = {name: CHOICES[name].chosen for name in TRAINED["float32"]}
+    return table_of_choices(results, dict.fromkeys(results, options.batch_size), chosen)
 
 
 def main() -> None:
@@ -73,8 +109,25 @@ def main() -> None:
     parser.add_argument("--policies", nargs="+", default=POLICIES, choices=POLICIES)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="steps a round")
+    parser.add_argument("--choices", action="store_true", help="each choice made, and switched off")
     parser.add_argument("--output", type=Path, help="also write the result here")
+    parser.add_argument("--save", action="store_true", help="write it to the processor's folder")
     options = parser.parse_args()
+    if options.save:
+        name = "train_step_choices.md" if options.choices else "train_step.md"
+        options.output = processor_folder() / name
+    title = f"Training step, batch {options.batch_size} at {options.size}x{options.size}"
+    command = "python -m benchmarks.train_step " + shlex.join(sys.argv[1:])
+    if options.choices:
+        body = f"Net: {OURS[0]}.\n\n{compare_choices(options)}"
+        title = f"{title}, by choice"
+    else:
+        body = compare_nets(options)
+    write(report(title, command.strip(), ("keras", "tensorflow"), body), options.output)
+
+
+def compare_nets(options: argparse.Namespace) -> str:
+    """Measure our nets beside the peer; return the table."""
     rows = []
     for policy in options.policies:
         print(policy)
@@ -86,15 +139,12 @@ def main() -> None:
         )
         rows += [_row(net, policy, results, options.batch_size) for net in (PEER, *OURS)]
     header = ("net", "policy", "images/s", "ratio", "peak memory, GB", "ratio", "first step, s")
-    title = f"Training step, batch {options.batch_size} at {options.size}x{options.size}"
     counts = {net: multiply_adds(net, options.size) for net in (PEER, *OURS)}
     listed = ", ".join(f"{net} {count / 1e9:.2f}e9" for net, count in counts.items())
-    body = (
+    return (
         f"{table(header, rows)}\n\nImages/s of the fastest round. Ratios are to {PEER}. "
         f"Multiply-adds of an image's forward pass: {listed}."
     )
-    command = "python -m benchmarks.train_step " + shlex.join(sys.argv[1:])
-    write(report(title, command.strip(), ("keras", "tensorflow"), body), options.output)
 
 
 def _row(net: str, policy: str, results: dict[str, Measured], batch_size: int) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ r"""Transfer on real images: pretrain on eight classes of CIFAR-10, learn two fr
     python -m benchmarks.transfer run --output benchmarks/results/transfer
 
 The two are automobile and truck. Among the other eight there is no road vehicle, so the pretrained
-net has learned nothing of either; and both stand on roads in every colour, so that neither
-background nor colour tells them apart.
+net has learned nothing of either; and both stand on roads in every color, so that neither
+background nor color tells them apart.
 
 Every run is one of `python -m training.train`, with a folder of its own under `--runs`; started
 again, finished ones are only read. All of them are given 100 training images, and training from
@@ -38,8 +38,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.report import report, table
-from training.files import replacing
-from training.report import write_history_csv
+from training.records.files import replacing
+from training.records.report import write_history_csv
 from training.run import read_run
 from training.train import main as train
 
@@ -49,7 +49,7 @@ SEEDS = range(5)
 TUNING_SEED = 5
 RUNS = Path("runs/transfer")
 
-# What all have in common: an epoch of 100 steps, 25 times over the images, and of 300 from scratch;
+# Options of all runs: an epoch of 100 steps, 25 times over the images, and of 300 from scratch;
 # batches of a quarter of them, augmented as in pretraining.
 _COMMON = "--epochs 1 --batch-size 25 --reference-batch-size 25 --crop pad --pad 2"
 MODES = {
@@ -73,7 +73,7 @@ def prepare(data: Path, output: Path) -> None:
 
     Args:
         data: The folder `{train,test}/{class}/*.jpg`.
-        output: Where `eight` and `two-0`, `two-1`, … are made. What is there already stays.
+        output: Folder for `eight` and `two-0`, `two-1`, …; those that exist stay.
 
     Raises:
         FileNotFoundError: If `data` lacks a class.

@@ -3,7 +3,7 @@
     python -m benchmarks.winograd
 
 `keras_preact.transforms.winograd` chooses between the two for inference, and
-`keras_preact.layers.winograd.winograd_pays` for training.
+`keras_preact.ops.winograd.winograd_pays` for training.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ Form = Callable[[Any], Any]
 
 
 def _inference(kernel: Any) -> tuple[Form, Form]:
-    """The convolution, and Winograd's algorithm with the kernel at the points beforehand."""
+    """Return the convolution, and Winograd's algorithm with the kernel transformed beforehand."""
     import tensorflow as tf
 
-    from keras_preact.layers.winograd import transformed_kernel, winograd
+    from keras_preact.ops.winograd import transformed_kernel, winograd
 
     points, kernel = tf.constant(transformed_kernel(kernel)), tf.constant(kernel)
     return lambda maps: tf.nn.conv2d(maps, kernel, 1, "SAME"), lambda maps: winograd(maps, points)
 
 
 def _training(kernel: Any) -> tuple[Form, Form]:
-    """Both with the gradients of maps and kernel."""
+    """Return both with the gradients of maps and kernel."""
     import tensorflow as tf
 
-    from keras_preact.layers.winograd import trainable_winograd
+    from keras_preact.ops.winograd import trainable_winograd
 
     kernel = tf.constant(kernel)
 
@@ -64,7 +64,7 @@ USES = {"inference": _inference, "training": _training}
 
 
 def measure(use: str, batch: int, side: int, channels: int, rounds: int) -> list[float]:
-    """Milliseconds of the convolution and of Winograd's algorithm."""
+    """Return milliseconds of the convolution and of Winograd's algorithm."""
     import numpy as np
     import tensorflow as tf
 

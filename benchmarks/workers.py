@@ -20,14 +20,14 @@ Step = Callable[[], Any]
 
 @dataclass
 class Measured:
-    """What one candidate did.
+    """Measurements of one candidate.
 
     Attributes:
         first_step_s: Seconds from the start of building to the end of the first step.
         step_s: Seconds of each round, divided by its steps.
         cpu_s: Processor seconds of each round, on all cores, divided by its steps. They depend
             less on what else the machine does.
-        peak_bytes: What `peak_bytes` gives at the end.
+        peak_bytes: Result of `peak_bytes` at the end.
     """
 
     first_step_s: float = 0.0
@@ -54,7 +54,7 @@ def measure_in_turn(
         steps: Steps a turn.
 
     Returns:
-        What each candidate did, by name.
+        The measurements of each candidate, by name.
     """
     context = multiprocessing.get_context("spawn")
     workers = {}
@@ -82,7 +82,7 @@ def measure_in_turn(
 
 
 def seconds_of_call(function: Callable[..., Any], arguments: tuple[Any, ...], calls: int) -> float:
-    """Seconds of one of several calls in a row, in this process."""
+    """Return the seconds per call of several calls in a row, in this process."""
     start = time.perf_counter()
     for _ in range(calls):
         function(*arguments)
@@ -90,7 +90,7 @@ def seconds_of_call(function: Callable[..., Any], arguments: tuple[Any, ...], ca
 
 
 def training_step(forward: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
-    """Of a function of maps and a kernel: it and both gradients, as one TensorFlow graph.
+    """Trace a function of maps and a kernel with both gradients as one TensorFlow graph.
 
     It takes the maps, the kernel, and the gradient of the outputs.
     """
@@ -109,7 +109,7 @@ def training_step(forward: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Any
 def milliseconds_in_turn(
     functions: list[Callable[..., Any]], arguments: tuple[Any, ...], rounds: int, calls: int
 ) -> list[float]:
-    """Of each function, a call in the fastest of the rounds, in which all run in turn."""
+    """Return milliseconds per call of each function, in the fastest round of taking turns."""
     for function in functions:
         seconds_of_call(function, arguments, 2)
     times = [
@@ -133,7 +133,7 @@ def _work(connection: Connection, prepare: Callable[..., Step], arguments: tuple
 
 
 def peak_bytes() -> int:
-    """Peak resident memory of this process; of its arrays on the GPU, if it has used one."""
+    """Return the peak memory of this process, or of its arrays on the GPU if it used one."""
     torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
     if torch and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()

@@ -1,4 +1,4 @@
-"""Documents the builders of published nets: a function makes them and their docstrings."""
+"""Documentation of the objects whose docstrings are made when the package is imported."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ import keras_preact
 
 
 class Builders(griffe.Extension):
-    """Takes the docstrings of builders from the imported package instead of from its source."""
+    """An extension that takes docstrings from the imported package instead of from its source."""
+
+    def on_class(self, *, cls: griffe.Class, **kwargs: Any) -> None:
+        """Document `Architecture`, whose arguments are the fields of `keras_preact.spec.fields`."""
+        if cls.name == "Architecture":
+            cls.docstring = _docstring(keras_preact.Architecture, cls)
 
     def on_function(self, *, func: griffe.Function, **kwargs: Any) -> None:
-        """`PreActResNet`, part of whose docstring is added to it."""
+        """Document `PreActResNet`, whose docstring has the arguments of all builders."""
         if func.path == "keras_preact.applications.PreActResNet":
             func.docstring = _docstring(keras_preact.PreActResNet, func)
 
     def on_attribute(self, *, attr: griffe.Attribute, **kwargs: Any) -> None:
-        """The published nets: what each is. Their arguments are those of `PreActResNet`."""
+        """Document the published nets. Their arguments are those of `PreActResNet`."""
         builder = keras_preact.BUILDERS.get(attr.name)
         if builder and attr.path == f"keras_preact.applications.{attr.name}":
             attr.docstring = _docstring(builder, attr, until="Args:")
-            # The call that makes it says nothing to a reader.
+            # The call that makes the builder is of no use to a reader.
             attr.value = None
 
 

@@ -1,5 +1,10 @@
 """Pre-activation residual networks for Keras."""
 
+from keras_preact import quiet_start
+
+if quiet_start.is_command("keras_preact"):
+    quiet_start.install()
+
 from keras_preact import analysis, layers, preprocessing, transforms, weights
 from keras_preact.applications import (
     BUILDERS,
@@ -55,13 +60,12 @@ from keras_preact.applications import (
     WideResNet40_4,
     list_architectures,
 )
-from keras_preact.architecture import Architecture
-from keras_preact.decay import decayed_variables
-from keras_preact.depths import layer_depths
-from keras_preact.export import export_savedmodel
+from keras_preact.architecture import Architecture, compound_scale
 from keras_preact.features import FeatureExtractor, feature_extractor
+from keras_preact.ops import choices
+from keras_preact.parameter_groups import decayed_variables, layer_depths
 from keras_preact.preprocessing import Preprocessor, decode_predictions, preprocess_input
-from keras_preact.scaling import compound_scale
+from keras_preact.serving.export import export_savedmodel
 from keras_preact.version import __version__
 
 __all__ = [
@@ -123,6 +127,7 @@ __all__ = [
     "__version__",
     "compound_scale",
     "analysis",
+    "choices",
     "decayed_variables",
     "decode_predictions",
     "export_savedmodel",

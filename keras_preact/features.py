@@ -1,4 +1,4 @@
-"""Per-stage feature maps of a built net."""
+"""Feature maps at the end of each stage of a net."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from keras_preact.layer_names import maps_end, stage_numbers, stage_opening
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class FeatureExtractor(keras.Model):
-    """A net that returns a dict of maps, `{"stage2": …, "stage3": …}`, instead of class scores."""
+    """Net that returns a dict of maps, `{"stage2": …, "stage3": …}`, instead of class scores."""
 
     @property
     def strides(self) -> dict[str, int]:
-        """Pixels of the input, along height and width, to one pixel of each map."""
+        """Return the stride of each map: input pixels, down and across, per pixel of the map."""
         return {name: map_stride(each) for name, each in self.output.items()}
 
 
 def map_stride(tensor: keras.KerasTensor) -> int:
-    """Pixels of a net's input, along height and width, to one pixel of a map.
+    """Return the stride of a map: pixels of a net's input, down and across, per pixel of the map.
 
-    Whatever way leads from the input to the map, the strides on it have the same product.
+    The strides on all ways from the input to the map have the same product.
     """
     stride = 1
     while True:
@@ -35,19 +35,21 @@ def map_stride(tensor: keras.KerasTensor) -> int:
 
 
 def feature_extractor(model: keras.Model, stages: Sequence[int] | None = None) -> FeatureExtractor:
-    """The maps at the end of a net's stages, pre-activated, as dense prediction needs them.
+    """Build a net that returns the maps at the end of stages, pre-activated.
 
-    A map is what the next weight layer sees: in full pre-activation the stage's output after the
-    normalisation and activation that open the next stage, or after the head's. The weights are
-    shared with `model`. A transformer encoder's tokens are no map: the last stage's is what goes
-    into the encoder.
+    Dense prediction, such as detection or segmentation, starts from them.
+
+    A map is the input of the next weight layer: in full pre-activation, the stage's output after
+    the normalization and activation that open the next stage, or after the head's. The weights are
+    shared with `model`. Tokens of a transformer encoder are no map: the last stage's map is the
+    input of the encoder.
 
     Args:
         model: A net built by this package, or one that contains its layers.
         stages: Numbers of the stages, from 1 (the stem) on; every stage but the stem by default.
 
     Returns:
-        A model from the same input to `{"stage2": map, …}`; its `strides` tells each map's stride.
+        A model from the same input to `{"stage2": map, …}`. Its `strides` are those of the maps.
 
     Raises:
         ValueError: If the model is no such net, or has no stage of that number.

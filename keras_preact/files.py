@@ -1,12 +1,15 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes: a file or folder appears whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+# Start of the name of a file that is not yet complete.
 PARTIAL = "partial-"
 
 
@@ -28,3 +31,24 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     with open(partial, "rb") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Write a folder under a temporary name, and rename it once it is complete.
+
+    After an error, everything that was written is removed.
+
+    Args:
+        path: Where the folder ends up. It must not exist.
+
+    Yields:
+        A path beside it that does not exist yet.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,29 +1,143 @@
-"""What the names of a net's layers, as `keras_preact.build` gives them, say about it."""
+"""Names of a net's layers: their grammar, which this module makes and parses.
+
+Users find the maps of a net by these names. Unit u of stage s is counted from 1, and stages from 2,
+as in the paper:
+
+- Stem: `stem_conv`, `stem_norm`, `stem_act`, `stem_pool`. A deep stem has `stem_conv1`,
+  `stem_norm1`, `stem_act1` and so on to `stem_conv3`, or without a pool to `stem_conv4`.
+- Branch of a unit: `stage{s}_unit{u}_norm{i}`, `_act{i}`, `_conv{i}`, `_drop_block{i}`, `_dropout`
+  and `_drop_path`.
+- Addition: `_add`, and in other orders than full pre-activation, after it, `_sum_norm` and
+  `_sum_act`.
+- Shortcut where the shape changes: `_shortcut`, `_shortcut_norm`, `_shortcut_pool` and
+  `_shortcut_pad`.
+- Strides: `_conv{i}_subsample` where a convolution has both stride and dilation. With `blur_pool`,
+  `stem_pool_blur`, `_conv{i}_blur`, which comes before `_conv{i}`, and `_shortcut_blur`.
+- Res2Net, in place of `_conv2`, for its splits k: `_conv2_split{k}`, `_conv2_add{k}`,
+  `_conv2_conv{k}`, `_conv2_norm{k}`, `_conv2_act{k}`, then `_conv2_pool` and `_conv2_concat`.
+- Self-attention in place of convolution i: `_conv{i}_attention` and `_conv{i}_pool`.
+- Other shortcuts than the identity: `_shortcut_scale`, `_branch_scale`, `_gate`, `_gate_rest`,
+  `_shortcut_gated`, `_branch_gated` and `_shortcut_dropout`.
+- Scaled branches: `_input_scale`, `_skip_init` and `_residual_scale`.
+- Attention: `_se_…`, `_eca_…` and `_cbam_…` (`keras_preact.blocks.attention`).
+- Dense units: `_concat`, and before each stage but the first `stage{s}_transition_norm`, `_act`,
+  `_conv` and `_pool`. Dropout has the name of its convolution and `_dropout`.
+- Transformer encoder: `encoder_proj`, `encoder_tokens`, `encoder_dropout`; in block b, counted from
+  1, `encoder_block{b}_norm1`, `_qkv`, `_attention`, `_proj`, `_dropout1`, `_drop_path1`, `_add1`,
+  `_norm2`, `_mlp1`, `_act`, `_dropout2`, `_mlp2`, `_dropout3`, `_drop_path2`, `_add2`; then
+  `encoder_norm`.
+- Head: `head_norm`, `head_act`, `head_pool` and `predictions`.
+
+A unit that is a nested model is the layer `stage{s}_unit{u}`, and such a block of an encoder
+`encoder_block{b}`. Units 2 to n of a stage that runs as one loop are the layer
+`stage{s}_unit2to{n}`. `keras_preact.blocks.stages` describes these forms.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 
-_STAGE = re.compile(r"stage(?P<stage>\d+)_(unit\d+(to\d+)?(_.*)?|transition_.*)")
 # The layers after the last stage's units.
 HEAD = ("head_norm", "head_act", "head_pool", "predictions")
+_UNIT = re.compile(
+    r"(?P<prefix>.*)stage(?P<stage>\d+)_unit(?P<unit>\d+)(to(?P<last>\d+))?(_(?P<role>.*))?"
+)
+_TRANSITION = re.compile(r"stage(?P<stage>\d+)_transition_.*")
+_CONVOLUTION = re.compile(r"conv(?P<number>\d+)")
 _ENCODER = "encoder_"
 _BLOCK = re.compile(r"encoder_block(?P<block>\d+)(_.*)?")
 
 
+@dataclass(frozen=True)
+class LayerName:
+    """Parts of the name of a unit, of a stack of units, or of a layer in one of them.
+
+    Attributes:
+        stage: Number of the stage, from 2.
+        unit: Number of the unit in the stage, from 1; of a stack, its first.
+        last: Number of the last unit of a stack. None for a single unit.
+        role: The rest of a layer's name, such as `"conv1"`. Empty for the unit itself.
+        prefix: Anything before the name, such as that of an outer model.
+    """
+
+    stage: int
+    unit: int
+    last: int | None = None
+    role: str = ""
+    prefix: str = ""
+
+    @property
+    def unit_name(self) -> str:
+        """Name of the unit or stack."""
+        last = "" if self.last is None else f"to{self.last}"
+        return f"{self.prefix}{unit_name(self.stage, self.unit)}{last}"
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+        return 1 if self.last is None else self.last - self.unit + 1
+
+    @property
+    def convolution(self) -> int | None:
+        """Number of the convolution, from 1, if the layer is one of the branch."""
+        match = _CONVOLUTION.fullmatch(self.role)
+        return int(match["number"]) if match else None
+
+
+def parse(name: str) -> LayerName | None:
+    """Parse the name of a unit, of a stack of units, or of a layer in one of them.
+
+    Args:
+        name: Name of a layer.
+
+    Returns:
+        Its parts. None for any other layer.
+    """
+    match = _UNIT.fullmatch(name)
+    if not match:
+        return None
+    return LayerName(
+        stage=int(match["stage"]),
+        unit=int(match["unit"]),
+        last=int(match["last"]) if match["last"] else None,
+        role=match["role"] or "",
+        prefix=match["prefix"],
+    )
+
+
+def unit_name(stage: int, unit: int) -> str:
+    """Return the name of a unit, with which the names of its layers begin."""
+    return f"stage{stage}_unit{unit}"
+
+
+def stack_name(unit_names: Sequence[str]) -> str:
+    """Return the name of a stack: `stage2_unit2to9` of `stage2_unit2` to `stage2_unit9`."""
+    return f"{unit_names[0]}to{unit_names[-1].rpartition('unit')[2]}"
+
+
+def transition_name(stage: int) -> str:
+    """Return the start of the names of the layers before a stage of dense units."""
+    return f"stage{stage}_transition"
+
+
 def stage_of(layer_name: str) -> int | None:
-    """Number of the stage that a layer is in: 1 for the stem, None for the head and any other."""
+    """Return the number of a layer's stage: 1 for the stem, None for the head and any other."""
     if layer_name.startswith("stem_"):
         return 1
-    match = _STAGE.fullmatch(layer_name)
+    name = parse(layer_name)
+    if name and not name.prefix:
+        return name.stage
+    match = _TRANSITION.fullmatch(layer_name)
     return int(match["stage"]) if match else None
 
 
 def stage_numbers(model: Any) -> tuple[int, ...]:
-    """Numbers of a net's stages, the stem's, 1, first.
+    """Return the numbers of a net's stages, that of the stem, 1, first.
 
     Args:
         model: A net built by this package, or a functional model that contains its layers.
@@ -38,38 +152,38 @@ def stage_numbers(model: Any) -> tuple[int, ...]:
     numbers = tuple(sorted({stage_of(name) for name in names} - {None}))
     if len(numbers) < 2 or numbers[0] != 1:
         raise ValueError(
-            "`model` must be a net of keras_preact, with layers named as `keras_preact.build` "
-            f"documents. Received: {getattr(model, 'name', model)!r} "
-            f"(of type {type(model).__name__})"
+            "`model` must be a net of keras_preact, with layers named as "
+            "`keras_preact.layer_names` documents. "
+            f"Received: {getattr(model, 'name', model)!r} (of type {type(model).__name__})"
         )
     return numbers
 
 
 def stage_opening(model: keras.Model, stage: int) -> keras.layers.Layer:
-    """The first convolution of a stage: that of its transition, where it has one."""
-    names = (f"stage{stage}_transition_conv", f"stage{stage}_unit1_conv1")
+    """Return the first convolution of a stage: that of its transition, where it has one."""
+    names = (f"{transition_name(stage)}_conv", f"{unit_name(stage, 1)}_conv1")
     return next(layer for layer in model.layers if layer.name in names)
 
 
 def in_encoder(layer_name: str) -> bool:
-    """Whether a layer is of the transformer encoder that follows the last stage."""
+    """Return whether a layer is part of the transformer encoder that follows the last stage."""
     return layer_name.startswith(_ENCODER)
 
 
 def block_of(layer_name: str) -> int | None:
-    """Number of the encoder's block that a layer is in; None for any other layer."""
+    """Return the number of a layer's block in the encoder; None for any other layer."""
     match = _BLOCK.fullmatch(layer_name)
     return int(match["block"]) if match else None
 
 
 def body_end(model: keras.Model) -> keras.layers.Layer:
-    """The layer whose output a net's pooling takes: its last maps, or its encoder's tokens."""
+    """Return the layer whose output is pooled: the last maps, or the tokens of an encoder."""
     end = maps_end(model)
     return next((layer for layer in model.layers if layer.name == "encoder_norm"), end)
 
 
 def maps_end(model: keras.Model) -> keras.layers.Layer:
-    """The layer whose output is a net's last maps."""
+    """Return the layer whose output is a net's last maps."""
     last = stage_numbers(model)[-1]
     return [
         layer
@@ -79,10 +193,10 @@ def maps_end(model: keras.Model) -> keras.layers.Layer:
 
 
 def data_format(model: keras.Model) -> str:
-    """`"channels_last"` or `"channels_first"`, as a net's first convolution has it."""
+    """Return `"channels_last"` or `"channels_first"`, as the first convolution has it."""
     return first_convolution(model).data_format
 
 
 def first_convolution(model: keras.Model) -> keras.layers.Layer:
-    """The convolution that sees the image."""
+    """Return the convolution that sees the image."""
     return next(layer for layer in model.layers if layer.name.startswith("stem_conv"))

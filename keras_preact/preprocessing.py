@@ -1,10 +1,8 @@
-"""What happens to an image between the file and the net."""
+"""Preprocessing of images for the nets, and names for their classes."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,143 +10,25 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_preact import resampling
-from keras_preact.images import is_symbolic, is_tensorflow, to_array, to_pillow
+from keras_preact.images.decoding import JPEG_DCT, decode_image, rgb_to_channels
+from keras_preact.images.pillow import is_symbolic, is_tensorflow, to_array, to_pillow
+from keras_preact.images.preprocessing import CIFAR10, IMAGENET, INTERPOLATIONS, Preprocessing
+from keras_preact.weights.catalogue import find_entry
 
-INTERPOLATIONS = tuple(resampling.KERNELS)
-# Red, green and blue in the luma of ITU-R BT.601, of 2**16 as in Pillow: whole numbers, and their
-# sum exact, keep an image that was gray already as it was.
-LUMA = (19595, 38470, 7471)
-# The transform of Pillow and other decoders; TensorFlow's default is up to 24 grey levels from it.
-JPEG_DCT = "INTEGER_ACCURATE"
+__all__ = [
+    "CIFAR10",
+    "CIFAR10_CLASSES",
+    "INTERPOLATIONS",
+    "JPEG_DCT",
+    "Preprocessing",
+    "Preprocessor",
+    "decode_image",
+    "decode_predictions",
+    "preprocess_input",
+    "rgb_to_channels",
+]
+
 CLASSES_FILE = Path(__file__).parent / "data" / "imagenet_classes.tsv"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """How the images of a net are resized, cropped and normalised for evaluation.
-
-    The shorter side is resized to `input_size / crop_fraction` (as Pillow does, anti-aliased and
-    in whole grey levels), the centre `input_size` x `input_size` pixels are cropped, and each
-    channel becomes `(pixel / 255 - mean) / std`. That is how timm evaluates. `Preprocessor` does
-    all of it.
-
-    Args:
-        input_size: Height and width the net sees, in pixels.
-        mean: Mean of each channel, for pixels in 0..1. Its length is the number of channels.
-        std: Standard deviation of each channel, likewise.
-        crop_fraction: Share of the resized image's shorter side that the crop keeps, in (0, 1].
-        interpolation: `"bilinear"` or `"bicubic"`.
-
-    Raises:
-        ValueError: If a value is out of its range.
-    """
-
-    input_size: int = 224
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    crop_fraction: float = 0.875
-    interpolation: str = "bicubic"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
-        object.__setattr__(self, "std", tuple(float(value) for value in self.std))
-        if self.input_size < 1:
-            raise ValueError(f"`input_size` must be 1 or more pixels. Received: {self.input_size}")
-        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
-            raise ValueError(
-                "`mean` and `std` must have one value for each of 1 or 3 channels. "
-                f"Received: mean={self.mean}, std={self.std}"
-            )
-        if min(self.std) <= 0:
-            raise ValueError(f"Every value of `std` must be above 0. Received: {self.std}")
-        if not 0 < self.crop_fraction <= 1:
-            raise ValueError(f"`crop_fraction` must be in (0, 1]. Received: {self.crop_fraction}")
-        if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(
-                f"`interpolation` must be one of {INTERPOLATIONS}. Received: {self.interpolation!r}"
-            )
-
-    @property
-    def channels(self) -> int:
-        """Number of channels of an image."""
-        return len(self.mean)
-
-    @property
-    def resize_size(self) -> int:
-        """Length of the shorter side before the crop, in pixels."""
-        return int(self.input_size / self.crop_fraction)
-
-    def get_config(self) -> dict[str, Any]:
-        """The fields as plain JSON values; `Preprocessing(**config)` is its inverse."""
-        return dataclasses.asdict(self)
-
-    def normalize(
-        self, images: Any, dtype: str | None = None, data_format: str = "channels_last"
-    ) -> Any:
-        """Scale pixels in 0..255 to the range the net was trained on.
-
-        Args:
-            images: Tensor `(..., height, width, channels)`, or `(..., channels, height, width)`,
-                of any numeric dtype. A TensorFlow tensor does on every backend, so that the
-                function may be mapped over a `tf.data.Dataset`.
-            dtype: Dtype of the result; `keras.config.floatx()` by default.
-            data_format: `"channels_last"` or `"channels_first"`.
-
-        Returns:
-            A tensor of the same shape.
-        """
-        if is_tensorflow(images):
-            import tensorflow as tf
-
-            cast, constant = tf.cast, tf.constant
-        else:
-            cast, constant = ops.cast, ops.convert_to_tensor
-        mean, std = (np.float32(values) for values in (self.mean, self.std))
-        if data_format == "channels_first":
-            mean, std = (values[:, np.newaxis, np.newaxis] for values in (mean, std))
-        scaled = cast(images, "float32") * constant(1 / (255 * std)) - constant(mean / std)
-        return cast(scaled, dtype or keras.config.floatx())
-
-    def resize_and_crop(self, image: Any) -> Any:
-        """Resize the shorter side and crop the centre, in a TensorFlow graph.
-
-        The result is that of Pillow and torchvision, to the bit.
-
-        Args:
-            image: TensorFlow tensor `(height, width, channels)` of any numeric dtype, pixels in
-                0..255, of any size. Fractions of a grey level are rounded.
-
-        Returns:
-            A float32 tensor `(input_size, input_size, channels)`, whole grey levels in 0..255.
-        """
-        import tensorflow as tf
-
-        image = tf.convert_to_tensor(image)
-        if image.dtype.is_floating:
-            image = tf.round(image)
-        image = tf.saturate_cast(image, tf.uint8)
-        size = tf.shape(image)[:2]
-        target = tf.maximum(size * self.resize_size // tf.reduce_min(size), self.resize_size)
-        # Halves go to the even side, as in torchvision's CenterCrop.
-        corner = tf.cast(tf.round((target - self.input_size) / 2), tf.int32)
-        image = resampling.resize_and_crop(
-            image, target, corner, self.input_size, self.interpolation
-        )
-        image = tf.ensure_shape(image, (self.input_size, self.input_size, self.channels))
-        return tf.cast(image, tf.float32)
-
-
-# What every net takes that a builder loads for `weights="imagenet"`: pixels scaled to -1..1.
-_IMAGENET = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3)
-# What every net takes that a builder loads for `weights="cifar10"`: pixels less the mean of the
-# training images, divided by their standard deviation.
-CIFAR10 = Preprocessing(
-    input_size=32,
-    mean=(0.4914, 0.4822, 0.4465),
-    std=(0.2470, 0.2435, 0.2616),
-    crop_fraction=1.0,
-)
 CIFAR10_CLASSES = (
     "airplane",
     "automobile",
@@ -164,7 +44,7 @@ CIFAR10_CLASSES = (
 
 
 def _preprocessing_of(weights: str | Preprocessing) -> Preprocessing:
-    """The preprocessing itself, or that of the entry in the catalogue with this name."""
+    """Return the preprocessing itself, or that of the entry in the catalogue with this name."""
     if isinstance(weights, Preprocessing):
         return weights
     if weights == "cifar10":
@@ -174,15 +54,13 @@ def _preprocessing_of(weights: str | Preprocessing) -> Preprocessing:
             "`weights` must be the name of an entry in keras_preact.weights, or a Preprocessing. "
             f"Received: {weights!r} (of type {type(weights).__name__})"
         )
-    from keras_preact.weights.catalogue import find_entry
-
     return find_entry(weights).preprocessing
 
 
 def preprocess_input(
     x: Any, data_format: str | None = None, *, weights: str | Preprocessing = "imagenet"
 ) -> Any:
-    """Normalise images for a net, as the function of this name in `keras.applications` does.
+    """Normalize images for a net, as the function of this name in `keras.applications` does.
 
     The images must have the net's size already; `Preprocessor` brings them to it.
 
@@ -197,14 +75,14 @@ def preprocess_input(
             training its `Preprocessing`.
 
     Returns:
-        Normalised images of the same shape, in `keras.config.floatx()`: an array for an array, a
+        Normalized images of the same shape, in `keras.config.floatx()`: an array for an array, a
         tensor for a tensor.
 
     Raises:
         ValueError: If the shape or the data format is another, or there is no such entry.
         TypeError: If `x` does not hold numbers, or `weights` is of another type.
     """
-    preprocessing = _IMAGENET if weights == "imagenet" else _preprocessing_of(weights)
+    preprocessing = IMAGENET if weights == "imagenet" else _preprocessing_of(weights)
     data_format = data_format or keras.config.image_data_format()
     if data_format not in ("channels_last", "channels_first"):
         raise ValueError(
@@ -239,8 +117,8 @@ def decode_predictions(
     Args:
         preds: Probabilities, or any scores, `(batch, classes)`: what a net returns.
         top: Number of classes to name for each image.
-        weights: What the net was built with: `"imagenet"`, for the 1000 classes of ImageNet-1k, or
-            `"cifar10"`.
+        weights: Weights that the net was built with: `"imagenet"`, for the 1000 classes of
+            ImageNet-1k, or `"cifar10"`.
 
     Returns:
         For each image its best classes, best first, each as `(identifier, name, score)`. An
@@ -269,7 +147,7 @@ def decode_predictions(
 
 
 def _classes_of(weights: str) -> tuple[tuple[str, str], ...]:
-    """Identifier and name of each class, in the order of a net's outputs."""
+    """Return identifier and name of each class, in the order of a net's outputs."""
     if weights == "imagenet":
         return _imagenet_classes()
     if weights == "cifar10":
@@ -285,10 +163,10 @@ def _imagenet_classes() -> tuple[tuple[str, str], ...]:
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class Preprocessor:
-    """Makes the input of a net out of images of any size, as its weights were evaluated.
+    """Conversion of images of any size to the input of a net, as its weights were evaluated.
 
-    The shorter side is resized, the centre cropped, the pixels normalised. Pillow resizes, so
-    that the result is the same on every backend and equal to timm's transform for evaluation.
+    The shorter side is resized, the center cropped, and the pixels are normalized. Pillow resizes,
+    so that the result is the same on every backend and equal to timm's transform for evaluation.
 
     ```python
     preprocessor = Preprocessor("resnetv2_50.a1h_in1k")
@@ -333,7 +211,7 @@ class Preprocessor:
                   EXIF orientation says; an animation's first frame is taken;
                 - a `PIL.Image.Image` of any mode, taken as it is;
                 - an array or tensor `(height, width, channels)`, pixels in 0..255, of any
-                  numeric dtype; fractions of a grey level are rounded;
+                  numeric dtype; fractions of a gray level are rounded;
                 - a list of any of these, or an array or tensor `(batch, height, width, channels)`;
                 - in a `tf.data` pipeline or a `tf.function`, a tensor
                   `(height, width, channels)`.
@@ -367,20 +245,20 @@ class Preprocessor:
         return ops.convert_to_numpy(self._normalize(np.stack(batch)))
 
     def get_config(self) -> dict[str, Any]:
-        """The preprocessing and the data format as plain JSON values."""
+        """Return the preprocessing and the data format as plain JSON values."""
         return {**self.preprocessing.get_config(), "data_format": self.data_format}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Preprocessor:
-        """The preprocessor that `get_config` described."""
+        """Build the preprocessor that `get_config` described."""
         values = {**config}
         return cls(data_format=values.pop("data_format"), weights=Preprocessing(**values))
 
     def resize_and_crop(self, image: Any) -> np.ndarray:
-        """What a net sees of an image, before its pixels are normalised.
+        """Resize and crop an image as the net sees it, before its pixels are normalized.
 
         Args:
-            image: One image, as of a call.
+            image: One image, as in a call.
 
         Returns:
             uint8 `(input_size, input_size, channels)`.
@@ -407,7 +285,7 @@ class Preprocessor:
         return pixels.reshape(values.input_size, values.input_size, values.channels)
 
     def _normalize(self, images: Any) -> Any:
-        """Normalised images, their axes in the order of `data_format`."""
+        """Normalize images, and bring their axes into the order of `data_format`."""
         if self.data_format == "channels_last":
             return self.preprocessing.normalize(images)
         last = len(images.shape) - 1
@@ -419,46 +297,3 @@ class Preprocessor:
         else:
             images = np.transpose(images, order)
         return self.preprocessing.normalize(images, data_format=self.data_format)
-
-
-def decode_image(encoded: Any, channels: int) -> Any:
-    """Decode an image file, in a TensorFlow graph.
-
-    Args:
-        encoded: Scalar TensorFlow string, the content of a JPEG, PNG, GIF (its first frame), BMP
-            or WebP file.
-        channels: 1 for gray, 3 for RGB.
-
-    Returns:
-        A uint8 tensor `(height, width, channels)`. Gray becomes RGB by repetition, CMYK is
-        converted, an alpha channel is left out.
-    """
-    import tensorflow as tf
-
-    # Not every decoder can make gray of colours, but all of them make RGB of anything.
-    image = tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method=JPEG_DCT),
-        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
-    )
-    image = tf.ensure_shape(image, (None, None, 3))
-    return rgb_to_channels(image, channels)
-
-
-def rgb_to_channels(image: Any, channels: int) -> Any:
-    """An RGB image, or its luma (ITU-R BT.601) if one channel is wanted.
-
-    Args:
-        image: uint8 TensorFlow tensor `(height, width, 3)`.
-        channels: 1 or 3.
-
-    Returns:
-        A uint8 tensor `(height, width, channels)`.
-    """
-    if channels == 3:
-        return image
-    import tensorflow as tf
-
-    weighted = tf.cast(image, tf.int32) * tf.constant(LUMA)
-    luma = (tf.reduce_sum(weighted, axis=-1, keepdims=True) + 2**15) // 2**16
-    return tf.cast(luma, tf.uint8)

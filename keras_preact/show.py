@@ -1,4 +1,4 @@
-"""The command line: `python -m keras_preact.show NAME`, what a net costs and how its units look."""
+"""Command line `python -m keras_preact.show NAME`: costs of a net, and a picture of its units."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import keras
 
 from keras_preact.analysis import Cost, NetCost, draw_units, model_cost, unit_graphs
 from keras_preact.applications import BUILDERS, list_architectures
-from keras_preact.weights.catalogue import did_you_mean
+from keras_preact.messages import did_you_mean
 
 FORMATS = ("svg", "png")
 _NOTE = (
@@ -25,7 +25,10 @@ _NOTE = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 is success."""
-    parser = argparse.ArgumentParser(prog="python -m keras_preact.show", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m keras_preact.show",
+        description="Print the costs of a net, and draw its units.",
+    )
     parser.add_argument("name", nargs="?", help="a builder, such as PreActResNet50")
     parser.add_argument(
         "--input-size", type=int, metavar="N", help="height and width of an image, in pixels"
@@ -75,10 +78,10 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def matching_names(pattern: str) -> list[str]:
-    """Names of builders by a pattern.
+    """Return the names of builders that match a pattern.
 
     Args:
-        pattern: Shell-style pattern, whatever the case.
+        pattern: Shell-style pattern, in upper or lower case.
 
     Returns:
         The names that match.
@@ -88,9 +91,9 @@ def matching_names(pattern: str) -> list[str]:
     """
     names = list_architectures(pattern)
     if not names:
+        hint = did_you_mean(pattern.strip("*?"), BUILDERS, quote="'")
         raise ValueError(
-            f"No net's name matches {pattern!r}.{did_you_mean(pattern.strip('*?'), BUILDERS)} "
-            f"The nets are {', '.join(BUILDERS)}."
+            f"No net's name matches {pattern!r}.{hint} The nets are {', '.join(BUILDERS)}."
         )
     return names
 
@@ -110,10 +113,8 @@ def build_named(name: str, input_size: int | None, changes: dict[str, Any]) -> k
         ValueError: If there is no such builder or field, or a value is out of its range.
     """
     if name not in BUILDERS:
-        raise ValueError(
-            f"There is no net {name!r}.{did_you_mean(name, BUILDERS)} "
-            f"The nets are {', '.join(BUILDERS)}."
-        )
+        hint = did_you_mean(name, BUILDERS, quote="'")
+        raise ValueError(f"There is no net {name!r}.{hint} The nets are {', '.join(BUILDERS)}.")
     # Checked before the builder's other arguments could take one of the names.
     architecture = BUILDERS[name].architecture.replace(**changes)
     size = architecture.input_size if input_size is None else input_size
@@ -125,7 +126,7 @@ def build_named(name: str, input_size: int | None, changes: dict[str, Any]) -> k
 
 
 def _change(text: str) -> tuple[str, Any]:
-    """`units=(2,2)` as a field and its value; what is no number, tuple or such is a name."""
+    """Parse `units=(2,2)` to a field and its value; a value that is no literal is a name."""
     field, separator, value = text.partition("=")
     if not separator:
         raise ValueError(f"`--set` takes FIELD=VALUE. Received: {text!r}")
@@ -139,10 +140,10 @@ def _change(text: str) -> tuple[str, Any]:
 
 
 def table(cost: NetCost) -> str:
-    """A net's cost as text, a row a stage, and the total.
+    """Return a net's cost as text, one row per stage, and the total.
 
     Args:
-        cost: As of `keras_preact.analysis.model_cost`.
+        cost: Result of `keras_preact.analysis.model_cost`.
 
     Returns:
         Lines of equal columns, the first of which names them.
@@ -177,7 +178,7 @@ def _figures(cost: Cost) -> tuple[str, str, str]:
 
 
 def _scaled(count: int) -> str:
-    """Four digits and a unit: `4.089 G`."""
+    """Return a number as four digits and a unit: `4.089 G`."""
     for power, unit in ((9, " G"), (6, " M"), (3, " k")):
         if count >= 10**power:
             return f"{count / 10**power:#.4g}{unit}"

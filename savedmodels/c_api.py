@@ -24,7 +24,7 @@ _STRING_BYTES = 24  # of a TF_TString
 
 
 class ServingError(RuntimeError):
-    """What TensorFlow says of a model that cannot be loaded, or a request that cannot be answered.
+    """Error of TensorFlow: a model cannot be loaded, or a request cannot be answered.
 
     Attributes:
         code: Status code, as in gRPC: 3 for an invalid argument, and so on.
@@ -49,7 +49,7 @@ class _Output(ctypes.Structure):
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    """TensorFlow's C API, its functions declared as far as they are used."""
+    """Load TensorFlow's C API and declare the functions that are used."""
     folder = Path(tf.sysconfig.get_lib())
     ctypes.CDLL(str(_newest(folder, "libtensorflow_framework.*")), mode=ctypes.RTLD_GLOBAL)
     library = ctypes.CDLL(str(_newest(folder, "libtensorflow_cc.*")), mode=ctypes.RTLD_GLOBAL)
@@ -146,7 +146,7 @@ class ServedModel:
         config: Settings of the session, such as its numbers of threads.
 
     Attributes:
-        signatures: By name, what a signature takes and gives, as in the SavedModel.
+        signatures: Inputs and outputs of each signature, by name, as in the SavedModel.
 
     Raises:
         ServingError: If TensorFlow cannot load it.
@@ -253,7 +253,7 @@ class ServedModel:
 
 
 def _to_tensor(value: Any, info: TensorInfo, name: str) -> int:
-    """A tensor that C owns, of the dtype and shape that a signature's input has."""
+    """Make a tensor owned by C, with the dtype and shape of a signature's input."""
     library = _library()
     is_string = info.dtype == _STRING
     dtype = tf.dtypes.as_dtype(info.dtype)
@@ -300,7 +300,7 @@ def _to_array(tensor: int) -> np.ndarray:
 def _delete(tensor: int) -> None:
     library = _library()
     if library.TF_TensorType(tensor) == _STRING:
-        # Longer strings lie elsewhere, and only who copied them frees them.
+        # Longer strings lie elsewhere; whoever copied one must free it.
         data = library.TF_TensorData(tensor)
         for index in range(library.TF_TensorByteSize(tensor) // _STRING_BYTES):
             library.TF_StringDealloc(data + index * _STRING_BYTES)

@@ -25,7 +25,7 @@ WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
 
 
 def warm_up_requests(folder: Path) -> Iterator[PredictRequest]:
-    """The requests that TensorFlow Serving sends a model before it takes others.
+    """Yield the requests that TensorFlow Serving sends a model before it takes others.
 
     Args:
         folder: `NAME/VERSION/`.

@@ -28,7 +28,7 @@ _RETRIED_HTTP = (429, 502, 503, 504)
 
 
 class RequestFailed(RuntimeError):
-    """A request has no answer.
+    """Error of a request without an answer.
 
     Attributes:
         code: Name of the gRPC status, number of the HTTP status, or None where there was no answer.
@@ -40,7 +40,7 @@ class RequestFailed(RuntimeError):
 
 
 class _Client:
-    """What both clients share: the calls of the export's signatures."""
+    """Base of both clients: calls of the signatures of an export."""
 
     def predict(
         self, inputs: Mapping[str, Any], signature: str = "serving_default"
@@ -60,7 +60,7 @@ class _Client:
         raise NotImplementedError
 
     def classify(self, files: Sequence[bytes]) -> list[dict[str, Any]]:
-        """The most probable classes of image files.
+        """Classify image files, and return the most probable classes.
 
         Args:
             files: Contents of JPEG, PNG, GIF, BMP or WebP files.
@@ -81,7 +81,7 @@ class _Client:
 
 
 class GrpcClient(_Client):
-    """Speaks gRPC, which sends image files as they are.
+    """Client over gRPC, which sends image files as they are.
 
     Args:
         target: `HOST:PORT`.
@@ -116,7 +116,7 @@ class GrpcClient(_Client):
     def predict(
         self, inputs: Mapping[str, Any], signature: str = "serving_default"
     ) -> dict[str, np.ndarray]:
-        """As `_Client.predict` says."""
+        """Send a request; see `_Client.predict`."""
         import grpc
         import tensorflow as tf
         from tensorflow_serving.apis.predict_pb2 import PredictRequest
@@ -141,7 +141,7 @@ class GrpcClient(_Client):
 
 
 class RestClient(_Client):
-    """Speaks REST, in which image files travel as base64.
+    """Client over REST, which sends image files as base64.
 
     Args:
         url: `http://HOST:PORT`.
@@ -176,7 +176,7 @@ class RestClient(_Client):
     def predict(
         self, inputs: Mapping[str, Any], signature: str = "serving_default"
     ) -> dict[str, np.ndarray]:
-        """As `_Client.predict` says."""
+        """Send a request; see `_Client.predict`."""
         import requests
 
         body = {
@@ -222,7 +222,7 @@ def _text(array: np.ndarray) -> np.ndarray:
 def connect(
     target: str, model: str, version: int | None = None, timeout_s: float = 10.0
 ) -> GrpcClient | RestClient:
-    """The client for an address: REST for `http://…` and `https://…`, gRPC for `HOST:PORT`."""
+    """Make the client for an address: REST for `http://…` and `https://…`, gRPC for `HOST:PORT`."""
     kind = RestClient if target.startswith(("http://", "https://")) else GrpcClient
     return kind(target, model, version, timeout_s)
 

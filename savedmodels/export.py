@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_preact.export import DTYPES, export_savedmodel
+from keras_preact.serving.export import DTYPES, export_savedmodel
 from savedmodels.formats import FORMATS, export_format
 from savedmodels.versions import versions
 from training.trained import Trained, add_trained_arguments, load_trained
 
-# What a run's record says of how the model was trained.
+# Entries of a run's record that say how the model was trained.
 _TRAINING = ("recipe_name", "recipe", "source", "git_revision", "versions")
 _SAVEDMODEL_OPTIONS = (
     "uint8",
@@ -91,7 +91,7 @@ def _export(options: argparse.Namespace) -> Path:
 
 
 def _given(options: argparse.Namespace) -> list[str]:
-    """The options of SavedModels that are not at their defaults."""
+    """List the SavedModel options that differ from their defaults."""
     defaults = _parser().parse_args(["--model", "", "--output", ""])
     return [
         f"--{name.replace('_', '-')}"
@@ -101,7 +101,7 @@ def _given(options: argparse.Namespace) -> list[str]:
 
 
 def _about(trained: Trained, licence: str | None) -> dict[str, Any]:
-    """What the run's record and the command line tell of the model, for its card."""
+    """Collect facts about the model for its card, from the run's record and the command line."""
     record = trained.record
     training = {key: record[key] for key in _TRAINING if key in record}
     return {
@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         "--labels",
         type=Path,
         metavar="FILE",
-        help="text file with a class name a line, in order (default: the run's, else the indices)",
+        help="text file, one class name per line, in order (default: the run's, else the indices)",
     )
     parser.add_argument(
         "--format",
@@ -194,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="batch sizes of the warm-up requests (default: 1)",
     )
-    group.add_argument("--licence", help="licence of the weights, for the model card")
+    group.add_argument("--licence", help="license of the weights, for the model card")
     return parser
 
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_preact import transforms
-from keras_preact.export import written_whole
+from keras_preact.files import written_whole
 from keras_preact.preprocessing import Preprocessing
 
 # From a batch of images, float32, pixels in 0..255, to probabilities.
@@ -20,12 +20,12 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Format:
-    """How Keras writes a format, and how its runtime reads it.
+    """File format that Keras writes and another runtime reads.
 
     Attributes:
         file: Name of the file that is loaded; OpenVINO's weights lie beside it.
-        requires: What to install, to write and to read it.
-        load: From the path of the file to a function from images to probabilities.
+        requires: Packages that write and read it.
+        load: Maps the path of the file to a function from images to probabilities.
     """
 
     file: str
@@ -100,7 +100,7 @@ def export_format(
         model: A model with one input of images and one softmax output.
         path: Folder to create; it appears complete or not at all.
         name: One of `FORMATS`.
-        preprocessing: What the model was evaluated with.
+        preprocessing: The preprocessing that the model was evaluated with.
         class_names: Name of each class; by default their indices, from `"0"`.
         fold: Whether to write `keras_preact.transforms.fold(model)` in place of the model.
 
@@ -109,7 +109,7 @@ def export_format(
 
     Raises:
         FileExistsError: If `path` exists.
-        ImportError: If what Keras needs for the format is not installed.
+        ImportError: If a package that Keras needs for the format is missing.
         ValueError: If there is no such format, or the names do not fit the classes.
     """
     if name not in FORMATS:
@@ -140,7 +140,7 @@ def export_format(
 
 
 def _from_pixels(model: keras.Model, preprocessing: Preprocessing) -> keras.Model:
-    """The model behind the normalisation of its images."""
+    """Put the normalization of images in front of a model."""
     images = keras.Input(model.inputs[0].shape[1:], name="images")
     std, mean = np.array(preprocessing.std), np.array(preprocessing.mean)
     normalize = keras.layers.Rescaling((1 / (255 * std)).tolist(), (-mean / std).tolist())

@@ -1,4 +1,4 @@
-"""Send a server many requests at a time, and report latency and throughput.
+"""Load test of a server: many requests at a time, with their latency and throughput.
 
 Example: `python -m savedmodels.load localhost:8500 digits photo.jpg --requests 1000`
 """
@@ -25,7 +25,7 @@ PERCENTILES = (50, 90, 95, 99, 100)
 
 @dataclass
 class Load:
-    """What a run of requests came to.
+    """Results of a run of requests.
 
     Attributes:
         seconds: From the first request to the last answer.
@@ -38,7 +38,7 @@ class Load:
     failures: Counter[str] = field(default_factory=Counter)
 
     def report(self, images_per_request: int) -> dict[str, Any]:
-        """The numbers of the run, as JSON values; latencies in milliseconds."""
+        """Return the results as JSON values; latencies in milliseconds."""
         numbers: dict[str, Any] = {
             "answered": len(self.latencies_s),
             "failed": dict(self.failures),
@@ -60,13 +60,13 @@ def run_load(
     """Send requests, a number of them in flight at any time.
 
     Args:
-        client: Where to.
+        client: Client of the server.
         files: Image files; each request classifies all of them.
         requests: Number of requests.
         concurrency: Requests in flight.
 
     Returns:
-        What came of them.
+        The results.
     """
     load, lock = Load(), threading.Lock()
 

@@ -1,4 +1,4 @@
-"""Classify image files with an exported SavedModel. It needs TensorFlow alone, not Keras.
+"""Classify image files with an exported SavedModel. It needs only TensorFlow, not Keras.
 
 Example: `python -m savedmodels.predict savedmodels/digits photo.png`
 """
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from savedmodels.versions import add_model_argument, version_folder
 
-SHOWN = 5  # classes an image
+SHOWN = 5  # classes per image
 
 
 class Classifier:
@@ -80,13 +80,13 @@ def predict(classifier: Classifier, image: Path) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The predictions of one image as text.
+    """Format the predictions of one image as text.
 
     Args:
-        result: What `predict` returned for an image that could be read.
+        result: The result of `predict` for an image that could be read.
 
     Returns:
-        The path of the image, then a line a class.
+        The path of the image, then one line per class.
     """
     width = max(len(row["class"]) for row in result["predictions"])
     rows = (

@@ -1,9 +1,9 @@
-"""An exported ONNX model in 8-bit integers, by ONNX Runtime's own quantisation.
+"""An exported ONNX model in 8-bit integers, by ONNX Runtime's own quantization.
 
 Example: `python -m savedmodels.quantize savedmodels/digits-onnx/1 runs/digits/samples/*.png`
 
 Weights and activations become int8, from statistics that the given images supply, and the last
-layer stays as it is. What it costs is measured on `--check` images: how often the best class stays,
+layer stays as it is. The loss is measured on `--check` images: how often the best class stays,
 and the accuracy of both, where the images lie in folders named after their classes.
 """
 
@@ -73,7 +73,7 @@ def quantize(file: Path, output: Path, batches: Sequence[np.ndarray]) -> None:
 
 
 def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> list[np.ndarray]:
-    """Image files in batches, as an exported model takes them."""
+    """Yield image files in batches, as an exported model takes them."""
     images = [
         preprocessing.resize_and_crop(decode_image(file.read_bytes(), preprocessing.channels))
         for file in files
@@ -82,7 +82,7 @@ def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> list[np.
 
 
 def compare(file: Path, quantized: Path, images: Sequence[Path]) -> str:
-    """How far the models agree on image files, in a sentence.
+    """Describe in a sentence how far the models agree on image files.
 
     Args:
         file: The model in float32, with `labels.txt` and `model.json` beside it.

@@ -45,17 +45,17 @@ _HTTP_CODES = {3: 400, 5: 404, 8: 429, 14: 503}
 
 
 class LocalServer:
-    """Serves one version of one model over gRPC and REST.
+    """Server of one version of one model over gRPC and REST.
 
     Args:
         folder: `NAME/VERSION/`, or `NAME/` for its highest version.
-        port: For gRPC; 0 for any that is free.
-        rest_port: For REST; likewise.
+        port: Port for gRPC; 0 for any free port.
+        rest_port: Port for REST, in the same form.
         host: Address to listen on.
 
     Attributes:
-        port: What it listens on for gRPC.
-        rest_port: What it listens on for REST.
+        port: Port for gRPC.
+        rest_port: Port for REST.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class _Models(model_service_pb2_grpc.ModelServiceServicer):
 
 
 class _RestHandler(http.server.BaseHTTPRequestHandler):
-    """What TensorFlow Serving's REST interface documents, for one model."""
+    """Handler of TensorFlow Serving's REST interface, for one model."""
 
     served: LocalServer
     protocol_version = "HTTP/1.1"
@@ -225,7 +225,7 @@ class _RestHandler(http.server.BaseHTTPRequestHandler):
 
 
 def _from_json(value: Any) -> Any:
-    """A JSON value with its `{"b64": …}` objects as bytes."""
+    """Convert the `{"b64": …}` objects in a JSON value to bytes."""
     if isinstance(value, dict) and set(value) == {"b64"}:
         try:
             return base64.b64decode(value["b64"], validate=True)
@@ -237,7 +237,7 @@ def _from_json(value: Any) -> Any:
 
 
 def _to_json(name: str, array: np.ndarray) -> Any:
-    """An array as JSON; strings are text unless the output's name ends in `_bytes`."""
+    """Convert an array to JSON; strings are text unless the output's name ends in `_bytes`."""
     if array.dtype != object:
         return array.tolist()
 

@@ -19,7 +19,7 @@ def versions(folder: Path) -> list[int]:
 
 
 def version_folder(folder: Path) -> Path:
-    """The folder of a SavedModel, given that or the served model's.
+    """Return the folder of a SavedModel, given that or the folder of the served model.
 
     Args:
         folder: `NAME/VERSION/`, or `NAME/` for its highest version.

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import keras_preact
-from keras_preact.analysis import CostTable, LatencyTable, architecture_cost, model_cost, tables
+from keras_preact.analysis import CostTable, LatencyTable, architecture_cost, model_cost
+from keras_preact.analysis.costs import tables
 from keras_preact.architecture import Architecture
 from tests.nets import SMALL
 from tests.test_combinations import changes

@@ -10,7 +10,7 @@ from timm.layers import create_attn
 from timm.models.resnet import Bottleneck, ResNet
 
 import keras_preact
-from keras_preact.attention import ATTENTIONS, eca_kernel_size
+from keras_preact.blocks.attention import ATTENTIONS, attention_channels, eca_kernel_size
 from keras_preact.layers import GlobalMean2D
 from keras_preact.transforms import fold, stack, unroll
 from tests.nets import SMALL, X, net, scores
@@ -175,7 +175,7 @@ def test_means_of_large_maps_do_not_overflow():
 
 
 def test_a_ratio_that_leaves_less_than_a_channel_leaves_one():
-    assert SMALL.replace(attention_ratio=1 / 64).attention_channels(32) == 1
+    assert attention_channels(SMALL.replace(attention_ratio=1 / 64), 32) == 1
 
 
 @pytest.mark.parametrize(

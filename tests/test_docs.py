@@ -1,4 +1,4 @@
-"""What the documentation tells readers to run: each block of code, command and notebook."""
+"""The documentation: its code, commands, notebooks, links and pictures."""
 
 from __future__ import annotations
 
@@ -19,12 +19,20 @@ import keras_preact
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = {str(path.relative_to(DOCS)): path for path in sorted(DOCS.rglob("*.md"))}
+RESULTS = ROOT / "benchmarks" / "results"
+README = ROOT / "README.md"
+PAGES = {"README.md": README} | {
+    str(path.relative_to(DOCS)): path for path in sorted(DOCS.rglob("*.md"))
+}
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
-# First lines of fenced blocks: what is run, what is written to a file for it, what only shows
-# something, and what cannot be run, which says why.
+# The others take longer than 20 s.
+QUICK_NOTEBOOKS = {"depth"}
+# First lines of fenced blocks: run, written to a file, only shown, or not run, with the reason.
 BLOCKS = re.compile(r'python|shell|toml title="[\w.]+"|text|\w+ title="Not run by the tests: .+"')
 SECONDS = 600
+# Targets of links and pictures in Markdown, without those in code.
+LINKS = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+CODE = re.compile(r"^ *```.*?^ *```|`[^`\n]+`", re.DOTALL | re.MULTILINE)
 
 
 def _run_shell(example: Example) -> None:
@@ -65,8 +73,9 @@ def _pages_with(language: str) -> list[str]:
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch) -> Path:
-    """An empty folder to work in, from which the modules of the checkout are found."""
+    """Return a folder to work in, with the documentation and the modules of the checkout."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").symlink_to(DOCS)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv(
         "PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -87,7 +96,7 @@ def test_python_runs(page, checkout):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", _pages_with("shell"))
 def test_commands_run(page, checkout):
-    # What the page's Python writes, its commands may read.
+    # The commands may read files that the page's Python writes.
     _run(ALL, page)
 
 
@@ -99,9 +108,97 @@ def test_a_block_is_run_or_says_why_not(page):
     assert not any(fences[1::2])
 
 
-# Each takes longer than 20 s, in a process of its own. `make docs` runs them too.
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def _relative_links(path: Path) -> list[str]:
+    links = LINKS.findall(CODE.sub("", path.read_text()))
+    return [link for link in links if "://" not in link]
+
+
+def _anchors(path: Path) -> set[str]:
+    """Return the anchors of a page's headings, as Markdown renderers make them."""
+    headings = re.findall(r"^#+ (.+)$", CODE.sub("", path.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*PAGES.values(), *sorted(RESULTS.rglob("*.md")), ROOT / "savedmodels" / "README.md"],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_relative_links_and_pictures_exist(path):
+    for link in _relative_links(path):
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.exists(), link
+        # Those of the API come from docstrings; the build of the site checks them.
+        if anchor and DOCS / "api" not in target.parents:
+            assert anchor in _anchors(target), link
+
+
+def test_pages_of_the_site_link_only_to_the_site():
+    # Elsewhere in the checkout, a link would break on the site.
+    for name, path in PAGES.items():
+        for link in _relative_links(path) if name != "README.md" else ():
+            assert (path.parent / link.partition("#")[0]).resolve().is_relative_to(DOCS), name
+
+
+def test_every_picture_is_shown():
+    shown = {
+        (path.parent / link).resolve() for path in PAGES.values() for link in _relative_links(path)
+    }
+    # The code of the pages reads the photograph.
+    pictures = set((DOCS / "images").rglob("*.*")) - {DOCS / "images" / "cat.jpg"}
+    assert pictures
+    assert pictures <= shown
+
+
+def test_the_site_s_plot_of_depth_is_the_measured_one():
+    assert (DOCS / "images" / "depth.png").read_bytes() == (RESULTS / "depth.png").read_bytes()
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 200
+
+
+@pytest.mark.parametrize("files", ["", "https://example.org/blob/v1"])
+def test_the_readme_on_a_package_index_has_absolute_links(files):
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--quiet", "--long-description"],
+        cwd=ROOT,
+        env=os.environ | {"KERAS_PREACT_FILES": files},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    links = LINKS.findall(CODE.sub("", done.stdout))
+    assert links
+    assert all(link.startswith("https://") for link in links)
+    assert any(link.startswith(files + "/docs/images/") for link in links) == bool(files)
+
+
+def test_every_result_is_in_the_index():
+    index = RESULTS / "README.md"
+    linked = {(RESULTS / link).resolve() for link in _relative_links(index)}
+    results = {path for path in RESULTS.iterdir() if path.is_dir() or path.suffix == ".md"} - {
+        index
+    }
+    assert len(results) > 20
+    missing = {
+        result
+        for result in results
+        if not any(link == result or result in link.parents for link in linked)
+    }
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path, id=path.stem, marks=() if path.stem in QUICK_NOTEBOOKS else pytest.mark.slow
+        )
+        for path in NOTEBOOKS
+    ],
+)
 def test_notebooks_run(path, checkout):
     notebook = nbformat.read(path, nbformat.NO_CONVERT)
     folder = {"metadata": {"path": str(path.parent)}}

@@ -1,4 +1,4 @@
-"""`keras_preact.export`: the SavedModel gives what the Keras model gives, and fails early."""
+"""`export_savedmodel`: the SavedModel gives what the Keras model gives, and fails early."""
 
 import hashlib
 import io
@@ -15,8 +15,8 @@ import tensorflow as tf
 from PIL import Image
 
 import keras_preact
-from keras_preact.export import export_savedmodel
 from keras_preact.preprocessing import Preprocessing, decode_image
+from keras_preact.serving.export import export_savedmodel
 from tests.nets import scores
 
 PHOTOS = [

@@ -145,7 +145,7 @@ def test_expansion_is_of_the_channels_that_come_in():
     assert "stage2_unit1_conv3" not in kernels
     assert [kernels[f"stage3_unit1_conv{i}"] for i in (1, 2, 3)] == [(32, 192), (192, 1), (192, 64)]
     assert kernels["stage3_unit2_conv1"] == (64, 384)
-    assert SMALL.replace(unit="inverted_bottleneck").normalized_channels >= {96, 192, 384}
+    assert SMALL.replace(unit="inverted_bottleneck").plan.normalized_channels >= {96, 192, 384}
 
 
 def test_the_depthwise_convolution_carries_the_stride():

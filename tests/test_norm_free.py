@@ -14,7 +14,7 @@ from timm.layers import ScaledStdConv2d
 from timm.models.nfnet import _nonlin_gamma
 
 import keras_preact
-from keras_preact.gains import activation_gain, computed_gain
+from keras_preact.blocks.gains import activation_gain, computed_gain
 from keras_preact.layers import Scale, ScaledStandardizedConv2D, SkipInit, StackedUnits
 from keras_preact.transforms import fold, stack, unroll
 from keras_preact.weights import set_named_weights

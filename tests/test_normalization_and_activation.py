@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from timm.layers import FilterResponseNormTlu2d, LayerNorm2d
 
 import keras_preact
+from keras_preact.blocks.stem import STEMS
 from keras_preact.layers import Conv2D, FilterResponseNormalization
-from keras_preact.orders import ORDERS
-from keras_preact.stem import STEMS
+from keras_preact.spec.orders import ORDERS
 from keras_preact.weights import set_named_weights
 from keras_preact.weights.converters import CONVERTERS
 from tests.nets import X, net, scores

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import keras_preact
+from keras_preact.blocks.shortcuts import SHORTCUTS
 from keras_preact.layers import BatchNormalization
-from keras_preact.orders import ORDERS
-from keras_preact.shortcuts import SHORTCUTS
+from keras_preact.spec.orders import ORDERS
 from tests.nets import X, net, scores
 from tests.variants import check_forms, check_training_and_saving, some_slow
 

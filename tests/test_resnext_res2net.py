@@ -20,8 +20,8 @@ import keras_preact
 from keras_preact import Architecture, transforms
 from keras_preact.analysis import architecture_cost
 from keras_preact.layers import Conv2D
+from keras_preact.named_weights import NamedWeights
 from keras_preact.weights import named_weights, set_named_weights
-from keras_preact.weights.named import NamedWeights
 from tests.nets import net, scores
 from tests.variants import check_forms, check_training_and_saving, some_slow
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from keras_preact.preprocessing import Preprocessing
-from keras_preact.serving.images import ImageReader
+from keras_preact.serving.reading import ImageReader
 from tests.savedmodels.files import encoded, exif
 
 # Dark at the top left, red to the right, green to the bottom.

@@ -14,8 +14,8 @@ from PIL import Image
 import keras_preact
 from keras_preact import show
 from keras_preact.analysis import draw_units, model_cost, unit_graphs
-from keras_preact.analysis.layout import unit_layout
-from keras_preact.analysis.unit_graphs import INPUT
+from keras_preact.analysis.pictures.layout import unit_layout
+from keras_preact.analysis.pictures.unit_graphs import INPUT
 from tests.nets import net
 from tests.test_orders_and_shortcuts import STEPS
 

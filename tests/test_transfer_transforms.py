@@ -39,7 +39,7 @@ def net(monkeypatch):
 
     def build(form: str = "flat", **arguments) -> keras.Model:
         if form == "nested":
-            monkeypatch.setattr(keras_preact.stages, "FLAT_UNITS", 0)
+            monkeypatch.setattr(keras_preact.blocks.nesting, "FLAT_UNITS", 0)
         keras.utils.set_random_seed(1)
         arguments = {"classes": 4, "input_shape": (16, 16, 3), **arguments}
         return keras_preact.PreActResNet(TINY.replace(**FORMS[form]), **arguments)

@@ -1,4 +1,4 @@
-"""From a net to the model that is trained: optimiser, loss and metrics of a recipe."""
+"""Compilation of a net for training: optimizer, loss and metrics of a recipe."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ TINY = 1.2e-38
 
 
 class Crossentropy(keras.losses.Loss):
-    """Cross-entropy of probabilities that a wrong answer at any confidence has a gradient in.
+    """Cross-entropy of probabilities, with a gradient however confident a wrong answer is.
 
-    `keras.losses.CategoricalCrossentropy` finds the logits behind a softmax on TensorFlow alone;
-    elsewhere it clips the probabilities at 1e-7, and below that nothing is learnt.
+    `keras.losses.CategoricalCrossentropy` finds the logits behind a softmax on TensorFlow only;
+    on other backends it clips the probabilities at 1e-7 and has no gradient below.
 
     Args:
         label_smoothing: Share of the label that is spread over all classes.
-        **options: What else `keras.losses.Loss` takes.
+        **options: Further arguments of `keras.losses.Loss`.
     """
 
     def __init__(self, label_smoothing: float = 0.0, **options: Any) -> None:
@@ -30,7 +30,7 @@ class Crossentropy(keras.losses.Loss):
         self.label_smoothing = label_smoothing
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """The loss of each image; labels and probabilities are `(batch, classes)`."""
+        """Return the loss of each image; labels and probabilities are `(batch, classes)`."""
         share = self.label_smoothing / y_true.shape[-1]
         labels = (1 - self.label_smoothing) * y_true + share
         return -ops.sum(labels * ops.log(ops.maximum(y_pred, TINY)), axis=-1)
@@ -39,7 +39,7 @@ class Crossentropy(keras.losses.Loss):
 def compile_for_training(
     net: keras.Model, recipe: Recipe, steps: int, model: keras.Model | None = None
 ) -> keras.Model:
-    """Make the model that is trained: the same layers and weights, with optimiser and loss.
+    """Make the model that is trained: the same layers and weights, with optimizer and loss.
 
     The net itself stays uncompiled, so that what is saved of it needs nothing of this package.
 
@@ -50,7 +50,7 @@ def compile_for_training(
         model: A model that feeds the net and is trained in its place.
 
     Returns:
-        The compiled model, whose optimiser is built.
+        The compiled model, whose optimizer is built.
     """
     on_tensorflow = keras.backend.backend() == "tensorflow"
     loss = keras.losses.CategoricalCrossentropy if on_tensorflow else Crossentropy

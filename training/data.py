@@ -1,6 +1,6 @@
-"""From a source of images to the batches of a run.
+"""Batches of a run, made from a source of images.
 
-Element `k` of epoch `e` of the training batches depends on the seed, `e` and `k` alone, so a run
+Element `k` of epoch `e` of the training batches depends only on the seed, `e` and `k`, so a run
 that is taken up again sees the batches that it would have seen.
 
 Images that fit into memory once they are decoded are decoded once, before the first batch; the
@@ -9,7 +9,7 @@ others in every epoch.
 Several workers share a batch: each gets its own part of it. Where all images are of one shape and
 in memory, they are cheap to come by, so each worker makes the whole batch, as a single process
 would, and keeps its part. Other images are read, or cut out of what is in memory, by the worker
-they go to alone, which then draws colours, mixup and CutMix for its part by itself; crops and
+that gets them, which then draws colors, mixup and CutMix for its own part; crops and
 mirroring are those of a single process.
 """
 
@@ -21,12 +21,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_preact.preprocessing import Preprocessing, decode_image
-from training import augment
-from training.colors import ColorMap, color_jitter, lighting
-from training.decoded import DecodedImages
-from training.pixels import as_rows, to_uint8
-from training.rand_augment import rand_augment
-from training.reading import ImageReader, part_of
+from training.augmentation import augment
+from training.augmentation.colors import ColorMap, color_jitter, lighting
+from training.augmentation.pixels import as_rows, to_uint8
+from training.augmentation.rand_augment import rand_augment
+from training.loading.decoded import DecodedImages
+from training.loading.reading import ImageReader, part_of
 from training.recipe import Recipe, preprocessing_of, steps_per_epoch
 from training.sources import ImageSource
 
@@ -34,7 +34,7 @@ AUTOTUNE = tf.data.AUTOTUNE
 
 
 class _Purpose(enum.IntEnum):
-    """What a random draw is for; each purpose has a stream of numbers of its own."""
+    """Purposes of random draws; each has its own stream of numbers."""
 
     ORDER = 0
     MOVE = 1
@@ -49,7 +49,7 @@ def training_pipeline(
     first_step: int = 0,
     context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
-    """The shuffled, augmented batches of a run, without end.
+    """Make the shuffled, augmented batches of a run, without end.
 
     An epoch has `steps_per_epoch(source, recipe)` full batches. Where the images that can be read
     are too few for them, another pass begins, in another order.
@@ -63,7 +63,7 @@ def training_pipeline(
         context: Which worker this is, of how many that share each batch; by default the only one.
 
     Returns:
-        A dataset of images `(batch, input_size, input_size, channels)`, normalised float32, and
+        A dataset of images `(batch, input_size, input_size, channels)`, normalized float32, and
         labels `(batch, classes)`, float32 that sum to 1; `batch` is `batch_size` divided by the
         number of workers.
 
@@ -110,9 +110,9 @@ def evaluation_pipeline(
     *,
     context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
-    """The images of a split once, in the stored order, as a net sees them after training.
+    """Make batches of a split, once and in stored order, as a trained net sees them.
 
-    The last batch holds what is left over. Unreadable images are left out.
+    The last batch holds the remainder. Unreadable images are left out.
 
     Args:
         source: Where the images come from.
@@ -122,7 +122,7 @@ def evaluation_pipeline(
             only one.
 
     Returns:
-        A dataset of images `(up to batch, input_size, input_size, channels)`, normalised float32,
+        A dataset of images `(up to batch, input_size, input_size, channels)`, normalized float32,
         and one-hot labels `(up to batch, classes)`, float32; `batch` is `batch_size` divided by
         the number of workers.
 
@@ -156,7 +156,7 @@ def _max_bytes(recipe: Recipe) -> int:
 
 
 def _fits_into_memory(reader: ImageReader, spec: tf.TensorSpec, recipe: Recipe) -> bool:
-    """Whether all images of a reader may be kept, once they are of one shape."""
+    """Return whether memory may hold all images of a reader in one shape."""
     image_bytes = spec.shape.num_elements() * spec.dtype.size
     return reader.split.num_examples * image_bytes <= _max_bytes(recipe)
 
@@ -166,13 +166,13 @@ def _image_spec(recipe: Recipe, dtype: tf.DType) -> tf.TensorSpec:
 
 
 def _stored_spec(recipe: Recipe) -> tf.TensorSpec:
-    """A training image as it is before the crop at random."""
+    """Return shape and dtype of a training image before the random crop."""
     size = recipe.resize_size if recipe.crop == "random" else recipe.input_size
     return tf.TensorSpec([size, size, recipe.channels], tf.uint8)
 
 
 def _stored_image(encoded: tf.Tensor, recipe: Recipe) -> tf.Tensor:
-    """An encoded training image as it is before the crop at random, uint8."""
+    """Decode a training image into its form before the random crop, uint8."""
     preprocessing = preprocessing_of(recipe)
     if recipe.crop != "random":
         return to_uint8(_resize_and_crop(encoded, preprocessing))
@@ -183,12 +183,12 @@ def _stored_image(encoded: tf.Tensor, recipe: Recipe) -> tf.Tensor:
 
 
 def _seed(recipe: Recipe, purpose: _Purpose, number: tf.Tensor) -> tf.Tensor:
-    """The seed of the epoch or step of this number, int64 `(2,)`."""
+    """Return the seed of an epoch or a step by its number, int64 `(2,)`."""
     return _fold(tf.constant([recipe.seed, purpose], tf.int64), number)
 
 
 def _order_seed(recipe: Recipe, epoch: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
-    """The seed of the order of one pass, counted within its epoch."""
+    """Return the seed for the order of one pass, counted within its epoch."""
     return _fold(_seed(recipe, _Purpose.ORDER, epoch), number)
 
 
@@ -203,7 +203,7 @@ def _prefetched(batches: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def _resize_and_crop(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """An encoded image as evaluation sees it: float32, pixels in 0..255."""
+    """Decode an image as for evaluation: float32, pixels in 0..255."""
     image = decode_image(encoded, preprocessing.channels)
     if preprocessing.resize_size != preprocessing.input_size:
         return preprocessing.resize_and_crop(image)
@@ -220,7 +220,7 @@ def _resize_and_crop(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Ten
 def _batches_from_memory(
     reader: ImageReader, recipe: Recipe, steps: int, first_step: int
 ) -> tf.data.Dataset:
-    """Shuffled batches, uint8, of images that were decoded beforehand, each with its step."""
+    """Make shuffled uint8 batches of images decoded beforehand, each with its step."""
     images, labels = _load(reader, recipe)
     count = len(images)
 
@@ -235,7 +235,7 @@ def _batches_from_memory(
             ),
             passes,
         )
-        # Of every place, its index in the order of its own pass.
+        # The index of every place in the order of its own pass.
         indices = tf.gather(tf.transpose(shuffled), places // count - passes[0], batch_dims=1)
         moved = _move(tf.gather(images, indices), _seed(recipe, _Purpose.MOVE, step), recipe)
         return step, moved, tf.gather(labels, indices)
@@ -245,7 +245,7 @@ def _batches_from_memory(
 
 
 def _load(reader: ImageReader, recipe: Recipe) -> tuple[tf.Tensor, tf.Tensor]:
-    """All readable images of a split, uint8, and their labels."""
+    """Decode all readable images of a split, uint8, with their labels."""
     spec = _stored_spec(recipe)
     batches = reader.read_all(lambda encoded: _stored_image(encoded, recipe), spec)
     images = np.empty((reader.split.num_examples, *spec.shape), np.uint8)
@@ -265,7 +265,7 @@ def _batches_one_by_one(
     first_step: int,
     context: tf.distribute.InputContext,
 ) -> tf.data.Dataset:
-    """A worker's parts of shuffled batches, uint8, of images that are prepared one by one.
+    """Make the parts of shuffled uint8 batches for a worker, from images prepared one by one.
 
     Each has a number that no other part of the run has; for a single worker it is the step.
     """
@@ -298,7 +298,7 @@ def _batches_one_by_one(
 
 
 def _random_resized_crop(image: tf.Tensor, seed: tf.Tensor, recipe: Recipe) -> tf.Tensor:
-    """A random part of an image, resized and mirrored at random: float32, in 0..255."""
+    """Crop a random part of an image, resize and mirror it: float32, in 0..255."""
     crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
     part = part_of(
         image,
@@ -327,8 +327,8 @@ def _move(images: tf.Tensor, seed: tf.Tensor, recipe: Recipe) -> tf.Tensor:
 
 
 def _augment(images: tf.Tensor, seed: tf.Tensor, recipe: Recipe) -> tf.Tensor:
-    """Change the colours of a batch of uint8 images, and normalise it."""
-    # Each has a seed of its own: switching one off leaves the others as they are.
+    """Change the colors of a batch of uint8 images, and normalize it."""
+    # Each change has its own seed: switching one off leaves the others as they are.
     rand_seed, jitter_seed, lighting_seed, cutout_seed = tf.unstack(tf.random.split(seed, 4))
     if recipe.rand_augment_layers:
         images = rand_augment(
@@ -354,7 +354,7 @@ def _augment(images: tf.Tensor, seed: tf.Tensor, recipe: Recipe) -> tf.Tensor:
 
 
 def _normalization(preprocessing: Preprocessing) -> tuple[tf.Tensor, tf.Tensor]:
-    """What `Preprocessing.normalize` multiplies each channel by, and what it then adds."""
+    """Return the scale and the offset per channel of `Preprocessing.normalize`."""
     black, white = (
         preprocessing.normalize(tf.fill([preprocessing.channels], value), "float32")
         for value in (0.0, 255.0)
@@ -363,7 +363,7 @@ def _normalization(preprocessing: Preprocessing) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _normalize(images: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """What `Preprocessing.normalize` makes of a batch of images, in half the time."""
+    """Normalize a batch of images as `Preprocessing.normalize` does, in half the time."""
     scale, black = _normalization(preprocessing)
     _, height, width, channels = images.shape
     rows = as_rows(tf.cast(images, tf.float32)) * tf.tile(scale, [width]) + tf.tile(black, [width])

@@ -19,16 +19,16 @@ import numpy as np
 import tensorflow as tf
 
 from training.data import evaluation_pipeline
-from training.files import replacing, write_json
 from training.recipe import recipe_for
-from training.report import draw_confusion
+from training.records.files import replacing, write_json
+from training.records.report import draw_confusion
 from training.sources import open_source
 from training.trained import Trained, add_trained_arguments, load_trained
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a net did on labelled images.
+    """Results of a net on labeled images.
 
     Args:
         class_names: Name of each class.
@@ -57,7 +57,7 @@ class Evaluation:
 
     @property
     def per_class(self) -> dict[str, float | None]:
-        """Share of each class's images that are recognised; None for a class without images."""
+        """Share of each class's images that are recognized; None for a class without images."""
         totals = self.confusion.sum(axis=1)
         return {
             name: float(self.confusion[index, index] / total) if total else None
@@ -100,7 +100,7 @@ def write_evaluation(output: Path, evaluation: Evaluation, about: dict[str, Any]
     Args:
         output: The folder; it is created if need be.
         evaluation: The counts.
-        about: What `evaluation.json` says of model and images.
+        about: Entries of `evaluation.json` about model and images.
     """
     output.mkdir(parents=True, exist_ok=True)
     with (
@@ -117,7 +117,7 @@ def write_evaluation(output: Path, evaluation: Evaluation, about: dict[str, Any]
 
 
 def describe(evaluation: Evaluation) -> str:
-    """The results as lines of text."""
+    """Format the results as lines of text."""
     width = max(len(name) for name in evaluation.class_names)
     lines = [f"Images  {evaluation.images}", f"Top-1   {evaluation.top1:.2%}"]
     if evaluation.top5 is not None:

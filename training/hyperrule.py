@@ -29,7 +29,7 @@ _LARGEST_NET = "152x4"
 
 
 def bit_hyperrule(images: int, area: float, model: str) -> dict[str, Any]:
-    """The HyperRule's values.
+    """Return the values of the HyperRule.
 
     Evaluation happens ten times in a small data set's 500 steps, and twenty times in the longer
     schedules of larger ones.
@@ -72,7 +72,7 @@ def bit_hyperrule(images: int, area: float, model: str) -> dict[str, Any]:
 
 
 def typical_area(source: ImageSource) -> float:
-    """The median area of some training images, in pixels.
+    """Return the median area of some training images, in pixels.
 
     Args:
         source: The images.

@@ -1,26 +1,63 @@
-"""What a command line of `training.train` asks for, on whatever does it."""
+"""A training job: what a command line of `training.train` asks for, whichever engine does it."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import keras
 
-from training.checkpoint import Progress
 from training.recipe import Recipe
+from training.records.checkpoint import Progress
 from training.run import Run
 
 
 class Images(Protocol):
-    """What is known of the images of a run, wherever they are."""
+    """Facts about the images of a run, wherever they are."""
 
     name: str
     class_names: tuple[str, ...]
 
     def num_examples(self, split: str) -> int:
-        """Number of images in a split, `"train"` or `"test"`."""
+        """Return the number of images in a split, `"train"` or `"test"`."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """When a run logs, saves and stops, none of which changes its outcome.
+
+    Attributes:
+        log_every: Steps between two lines of the log, where standard output is no terminal.
+        save_every: Epochs between two checkpoints.
+        stop_after: Completed epochs after which to stop; None for all epochs of the recipe.
+        rollback: Whether a run whose loss explodes goes back once to its last checkpoint, and on
+            from there with half the learning rate.
+        stop_requested: Returns whether the run should stop as soon as possible, to be continued
+            later.
+    """
+
+    log_every: int = 50
+    save_every: int = 1
+    stop_after: int | None = None
+    rollback: bool = False
+    stop_requested: Callable[[], bool] = lambda: False
+
+    @classmethod
+    def of(cls, options: argparse.Namespace, stop_requested: Callable[[], bool]) -> Pace:
+        """Read the pace from the options of `training.train`."""
+        return cls(
+            options.log_every,
+            options.save_every,
+            options.stop_after,
+            options.rollback,
+            stop_requested,
+        )
+
+    def epochs(self, recipe: Recipe) -> int:
+        """Return the number of completed epochs after which a run of this recipe stops."""
+        return min(self.stop_after or recipe.epochs, recipe.epochs)
 
 
 @dataclass(frozen=True)
@@ -32,9 +69,9 @@ class Job:
         images: The images.
         device_names: The processors.
         writes: Whether this process is the one that writes the files of the run.
-        build_net: Makes the net as its first step finds it.
-        train: Trains it from the last checkpoint of the run on; the last argument tells whether
-            the run was asked to stop.
+        build_net: Builds the net in the state before its first step.
+        train: Trains the net from the last checkpoint of the run on. Its last argument is
+            `Pace.stop_requested`.
     """
 
     recipe: Recipe

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from training.train import PREEMPTED
+from training.processes import PREEMPTED
 
 # Seconds that workers have to end by themselves after one of them has ended with an error.
 PATIENCE = 10.0
@@ -47,14 +47,14 @@ def free_ports(count: int) -> list[int]:
 
 
 def environments(workers: int, gpus_per_worker: int) -> list[dict[str, str]]:
-    """The variables of each worker's environment.
+    """Return the environment variables of each worker.
 
     Args:
         workers: Number of workers.
         gpus_per_worker: GPUs that each has for itself; with 0 it computes on the CPU.
 
     Returns:
-        What to add to the environment of this process.
+        Variables to add to the environment of this process, per worker.
     """
     addresses = [f"localhost:{port}" for port in free_ports(workers)]
     return [
@@ -88,7 +88,7 @@ class Job:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                # Ctrl-C reaches the launcher alone, which asks the workers to stop.
+                # Ctrl-C reaches only the launcher, which asks the workers to stop.
                 start_new_session=True,
             )
             for environment in environments(workers, gpus_per_worker)
@@ -155,7 +155,7 @@ def run_job(
             them. After an error of its own a worker would only fail again.
 
     Returns:
-        The exit status of the job, as of `Job.wait`.
+        The exit status of the job, see `Job.wait`.
     """
     for restart in range(restarts + 1):
         if restart:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-# What sets call the split that a run is validated on, the first one found wins. A set's own
+# Names of the split that a run is validated on; the first one found wins. A set's own
 # "test" comes last because its labels may be withheld, as ImageNet's are.
 TEST_SPLITS = ("validation", "val", "valid", "test")
 IMAGE_FILES = (".jpg", ".jpeg", ".png")
@@ -22,8 +22,8 @@ class Listing:
 
     Attributes:
         class_names: Name of each class, in the order of the labels.
-        images: What to read: paths of files, or pixels `(height, width, channels)`, uint8.
-        names: What tells the user which image it is.
+        images: Paths of files, or pixels `(height, width, channels)`, uint8.
+        names: Name of each image in messages.
         labels: Class of each image, 0 for the first.
     """
 
@@ -34,14 +34,14 @@ class Listing:
 
 
 def renamed(splits: Mapping[str, Any]) -> dict[str, Any]:
-    """The splits called `"train"` and `"test"` here, whatever the set calls them."""
+    """Rename the splits of a set to `"train"` and `"test"`."""
     test = next((name for name in TEST_SPLITS if name in splits), None)
     found = {"train": splits.get("train"), "test": splits.get(test)}
     return {role: split for role, split in found.items() if split is not None}
 
 
 def list_digits() -> Listing:
-    """The digits of scikit-learn, 8x8 and gray, a fifth of each class held out for testing.
+    """List the digits of scikit-learn, 8x8 and gray; a fifth of each class is for testing.
 
     Returns:
         The listing, of pixels.
@@ -65,7 +65,7 @@ def list_digits() -> Listing:
 
 
 def list_class_folders(root: Path) -> Listing:
-    """Image files in class folders in split folders, `root/{train,test}/{class}/*.jpg`.
+    """List image files in class folders in split folders, `root/{train,test}/{class}/*.jpg`.
 
     Args:
         root: The folder; `test` may also be called one of `TEST_SPLITS`.

@@ -1,8 +1,7 @@
-"""The net of a run before its first step: new, or with pretrained weights."""
+"""Nets of runs before the first step: new, or with pretrained weights."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,13 @@ import numpy as np
 import keras_preact
 from keras_preact import transforms
 from keras_preact.architecture import Architecture
+from keras_preact.messages import did_you_mean
 from keras_preact.weights import find_entry
 from keras_preact.weights.sources import is_weights_file, read
 from training.recipe import Recipe, differences
 from training.run import read_run
 
-# What a recipe takes over from the net it starts from, where it does not say otherwise itself.
+# Values that a recipe inherits from the net it starts from, unless it gives them itself.
 INHERITED = (
     "model",
     "model_options",
@@ -46,10 +46,10 @@ _SIZES = ("units", "channels", "stem_channels")
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What a net is fine-tuned from.
+    """Weights to fine-tune, with the facts that are known about them.
 
     Attributes:
-        weights: What a builder takes as its `weights`: the path of a file, or a published name.
+        weights: The argument `weights` of a builder: the path of a file, or a published name.
         values: Values of a recipe that belong to the weights, as far as they are known.
         class_names: The classes that its head tells apart, where they are known.
         classes: Their number; None where nothing but the file says it.
@@ -61,7 +61,7 @@ class Pretrained:
     classes: int | None = None
 
     def predicts(self, class_names: Sequence[str]) -> bool:
-        """Whether its head tells apart these classes, as far as can be known."""
+        """Return whether its head tells apart these classes, as far as can be known."""
         if self.class_names is not None:
             return self.class_names == tuple(class_names)
         if self.classes is not None:
@@ -78,7 +78,7 @@ def find_pretrained(init: str) -> Pretrained:
             of `keras_preact.weights.list_weights()`.
 
     Returns:
-        What is known of the weights, none of which is loaded yet. In a run's folder its `run.json`
+        Facts about the weights, none of which is loaded yet. In a run's folder its `run.json`
         says how the net was built and what its images went through.
 
     Raises:
@@ -151,23 +151,8 @@ def build_net(recipe: Recipe, classes: int, **options: Any) -> keras.Model:
     )
 
 
-def architecture_of(recipe: Recipe) -> keras_preact.Architecture:
-    """The architecture of a recipe's net, which `keras_preact.analysis` tells the cost of.
-
-    Args:
-        recipe: Names the builder and its options.
-
-    Returns:
-        The architecture.
-
-    Raises:
-        ValueError: If there is no such builder, or its architecture refuses an option.
-    """
-    return _architecture(vars(recipe))
-
-
 def prepare_net(recipe: Recipe, class_names: Sequence[str]) -> keras.Model:
-    """Build the net of a recipe as its first step finds it.
+    """Build the net of a recipe in the state before its first step.
 
     With `init` it has those weights, the first convolution's adapted to the channels; its head is
     new unless it told the same classes apart. With `grow` it has the function of that smaller net
@@ -178,7 +163,7 @@ def prepare_net(recipe: Recipe, class_names: Sequence[str]) -> keras.Model:
         class_names: Names of the classes.
 
     Returns:
-        An uncompiled model, as of `build_net`.
+        An uncompiled model; see `build_net`.
 
     Raises:
         ValueError: If the recipe's net is not the one that the weights are of, cannot grow from
@@ -213,25 +198,24 @@ def prepare_net(recipe: Recipe, class_names: Sequence[str]) -> keras.Model:
 
 
 def recipe_architecture(recipe: Recipe) -> Architecture:
-    """What a recipe's net is like.
+    """Return the architecture of the net of a recipe.
 
     Args:
         recipe: Names the builder and its options.
 
     Returns:
-        The architecture that its builder builds.
+        The architecture that the builder builds.
 
     Raises:
         ValueError: If there is no such builder, or an option is no field or out of its range.
     """
-    return _builder(recipe.model).architecture.replace(**recipe.model_options)
+    return _architecture(vars(recipe))
 
 
 def _builder(name: str) -> keras_preact.applications.Builder:
     builders = keras_preact.BUILDERS
     if name not in builders:
-        close = difflib.get_close_matches(name, builders, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(name, builders, quote="")
         raise ValueError(f"`model` must be one of {', '.join(builders)}. Received: {name!r}.{hint}")
     return builders[name]
 
@@ -249,7 +233,7 @@ def _check_architecture(pretrained: Pretrained, recipe: Recipe) -> None:
     may_differ = (*_FREE_FIELDS, *_SIZES) if recipe.grow else _FREE_FIELDS
     theirs, ours = (
         {name: value for name, value in each.get_config().items() if name not in may_differ}
-        for each in (_architecture(values), architecture_of(recipe))
+        for each in (_architecture(values), recipe_architecture(recipe))
     )
     changes = differences(theirs, ours)
     if changes:
@@ -258,19 +242,21 @@ def _check_architecture(pretrained: Pretrained, recipe: Recipe) -> None:
             f"recipe's is a {recipe.model}:\n  " + "\n  ".join(changes)
         )
     if recipe.grow:
-        _check_growth(_sizes(_architecture(values)), _sizes(architecture_of(recipe)), recipe.init)
+        _check_growth(
+            _sizes(_architecture(values)), _sizes(recipe_architecture(recipe)), recipe.init
+        )
 
 
-def _architecture(values: dict[str, Any]) -> keras_preact.Architecture:
+def _architecture(values: dict[str, Any]) -> Architecture:
     return _builder(values["model"]).architecture.replace(**values.get("model_options", {}))
 
 
-def _sizes(architecture: keras_preact.Architecture) -> dict[str, Any]:
+def _sizes(architecture: Architecture) -> dict[str, Any]:
     return {name: getattr(architecture, name) for name in _SIZES}
 
 
 def _of_size(recipe: Recipe, sizes: dict[str, Any]) -> Recipe:
-    """The recipe of the same net with some of `_SIZES` changed."""
+    """Return the recipe of the same net with some of `_SIZES` changed."""
     return recipe.replace(model_options={**recipe.model_options, **sizes})
 
 
@@ -290,7 +276,7 @@ def _check_growth(theirs: dict[str, Any], ours: dict[str, Any], init: str) -> No
 
 
 def _grown(net: keras.Model, source: Recipe, recipe: Recipe) -> keras.Model:
-    """The net of a recipe with the function of a net that has fewer units or channels.
+    """Build the net of a recipe with the function of a net that has fewer units or channels.
 
     Args:
         net: The smaller net.
@@ -298,7 +284,7 @@ def _grown(net: keras.Model, source: Recipe, recipe: Recipe) -> keras.Model:
         recipe: The values of the run.
 
     Returns:
-        An uncompiled model, as of `build_net`.
+        An uncompiled model; see `build_net`.
 
     Raises:
         ValueError: If the recipe's net cannot have that function.
@@ -316,9 +302,9 @@ def _grown(net: keras.Model, source: Recipe, recipe: Recipe) -> keras.Model:
 
 
 def _frozen_stage(recipe: Recipe) -> int:
-    """The number of the last frozen stage, the stem's being 1."""
+    """Return the number of the last frozen stage; the stem is 1."""
     if recipe.freeze == "stem":
         return 1
     if recipe.freeze == "body":
-        return 1 + len(architecture_of(recipe).units)
+        return 1 + len(recipe_architecture(recipe).units)
     return int(recipe.freeze.removeprefix("stage"))

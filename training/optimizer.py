@@ -25,7 +25,7 @@ class SGD(keras.optimizers.SGD):
 
     The factor `f` is 1 but for the variables named in `rate_factors`.
 
-    The `weight_decay` of Keras's optimisers acts on the weights beside the momentum, which makes
+    The `weight_decay` of Keras's optimizers acts on the weights beside the momentum, which makes
     it weaker by a factor of about `1 - momentum`. Keras's velocity also contains the learning
     rate, so that a lower rate reaches the weights only after some steps.
 
@@ -36,7 +36,7 @@ class SGD(keras.optimizers.SGD):
         l2: The penalty added to the gradient.
         penalized: Paths of the variables that the penalty applies to.
         rate_factors: By path of a variable, what its learning rate is multiplied by.
-        **options: What else `keras.optimizers.SGD` takes.
+        **options: Further arguments of `keras.optimizers.SGD`.
 
     Raises:
         ValueError: If `weight_decay` is given as well, or a factor is negative.
@@ -54,7 +54,7 @@ class SGD(keras.optimizers.SGD):
     ) -> None:
         if options.get("weight_decay") is not None:
             raise ValueError(
-                "The weight decay of this optimiser is `l2`; `weight_decay` would come on top. "
+                "The weight decay of this optimizer is `l2`; `weight_decay` would come on top. "
                 f"Received: weight_decay={options['weight_decay']}"
             )
         super().__init__(learning_rate, momentum, nesterov, **options)
@@ -109,13 +109,13 @@ class SGD(keras.optimizers.SGD):
         self.assign_sub(variable, learning_rate * step)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, serialised."""
+        """Return the arguments, serialized."""
         own = {"l2": self.l2, "penalized": self.penalized, "rate_factors": self.rate_factors}
         return {**super().get_config(), **own}
 
 
 def layer_decay_factors(model: keras.Model, decay: float) -> dict[str, float]:
-    """Layer-wise decay of the learning rate, as in BEiT (arXiv:2106.08254).
+    """Return the factors of layer-wise learning-rate decay, as in BEiT (arXiv:2106.08254).
 
     Args:
         model: A net of keras_preact.
@@ -133,7 +133,7 @@ def layer_decay_factors(model: keras.Model, decay: float) -> dict[str, float]:
 
 
 def build_optimizer(recipe: Recipe, model: keras.Model, steps_per_epoch: int) -> keras.Optimizer:
-    """Build the optimiser of a run.
+    """Build the optimizer of a run.
 
     Args:
         recipe: The values of the run.
@@ -141,7 +141,7 @@ def build_optimizer(recipe: Recipe, model: keras.Model, steps_per_epoch: int) ->
         steps_per_epoch: Steps of one epoch.
 
     Returns:
-        The optimiser; weight decay applies to convolution and dense kernels only. In
+        The optimizer; weight decay applies to convolution and dense kernels only. In
         `mixed_float16` it scales the loss.
     """
     sgd = SGD(

@@ -1,4 +1,4 @@
-"""Commands of this package as processes that end with the one that started them.
+"""Commands of this package as processes that end with the process that started them.
 
 A killed process cannot stop what it has started. So a command runs here with a pipe as its
 standard input: when the other end closes, however that came about, it ends.
@@ -15,6 +15,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
+
+# The exit status of a run that was asked to stop: EX_TEMPFAIL of sysexits.h, "try again later".
+PREEMPTED = 75
 
 
 def start(
@@ -58,9 +61,9 @@ def run(command: Sequence[str], log: Path, threads: int = 0) -> int:
     """Run a command of this package to its end.
 
     Args:
-        command: As of `start`.
+        command: See `start`.
         log: The file its output is added to.
-        threads: As of `start`.
+        threads: See `start`.
 
     Returns:
         Its exit status; that of a process killed by signal `n` is `-n`.
@@ -74,7 +77,7 @@ def run(command: Sequence[str], log: Path, threads: int = 0) -> int:
 
 
 def last_lines(log: Path, count: int) -> str:
-    """The end of a log.
+    """Return the last lines of a log.
 
     Args:
         log: The file.

@@ -20,9 +20,9 @@ from keras_preact.preprocessing import Preprocessing
 from keras_preact.weights import save_half_precision
 from training.data import evaluation_pipeline
 from training.evaluate import Evaluation, evaluate
-from training.files import replacing
 from training.net import build_net
 from training.recipe import Recipe, recipe_for
+from training.records.files import replacing
 from training.sources import open_source
 from training.trained import Trained, add_trained_arguments, load_trained, read_record
 
@@ -35,7 +35,7 @@ def publish(trained: Trained, source: str, output: Path, name: str, data: str) -
         source: Its images, as for `training.train`.
         output: The folder.
         name: Name of both files, less their endings.
-        data: What the card calls the images.
+        data: Name of the images on the card.
 
     Returns:
         The card.
@@ -107,7 +107,7 @@ Versions: {", ".join(f"{name} {version}" for name, version in record["versions"]
 
 
 def _runs(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The runs that led to a net, from the one that began with random or published weights."""
+    """Return the runs that led to a net, from the one with random or published weights on."""
     runs = [record]
     while init := runs[0]["recipe"].get("init"):
         path = Path(init).expanduser()

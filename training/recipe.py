@@ -1,10 +1,9 @@
-"""A recipe: the values of one training run, read from a short TOML file."""
+"""Recipes: the values of a training run, read from a short TOML file."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import re
 import tomllib
 import typing
@@ -13,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from keras_preact.messages import did_you_mean
 from keras_preact.preprocessing import Preprocessing
 
 RECIPES = Path(__file__).parent / "recipes"
 
-# What `freeze` may be.
+# Allowed values of `freeze`.
 FROZEN_PARTS = r"none|stem|stage[2-9]\d*|body"
 
 # The headings of `--help`, each with the first field under it.
@@ -25,7 +25,7 @@ _GROUPS = {
     "model": "net",
     "init": "fine-tuning",
     "rule": "schedule",
-    "momentum": "optimiser",
+    "momentum": "optimizer",
     "input_size": "images",
     "crop": "augmentation of the training images",
     "dtype_policy": "machine",
@@ -33,10 +33,10 @@ _GROUPS = {
 
 
 def _value(help: str, default: Any, **limits: Any) -> Any:
-    """A field of a recipe with its help text and its limits.
+    """Declare a field of a recipe with its help text and its limits.
 
     Args:
-        help: What `--help` says of it.
+        help: Text for `--help`.
         default: Its value where a recipe does not give one.
         **limits: `choices`, or bounds of numbers: `minimum`, `maximum`, `above`, `below`.
     """
@@ -70,7 +70,7 @@ class Recipe:
     )
     freeze: str = _value(
         "last part that keeps its weights of init, and so do all before it: stem, stage2, …, or "
-        "body, which leaves the head alone to be trained",
+        "body, so that only the head is trained",
         "none",
     )
     layer_decay: float = _value(
@@ -91,7 +91,7 @@ class Recipe:
     epoch_steps: int = _value(
         "steps of an epoch, over as many passes as it takes; 0 means one pass", 0, minimum=0
     )
-    batch_size: int = _value("global batch: images a step over all replicas", 256, minimum=1)
+    batch_size: int = _value("global batch: images per step, over all replicas", 256, minimum=1)
     learning_rate: float = _value("peak learning rate at the reference batch", 0.1, above=0)
     reference_batch_size: int = _value(
         "batch the learning rates are given for; all of them are multiplied by "
@@ -117,10 +117,10 @@ class Recipe:
     )
     step_factor: float = _value("factor that `step` applies each time", 0.1, above=0, maximum=1)
     final_learning_rate: float = _value(
-        "rate that cosine and one_cycle end at, likewise", 0.0, minimum=0
+        "rate that cosine and one_cycle end at, at the reference batch", 0.0, minimum=0
     )
 
-    # The optimiser: SGD.
+    # The optimizer: SGD.
     momentum: float = _value("momentum of SGD", 0.9, minimum=0, below=1)
     nesterov: bool = _value("Nesterov momentum", False)
     weight_decay: float = _value("L2 penalty on conv and dense kernels only", 1e-4, minimum=0)
@@ -133,9 +133,11 @@ class Recipe:
 
     # The images.
     input_size: int = _value("height and width the net sees, pixels", 224, minimum=1)
-    channels: int = _value("colour channels, 1 or 3", 3, choices=(1, 3))
+    channels: int = _value("color channels, 1 or 3", 3, choices=(1, 3))
     mean: tuple[float, ...] = _value("channel means, for pixels in 0..1", (0.485, 0.456, 0.406))
-    std: tuple[float, ...] = _value("channel deviations, likewise", (0.229, 0.224, 0.225), above=0)
+    std: tuple[float, ...] = _value(
+        "channel deviations, for pixels in 0..1", (0.229, 0.224, 0.225), above=0
+    )
     interpolation: str = _value("resizing", "bicubic", choices=("bilinear", "bicubic"))
     crop_fraction: float = _value(
         "share of the resized image evaluation crops out", 0.875, above=0, maximum=1
@@ -159,10 +161,8 @@ class Recipe:
     color_jitter: float = _value(
         "strength of brightness, contrast, saturation; 0 is off", 0.0, minimum=0
     )
-    lighting: float = _value(
-        "deviation of the PCA colour noise (AlexNet); 0 is off", 0.0, minimum=0
-    )
-    rand_augment_layers: int = _value("RandAugment operations an image; 0 is off", 0, minimum=0)
+    lighting: float = _value("deviation of the PCA color noise (AlexNet); 0 is off", 0.0, minimum=0)
+    rand_augment_layers: int = _value("RandAugment operations per image; 0 is off", 0, minimum=0)
     rand_augment_magnitude: float = _value(
         "RandAugment magnitude, 0..10", 9.0, minimum=0, maximum=10
     )
@@ -244,13 +244,13 @@ class Recipe:
 
     @property
     def learning_rate_scale(self) -> float:
-        """What every learning rate is multiplied by: the linear scaling rule."""
+        """Factor of every learning rate: the linear scaling rule."""
         if self.reference_batch_size == 0:
             return 1.0
         return self.batch_size / self.reference_batch_size
 
     def replace(self, **changes: Any) -> Recipe:
-        """The same recipe with some values changed, checked again."""
+        """Return the recipe with some values changed, and check it again."""
         return dataclasses.replace(self, **changes)
 
 
@@ -277,7 +277,7 @@ def load_recipe(name_or_path: str | Path, defaults: Mapping[str, Any] | None = N
 
 
 def recipe_values(name_or_path: str | Path) -> dict[str, Any]:
-    """The values that a recipe's file gives, none of them checked yet but for their names.
+    """Read the values in the file of a recipe, and check only their names.
 
     Args:
         name_or_path: As for `load_recipe`.
@@ -292,8 +292,9 @@ def recipe_values(name_or_path: str | Path) -> dict[str, Any]:
     path = _recipe_path(name_or_path)
     if not path.is_file():
         known = sorted(each.stem for each in RECIPES.glob("*.toml"))
+        hint = did_you_mean(path.stem, known, quote="'")
         raise FileNotFoundError(
-            f"No recipe {str(name_or_path)!r}{_suggestion(path.stem, known)} "
+            f"No recipe {str(name_or_path)!r}.{hint} "
             f"The recipes are {', '.join(known)}; any other is given by the path of its .toml file."
         )
     try:
@@ -351,7 +352,7 @@ def override_recipe(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
 
 
 def steps_per_epoch(source: Any, recipe: Recipe) -> int:
-    """Number of steps of an epoch: the recipe's, or the full batches of one pass.
+    """Return the steps of an epoch: those of the recipe, or the full batches of one pass.
 
     Args:
         source: The images: an `ImageSource` or an `ImageSet`.
@@ -375,10 +376,10 @@ def steps_per_epoch(source: Any, recipe: Recipe) -> int:
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
-    """How the images of a recipe are preprocessed for evaluation.
+    """Return the preprocessing of a recipe's images for evaluation.
 
     Args:
-        recipe: Gives the input size, the colour statistics and the interpolation.
+        recipe: Gives the input size, the color statistics and the interpolation.
 
     Returns:
         The preprocessing.
@@ -393,10 +394,10 @@ def preprocessing_of(recipe: Recipe) -> Preprocessing:
 
 
 def recipe_for(preprocessing: Preprocessing, **values: Any) -> Recipe:
-    """A recipe whose images are preprocessed so, the reverse of `preprocessing_of`.
+    """Make a recipe from the preprocessing of its images, the inverse of `preprocessing_of`.
 
     Args:
-        preprocessing: What the images go through.
+        preprocessing: The preprocessing of the images.
         **values: Further values of the recipe.
 
     Returns:
@@ -414,21 +415,17 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def _suggestion(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else "."
-
-
 def _known_fields(values: dict[str, Any]) -> dict[str, Any]:
     names = [each.name for each in dataclasses.fields(Recipe)]
     for name in values:
         if name not in names:
-            raise ValueError(f"Unknown value {name!r}{_suggestion(name, names)}")
+            hint = did_you_mean(name, names, quote="'")
+            raise ValueError(f"Unknown value {name!r}.{hint}")
     return values
 
 
 def _converted(name: str, value: Any, kind: Any) -> Any:
-    """A value in the type of its field: whole numbers become floats, lists tuples."""
+    """Convert a value to the type of its field: whole numbers to floats, lists to tuples."""
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, (list, tuple)):
             raise ValueError(f"`{name}` must be a list of numbers. Received: {value!r}")
@@ -470,7 +467,7 @@ def _shown(value: Any) -> str:
 
 
 def _argument_form(kind: Any, choices: tuple | None) -> dict[str, Any]:
-    """The keyword arguments of `add_argument` that read a value of this type."""
+    """Return the keyword arguments of `add_argument` for a value of this type."""
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(kind) is tuple:

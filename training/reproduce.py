@@ -21,13 +21,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from training import processes
-from training.files import replacing
-from training.report import write_history_csv
+from training.records.files import replacing
+from training.records.report import write_history_csv
 from training.run import read_run
 
 # Published where a net fails to converge.
 FAILS = math.inf
-# What `training.train` says when the loss has exploded or is no longer finite.
+# Words of `training.train` when the loss has exploded or is no longer finite.
 _DIVERGED = "The last good checkpoint is"
 
 
@@ -36,8 +36,8 @@ class Row:
     """One net of a table.
 
     Attributes:
-        label: What the paper calls it.
-        options: What `Architecture` calls it: the fields that make it.
+        label: Its name in the paper.
+        options: Its fields of `Architecture`.
         published: Test error in percent on CIFAR-10, by the name of a size.
     """
 
@@ -56,7 +56,7 @@ class Table:
     """A table of the paper.
 
     Attributes:
-        title: What it compares.
+        title: Subject of the comparison.
         rows: Its nets.
     """
 
@@ -123,7 +123,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a row's runs.
+    """Outcome of the runs of a row.
 
     Attributes:
         row: The row.
@@ -148,7 +148,7 @@ class Result:
 
 
 def command(row: Row, size: Size, data: str, seed: int, output: Path) -> list[str]:
-    """The training run of one row and seed.
+    """Return the command line that trains one row with one seed.
 
     Args:
         row: The net.
@@ -169,7 +169,7 @@ def command(row: Row, size: Size, data: str, seed: int, output: Path) -> list[st
 
 
 def run(arguments: list[str], output: Path, threads: int) -> None:
-    """Train, with the log beside the run's folder, in a file of its name and `.log`.
+    """Train, and write the log to a file beside the folder of the run, with `.log` at its end.
 
     A run that diverged leaves one that ends in `.diverged`, so that it is not tried again.
 
@@ -195,7 +195,7 @@ def run(arguments: list[str], output: Path, threads: int) -> None:
 
 
 def _beside(folder: Path, ending: str) -> Path:
-    """A file of a folder's name and an ending; the name may hold a point itself."""
+    """Return the path of a file beside a folder: its name, perhaps with a point, and an ending."""
     return folder.with_name(folder.name + ending)
 
 
@@ -262,7 +262,7 @@ def results(rows: Sequence[Row], seeds: int, runs: Path) -> list[Result]:
 
 
 def comparison(measured: Sequence[Result], size: str) -> str:
-    """Measured beside published test error, as a Markdown table.
+    """Format measured beside published test errors as a Markdown table.
 
     Args:
         measured: The rows' results.
@@ -298,7 +298,7 @@ def comparison(measured: Sequence[Result], size: str) -> str:
 
 
 def _agreement(errors: Sequence[tuple[float, float]]) -> tuple[int, int]:
-    """How many pairs two lists rank alike, of those that the second ranks."""
+    """Count the pairs that two lists rank alike, of those that the second ranks."""
     pairs = [
         (a[0] - b[0], -1 if a[1] < b[1] else 1)
         for index, a in enumerate(errors)
@@ -386,7 +386,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m training.reproduce", description=__doc__)
     parser.add_argument("tables", nargs="+", choices=TABLES, help="what to repeat")
-    parser.add_argument("--data", required=True, metavar="SOURCE", help="as of training.train")
+    parser.add_argument("--data", required=True, metavar="SOURCE", help="see training.train")
     parser.add_argument("--size", choices=SIZES, default="cpu", help="default: cpu")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs a net (default: 3)")
     parser.add_argument(

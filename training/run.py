@@ -1,4 +1,4 @@
-"""The folder of a run: what it holds, and whether it may be continued."""
+"""Folders of runs: their files, and whether a run may go on in one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import keras
 import numpy as np
 
 import keras_preact
-from training.checkpoint import Progress
-from training.files import PARTIAL, write_json
 from training.recipe import differences
-from training.report import draw_curves, write_history_csv
+from training.records.checkpoint import Progress
+from training.records.files import PARTIAL, write_json
+from training.records.report import draw_curves, write_history_csv
 
 
 class Run:
@@ -25,7 +25,7 @@ class Run:
 
     Args:
         output: The folder; it need not exist yet.
-        description: What decides the outcome of the run, as JSON values: `recipe`, `source`,
+        description: Everything that decides the outcome of the run, as JSON: `recipe`, `source`,
             `class_names`, `images` and so on.
 
     Raises:
@@ -50,7 +50,7 @@ class Run:
         return self._record.exists() and read_run(self.output)["status"] == "finished"
 
     def start(self, command: list[str], device_names: list[str]) -> None:
-        """Create the folder and note by whom and on what the run is done.
+        """Create the folder, and record the command, versions and devices of the run.
 
         Args:
             command: The command line.
@@ -130,7 +130,7 @@ def read_run(output: str | Path) -> dict[str, Any]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a process killed before the first `run.json` may have left this file."""
+    """Return whether a process killed before the first `run.json` may have left this file."""
     return path.name.startswith(PARTIAL) or path.name == "checkpoint" and not any(path.iterdir())
 
 
@@ -146,7 +146,7 @@ def _versions() -> dict[str, str]:
 
 
 def _git_revision() -> str | None:
-    """The commit of the checkout, with `-dirty` if files have changed since; None outside git."""
+    """Return the commit of the checkout, with `-dirty` if files have changed; None outside git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         result = subprocess.run(

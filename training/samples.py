@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.files import replacing
+from training.records.files import replacing
 from training.sources import ImageSource, open_source
 
 

@@ -1,4 +1,4 @@
-"""The learning rate of every step, from a recipe."""
+"""Learning-rate schedules of a recipe."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Warmup(LearningRateSchedule):
         self.hold = hold
 
     def __call__(self, step: Any) -> Any:
-        """The learning rate of a step, counted from 0."""
+        """Return the learning rate of a step, counted from 0."""
         step = ops.cast(step, "float32")
         warming = ops.cast(self.initial_learning_rate, "float32")
         if not self.hold:
@@ -51,7 +51,7 @@ class Warmup(LearningRateSchedule):
         return ops.where(step < self.steps, warming, after)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, serialised."""
+        """Return the arguments, serialized."""
         return {
             "schedule": keras.saving.serialize_keras_object(self.schedule),
             "steps": self.steps,
@@ -61,7 +61,7 @@ class Warmup(LearningRateSchedule):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Warmup:
-        """The inverse of `get_config`."""
+        """Restore a schedule from the result of `get_config`."""
         schedule = keras.saving.deserialize_keras_object(config["schedule"])
         return cls(**{**config, "schedule": schedule})
 
@@ -106,7 +106,7 @@ def _schedule_after_warmup(
 
 
 def calmed(recipe: Recipe, rollbacks: int) -> Recipe:
-    """A recipe with its learning rates halved for each rollback, as in OPT (arXiv:2205.01068).
+    """Halve the learning rates of a recipe for each rollback, as in OPT (arXiv:2205.01068).
 
     Args:
         recipe: The recipe.

@@ -1,8 +1,7 @@
-"""Where the images of a run come from: named, labelled, encoded images in splits."""
+"""Sources of images: named, labeled, encoded images in splits."""
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import json
 import os
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
+from keras_preact.messages import did_you_mean
 from training.listing import TEST_SPLITS, list_class_folders, list_digits, renamed
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
@@ -23,12 +23,12 @@ SHUFFLE_BUFFER = 8192
 
 
 class Split(Protocol):
-    """The labelled images of one part of a data set."""
+    """The labeled images of one part of a data set."""
 
     num_examples: int
 
     def examples(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
-        """One pass over the examples, none of them read yet.
+        """Return one pass over the examples, none of them read yet.
 
         Args:
             seed: int64 tensor `(2,)` that decides the order; the stored order without it.
@@ -39,11 +39,11 @@ class Split(Protocol):
         """
 
     def read(self, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The encoded image (scalar string) and the label (scalar int64) of an example."""
+        """Read the encoded image (scalar string) and the label (scalar int64) of an example."""
 
 
 def indices_in_order(count: int, seed: tf.Tensor | None = None) -> tf.data.Dataset:
-    """The indices of `count` examples.
+    """Make a dataset of the indices of `count` examples.
 
     Args:
         count: Number of examples, 1 or more.
@@ -77,13 +77,13 @@ class IndexedSplit:
         self._encoded = None if encoded is None else tf.constant(encoded, tf.string)
 
     def examples(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
-        """One pass over the examples as `(name, index)`; see `Split.examples`."""
+        """Return one pass over the examples as `(name, index)`; see `Split.examples`."""
         return indices_in_order(self.num_examples, seed).map(
             lambda index: (self._names[index], index)
         )
 
     def read(self, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The encoded image and the label of the example at index `item`."""
+        """Read the encoded image and the label of the example at index `item`."""
         if self._encoded is None:
             return tf.io.read_file(self._names[item]), self._labels[item]
         return self._encoded[item], self._labels[item]
@@ -98,7 +98,7 @@ class RecordSplit:
     Args:
         shards: Paths of the shards.
         num_examples: Number of records in all shards.
-        parse: Maps a serialised record to its encoded image and its label.
+        parse: Maps a serialized record to its encoded image and its label.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class RecordSplit:
         self._shards = tf.constant(shards, tf.string)
 
     def examples(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
-        """One pass over the examples as `(name, record)`; see `Split.examples`."""
+        """Return one pass over the examples as `(name, record)`; see `Split.examples`."""
 
         def records(shard: tf.Tensor) -> tf.data.Dataset:
             path = self._shards[shard]
@@ -147,10 +147,10 @@ class RecordSplit:
 
 
 class ImageSource:
-    """A set of labelled images.
+    """A set of labeled images.
 
     Args:
-        name: What the user called the source.
+        name: The name that the user gave for the source.
         class_names: Name of each class, in the order of the labels.
         splits: The examples, under the names `"train"` and `"test"`; either may be missing.
     """
@@ -166,7 +166,7 @@ class ImageSource:
         return tuple(self._splits)
 
     def split(self, name: str) -> Split:
-        """The examples of a split.
+        """Return the examples of a split.
 
         Args:
             name: `"train"` or `"test"`.
@@ -185,12 +185,12 @@ class ImageSource:
         return self._splits[name]
 
     def num_examples(self, split: str) -> int:
-        """Number of images in a split, unreadable ones included."""
+        """Return the number of images in a split, unreadable ones included."""
         return self.split(split).num_examples
 
 
 def open_source(name: str, data_dir: str | None = None) -> ImageSource:
-    """Open a set of labelled images.
+    """Open a set of labeled images.
 
     Args:
         name: One of
@@ -201,7 +201,7 @@ def open_source(name: str, data_dir: str | None = None) -> ImageSource:
             - a folder of TFRecord shards named `train-*.tfrecord*` and `validation-*.tfrecord*`
               (or `test-*`, or the plain `train-00000-of-01024`), uncompressed, of `tf.Example`
               records with `image/encoded` (bytes of an image file) and `image/class/label`
-              (int64). Beside them lie the names of the classes: `labels.txt`, one a line, for
+              (int64). Beside them lie the names of the classes: `labels.txt`, one per line, for
               labels that count from 0; or `classes.json`, either a list of names or
               `{"names": [...], "first_label": 1}` for labels that count from 1, as those of
               the usual ImageNet shards do;
@@ -214,7 +214,7 @@ def open_source(name: str, data_dir: str | None = None) -> ImageSource:
         validation split is taken as `"test"`.
 
     Raises:
-        ValueError: If the name or what lies there is no set of labelled images.
+        ValueError: If the name or what lies there is no set of labeled images.
         FileNotFoundError: If the path does not exist, or the set is neither prepared nor to be
             downloaded from here. The message says what to do.
     """
@@ -239,7 +239,7 @@ def open_source(name: str, data_dir: str | None = None) -> ImageSource:
 
 
 def _open_digits() -> ImageSource:
-    """The digits of scikit-learn, as PNG files in memory."""
+    """Open the digits of scikit-learn, as PNG files in memory."""
     digits = list_digits()
     splits = {
         split: IndexedSplit(
@@ -253,7 +253,7 @@ def _open_digits() -> ImageSource:
 
 
 def _open_folder(root: Path) -> ImageSource:
-    """A folder prepared by TensorFlow Datasets, of TFRecord shards, or of class folders."""
+    """Open a folder: prepared by TensorFlow Datasets, of TFRecord shards, or of class folders."""
     if (root / "dataset_info.json").exists():
         import tensorflow_datasets as tfds
 
@@ -266,7 +266,7 @@ def _open_folder(root: Path) -> ImageSource:
 
 
 def _open_class_folders(root: Path) -> ImageSource:
-    """Image files in class folders in split folders."""
+    """Open image files in class folders in split folders."""
     listing = list_class_folders(root)
     splits = {
         split: IndexedSplit(paths, listing.labels[split]) for split, paths in listing.names.items()
@@ -275,7 +275,7 @@ def _open_class_folders(root: Path) -> ImageSource:
 
 
 def _shards(root: Path, split: str) -> list[str]:
-    """Paths of the TFRecord shards of a split, in order."""
+    """List the TFRecord shards of a split, in order."""
     patterns = [pattern.format(split=split) for pattern in SHARD_PATTERNS]
     return sorted(
         str(root / file)
@@ -285,7 +285,7 @@ def _shards(root: Path, split: str) -> list[str]:
 
 
 def _open_shards(root: Path, shards: Mapping[str, list[str]]) -> ImageSource:
-    """TFRecord shards in the layout that `open_source` documents."""
+    """Open TFRecord shards in the layout that `open_source` documents."""
     class_names, first_label = _read_class_names(root)
 
     def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -304,13 +304,13 @@ def _open_shards(root: Path, shards: Mapping[str, list[str]]) -> ImageSource:
 
 
 def _read_class_names(root: Path) -> tuple[list[str], int]:
-    """The names of the classes beside TFRecord shards, and the label of the first one."""
+    """Read the names of the classes beside TFRecord shards, and the label of the first one."""
     if (root / "labels.txt").exists():
         lines = (root / "labels.txt").read_text().splitlines()
         return [line.strip() for line in lines if line.strip()], 0
     if not (root / "classes.json").exists():
         raise FileNotFoundError(
-            f"{str(root)!r} holds TFRecord shards but neither labels.txt (a class name a line, "
+            f"{str(root)!r} holds TFRecord shards but neither labels.txt (one class name per line, "
             "labels from 0) nor classes.json (a list of names, or "
             '{"names": [...], "first_label": 1} for labels from 1).'
         )
@@ -327,7 +327,7 @@ def _read_class_names(root: Path) -> tuple[list[str], int]:
 
 
 def _count_records(path: str) -> int:
-    """Number of records in a TFRecord file, from the lengths in it alone.
+    """Count the records in a TFRecord file, reading only their lengths.
 
     A record is its length (8 bytes), a checksum (4), the content, another checksum (4):
     https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
@@ -349,15 +349,14 @@ def _count_records(path: str) -> int:
 
 
 def _open_tfds(name: str, data_dir: str | None) -> ImageSource:
-    """A set of TensorFlow Datasets, downloaded and prepared if it is not."""
+    """Open a set of TensorFlow Datasets, which is downloaded and prepared if need be."""
     import tensorflow_datasets as tfds
 
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         known = ["digits", *tfds.list_builders(with_community_datasets=False)]
-        close = difflib.get_close_matches(name, known, n=3)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        hint = did_you_mean(name, known, quote="")
         raise ValueError(
             f"There is no folder {name!r} here and no set of that name in TensorFlow Datasets."
             f"{hint} Expected `digits`, a folder, or a name such as `cifar10`."
@@ -371,7 +370,7 @@ def _open_tfds(name: str, data_dir: str | None) -> ImageSource:
 
 
 def _how_to_get(name: str, builder: Any, error: Exception) -> str:
-    """What to do about a set that could not be prepared."""
+    """Say what to do about a set that could not be prepared."""
     lines = [
         f"{name!r} is not prepared in {builder.data_dir} and could not be downloaded: {error}",
         "Either",
@@ -390,7 +389,7 @@ def _how_to_get(name: str, builder: Any, error: Exception) -> str:
 
 
 def _from_builder(name: str, builder: Any) -> ImageSource:
-    """The prepared shards of a builder of TensorFlow Datasets."""
+    """Open the prepared shards of a builder of TensorFlow Datasets."""
     import tensorflow_datasets as tfds
 
     info = builder.info

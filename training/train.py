@@ -17,9 +17,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.checkpoint import Progress
+from training.engines.stopping import Preempted
 from training.job import Images, Job
 from training.net import find_pretrained
+from training.processes import PREEMPTED
 from training.recipe import (
     Recipe,
     add_recipe_arguments,
@@ -28,18 +29,15 @@ from training.recipe import (
     preprocessing_of,
     recipe_values,
 )
+from training.records.checkpoint import Progress
 from training.run import Run
-from training.stopping import Preempted
-
-# The exit status of a run that was asked to stop: EX_TEMPFAIL of sysexits.h, "try again later".
-PREEMPTED = 75
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recipe]:
     """Read the command line.
 
     Args:
-        arguments: What follows the name of the program.
+        arguments: The arguments, without the name of the program.
 
     Returns:
         The options, and the recipe with the overrides applied.
@@ -52,11 +50,27 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
         prog="python -m training.train",
         allow_abbrev=False,
         description=(
-            "Train a net on labelled images. Started again with the same arguments, it goes on "
+            "Train a net on labeled images. Started again with the same arguments, it goes on "
             "after the last completed epoch."
         ),
         epilog="Every value of the recipe may be overridden; the defaults shown are the recipe's.",
     )
+    _add_run_arguments(parser)
+    _add_device_arguments(parser)
+    _add_pace_arguments(parser)
+    recipe = named_recipe(arguments)
+    add_recipe_arguments(parser, recipe)
+    options = parser.parse_args(arguments)
+    for name in ("save_every", "stop_after"):
+        epochs = getattr(options, name)
+        if epochs is not None and epochs < 1:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} must be 1 or more. Received: {epochs}")
+    return options, override_recipe(recipe, options)
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name the recipe, the images and the folder of a run."""
     parser.add_argument(
         "--recipe", required=True, metavar="NAME", help="a name in training/recipes, or a TOML file"
     )
@@ -73,6 +87,10 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="the folder of the run"
     )
+
+
+def _add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where the net is trained."""
     parser.add_argument(
         "--data-on-device",
         action="store_true",
@@ -91,6 +109,10 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
         action="store_true",
         help="the same weights bit for bit each time, on the same machine; slower",
     )
+
+
+def _add_pace_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `Pace`."""
     parser.add_argument(
         "--log-every",
         type=int,
@@ -118,25 +140,16 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
         help="stop once N epochs are completed in all; the same command with a larger N, or "
         "without it, goes on in the recipe's schedule",
     )
-    recipe = named_recipe(arguments)
-    add_recipe_arguments(parser, recipe)
-    options = parser.parse_args(arguments)
-    for name in ("save_every", "stop_after"):
-        epochs = getattr(options, name)
-        if epochs is not None and epochs < 1:
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} must be 1 or more. Received: {epochs}")
-    return options, override_recipe(recipe, options)
 
 
 def named_recipe(arguments: Sequence[str]) -> Recipe:
-    """The recipe a command line names: its values are the defaults that `--help` shows.
+    """Load the recipe that a command line names: its values are the defaults in `--help`.
 
-    What neither the recipe's file nor, later, the command line says is as it was for the weights
+    A value that neither the file of the recipe nor the command line gives is that of the weights
     to start from.
 
     Args:
-        arguments: What follows the name of the program.
+        arguments: The arguments, without the name of the program.
 
     Returns:
         The recipe, without the overrides.
@@ -158,7 +171,7 @@ def named_recipe(arguments: Sequence[str]) -> Recipe:
 
 
 def describe(options: argparse.Namespace, recipe: Recipe, images: Images) -> dict[str, Any]:
-    """What decides the outcome of a run, as JSON values."""
+    """Collect everything that decides the outcome of a run, as JSON values."""
     description = {
         "recipe_name": options.recipe,
         "recipe": dataclasses.asdict(recipe),
@@ -175,7 +188,7 @@ def describe(options: argparse.Namespace, recipe: Recipe, images: Images) -> dic
 
 
 def summary(run: Run, progress: Progress) -> str:
-    """The last lines a run prints."""
+    """Format the last lines that a run prints."""
     best, last = progress.best, progress.history[-1]
     text = (
         f"Test accuracy: best {best['val_top1']:.2%} (epoch {best['epoch']}), "
@@ -194,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 if the training failed; 2 for a wrong argument; 75 (`PREEMPTED`)
-        after SIGTERM, once what the same command needs to go on is saved; 130 after Ctrl-C.
+        after SIGTERM, once the state is saved that the same command goes on from; 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -238,25 +251,25 @@ def prepare(options: argparse.Namespace, recipe: Recipe) -> Job:
         recipe: The recipe, with the overrides applied.
 
     Returns:
-        What there is to do.
+        The job.
 
     Raises:
         ValueError: If it cannot be done.
         FileNotFoundError: If there are no such images.
     """
-    # Neither needs what the other is made of: TensorFlow, or a backend without it.
+    # Each engine imports only its own backend: TensorFlow, or one without it.
     if options.data_on_device:
-        from training import on_device
+        from training.engines import on_device
 
         return on_device.prepare(options, recipe)
-    from training import on_tensorflow
+    from training.engines import on_tensorflow
 
     return on_tensorflow.prepare(options, recipe)
 
 
 @contextlib.contextmanager
 def _termination() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, instead of ending the process."""
+    """Make an event that SIGTERM sets instead of ending the process."""
     terminated = threading.Event()
     handler = signal.signal(signal.SIGTERM, lambda number, frame: terminated.set())
     try:

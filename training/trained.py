@@ -18,12 +18,12 @@ from training.run import read_run
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained net and what is known of it.
+    """A trained net with its preprocessing and the record of its run.
 
     Args:
         file: The `.keras` file.
         model: The net, uncompiled.
-        preprocessing: What its images go through.
+        preprocessing: The preprocessing of its images.
         record: The `run.json` beside the file; empty where there is none.
     """
 
@@ -79,7 +79,7 @@ def load_trained(options: argparse.Namespace) -> Trained:
     """Load the net that the options name.
 
     Args:
-        options: What a parser with `add_trained_arguments` read.
+        options: The options read by a parser with `add_trained_arguments`.
 
     Returns:
         The net, with its run's preprocessing, each value replaced where its option is given.
@@ -132,6 +132,6 @@ def _preprocessing(options: argparse.Namespace, record: dict[str, Any]) -> Prepr
         needed = ", ".join("--" + name.replace("_", "-") for name in missing)
         raise ValueError(
             f"a model outside the folder of its run (with run.json) needs {needed}: what its "
-            "images were resized to and normalised by in training"
+            "images were resized to and normalized by in training"
         )
     return Preprocessing(**config)

@@ -18,7 +18,6 @@ from typing import Any
 import grpc
 import tensorflow as tf
 
-from training.files import write_json
 from training.hyperrule import apply_rule
 from training.recipe import (
     Recipe,
@@ -27,6 +26,7 @@ from training.recipe import (
     override_recipe,
     steps_per_epoch,
 )
+from training.records.files import write_json
 from training.search import (
     OBJECTIVES,
     ORACLES,
@@ -52,7 +52,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
     """Read the command line.
 
     Args:
-        arguments: What follows the name of the program.
+        arguments: The arguments, without the name of the program.
 
     Returns:
         The options, and the recipe with the overrides applied.
@@ -71,10 +71,13 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
         epilog="Every value of the recipe may be overridden, as in training.train.",
     )
     parser.add_argument(
-        "--recipe", required=True, metavar="NAME", help="what stays as it is: as of training.train"
+        "--recipe",
+        required=True,
+        metavar="NAME",
+        help="values that stay the same; see training.train",
     )
-    parser.add_argument("--data", required=True, metavar="SOURCE", help="as of training.train")
-    parser.add_argument("--data-dir", metavar="DIR", help="as of training.train")
+    parser.add_argument("--data", required=True, metavar="SOURCE", help="see training.train")
+    parser.add_argument("--data-dir", metavar="DIR", help="see training.train")
     parser.add_argument(
         "--space", required=True, metavar="NAME", help="a name in training/spaces, or a TOML file"
     )
@@ -155,7 +158,7 @@ def _add_machine_arguments(group: Any) -> None:
         nargs="+",
         default=(),
         metavar="DEVICE",
-        help="as of training.train; GPUs are shared out among the workers",
+        help="see training.train; GPUs are shared out among the workers",
     )
     group.add_argument(
         "--retries",
@@ -173,7 +176,7 @@ def _count(text: str) -> int:
 def describe(
     options: argparse.Namespace, recipe: Recipe, space: SearchSpace, source: ImageSource
 ) -> dict[str, Any]:
-    """What decides the outcome of a search, as JSON values."""
+    """Collect everything that decides the outcome of a search, as JSON values."""
     names = ("oracle", "max_trials", "objective", "factor")
     limits = ("max_flops", "max_parameters", "max_latency", "latency_batch_size")
     description = {
@@ -222,12 +225,12 @@ def check_folder(folder: SearchFolder, description: dict[str, Any]) -> None:
 def make_search(
     options: argparse.Namespace, recipe: Recipe, space: SearchSpace, source: ImageSource
 ) -> tuple[PreActHyperModel, Constrained]:
-    """Put together what may be tried, and what proposes it.
+    """Make the hypermodel of a search, and the oracle that proposes its trials.
 
     Args:
         options: The parsed command line.
-        recipe: What stays the same in all trials.
-        space: What varies.
+        recipe: Values that all trials share.
+        space: Values that vary.
         source: The images.
 
     Returns:
@@ -294,7 +297,7 @@ def run_trials(
 
 
 def worker_options(options: argparse.Namespace) -> list[list[str]]:
-    """What the workers on this machine have for themselves: threads and devices.
+    """Return the threads and devices of each worker on this machine.
 
     Args:
         options: The parsed command line.
@@ -315,9 +318,9 @@ def worker_options(options: argparse.Namespace) -> list[list[str]]:
 
 
 def tune(arguments: Sequence[str]) -> int:
-    """Search: alone, with a cluster on this machine, or as a member of one.
+    """Run the search in this process, with a cluster on this machine, or as a member of one.
 
-    What KerasTuner calls so in the environment makes this process a chief or a worker.
+    KerasTuner's variables in the environment make this process a chief or a worker.
 
     Args:
         arguments: The command line.
@@ -356,7 +359,7 @@ def tune(arguments: Sequence[str]) -> int:
 
 
 def _reported(arguments: Sequence[str]) -> SearchFolder | None:
-    """The folder that only a report is asked of."""
+    """Return the folder that only a report is requested for."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--output", type=Path)

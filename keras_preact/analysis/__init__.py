@@ -1,4 +1,4 @@
-"""What a net costs, what its units look like and do, where it looks, how sure it may be."""
+"""Analyses of nets: costs, pictures, signals and gradients, class activations, calibration."""
 
 from keras_preact.analysis.calibration import (
     Reliability,
@@ -8,7 +8,7 @@ from keras_preact.analysis.calibration import (
 )
 from keras_preact.analysis.chain import Chain, ResidualUnit, take_apart
 from keras_preact.analysis.class_activation import draw_class_activation, grad_cam, occlusion
-from keras_preact.analysis.cost import (
+from keras_preact.analysis.costs.cost import (
     COSTS,
     Cost,
     LayerCost,
@@ -18,7 +18,8 @@ from keras_preact.analysis.cost import (
     Work,
     model_cost,
 )
-from keras_preact.analysis.drawing import draw_units
+from keras_preact.analysis.costs.latency import LatencyTable
+from keras_preact.analysis.costs.tables import CostTable, architecture_cost
 from keras_preact.analysis.effective_depth import (
     PathGradients,
     draw_path_gradients,
@@ -26,7 +27,6 @@ from keras_preact.analysis.effective_depth import (
 )
 from keras_preact.analysis.gradient_flow import GradientFlow, draw_gradient_flow, gradient_flow
 from keras_preact.analysis.gradient_history import GradientHistory, draw_gradient_history
-from keras_preact.analysis.latency import LatencyTable
 from keras_preact.analysis.lesions import (
     LesionStudy,
     draw_lesion_study,
@@ -40,14 +40,14 @@ from keras_preact.analysis.loss_landscape import (
     filter_normalized_direction,
     loss_landscape,
 )
+from keras_preact.analysis.pictures.drawing import draw_units
+from keras_preact.analysis.pictures.unit_graphs import Node, UnitGraph, unit_graphs
 from keras_preact.analysis.sharpness import Sharpness, sharpness
 from keras_preact.analysis.signal_propagation import (
     SignalPropagation,
     draw_signal_propagation,
     signal_propagation,
 )
-from keras_preact.analysis.tables import CostTable, architecture_cost
-from keras_preact.analysis.unit_graphs import Node, UnitGraph, unit_graphs
 
 __all__ = [
     "COSTS",

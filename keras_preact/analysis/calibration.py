@@ -1,4 +1,4 @@
-"""Calibration: whether a net is right as often as it says (arXiv:1706.04599)."""
+"""Calibration of the probabilities of a net (arXiv:1706.04599)."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from keras_preact.analysis.figures import new_figure, save_figure
+from keras_preact.analysis.pictures.figures import new_figure, save_figure
 
-# Temperatures that are looked for lie between one part and this many parts of 1.
+# The temperature is searched from 1 over this number to this number.
 _LARGEST_TEMPERATURE = 1000.0
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Confidence and accuracy, in bins of the confidence of equal width.
+    """Confidence and accuracy, in bins of equal width of the confidence.
 
     Attributes:
-        edges: `(bins + 1,)`: of the bins, from 0 to 1.
-        counts: `(bins,)`: images in each.
+        edges: `(bins + 1,)`: edges of the bins, from 0 to 1.
+        counts: `(bins,)`: images per bin.
         confidences: `(bins,)`: mean probability of the predicted class; NaN where a bin is empty.
-        accuracies: `(bins,)`: share of right predictions, likewise.
+        accuracies: `(bins,)`: share of right predictions; NaN where a bin is empty.
     """
 
     edges: np.ndarray
@@ -34,17 +34,17 @@ class Reliability:
 
     @property
     def gaps(self) -> np.ndarray:
-        """`(bins,)`: confidence less accuracy; 0 where a bin is empty."""
+        """Return confidence less accuracy, `(bins,)`; 0 where a bin is empty."""
         return np.nan_to_num(self.confidences - self.accuracies)
 
     @property
     def expected_error(self) -> float:
-        """The expected calibration error: the mean gap, whatever its sign, over the images."""
+        """Return the expected calibration error: the mean absolute gap, over the images."""
         return float(np.abs(self.gaps) @ self.counts / self.counts.sum())
 
     @property
     def maximum_error(self) -> float:
-        """The largest gap of a bin."""
+        """Return the largest gap of a bin."""
         return float(np.abs(self.gaps).max())
 
 
@@ -87,7 +87,7 @@ def fit_temperature(logits: Any, labels: Any) -> float:
     """Find the temperature that makes a net's probabilities fit best.
 
     `softmax(logits / temperature)` has the least cross-entropy, while the predicted classes stay.
-    To be fitted on images that the net was not trained on.
+    Fit it on images that the net was not trained on.
 
     Args:
         logits: `(images, classes)`: scores before the softmax; the logarithms of probabilities
@@ -106,7 +106,7 @@ def fit_temperature(logits: Any, labels: Any) -> float:
     true = np.take_along_axis(logits, labels[:, np.newaxis], axis=1)[:, 0]
 
     def slope(inverse: float) -> float:
-        """Of the mean cross-entropy, which is convex, over the inverse temperature."""
+        """Return the slope of the mean cross-entropy over the inverse temperature; it rises."""
         weights = np.exp(inverse * logits)
         expected = np.where(weights > 0, weights * logits, 0).sum(axis=1) / weights.sum(axis=1)
         return float((expected - true).mean())
@@ -129,9 +129,9 @@ def draw_reliability(
     """Draw reliability diagrams side by side: accuracy over confidence, and how many images.
 
     Args:
-        path: The picture; its ending says what kind it is.
+        path: File of the picture, a PNG, SVG or PDF by its ending.
         measured: By label, the bins.
-        title: Of the picture.
+        title: Title of the picture.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -140,14 +140,14 @@ def draw_reliability(
     figure.suptitle(title)
     panels = figure.subplots(2, len(measured), height_ratios=(3, 1), sharex=True, squeeze=False)
     for (above, below), (label, each) in zip(panels.T, measured.items(), strict=True):
-        centres = (each.edges[1:] + each.edges[:-1]) / 2
+        centers = (each.edges[1:] + each.edges[:-1]) / 2
         width = each.edges[1] - each.edges[0]
-        above.bar(centres, each.accuracies, width, color="#0b6fb8", edgecolor="white")
-        above.bar(centres, each.gaps, width, each.accuracies, color="#b8560b", alpha=0.4)
+        above.bar(centers, each.accuracies, width, color="#0b6fb8", edgecolor="white")
+        above.bar(centers, each.gaps, width, each.accuracies, color="#b8560b", alpha=0.4)
         above.plot([0, 1], [0, 1], "--", color="#888888")
         above.set_title(f"{label}: expected error {each.expected_error:.2%}", fontsize=10)
         above.set_ylabel("accuracy (orange: gap to confidence)")
-        below.bar(centres, each.counts, width, color="#888888", edgecolor="white")
+        below.bar(centers, each.counts, width, color="#888888", edgecolor="white")
         below.set_ylabel("images")
         below.set_xlabel("confidence")
     save_figure(figure, path)

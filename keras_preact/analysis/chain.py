@@ -1,33 +1,32 @@
-"""A net taken apart: its stem, its residual units with the two terms of each sum, and its head.
+"""Nets taken apart into stem, residual units with the two terms of each sum, and head.
 
-Analyses run a unit at a time, so that a thousand layers take no more memory than the maps between
+Analyses run one unit at a time. So a thousand layers take only the memory of the maps between
 units, and no deep recursion.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 
-from keras_preact.layer_names import data_format
+from keras_preact.layer_names import data_format, parse
 from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.transforms import unroll
-
-_UNIT = re.compile(r"(?P<unit>stage\d+_unit\d+)(_.*)?")
 
 
 @dataclass(frozen=True)
 class ResidualUnit:
-    """One unit, as models that share their layers with the net.
+    """Residual unit as models that share their layers with the net.
 
     Attributes:
         name: Such as `"stage2_unit1"`.
-        branch: From the unit's input to what is added.
-        shortcut: From the unit's input to what it is added to; None for the input itself.
-        close: From the sum to the unit's output; None for the sum itself, as in pre-activation.
+        branch: Model from the unit's input to the residual.
+        shortcut: Model from the unit's input to the term that the residual is added to; None where
+            that is the input itself.
+        close: Model from the sum to the unit's output; None where that is the sum itself, as in
+            pre-activation.
     """
 
     name: str
@@ -37,16 +36,16 @@ class ResidualUnit:
 
     @property
     def keeps_shape(self) -> bool:
-        """Whether what goes out has the shape of what comes in."""
+        """Return whether output and input have the same shape."""
         return tuple(self.branch.input.shape) == tuple(self.branch.output.shape)
 
     def terms(self, x: Any, training: bool = False) -> list[Any]:
-        """The two terms of the unit's sum: shortcut and branch."""
+        """Return the two terms of the unit's sum: shortcut and branch."""
         shortcut = x if self.shortcut is None else self.shortcut(x, training=training)
         return [shortcut, self.branch(x, training=training)]
 
     def closed(self, total: Any, training: bool = False) -> Any:
-        """The unit's output, from its sum."""
+        """Return the unit's output, from its sum."""
         return total if self.close is None else self.close(total, training=training)
 
     def __call__(self, x: Any, training: bool = False) -> Any:
@@ -56,12 +55,12 @@ class ResidualUnit:
 
 @dataclass(frozen=True)
 class Chain:
-    """A net as a sequence.
+    """Net as a sequence of stem, units and head.
 
     Attributes:
-        stem: From images to the first unit's input.
+        stem: Model from images to the first unit's input.
         units: The residual units.
-        head: From the last unit's output to the net's.
+        head: Model from the last unit's output to the net's.
         channel_axis: Axis of the channels in the maps.
     """
 
@@ -88,8 +87,8 @@ def take_apart(model: keras.Model) -> Chain:
     groups = _layers_by_unit(model)
     if not groups:
         raise ValueError(
-            "`model` must be a net of keras_preact, with layers named as `keras_preact.build` "
-            f"documents. Received: {model.name!r}"
+            "`model` must be a net of keras_preact, with layers named as "
+            f"`keras_preact.layer_names` documents. Received: {model.name!r}"
         )
     inputs = [_outside_input(name, group) for name, group in groups.items()]
     outputs = [*inputs[1:], _output(list(groups.values())[-1][-1])]
@@ -108,23 +107,24 @@ def take_apart(model: keras.Model) -> Chain:
 def _layers_by_unit(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
     groups: dict[str, list[keras.layers.Layer]] = {}
     for layer in model.layers:
-        if match := _UNIT.fullmatch(layer.name):
-            groups.setdefault(match["unit"], []).append(layer)
+        name = parse(layer.name)
+        if name and name.last is None and not name.prefix:
+            groups.setdefault(name.unit_name, []).append(layer)
     return groups
 
 
 def _input(layer: keras.layers.Layer) -> Any:
-    """What comes into a layer in the net; `input` of a nested model is where that begins."""
+    """Return the input of a layer in the net; a nested model's `input` is inside it."""
     return keras.Operation.input.fget(layer)
 
 
 def _output(layer: keras.layers.Layer) -> Any:
-    """What comes out of a layer in the net; `output` of a nested model is where that ends."""
+    """Return the output of a layer in the net; a nested model's `output` is inside it."""
     return keras.Operation.output.fget(layer)
 
 
 def _outside_input(name: str, group: list[keras.layers.Layer]) -> Any:
-    """The tensor that comes into a unit."""
+    """Return the tensor that comes into a unit."""
     inside = {id(tensor) for layer in group for tensor in keras.tree.flatten(_output(layer))}
     outside = {
         id(tensor): tensor

@@ -1,4 +1,4 @@
-"""Where in an image a net finds a class: Grad-CAM and occlusion."""
+"""Places in an image where a net finds a class: Grad-CAM and occlusion."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy as np
 from keras import ops
 
 from keras_preact.analysis.differentiation import linearize
-from keras_preact.analysis.figures import new_figure, save_figure
+from keras_preact.analysis.pictures.figures import new_figure, save_figure
 from keras_preact.layer_names import maps_end
 
 
 def grad_cam(
     model: keras.Model, images: Any, classes: Sequence[int] | None = None, layer: str | None = None
 ) -> np.ndarray:
-    """Where the maps of a layer speak for a class (Grad-CAM, arXiv:1610.02391).
+    """Compute where the maps of a layer speak for a class (Grad-CAM, arXiv:1610.02391).
 
-    Each map is weighted by the mean gradient of the class's score, before the softmax, at its
-    pixels; of the sum what is above zero counts.
+    Each map is weighted by the mean gradient of the class's score, before the softmax, over its
+    pixels. Only the positive part of the sum counts.
 
     Args:
         model: A functional net with a dense layer at its end.
-        images: What the net takes, `(batch, height, width, channels)`, or with the channels first.
-        classes: For each image the number of a class; by default the one the net predicts.
-        layer: Name of a layer that gives maps, one of stacked units too; by default the last maps.
+        images: Inputs of the net, `(batch, height, width, channels)`, or with the channels first.
+        classes: Number of a class per image; by default the one that the net predicts.
+        layer: Name of a layer that returns maps, also of stacked units; by default the last one.
 
     Returns:
         `(batch, height, width)` of the layer's maps, each from 0 to 1, its largest value; all 0
@@ -65,18 +65,18 @@ def occlusion(
     stride: int = 16,
     value: float = 0.0,
 ) -> np.ndarray:
-    """What a class's score loses where a square of the image is covered (arXiv:1311.2901).
+    """Compute the loss of a class's score under a square that covers the image (arXiv:1311.2901).
 
     Args:
         model: A net with class scores at its end.
-        images: What the net takes, `(batch, height, width, channels)`, or with the channels first.
-        classes: For each image the number of a class; by default the one the net predicts.
+        images: Inputs of the net, `(batch, height, width, channels)`, or with the channels first.
+        classes: Number of a class per image; by default the one that the net predicts.
         size: Height and width of the square, pixels.
         stride: Pixels from one place of the square to the next.
-        value: What covers the image; 0 is the mean of normalised ones.
+        value: Value of the square; 0 is the mean of normalized images.
 
     Returns:
-        `(batch, rows, columns)`: the score less that with the square there.
+        `(batch, rows, columns)`: the score less the score with the square at that place.
 
     Raises:
         ValueError: If the square is larger than the image, or a size is not positive.
@@ -106,10 +106,10 @@ def occlusion(
 def draw_class_activation(
     path: str | os.PathLike, photographs: Sequence[np.ndarray], heats: Any, labels: Sequence[str]
 ) -> None:
-    """Draw photographs, each beside itself with what a net looks at laid over.
+    """Draw photographs, each beside itself overlaid with the places that a net looks at.
 
     Args:
-        path: The picture; its ending says what kind it is.
+        path: File of the picture, a PNG, SVG or PDF by its ending.
         photographs: RGB images, uint8 `(height, width, 3)` of any sizes.
         heats: For each, an array `(rows, columns)`, of `grad_cam` or `occlusion`.
         labels: A title for each.
@@ -165,7 +165,7 @@ def _class_weights(
     classes: Sequence[int] | None,
     batch: int,
 ) -> Any:
-    """For each image, the weights of its class: `(batch, features)`, float32."""
+    """Return the weights of the class of each image, float32 `(batch, features)`."""
     if classes is None:
         classes = np.argmax(ops.convert_to_numpy(model(ops.convert_to_tensor(images))), axis=1)
     kernel = ops.convert_to_numpy(ops.cast(classifier.kernel, "float32"))

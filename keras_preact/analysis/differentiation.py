@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 # From a gradient at each output, or None for none, to that at the input.
 PullBack = Callable[[Sequence[Any]], Any]
@@ -85,3 +86,8 @@ def _torch(function: Callable, x: Any) -> tuple[list[Any], PullBack]:
 
 
 _LINEARIZE: dict[str, Callable] = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
+
+
+def norm(x: Any) -> Any:
+    """Return the Euclidean norm of a tensor, a float32 scalar."""
+    return ops.sqrt(ops.sum(ops.square(ops.cast(x, "float32"))))

@@ -1,9 +1,9 @@
-"""Through how many residual branches the gradient flows: a net's effective depth.
+"""Effective depth of a net: the number of residual branches that the gradient flows through.
 
 A net of n residual units is a sum over 2^n paths, each of which goes through some of the branches
-and past the others. Most paths go through about n/2 of them, but the gradient that comes back along
-a path falls with its length, so that the paths that train the net are short (arXiv:1605.06431,
-section 4.3).
+and past the others. Most paths go through about n/2 branches. But the gradient that comes back
+along a path falls with its length, so that the paths that train the net are short
+(arXiv:1605.06431, section 4.3).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import numpy as np
 from keras import ops
 
 from keras_preact.analysis.chain import Chain, take_apart
-from keras_preact.analysis.differentiation import PullBack
-from keras_preact.analysis.figures import new_figure, save_figure
-from keras_preact.analysis.gradient_flow import head_gradient, linearized_unit, norm
+from keras_preact.analysis.differentiation import PullBack, norm
+from keras_preact.analysis.gradient_flow import head_gradient, linearized_unit
+from keras_preact.analysis.pictures.figures import new_figure, save_figure
 
 
 @dataclass(frozen=True)
 class PathGradients:
-    """Gradients at the first unit's input that come back along single paths, by their length.
+    """Gradients at the first unit's input that come back along single paths, by length of the path.
 
     Attributes:
         lengths: `(lengths,)`: residual branches on a path.
@@ -41,7 +41,7 @@ class PathGradients:
 
     @property
     def effective_depth(self) -> float:
-        """Mean number of branches on a path, each path counting by its gradient."""
+        """Return the mean number of branches on a path, weighted by the gradient along it."""
         return float(self.lengths @ self.shares)
 
 
@@ -57,18 +57,18 @@ def path_gradients(
 ) -> PathGradients:
     """Measure the gradient along random paths, in inference.
 
-    A path is drawn by its length: so many units, at random, are passed through their branch, and
-    the others through their shortcut. The whole net is linearised once, which takes as much memory
-    as a step of training.
+    A path of a length passes that many units, at random, through their branch, and the others
+    through their shortcut. The whole net is linearized once, which takes as much memory as a step
+    of training.
 
     Args:
         model: A net built by this package, of separate or stacked units.
         x: Images `(batch, height, width, channels)`, or with the channels first.
-        y: What the loss compares the net's output with.
+        y: Targets that the loss compares with the net's output.
         loss: A Keras loss, or its name.
         lengths: Lengths of the paths, from 0 to the number of units; by default, all of them.
         samples: Paths drawn of each length.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Returns:
         The norms by length.
@@ -89,14 +89,14 @@ def path_gradients(
 
     def mean_norm(length: int) -> float:
         paths = _paths(rng, count, length, samples)
-        return float(np.mean([norm(_along(pulls, path, gradient)) for path in paths]))
+        return float(np.mean([float(norm(_along(pulls, path, gradient))) for path in paths]))
 
     norms = np.array([mean_norm(length) for length in lengths])
     return PathGradients(lengths, norms, _shares(lengths, norms, count))
 
 
 def _linearized(chain: Chain, x: Any) -> tuple[Any, list[tuple[PullBack, PullBack]]]:
-    """The last unit's output, and for each unit how gradients go back through sum and terms."""
+    """Return the last unit's output, and pull-backs through each unit's sum and terms."""
     pulls = []
     with keras.StatelessScope():
         x = chain.stem(x)
@@ -107,7 +107,7 @@ def _linearized(chain: Chain, x: Any) -> tuple[Any, list[tuple[PullBack, PullBac
 
 
 def _paths(rng: np.random.Generator, units: int, length: int, samples: int) -> Iterator[np.ndarray]:
-    """Random paths: for each unit, whether its branch is on it."""
+    """Draw random paths, which say of each unit whether its branch is on it."""
     # There is one path through none of them, and one through all.
     for _ in range(1 if length in (0, units) else samples):
         path = np.zeros(units, bool)
@@ -116,7 +116,7 @@ def _paths(rng: np.random.Generator, units: int, length: int, samples: int) -> I
 
 
 def _along(pulls: list[tuple[PullBack, PullBack]], path: np.ndarray, gradient: Any) -> Any:
-    """The gradient at the first unit's input that comes back along one path."""
+    """Return the gradient at the first unit's input that comes back along one path."""
     for (pull_sum, pull), through_branch in zip(reversed(pulls), path[::-1], strict=True):
         gradient = pull_sum([gradient])
         gradient = pull([None, gradient] if through_branch else [gradient, None])
@@ -124,7 +124,7 @@ def _along(pulls: list[tuple[PullBack, PullBack]], path: np.ndarray, gradient: A
 
 
 def _shares(lengths: np.ndarray, norms: np.ndarray, units: int) -> np.ndarray:
-    """The part of each length, with so many paths that only their logarithms are numbers."""
+    """Return the share of each length; only logarithms of the numbers of paths fit into floats."""
     paths = [
         math.lgamma(units + 1) - math.lgamma(each + 1) - math.lgamma(units - each + 1)
         for each in lengths
@@ -141,9 +141,9 @@ def draw_path_gradients(
     """Draw the gradient along one path and along all paths of a length.
 
     Args:
-        path: The picture, a PNG, SVG or PDF file by its ending.
-        nets: By label, what was measured.
-        title: Of the picture.
+        path: File of the picture, a PNG, SVG or PDF by its ending.
+        nets: Measurements, by label.
+        title: Title of the picture.
 
     Raises:
         ImportError: If matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""How gradients flow back through a net: why identity shortcuts keep them alive.
+"""Gradients on their way back through a net, which identity shortcuts keep alive.
 
 In a net of pre-activation units, `x_L = x_l + sum F(x_i)`, so the gradient at `x_l` holds that at
 `x_L` unscaled (arXiv:1603.05027, equation 5). These functions measure it.
@@ -16,8 +16,8 @@ import numpy as np
 from keras import ops
 
 from keras_preact.analysis.chain import Chain, ResidualUnit, take_apart
-from keras_preact.analysis.differentiation import PullBack, linearize
-from keras_preact.analysis.figures import new_figure, save_figure
+from keras_preact.analysis.differentiation import PullBack, linearize, norm
+from keras_preact.analysis.pictures.figures import new_figure, save_figure
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class GradientFlow:
 
     Attributes:
         units: Names of the units, from the input on.
-        inputs: `(units,)`: of the gradient at the unit's input.
-        shortcuts: `(units,)`: of the part of it that came back through the shortcut.
-        branches: `(units,)`: of the part that came back through the residual branch.
+        inputs: `(units,)`: norms of the gradient at the unit's input.
+        shortcuts: `(units,)`: norms of the part of it that came back through the shortcut.
+        branches: `(units,)`: norms of the part that came back through the residual branch.
         loss: The mean loss.
     """
 
@@ -49,13 +49,13 @@ def gradient_flow(
     """Measure the gradient at every unit of a net.
 
     The units are differentiated one by one, from the last to the first. Where a projection shares
-    the unit's first normalisation with the branch, its part and the branch's still add up to the
+    the unit's first normalization with the branch, its part and the branch's still add up to the
     whole. The model is not changed: no statistics are updated.
 
     Args:
         model: A net built by this package, of separate or stacked units.
         x: Images `(batch, height, width, channels)`, or with the channels first.
-        y: What the loss compares the net's output with.
+        y: Targets that the loss compares with the net's output.
         loss: A Keras loss, or its name.
         training: Whether norms use the batch's statistics and dropout drops.
 
@@ -72,7 +72,7 @@ def gradient_flow(
     for unit, each in zip(reversed(chain.units), reversed(maps[:-1]), strict=True):
         shortcut, branch = _through(unit, each, gradient, training)
         gradient = shortcut + branch
-        norms.append([norm(gradient), norm(shortcut), norm(branch)])
+        norms.append([float(norm(each)) for each in (gradient, shortcut, branch)])
     inputs, shortcuts, branches = np.array(norms[::-1]).T
     return GradientFlow(
         tuple(unit.name for unit in chain.units), inputs, shortcuts, branches, value
@@ -80,12 +80,12 @@ def gradient_flow(
 
 
 def head_gradient(chain: Chain, last: Any, y: Any, loss: Any, training: bool) -> tuple[float, Any]:
-    """The loss, and its gradient at the last unit's output.
+    """Return the loss, and its gradient at the last unit's output.
 
     Args:
         chain: The net.
         last: Maps that the last unit gives.
-        y: What the loss compares the net's output with.
+        y: Targets that the loss compares with the net's output.
         loss: A Keras loss, or its name.
         training: Whether norms use the batch's statistics and dropout drops.
 
@@ -102,7 +102,7 @@ def head_gradient(chain: Chain, last: Any, y: Any, loss: Any, training: bool) ->
 
 
 def _maps(chain: Chain, x: Any, training: bool) -> list[Any]:
-    """What comes into every unit, and what comes out of the last."""
+    """Return the input of every unit, and the output of the last."""
     with keras.StatelessScope():
         maps = [chain.stem(x, training=training)]
         for unit in chain.units:
@@ -111,7 +111,7 @@ def _maps(chain: Chain, x: Any, training: bool) -> list[Any]:
 
 
 def _through(unit: ResidualUnit, x: Any, gradient: Any, training: bool) -> tuple[Any, Any]:
-    """The gradient at a unit's input: what came through the shortcut, and through the branch."""
+    """Return the two parts of the gradient at a unit's input: by the shortcut and by the branch."""
     _, pull_sum, pull = linearized_unit(unit, x, training)
     gradient = pull_sum([gradient])
     return pull([gradient, None]), pull([None, gradient])
@@ -136,20 +136,15 @@ def linearized_unit(unit: ResidualUnit, x: Any, training: bool) -> tuple[Any, Pu
     return output, pull_sum, pull
 
 
-def norm(x: Any) -> float:
-    """The Euclidean norm of a tensor, in float32."""
-    return float(ops.sqrt(ops.sum(ops.square(ops.cast(x, "float32")))))
-
-
 def draw_gradient_flow(
     path: str | os.PathLike, flows: Mapping[str, GradientFlow], title: str = ""
 ) -> None:
     """Draw the gradients of several nets, from the first unit to the last.
 
     Args:
-        path: The picture, a PNG, SVG or PDF file by its ending.
-        flows: By label, what was measured.
-        title: Of the picture.
+        path: File of the picture, a PNG, SVG or PDF by its ending.
+        flows: Measurements, by label.
+        title: Title of the picture.
 
     Raises:
         ImportError: If matplotlib is not installed.

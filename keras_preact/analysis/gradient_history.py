@@ -1,4 +1,4 @@
-"""How gradients flow while a net learns: `gradient_flow`, every so many steps of `model.fit`."""
+"""Gradients while a net learns: `gradient_flow`, every so many steps of `model.fit`."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_preact.analysis.figures import new_figure, save_figure
 from keras_preact.analysis.gradient_flow import GradientFlow, gradient_flow
+from keras_preact.analysis.pictures.figures import new_figure, save_figure
 
 
 class GradientHistory(keras.callbacks.Callback):
-    """Measures the gradient at every unit while a net trains, before its first step and on.
+    """Callback that measures the gradient at every unit while a net trains, from the start on.
 
-    Give it to `model.fit` among its `callbacks`. Each measurement costs about three steps of
-    training on the images that it is made with; nothing about the training changes.
+    Pass it to `model.fit` in `callbacks`. Each measurement costs about three steps of training on
+    its images. Nothing about the training changes.
 
     Args:
-        x: Images to measure with, `(batch, height, width, channels)`, or with the channels first.
-        y: What the loss compares the net's output with.
+        x: Images to measure, `(batch, height, width, channels)`, or with the channels first.
+        y: Targets that the loss compares with the net's output.
         every: Steps between two measurements.
         loss: A Keras loss, or its name.
 
     Attributes:
         steps: Steps that the net had been trained for, by measurement.
-        flows: What was measured.
+        flows: Measurements, by step.
 
     Raises:
         ValueError: If `every` is less than 1.
@@ -47,7 +47,7 @@ class GradientHistory(keras.callbacks.Callback):
 
     @property
     def inputs(self) -> np.ndarray:
-        """`(measurements, units)`: norms of the gradient at the units' inputs."""
+        """Return the norms of the gradient at the units' inputs, `(measurements, units)`."""
         return np.array([flow.inputs for flow in self.flows])
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -63,7 +63,7 @@ class GradientHistory(keras.callbacks.Callback):
 
     def _measure(self) -> None:
         if keras.backend.backend() == "jax":
-            # While JAX trains, the variables are those of the last synchronisation.
+            # While JAX trains, the variables are those of the last synchronization.
             self.model.jax_state_sync()
         self.steps.append(self._done)
         self.flows.append(gradient_flow(self.model, *self._arguments))
@@ -72,12 +72,12 @@ class GradientHistory(keras.callbacks.Callback):
 def draw_gradient_history(
     path: str | os.PathLike, histories: Mapping[str, GradientHistory], title: str = ""
 ) -> None:
-    """Draw each net's gradients as a map of units and steps, on one scale of colours.
+    """Draw each net's gradients as a map of units and steps, on one scale of colors.
 
     Args:
-        path: The picture, a PNG, SVG or PDF file by its ending.
-        histories: By label, what was measured.
-        title: Of the picture.
+        path: File of the picture, a PNG, SVG or PDF by its ending.
+        histories: Measurements, by label.
+        title: Title of the picture.
 
     Raises:
         ImportError: If matplotlib is not installed.

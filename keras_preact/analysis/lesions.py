@@ -1,6 +1,6 @@
-"""Lesion studies: what a net loses with some of its units gone or moved (arXiv:1605.06431).
+"""Lesion studies: nets with some of their units deleted or moved (arXiv:1605.06431).
 
-A net of identity shortcuts is, unit by unit, a sum: it loses little by any one of its terms.
+A net of identity shortcuts is a sum over its units, and loses little with any one of the terms.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 from keras import ops
 
 from keras_preact.analysis.chain import Chain, ResidualUnit, take_apart
-from keras_preact.analysis.figures import new_figure, save_figure
+from keras_preact.analysis.pictures.figures import new_figure, save_figure
 
 
 def scores_without(model: keras.Model, x: Any, units: Sequence[str]) -> np.ndarray:
-    """The scores of a net some of whose units are taken out.
+    """Compute the scores of a net without some of its units.
 
     Args:
         model: A net built by this package, of separate or stacked units.
         x: Images `(batch, height, width, channels)`, or with the channels first.
-        units: Names of the units to leave out, such as `["stage2_unit3"]`; they must leave the
+        units: Names of the units to delete, such as `["stage2_unit3"]`; they must leave the
             shape as it is.
 
     Returns:
@@ -39,7 +39,7 @@ def scores_without(model: keras.Model, x: Any, units: Sequence[str]) -> np.ndarr
 
 
 def scores_with_order(model: keras.Model, x: Any, order: Sequence[str]) -> np.ndarray:
-    """The scores of a net whose units come in another order.
+    """Compute the scores of a net whose units come in another order.
 
     Args:
         model: A net built by this package, of separate or stacked units.
@@ -63,15 +63,15 @@ def scores_with_order(model: keras.Model, x: Any, order: Sequence[str]) -> np.nd
 
 @dataclass(frozen=True)
 class LesionStudy:
-    """Errors of a net with units deleted or moved; shares of the images that it gets wrong.
+    """Errors of a net with units deleted or moved, as shares of the images.
 
     Attributes:
-        error: Of the whole net.
+        error: Error of the whole net.
         units: Names of the units that leave the shape as it is, from the input on.
-        without: `(units,)`: with that one unit deleted.
-        counts: `(counts,)`: how many units are deleted or exchanged at random.
-        deleted: `(counts, samples)`: with so many units deleted.
-        moved: `(counts, samples)`: after so many exchanges of two units of one shape.
+        without: `(units,)`: error with only that unit deleted.
+        counts: `(counts,)`: number of units deleted, or of exchanges, at random.
+        deleted: `(counts, samples)`: error with so many units deleted.
+        moved: `(counts, samples)`: error after so many exchanges of two units of one shape.
         correlations: `(counts, samples)`: Kendall's rank correlation of the order then with the
             net's own.
     """
@@ -103,8 +103,8 @@ def lesion_study(
         labels: Their classes, integers `(batch,)`.
         counts: How many units to delete, and how many exchanges to make.
         samples: Draws of each count.
-        seed: Of the draws.
-        progress: Called with the evaluations that are done and their number.
+        seed: Seed of the draws.
+        progress: Function called with the number of evaluations done, and of all.
 
     Returns:
         The errors.
@@ -157,7 +157,7 @@ def lesion_study(
 def _exchanged(
     rng: np.random.Generator, chain: Chain, removable: Sequence[int], count: int
 ) -> list[int]:
-    """Places of all units after so many exchanges of two, drawn among those of one shape."""
+    """Return the places of all units after some random exchanges of two units of one shape."""
     order = list(range(len(chain.units)))
     shapes = [tuple(unit.branch.input.shape) for unit in chain.units]
     for _ in range(count):
@@ -169,7 +169,7 @@ def _exchanged(
 
 
 def _rank_correlation(order: Sequence[int]) -> float:
-    """Kendall's tau between an order of 0, 1, … and the rising one."""
+    """Return Kendall's tau between an order of 0, 1, … and the rising one."""
     if len(order) < 2:
         return 1.0
     first, second = np.triu_indices(len(order), 1)
@@ -183,9 +183,9 @@ def draw_lesion_study(
     """Draw the errors of several nets: by unit, by number of deleted units, by order.
 
     Args:
-        path: The picture, a PNG, SVG or PDF file by its ending.
-        studies: By label, what was measured.
-        title: Of the picture.
+        path: File of the picture, a PNG, SVG or PDF by its ending.
+        studies: Measurements, by label.
+        title: Title of the picture.
 
     Raises:
         ImportError: If matplotlib is not installed.

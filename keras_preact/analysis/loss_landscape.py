@@ -1,4 +1,4 @@
-"""The loss around a net's weights, on a line or a plane (arXiv:1712.09913)."""
+"""Loss around the weights of a net, on a line or a plane (arXiv:1712.09913)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_preact.analysis.figures import new_figure, save_figure
+from keras_preact.analysis.pictures.figures import new_figure, save_figure
 from keras_preact.files import replacing
 from keras_preact.layers import StackedUnits
 
-# What is to be added to each trainable variable, one array a variable.
+# Arrays to add to the trainable variables, one per variable.
 Direction = list[np.ndarray]
 
 
@@ -35,14 +35,14 @@ class LossLandscape:
 
 
 def filter_normalized_direction(model: keras.Model, seed: int) -> Direction:
-    """A random direction in which every filter changes by as much as it is large.
+    """Draw a random direction in which every filter changes in proportion to its norm.
 
     Each filter of the direction has the norm of the net's filter, so that nets of different
-    scales of weights compare; biases, scales and shifts do not move.
+    scales of weights can be compared. Biases, scales and shifts do not move.
 
     Args:
         model: A net. The units of stacked weights have filters of their own.
-        seed: Of the draw.
+        seed: Seed of the draws.
 
     Returns:
         One array for each of the net's trainable variables.
@@ -88,15 +88,15 @@ def loss_landscape(
     Args:
         model: The net, in the middle.
         x: Images `(images, height, width, channels)`, or with the channels first.
-        y: What the loss compares the net's output with, `(images, …)`.
-        directions: One or two, of `filter_normalized_direction` or, for a line to another net,
-            the differences of the two nets' weights.
+        y: Targets of the loss, `(images, …)`.
+        directions: One or two results of `filter_normalized_direction`, or, for a line to another
+            net, the differences of the two nets' weights.
         coordinates: How far to go along each.
         loss: A Keras loss, or its name.
         batch_size: Images at a time.
         path: A file, `.npz`, that keeps each row of points once it is measured. Where it is there
             already, the rows that it has are not measured again.
-        progress: Called with the number of rows done, and of all, after each.
+        progress: Function called with the number of rows done, and of all, after each row.
 
     Returns:
         The losses.
@@ -129,9 +129,9 @@ def draw_loss_landscape(path: str | os.PathLike, landscape: LossLandscape, title
     """Draw a line as a curve, a plane as contours beside a surface.
 
     Args:
-        path: The picture; its ending says what kind it is.
-        landscape: What was measured. Losses that are not finite are left out.
-        title: Of the picture.
+        path: File of the picture, a PNG, SVG or PDF by its ending.
+        landscape: The measured losses. Losses that are not finite are left out.
+        title: Title of the picture.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -188,7 +188,7 @@ def _check_directions(model: keras.Model, directions: Sequence[Direction]) -> No
 def _mean_loss(
     model: keras.Model, x: Any, y: Any, loss: Any, batch_size: int
 ) -> Callable[[], float]:
-    """A function that evaluates the net's mean loss, at the weights that it has then."""
+    """Return a function that evaluates the net's mean loss at its present weights."""
     evaluated = keras.Model(model.inputs, model.outputs)
     evaluated.compile(loss=loss)
 
@@ -214,7 +214,7 @@ def _move(
 def _load(
     path: str | os.PathLike | None, coordinates: np.ndarray, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, int]:
-    """The losses measured so far, and the number of rows that are."""
+    """Return the losses measured so far, and their number of rows."""
     if path is None or not Path(path).exists():
         return np.full(shape, np.nan), 0
     with np.load(path, allow_pickle=False) as file:

@@ -1,4 +1,4 @@
-"""How sharp a minimum is: the largest eigenvalue of the loss's Hessian, by power iteration."""
+"""Sharpness of a minimum: the largest eigenvalue of the loss's Hessian, by power iteration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Vector = list[np.ndarray]
 
 @dataclass(frozen=True)
 class Sharpness:
-    """The eigenvalue of the Hessian that is largest in size.
+    """Eigenvalue of the Hessian that is largest in absolute value.
 
     Attributes:
         eigenvalue: Below 0 where the loss curves down most.
@@ -50,11 +50,11 @@ def sharpness(
     Args:
         model: A net; one of stacked units is unrolled, with copies of the weights.
         x: Images `(batch, height, width, channels)`, or with the channels first.
-        y: What the loss compares the net's output with.
+        y: Targets that the loss compares with the net's output.
         loss: A Keras loss, or its name.
         iterations: Most iterations.
         tolerance: Change of the eigenvalue, as a share of it, at which they end.
-        seed: Of the first vector.
+        seed: Seed of the first vector.
 
     Returns:
         The eigenvalue; `change` is above `tolerance` where the iterations were too few.

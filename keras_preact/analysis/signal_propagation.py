@@ -1,4 +1,4 @@
-"""How signals go forward through a net, and what each unit adds to them."""
+"""Signals on their way through a net, and the share of each unit in them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 from keras import ops
 
 from keras_preact.analysis.chain import take_apart
-from keras_preact.analysis.figures import new_figure, save_figure
+from keras_preact.analysis.differentiation import norm
+from keras_preact.analysis.pictures.figures import new_figure, save_figure
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,11 @@ def signal_propagation(model: keras.Model, x: Any, training: bool = True) -> Sig
             mean, variance = ops.moments(ops.cast(x, "float32"), axes=axes)
             shortcut, branch = unit.terms(x, training)
             total = shortcut + branch
-            share = _norm(branch) / _norm(total)
+            share = norm(branch) / norm(total)
             rows.append(ops.stack([ops.mean(mean**2), ops.mean(variance), share]))
             x = unit.closed(total, training)
     means, variances, shares = ops.convert_to_numpy(ops.stack(rows)).T
     return SignalPropagation(tuple(unit.name for unit in chain.units), means, variances, shares)
-
-
-def _norm(x: Any) -> Any:
-    return ops.sqrt(ops.sum(ops.square(ops.cast(x, "float32"))))
 
 
 def draw_signal_propagation(
@@ -74,9 +71,9 @@ def draw_signal_propagation(
     """Draw the statistics of several nets, from the first unit to the last.
 
     Args:
-        path: The picture, a PNG, SVG or PDF file by its ending.
-        signals: By label, what was measured.
-        title: Of the picture.
+        path: File of the picture, a PNG, SVG or PDF by its ending.
+        signals: Measurements, by label.
+        title: Title of the picture.
 
     Raises:
         ImportError: If matplotlib is not installed.

@@ -10,11 +10,11 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class BlurPool2D(keras.layers.Layer):
-    """A blur by the binomial filter (1, 2, 1) / 4 along height and width, then every n-th pixel.
+    """Blur by the binomial filter (1, 2, 1) / 4 along height and width, then every n-th pixel.
 
-    It takes out what the coarser grid cannot hold, so that shifting the input by a pixel changes
-    the output little (arXiv:1904.11486). The map is reflected at its edges, and so must be at
-    least `dilation + 1` pixels high and wide.
+    The blur removes what the coarser grid cannot hold, so that shifting the input by a pixel
+    changes the output little (arXiv:1904.11486). The map is reflected at its edges, and so must be
+    at least `dilation + 1` pixels high and wide.
 
     Args:
         strides: Factor by which height and width shrink.
@@ -40,15 +40,15 @@ class BlurPool2D(keras.layers.Layer):
         widths = [[self.dilation] * 2 if axis in axes else [0, 0] for axis in range(4)]
         outputs = ops.pad(inputs, widths, mode="reflect")
         for axis in axes:
-            before, centre, after = (self._shifted(outputs, axis, tap) for tap in range(3))
-            outputs = 0.25 * (before + after) + 0.5 * centre
+            before, center, after = (self._shifted(outputs, axis, tap) for tap in range(3))
+            outputs = 0.25 * (before + after) + 0.5 * center
         return outputs
 
     def _axes(self) -> tuple[int, int]:
         return (2, 3) if self.data_format == "channels_first" else (1, 2)
 
     def _shifted(self, padded: Any, axis: int, tap: int) -> Any:
-        """What one of the filter's pixels meets, along one axis of the padded map."""
+        """Return the pixels under one tap of the filter, along one axis of the padded map."""
         start, rest = tap * self.dilation, (2 - tap) * self.dilation
         index = [slice(None)] * 4
         index[axis] = slice(start, -rest or None, self.strides[0])
@@ -61,7 +61,7 @@ class BlurPool2D(keras.layers.Layer):
         return tuple(shape)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, serialised."""
+        """Return the arguments, serialized."""
         return {
             **super().get_config(),
             "strides": self.strides[0],

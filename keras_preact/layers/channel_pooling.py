@@ -10,7 +10,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class ChannelPooling(keras.layers.Layer):
-    """Two maps of any number of them: their mean, then their maximum (CBAM, arXiv:1807.06521).
+    """Mean and maximum over the channels, as two channels (CBAM, arXiv:1807.06521).
 
     Args:
         axis: Axis of the channels.
@@ -30,11 +30,11 @@ class ChannelPooling(keras.layers.Layer):
         return ops.concatenate([ops.cast(mean, inputs.dtype), maximum], self.axis)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The shape of the input, with two channels."""
+        """Return the shape of the input, with two channels."""
         shape = list(input_shape)
         shape[self.axis] = 2
         return tuple(shape)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, serialised."""
+        """Return the arguments, serialized."""
         return {**super().get_config(), "axis": self.axis}

@@ -1,4 +1,4 @@
-"""Depthwise convolution padded alike on every side, and with a standardised kernel."""
+"""Depthwise convolutions, padded alike on every side or with a standardized kernel."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_preact.layers.fixed_padding import PaddedConvolution, pad_widths
+from keras_preact.layers.conv import PaddedConvolution
+from keras_preact.layers.padding import pad_widths
 from keras_preact.layers.standardized_conv import standardized
 
 
@@ -51,12 +52,12 @@ class DepthwiseConv2D(PaddedConvolution, keras.layers.DepthwiseConv2D):
 class StandardizedDepthwiseConv2D(DepthwiseConv2D):
     """`DepthwiseConv2D` whose kernel has mean 0 and variance 1 over each channel's pixels.
 
-    What weight standardisation (arXiv:1903.10520) is for a convolution in as many groups as there
+    That is weight standardization (arXiv:1903.10520) of a convolution in as many groups as there
     are channels. The variable holds the kernel as it is trained.
     """
 
     def kernel_in_use(self, kernel: Any) -> Any:
-        """The standardised kernel, computed in float32.
+        """Standardize a kernel, in float32.
 
         Args:
             kernel: `(height, width, channels, multiplier)`.

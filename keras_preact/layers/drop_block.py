@@ -10,12 +10,12 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class DropBlock(keras.layers.Layer):
-    """Sets squares of each map to zero in training (arXiv:1810.12890, algorithm 1).
+    """Dropout of squares of each map, in training (arXiv:1810.12890, algorithm 1).
 
-    Every channel of every example has squares of its own, each wholly inside the map; on a map
-    smaller than a square it is the whole side that drops. What is left is multiplied by the number
-    of pixels over that of those left, so that inference needs no scaling. Squares overlap, so that
-    the share that drops is near `rate`, and below it.
+    Every channel of every example has squares of its own, each wholly inside the map. On a map
+    smaller than a square a whole side drops. The pixels that stay are multiplied by the number of
+    all pixels over theirs, so that inference needs no scaling. Squares overlap, so that the share
+    that drops is a little below `rate`.
 
     Args:
         rate: Share of the pixels to drop, in [0, 1).
@@ -57,9 +57,9 @@ class DropBlock(keras.layers.Layer):
         return inputs * ops.cast(factor, inputs.dtype)
 
     def _kept(self, shape: tuple[Any, ...]) -> Any:
-        """1.0 where a pixel stays and 0.0 where it drops."""
+        """Draw 1.0 where a pixel stays and 0.0 where it drops."""
         first = 2 if self.data_format == "channels_first" else 1
-        centres, probability = 1.0, self.rate
+        centers, probability = 1.0, self.rate
         for axis in (first, first + 1):
             length = ops.cast(shape[axis], "float32")
             side = ops.minimum(length, float(self.size))
@@ -69,20 +69,20 @@ class DropBlock(keras.layers.Layer):
             inside = (index >= side // 2) & (index < length - (side - 1) // 2)
             broadcast = [1, 1, 1, 1]
             broadcast[axis] = -1
-            centres = centres * ops.reshape(ops.cast(inside, "float32"), broadcast)
+            centers = centers * ops.reshape(ops.cast(inside, "float32"), broadcast)
         draws = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
-        chosen = ops.cast(draws < probability * centres, "float32")
+        chosen = ops.cast(draws < probability * centers, "float32")
         dropped = ops.max_pool(
             chosen, self.size, strides=1, padding="same", data_format=self.data_format
         )
         return ops.stop_gradient(1.0 - dropped)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The shape of the input."""
+        """Return the shape of the input."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, serialised."""
+        """Return the arguments, serialized."""
         return {
             **super().get_config(),
             "rate": self.rate,

@@ -12,9 +12,10 @@ from keras_preact.layers.example_noise import ExampleNoise
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class DropPath(ExampleNoise):
-    """Sets whole examples of a residual branch to zero in training (arXiv:1603.09382).
+    """Dropout of whole examples of a residual branch, in training (arXiv:1603.09382).
 
-    What is kept is divided by the probability of keeping it, so that inference needs no scaling.
+    An example that stays is divided by the probability of staying, so that inference needs no
+    scaling.
     `rate` is the probability of dropping; the arguments are those of `ExampleNoise`.
     """
 

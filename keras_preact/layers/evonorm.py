@@ -1,4 +1,4 @@
-"""EvoNorm-S0: normalisation and activation in one."""
+"""EvoNorm-S0: normalization and activation in one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class EvoNormS0(keras.layers.Layer):
-    """`x * sigmoid(v * x) / deviation(x) * gamma + beta` (arXiv:2004.02967).
+    """EvoNorm-S0: `x * sigmoid(v * x) / deviation(x) * gamma + beta` (arXiv:2004.02967).
 
-    The deviation is that of an image's pixels over a group of channels, so batches play no part.
+    The deviation is that of one image's pixels in a group of channels, so batches play no part.
 
     Args:
         groups: Number of groups of channels.
@@ -40,7 +40,7 @@ class EvoNormS0(keras.layers.Layer):
         self.v_initializer = keras.initializers.Ones()
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Create gamma, beta and v, one value a channel.
+        """Create gamma, beta and v, one value per channel.
 
         Args:
             input_shape: `(batch, height, width, channels)`, or with the channels first.
@@ -65,7 +65,7 @@ class EvoNormS0(keras.layers.Layer):
         return x * gamma + beta
 
     def _deviation(self, inputs: Any) -> Any:
-        """In float32, since squares overflow float16."""
+        """Return the deviation per group, computed in float32 since squares overflow float16."""
         axis = self.axis % len(inputs.shape)
         channels = inputs.shape[axis]
         per_group = channels // self.groups
@@ -80,11 +80,11 @@ class EvoNormS0(keras.layers.Layer):
         return ops.cast(ops.reshape(deviation, shape), inputs.dtype)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The shape of the input."""
+        """Return the shape of the input."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, serialised."""
+        """Return the arguments, serialized."""
         return {
             **super().get_config(),
             "groups": self.groups,

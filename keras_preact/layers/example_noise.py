@@ -1,4 +1,4 @@
-"""What layers share that change each example of a residual branch at random."""
+"""Random changes of whole examples of a residual branch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from keras import ops
 
 
 class ExampleNoise(keras.layers.Layer):
-    """Changes some examples of a residual branch as a whole, in training.
+    """Base of the layers that change some examples of a residual branch as a whole, in training.
 
     Args:
         rate: Probability of changing an example's branch, in [0, 1). A call may give another.
@@ -31,7 +31,7 @@ class ExampleNoise(keras.layers.Layer):
         self.built = True
 
     def draw(self, inputs: Any) -> Any:
-        """A number in [0, 1) for each example, float32 `(batch, 1, …)`."""
+        """Draw a number in [0, 1) per example, float32 `(batch, 1, …)`."""
         shape = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
         return keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
 

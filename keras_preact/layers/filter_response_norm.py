@@ -1,4 +1,4 @@
-"""Filter response normalisation with its thresholded linear unit."""
+"""Filter response normalization with its thresholded linear unit."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class FilterResponseNormalization(keras.layers.Layer):
-    """`max(x / root_mean_square(x) * gamma + beta, tau)` (arXiv:1911.09737).
+    """FRN with TLU: `max(x / root_mean_square(x) * gamma + beta, tau)` (arXiv:1911.09737).
 
     The mean of the squares is that of one image's pixels in one channel, so neither batches nor
     other channels play a part. The maximum is the paper's thresholded linear unit: a ReLU whose
-    threshold, tau, is learned. Of maps of one pixel only signs are left.
+    threshold, tau, is learned. Maps of one pixel keep only their signs.
 
     Args:
         axis: Axis of the channels.
@@ -39,7 +39,7 @@ class FilterResponseNormalization(keras.layers.Layer):
         self.tau_initializer = keras.initializers.Zeros()
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Create gamma, beta and tau, one value a channel.
+        """Create gamma, beta and tau, one value per channel.
 
         Args:
             input_shape: `(batch, height, width, channels)`, or with the channels first.
@@ -56,18 +56,18 @@ class FilterResponseNormalization(keras.layers.Layer):
         return ops.maximum(inputs * self._inverse_root(inputs) * gamma + beta, tau)
 
     def _inverse_root(self, inputs: Any) -> Any:
-        """In float32, since squares overflow float16."""
+        """Return one over the root mean square, in float32 since squares overflow float16."""
         pixels = [axis for axis in (1, 2, 3) if axis != self.axis % 4]
         squares = ops.square(ops.cast(inputs, "float32"))
         mean = ops.mean(squares, axis=pixels, keepdims=True)
         return ops.cast(ops.rsqrt(mean + self.epsilon), inputs.dtype)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The shape of the input."""
+        """Return the shape of the input."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, serialised."""
+        """Return the arguments, serialized."""
         return {
             **super().get_config(),
             "axis": self.axis,

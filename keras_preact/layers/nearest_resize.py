@@ -1,4 +1,4 @@
-"""Resizes a map to the height and width of another."""
+"""Nearest-neighbor resizing of a map to the size of another."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class NearestResize(keras.layers.Layer):
-    """Repeats or drops pixels until a map has the height and width of another.
+    """Resizing of a map to the height and width of another, by repeating or dropping pixels.
 
     Pixel i of n takes pixel floor(i * m / n) of m: PyTorch's `"nearest"`. `keras.ops.image.resize`
-    rounds from the pixels' centres, which differs where n is no multiple of m.
+    rounds from the pixels' centers, which differs where n is no multiple of m.
 
     Args:
         data_format: `"channels_last"` or `"channels_first"`; Keras's setting by default.

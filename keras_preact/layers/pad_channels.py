@@ -10,10 +10,10 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class PadChannels(keras.layers.Layer):
-    """Adds channels of zeros after those that come in.
+    """Channels of zeros after those of the input.
 
-    A shortcut that follows its unit to more channels without weights (arXiv:1512.03385, option A;
-    arXiv:1610.02915).
+    They let a shortcut without weights follow its unit to more channels (arXiv:1512.03385, option
+    A; arXiv:1610.02915).
 
     Args:
         channels: Number of channels to add.

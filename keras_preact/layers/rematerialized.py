@@ -1,4 +1,4 @@
-"""A layer whose inside is computed again in the backward pass instead of being kept."""
+"""Recomputation of a layer's inside in the backward pass, which saves memory."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_preact.layers.pure_call import pure_call
+from keras_preact.ops.pure_call import pure_call
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class Rematerialized(keras.layers.Wrapper):
-    """Keeps only the input of a layer for the backward pass (arXiv:1604.06174).
+    """Layer of which only the input is kept for the backward pass (arXiv:1604.06174).
 
     Outputs, gradients and updates of moving statistics are those of the layer itself: its
     variables go in and come out as tensors, so that computing twice updates once, and random
@@ -54,7 +54,7 @@ class Rematerialized(keras.layers.Wrapper):
         return outputs
 
     def _states(self, variables: list[keras.Variable]) -> list[int]:
-        """Which of the variables a training step changes by itself."""
+        """Return the indices of the variables that a training step changes by itself."""
         # Frozen, the inside still draws new masks.
         fixed = set() if self.trainable else {id(each) for each in self.layer.weights}
         return [

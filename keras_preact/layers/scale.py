@@ -1,4 +1,4 @@
-"""A factor that may be another at each call."""
+"""Multiplication by a factor that a call may change."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class Scale(keras.layers.Layer):
-    """`inputs * factor`.
+    """Multiplication: `inputs * factor`.
 
     Args:
-        factor: What to multiply by. A call may give another.
+        factor: Multiplier. A call may give another.
         **kwargs: As for `keras.layers.Layer`.
     """
 
@@ -28,9 +28,9 @@ class Scale(keras.layers.Layer):
         return inputs * factor
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The shape of the input."""
+        """Return the shape of the input."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+        """Return the arguments."""
         return {**super().get_config(), "factor": self.factor}

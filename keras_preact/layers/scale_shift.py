@@ -1,4 +1,4 @@
-"""What is left of a norm in inference: a scale and a shift of each channel."""
+"""Scale and shift per channel, which is all that is left of a norm in inference."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_preact.layers.fused_norm import fused_norm, fused_norm_fits
+from keras_preact.ops.fused_norm import fused_norm, fused_norm_fits
 
 # A variance that makes 1, exactly, with it.
 _EPSILON = 2.0**-10
@@ -15,12 +15,12 @@ _EPSILON = 2.0**-10
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class ScaleShift(keras.layers.Layer):
-    """`inputs * scale + shift`, with one scale and one shift for each channel.
+    """`inputs * scale + shift`, with one scale and one shift per channel.
 
     `keras_preact.transforms.fold` puts it in the place of a batch norm that no convolution can take
-    in. Where the layer computes in 16 bits the arithmetic is in float32, as a norm's is. On
-    TensorFlow it is a norm's kernel too, which takes in the ReLU that follows: one pass over the
-    maps instead of three, or of five in 16 bits.
+    in. The arithmetic is in float32 where the layer computes in 16 bits, as in a norm. On
+    TensorFlow it runs as a norm's kernel, with which TensorFlow merges the ReLU that follows: one
+    pass over the maps instead of three, or of five in 16 bits.
 
     Args:
         axis: Axis of the channels.

@@ -1,4 +1,4 @@
-"""Convolution with scaled weight standardisation, for nets without normalisation."""
+"""Convolution with scaled weight standardization, for nets without normalization."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_preact.layers.fixed_padding import Conv2D
+from keras_preact.layers.conv import Conv2D
 
 # As in timm's NF-ResNets. The paper's code bounds the variance times the fan-in from below by 1e-4.
 _EPSILON = 1e-5
@@ -19,7 +19,7 @@ class ScaledStandardizedConv2D(Conv2D):
     """`Conv2D` that keeps the variance of activations as it is (arXiv:2101.08692).
 
     Over each output channel, the kernel in use has mean 0 and variance
-    `(gain * activation_gain)**2 / fan_in`. The gain, one value for each output channel, is learned.
+    `(gain * activation_gain)**2 / fan_in`. The gain, one value per output channel, is learned.
     `activation_gain` makes up for what the activation before the convolution takes from the
     variance; as in timm's nets, and other than in the paper's code, it is a part of the
     convolution, whatever comes before it.
@@ -28,7 +28,7 @@ class ScaledStandardizedConv2D(Conv2D):
         filters: Output channels.
         kernel_size: Odd integer or pair of odd integers, in pixels.
         activation_gain: One over the standard deviation of the activation's values where its inputs
-            are normally distributed: `keras_preact.gains.activation_gain`.
+            are normally distributed: `keras_preact.blocks.gains.activation_gain`.
         gain_initializer: How the gain starts.
         **kwargs: As for `keras_preact.layers.Conv2D`.
     """
@@ -55,7 +55,7 @@ class ScaledStandardizedConv2D(Conv2D):
         self.gain = self.add_weight((self.filters,), self.gain_initializer, name="gain")
 
     def kernel_in_use(self, kernel: Any) -> Any:
-        """The standardised and scaled kernel, computed in float32.
+        """Standardize and scale a kernel, in float32.
 
         Args:
             kernel: `(height, width, channels in, channels out)`.
@@ -75,11 +75,11 @@ class ScaledStandardizedConv2D(Conv2D):
         keras.layers.Layer.save_own_variables(self, store)
 
     def load_own_variables(self, store: Any) -> None:
-        """The inverse of `save_own_variables`."""
+        """Undo `save_own_variables`."""
         keras.layers.Layer.load_own_variables(self, store)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, serialised."""
+        """Return the arguments, serialized."""
         return {
             **super().get_config(),
             "activation_gain": self.activation_gain,

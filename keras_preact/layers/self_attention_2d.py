@@ -13,10 +13,10 @@ from keras import ops
 class SelfAttention2D(keras.layers.Layer):
     """Multi-head self-attention with relative positions along height and width (arXiv:2101.11605).
 
-    A pixel's query q meets the key k of every pixel, and an embedding of how many rows and one of
-    how many columns that lies away: `softmax((q k + q r_height + q r_width) / sqrt(d))` weighs the
-    values. The heads share the embeddings, of which there are 2n - 1 for n rows or columns, so
-    that the layer takes maps of one size.
+    A pixel's query q meets the key k of every pixel, and two embeddings of the distance to it, in
+    rows and in columns: `softmax((q k + q r_height + q r_width) / sqrt(d))` weighs the values. The
+    heads share the embeddings, of which there are 2n - 1 for n rows or columns. So the layer takes
+    maps of one size only.
 
     Args:
         filters: Output channels; the heads' queries, keys and values have as many together.
@@ -63,8 +63,9 @@ class SelfAttention2D(keras.layers.Layer):
         ):
             raise ValueError(
                 f"{self.name!r} needs maps of a height and width that are known and stay the same: "
-                "its embeddings of positions have one entry a distance. Build the net with a whole "
-                f"`input_shape`. Received: input_shape={input_shape}, map_size={self.map_size}"
+                "its embeddings of positions have one entry per distance. Build the net with a "
+                "whole `input_shape`. "
+                f"Received: input_shape={input_shape}, map_size={self.map_size}"
             )
         depth = self.filters // self.heads
         height, width = self.map_size
@@ -121,6 +122,6 @@ class SelfAttention2D(keras.layers.Layer):
 
 
 def _by_distance(embedding: Any, length: int) -> Any:
-    """The embedding of each pair of places, `(length, length, d)`: from the first to the second."""
+    """Return the embedding of the way from each place to each, `(length, length, d)`."""
     places = np.arange(length)
     return ops.take(embedding, places[np.newaxis] - places[:, np.newaxis] + length - 1, axis=0)

@@ -12,7 +12,7 @@ from keras_preact.layers.example_noise import ExampleNoise
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class ShakeDrop(ExampleNoise):
-    """Disturbs whole examples of a residual branch in training (arXiv:1802.02375).
+    """Random factors on whole examples of a residual branch, in training (arXiv:1802.02375).
 
     With probability `rate`, the paper's `1 - p_l`, an example's branch is multiplied by alpha,
     uniform in [-1, 1], and its gradient by beta, uniform in [0, 1] and drawn apart. Otherwise both
@@ -27,7 +27,7 @@ class ShakeDrop(ExampleNoise):
         stays = self.draw(inputs) >= rate
         forward = self._factor(stays, 2 * self.draw(inputs) - 1, inputs.dtype)
         backward = self._factor(stays, self.draw(inputs), inputs.dtype)
-        # Its value has the factor of the forward pass alone, its gradient that of the backward.
+        # The value has only the forward factor, the gradient only the backward one.
         return inputs * backward + ops.stop_gradient(inputs * (forward - backward))
 
     def _factor(self, stays: Any, otherwise: Any, dtype: Any) -> Any:

@@ -1,4 +1,4 @@
-"""SkipInit: a residual branch that starts at nothing."""
+"""SkipInit: a residual branch that starts at zero."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class SkipInit(keras.layers.Layer):
         return inputs * self.gain
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The shape of the input."""
+        """Return the shape of the input."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, serialised."""
+        """Return the arguments, serialized."""
         initializer = keras.initializers.serialize(self.gain_initializer)
         return {**super().get_config(), "gain_initializer": initializer}

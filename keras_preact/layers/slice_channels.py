@@ -9,11 +9,11 @@ import keras
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class SliceChannels(keras.layers.Layer):
-    """The channels from `start` to before `stop`.
+    """Slice of the channels, from `start` to before `stop`.
 
     Args:
         start: The first channel that is kept.
-        stop: The first after it that is not.
+        stop: The first channel after those that are kept.
         axis: Axis of the channels: 1 or 3.
         **kwargs: As for `keras.layers.Layer`.
     """
@@ -32,7 +32,7 @@ class SliceChannels(keras.layers.Layer):
         return tuple(shape)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, serialised."""
+        """Return the arguments, serialized."""
         return {
             **super().get_config(),
             "start": self.start,

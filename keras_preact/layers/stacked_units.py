@@ -9,19 +9,15 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_preact.layers.device import is_tensorflow_on_cpu
-from keras_preact.layers.loop import loop
-from keras_preact.layers.pure_call import pure_call
 from keras_preact.layers.unit_numbers import UNIT_NUMBERS
+from keras_preact.ops.choices import enabled
+from keras_preact.ops.device import is_tensorflow_on_cpu
+from keras_preact.ops.loop import loop
+from keras_preact.ops.pure_call import pure_call
 
-# What the names of a template's layers begin with, in place of a unit's name.
+# Prefix of the names of a template's layers, in place of a unit's name.
 TEMPLATE_PREFIX = "unit_"
 _CONSTANT = (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant)
-
-
-def stack_name(unit_names: Sequence[str]) -> str:
-    """The name of a stack of units: `stage2_unit2to9` of `stage2_unit2` to `stage2_unit9`."""
-    return f"{unit_names[0]}to{unit_names[-1].rpartition('unit')[2]}"
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -39,13 +35,13 @@ class StackedUnits(keras.layers.Layer):
         template: One unit as a functional model on a map of unknown height and width, and on a
             scalar for each number in which the units differ, named as
             `keras_preact.layers.unit_numbers` says and in that order: `drop_path_rate`,
-            `input_scale`. Its layers are named `unit_…`. It is neither trained nor saved: only its
-            structure counts.
+            `input_scale`. The names of its layers begin with `unit_`. It is neither trained nor
+            saved: only its structure counts.
         unit_names: Names of the units, such as `("stage2_unit2", "stage2_unit3")`.
         drop_path: Drop path rate of each unit; None where the template takes no rate.
         rematerialize: Recompute the inside of a unit in the backward pass instead of keeping it.
-        input_scale: What each unit's branch multiplies its input by; None where the template takes
-            no such number.
+        input_scale: Factor of each unit's branch on its input; None where the template takes no
+            such number.
         **kwargs: As for `keras.layers.Layer`.
 
     Raises:
@@ -71,8 +67,7 @@ class StackedUnits(keras.layers.Layer):
         self._check()
         if self._unit.seeds:
             self.seed_generator = keras.random.SeedGenerator()
-        # On a CPU, XLA runs the loop 16 times slower (benchmarks/results/depth.md, 110 layers).
-        self.supports_jit = not is_tensorflow_on_cpu()
+        self.supports_jit = not (is_tensorflow_on_cpu() and enabled("plain_loops"))
 
     def _check(self) -> None:
         if not self.unit_names:
@@ -94,13 +89,13 @@ class StackedUnits(keras.layers.Layer):
 
     @property
     def _numbers(self) -> list[tuple[float, ...]]:
-        """The units' own numbers, in the order of the template's inputs."""
+        """Return the units' own numbers, in the order of the template's inputs."""
         numbers = (getattr(self, field) for field in UNIT_NUMBERS)
         return [each for each in numbers if each is not None]
 
     # A method, since Keras takes the variables of public attributes for the layer's own to save.
     def unit_model(self) -> keras.Model:
-        """One unit: its structure. The weights are in `stacked`."""
+        """Return one unit as a model, for its structure. The weights are in `stacked`."""
         return self._unit.model
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -155,7 +150,7 @@ class StackedUnits(keras.layers.Layer):
         return outputs
 
     def _seeds(self) -> list[Any]:
-        """For each random layer of the template, a seed for each unit."""
+        """Draw a seed per unit for each random layer of the template."""
         generators, units = len(self._unit.seeds), len(self.unit_names)
         if not generators:
             return []
@@ -165,12 +160,12 @@ class StackedUnits(keras.layers.Layer):
         return ops.unstack(ops.reshape(seeds, (generators, units, 2)), axis=0)
 
     def save_own_variables(self, store: Any) -> None:
-        """Store each stacked variable under its layer and that layer's own key, `conv1.0`."""
+        """Store each stacked variable under the names of its layer and of itself, `conv1.0`."""
         for key, variable in zip(self._keys(), self.stacked, strict=True):
             store[key] = variable
 
     def load_own_variables(self, store: Any) -> None:
-        """The inverse of `save_own_variables`.
+        """Load what `save_own_variables` stored.
 
         Raises:
             ValueError: If the store holds other variables.
@@ -204,13 +199,13 @@ class StackedUnits(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> StackedUnits:
-        """The inverse of `get_config`."""
+        """Undo `get_config`."""
         template = keras.saving.deserialize_keras_object(config["template"])
         return cls(**{**config, "template": template})
 
 
 class _Template:
-    """A template's model and its variables, out of sight of Keras's tracking."""
+    """Model of a template and its variables, out of sight of Keras's tracking."""
 
     def __init__(self, model: keras.Model) -> None:
         model.trainable = True
@@ -218,7 +213,7 @@ class _Template:
         self.weights = [(layer, each) for layer in model.layers for each in layer.weights]
         known = {id(variable) for _, variable in self.weights}
         self.seeds = [variable for variable in model.variables if id(variable) not in known]
-        # Which of the weights a training step changes by itself: the moving statistics.
+        # The weights that a training step changes by itself: moving statistics.
         self.states = [index for index, (_, each) in enumerate(self.weights) if not each.trainable]
 
     def call(
@@ -230,7 +225,7 @@ class _Template:
         states: list[int],
         training: bool,
     ) -> tuple[Any, ...]:
-        """The unit's output, then the new values of those weights that are states."""
+        """Return the unit's output, then the new values of the weights that are states."""
         variables = [variable for _, variable in self.weights]
         if seeds:
             variables += self.seeds
@@ -245,20 +240,20 @@ class _Template:
 
 
 def _initializer(layer: keras.layers.Layer, variable: keras.Variable) -> Any:
-    """What a layer initialises a variable with, by Keras's convention for naming it."""
+    """Return the initializer of a layer's variable, which Keras names by convention."""
     return keras.initializers.get(getattr(layer, f"{variable.name}_initializer"))
 
 
 def _for_each_unit(initializer: Any) -> Any:
-    """An initialiser of stacked variables that gives every unit draws of its own."""
+    """Make an initializer of stacked variables that draws for every unit anew."""
     if isinstance(initializer, _CONSTANT):
         return initializer
 
     def initialize(shape: tuple[int, ...], dtype: Any = None) -> Any:
         units = shape[0]
         if isinstance(initializer, keras.initializers.VarianceScaling):
-            # One draw for all. It takes the leading axis for a part of the receptive field, and
-            # divides the variance by its length.
+            # One draw for all units. It takes the leading axis for a part of the receptive field,
+            # and divides the variance by its length.
             return initializer(shape, dtype) * math.sqrt(units)
         return ops.stack([initializer.clone()(shape[1:], dtype) for _ in range(units)])
 

@@ -1,4 +1,4 @@
-"""Convolution whose kernel is standardised before use."""
+"""Convolution with weight standardization (arXiv:1903.10520)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_preact.layers.fixed_padding import Conv2D
+from keras_preact.layers.conv import Conv2D
 
 # As in timm's BiT nets: the published BiT code adds 1e-10, which no float32 variance here feels.
 _EPSILON = 1e-8
 
 
 def standardized(kernel: Any, axes: list[int]) -> Any:
-    """A kernel with mean 0 and variance 1 over some of its axes, computed in float32."""
+    """Standardize a kernel to mean 0 and variance 1 over some of its axes, in float32."""
     dtype = keras.backend.standardize_dtype(kernel.dtype)
     kernel = ops.cast(kernel, "float32")
     mean, variance = ops.moments(kernel, axes=axes, keepdims=True)
@@ -29,7 +29,7 @@ class StandardizedConv2D(Conv2D):
     """
 
     def kernel_in_use(self, kernel: Any) -> Any:
-        """The standardised kernel, computed in float32.
+        """Standardize a kernel, in float32.
 
         Args:
             kernel: `(height, width, channels in, channels out)`.

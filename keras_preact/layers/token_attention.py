@@ -1,4 +1,4 @@
-"""Attention between tokens, without weights of its own."""
+"""Attention between tokens, without weights."""
 
 from __future__ import annotations
 

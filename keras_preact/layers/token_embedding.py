@@ -1,4 +1,4 @@
-"""From maps to the tokens that a transformer takes."""
+"""Tokens of a transformer, made of maps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class TokenEmbedding(keras.layers.Layer):
-    """The pixels of a map as a sequence, after a class token, each with its position added.
+    """Sequence of a class token and the pixels of a map, each with its position added.
 
     As in ViT (arXiv:2010.11929), class token and positions are learned, one vector each, so that
     the layer takes maps of one size. `keras_preact.transforms.resize_input` makes the same net for

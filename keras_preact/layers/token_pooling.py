@@ -1,4 +1,4 @@
-"""From the tokens of a transformer to one vector."""
+"""One vector per image, made of the tokens of a transformer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KINDS = {
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class TokenPooling(keras.layers.Layer):
-    """The class token, or the mean or maximum over the others, which stand for pixels.
+    """Class token, or mean or maximum over the other tokens, which stand for pixels.
 
     Args:
         kind: `"token"`, `"avg"` or `"max"`.

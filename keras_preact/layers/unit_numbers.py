@@ -1,4 +1,4 @@
-"""The numbers in which the units of a stage differ that are otherwise alike."""
+"""Per-unit numbers of otherwise identical units: drop path rate and input scale."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from keras_preact.layers.shake_drop import ShakeDrop
 
 @dataclass(frozen=True)
 class UnitNumber:
-    """A number that each unit of a stack has of its own.
+    """Number of which each unit of a stack has its own.
 
     A unit by itself has it in a layer's configuration. The template of stacked units takes it as
     an input, and hands it to the calls of these layers.
 
     Attributes:
-        layers: The classes of the layers that the number sets.
-        option: What it is called in their configuration and their calls.
-        neutral: The value at which such a layer gives what it takes.
+        layers: Classes of the layers that the number sets.
+        option: Its name in their configuration and their calls.
+        neutral: Value that makes such a layer the identity.
         input: Name of the template's input.
     """
 
@@ -31,7 +31,7 @@ class UnitNumber:
     input: str
 
 
-# By name of the field of `keras_preact.architecture.Unit` and of the argument of `StackedUnits`.
+# By name of the field of `keras_preact.spec.unit.Unit` and of the argument of `StackedUnits`.
 UNIT_NUMBERS = {
     "drop_path": UnitNumber((DropPath, ShakeDrop), "rate", 0.0, "drop_path_rate"),
     "input_scale": UnitNumber((Scale,), "factor", 1.0, "input_scale"),

@@ -1,1 +1,1 @@
-"""What a SavedModel holds for a server; `keras_preact.export` writes it."""
+"""SavedModels for servers: signatures, image files, model card, warm-up requests."""

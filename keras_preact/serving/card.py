@@ -1,4 +1,4 @@
-"""What a SavedModel says of itself."""
+"""Model card of a SavedModel."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import keras
 
-from keras_preact.preprocessing import Preprocessing
+from keras_preact.images.preprocessing import Preprocessing
+from keras_preact.named_weights import named_weights
 from keras_preact.version import __version__
-from keras_preact.weights.named import named_weights
 
-# What the caller may tell; the rest is known.
+# Entries that the caller may give. The others are known.
 ABOUT = ("training", "metrics", "licence", "source")
 
 
@@ -25,14 +25,14 @@ def model_card(
     options: Mapping[str, Any],
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything that is known of an exported net, as JSON values.
+    """Collect all that is known of an exported net, as JSON values.
 
     Args:
         model: The net, before folding.
-        preprocessing: What its images go through.
+        preprocessing: Preprocessing of its images.
         signatures: The signatures by name, each a `tf.function`.
         options: How it was exported.
-        about: Some of `ABOUT`: what the export cannot know.
+        about: Some of `ABOUT`, which the export cannot know.
 
     Returns:
         The card.
@@ -60,7 +60,7 @@ def write_card(folder: Path, card: Mapping[str, Any]) -> None:
 
     Args:
         folder: The SavedModel, complete but for its card.
-        card: What `model_card` returned.
+        card: Result of `model_card`.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     hashes = {
@@ -88,7 +88,7 @@ def _tensor(spec: Any) -> dict[str, Any]:
 
 
 def _weights_hash(model: keras.Model) -> str:
-    """A hash of all weights by name, the same for every form of a net's units."""
+    """Hash all weights by name. The hash is the same for every form of a net's units."""
     digest = hashlib.sha256()
     for name, arrays in sorted(named_weights(model).items()):
         for key, array in sorted(arrays.items()):
@@ -121,7 +121,7 @@ def _markdown(card: Mapping[str, Any]) -> str:
 
 
 def _line(value: Any) -> str:
-    """A value of the card in a line of prose."""
+    """Return a value of the card as a line of prose."""
     if value is None:
         return "not stated"
     if isinstance(value, Mapping):

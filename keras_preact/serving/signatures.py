@@ -1,4 +1,4 @@
-"""The functions of a SavedModel, in TensorFlow's terms."""
+"""Signatures of a SavedModel, as TensorFlow functions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 import keras
 
 from keras_preact.features import feature_extractor
-from keras_preact.preprocessing import Preprocessing
-from keras_preact.serving.images import ImageReader
+from keras_preact.images.preprocessing import Preprocessing
+from keras_preact.ops.choices import enabled
+from keras_preact.serving.reading import ImageReader
 
 # Most images that go through the net at a time, so that memory does not grow with a batch.
 CHUNK = 32
-# Chunks side by side: on a CPU one's additions, which wait for memory, fill the time that another's
-# convolutions leave between their threads.
+# Chunks side by side: on a CPU, the additions of one, which wait for memory, fill the gaps that the
+# convolutions of another leave between their threads.
 STREAMS = 2
 PROBABILITIES = "probabilities"
 EMBEDDING = "embedding"
@@ -27,7 +28,7 @@ Net = Callable[[Any], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Options:
-    """What `keras_preact.export_savedmodel` documents under the same names."""
+    """Options of `keras_preact.export_savedmodel`, documented there."""
 
     image_dtype: str
     any_size: bool
@@ -38,7 +39,7 @@ class Options:
 
 
 def with_features(model: keras.Model) -> keras.Model:
-    """A classifier that returns all that the signatures give, by name.
+    """Build a classifier that returns all outputs of the signatures, by name.
 
     Args:
         model: A classifier.
@@ -56,11 +57,11 @@ def with_features(model: keras.Model) -> keras.Model:
 
 
 def compiled(model: keras.Model, preprocessing: Preprocessing, options: Options) -> Net:
-    """The net as one TensorFlow function.
+    """Make one TensorFlow function of the net.
 
     Args:
-        model: What `with_features` returned.
-        preprocessing: What its images were normalised with.
+        model: Result of `with_features`.
+        preprocessing: Preprocessing whose normalization comes first.
         options: `freeze` and `jit_compile`.
 
     Returns:
@@ -111,14 +112,14 @@ def signatures(
     labels: Sequence[str],
     options: Options,
 ) -> dict[str, Any]:
-    """The functions of the SavedModel, by the names they are served under.
+    """Make the signatures of the SavedModel, by name.
 
     Args:
-        model: What `with_features` returned.
-        net: What `compiled` returned.
-        preprocessing: What the images go through.
+        model: Result of `with_features`.
+        net: Result of `compiled`.
+        preprocessing: Preprocessing of the images.
         labels: Names of the classes.
-        options: What the signatures take and give.
+        options: Options of inputs and outputs.
 
     Returns:
         A `tf.function` each, with its input signature.
@@ -145,7 +146,7 @@ def signatures(
     def read_and_run(files: Any, names: Sequence[str]) -> dict[str, Any]:
         images, errors = read(files)
         outputs = run(images, names)
-        # The net has an answer to a black image too, which is nobody's.
+        # The images of files that could not be read are black, and get scores too: drop them.
         outputs = {name: _zero_where(errors != "", output) for name, output in outputs.items()}
         return {**outputs, "errors": errors}
 
@@ -179,7 +180,7 @@ def signatures(
 
 
 def _in_chunks(net: Net, images: Any, names: Sequence[str]) -> dict[str, Any]:
-    """Some outputs of the net for any number of images, none included."""
+    """Compute some outputs of the net, for any number of images, also for none."""
     import tensorflow as tf
 
     count = tf.shape(images)[0]
@@ -187,8 +188,9 @@ def _in_chunks(net: Net, images: Any, names: Sequence[str]) -> dict[str, Any]:
     # the shape of its input, not of its output.
     padded = tf.maximum(count, 1)
     images = tf.pad(images, [[0, padded - count], [0, 0], [0, 0], [0, 0]])
+    streams = STREAMS if enabled("streams") else 1
     # A small batch has a share for each stream too.
-    size = tf.minimum(CHUNK, (padded + STREAMS - 1) // STREAMS)
+    size = tf.minimum(CHUNK, (padded + streams - 1) // streams)
     chunks = (padded + size - 1) // size
     arrays = [tf.TensorArray(tf.float32, chunks, infer_shape=False) for _ in names]
 
@@ -202,7 +204,7 @@ def _in_chunks(net: Net, images: Any, names: Sequence[str]) -> dict[str, Any]:
         lambda index, _: index < chunks,
         step,
         (tf.constant(0), arrays),
-        parallel_iterations=STREAMS,
+        parallel_iterations=streams,
     )
     # Without the blank one.
     return {name: array.concat()[:count] for name, array in zip(names, arrays, strict=True)}

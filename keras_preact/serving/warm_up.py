@@ -1,4 +1,4 @@
-"""The requests that TensorFlow Serving sends a model before it takes others."""
+"""Warm-up requests, which TensorFlow Serving sends a model before it takes others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FILE = "tf_serving_warmup_requests"
 def write_warm_up(
     folder: Path, functions: Mapping[str, Any], size: int, batch_sizes: Sequence[int], name: str
 ) -> None:
-    """Write `PredictionLog` records, one for each signature and batch size.
+    """Write `PredictionLog` records, one per signature and batch size.
 
     Args:
         folder: `assets.extra` of a SavedModel.
@@ -48,7 +48,7 @@ def write_warm_up(
 
 
 def _images(spec: Any, size: int, batch_size: int) -> Any:
-    """Images that an input takes: a gradient from black to white, as pixels or as JPEG files."""
+    """Return images for an input: a gradient from black to white, as pixels or JPEG files."""
     import tensorflow as tf
 
     row = tf.linspace(0.0, 255.0, size)

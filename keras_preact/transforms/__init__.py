@@ -5,8 +5,7 @@ from keras_preact.transforms.fold import fold
 from keras_preact.transforms.freezing import freeze
 from keras_preact.transforms.growth import deepen, widen
 from keras_preact.transforms.head import replace_head
-from keras_preact.transforms.input_channels import adapt_input_channels
-from keras_preact.transforms.input_size import resize_input
+from keras_preact.transforms.inputs import adapt_input_channels, resize_input
 from keras_preact.transforms.precision import with_dtype
 from keras_preact.transforms.stacking import stack, unroll
 from keras_preact.transforms.winograd import winograd

@@ -1,4 +1,4 @@
-"""A feature pyramid on the stages of a net."""
+"""Feature pyramid on the stages of a net."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import keras
 from keras_preact.features import feature_extractor, map_stride
 from keras_preact.layer_names import data_format, first_convolution
 from keras_preact.layers import Conv2D, NearestResize
-from keras_preact.weights.input_channels import check_channels
+from keras_preact.spec.rules import POSITIVE_INTEGER
 
 # That of torchvision's pyramid: `kaiming_uniform_` with a gain of 1.
 _INITIALIZER = {"scale": 1.0, "mode": "fan_in", "distribution": "uniform"}
@@ -19,11 +19,11 @@ _INITIALIZER = {"scale": 1.0, "mode": "fan_in", "distribution": "uniform"}
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class FeaturePyramid(keras.Model):
-    """A net that returns a dict of maps of equal channels, `{"P2": …, "P3": …}`."""
+    """Net that returns a dict of maps of equal channels, `{"P2": …, "P3": …}`."""
 
     @property
     def strides(self) -> dict[str, int]:
-        """Pixels of the input, along height and width, to one pixel of each map."""
+        """Return the stride of each map: input pixels, down and across, per pixel of the map."""
         names = [layer.name for layer in self.layers]
         strides: dict[str, int] = {}
         for level in self.output:
@@ -43,7 +43,7 @@ def feature_pyramid(
     stages: Sequence[int] | None = None,
     extra_level: bool = False,
 ) -> FeaturePyramid:
-    """A feature pyramid (arXiv:1612.03144) on the maps at the end of a net's stages.
+    """Build a feature pyramid (arXiv:1612.03144) on the maps at the end of a net's stages.
 
     From the last stage to the first, a 1x1 convolution of the stage's map, `fpn_lateral{s}`, is
     added to the sum before it, resized to its height and width by the nearest pixel; a 3x3
@@ -65,7 +65,7 @@ def feature_pyramid(
         ValueError: If the model is no such net, or has no stage of that number, or `channels` is
             not a positive integer.
     """
-    check_channels(channels)
+    POSITIVE_INTEGER.check("channels", channels)
     maps = feature_extractor(model, stages).output
     maps = {int(name.removeprefix("stage")): maps[name] for name in maps}
     layers = _Layers(channels, data_format(model), first_convolution(model).dtype_policy)
@@ -85,7 +85,7 @@ def feature_pyramid(
 
 @dataclass(frozen=True)
 class _Layers:
-    """Makes and applies the pyramid's layers."""
+    """Factory of the pyramid's layers, which it also applies."""
 
     channels: int
     data_format: str

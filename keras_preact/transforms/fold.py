@@ -1,4 +1,4 @@
-"""A net for inference alone: batch norms folded away, regularisation gone."""
+"""Folding of a net for inference: batch norms and regularization disappear."""
 
 from __future__ import annotations
 
@@ -17,50 +17,50 @@ from keras_preact.layers import (
     ShakeDrop,
     StackedUnits,
 )
-from keras_preact.transforms.config import (
-    NORMS,
+from keras_preact.named_weights import NamedWeights, named_weights, set_named_weights
+from keras_preact.transforms.graph_config import (
+    NORM_LAYERS,
     Config,
-    add_bias,
     always_trains,
+    bypass,
+    consumers,
     functional_config,
-    gives_to_one,
+    has_single_consumer,
+    inputs_of,
+    insert,
     is_called_once,
     is_kind,
     is_of_channels,
-    leave_out,
-    multiply,
-    of_kind,
-    put_in_place,
+    layers_of,
+    scale_outputs,
+    shift_outputs,
     source,
-    taken_by,
-    takers_by_name,
 )
-from keras_preact.transforms.residual_stream import centre, rescale
+from keras_preact.transforms.residual_stream import center, rescale
 from keras_preact.transforms.stacking import unroll
-from keras_preact.weights.named import NamedWeights, named_weights, set_named_weights
 
-# What a convolution that makes its kernel becomes, each with one that says what it is made from.
+# The class that a convolution that makes its kernel becomes, and an example of its arguments.
 _PLAIN = {Conv2D: Conv2D(1, 1), DepthwiseConv2D: DepthwiseConv2D(1)}
-# What gives its input unchanged in inference.
+# Layers that are the identity in inference.
 _IDENTITIES = (DropBlock, DropPath, keras.layers.Dropout, keras.layers.SpatialDropout2D)
 
 
 def fold(model: keras.Model) -> keras.Model:
-    """The same function with less work: what a net needs in inference, and nothing else.
+    """Build the same function with only the work that inference needs.
 
-    - A batch norm that alone takes a convolution's output becomes part of its kernel and bias.
-    - The sum of a shortcut and a branch is centred: a bias of the branch's last convolution takes
-      off it the mean that the norms after it expect. It is only where nothing but norms and
-      further sums take it, so an output of the model never moves.
-    - A batch norm that alone takes such a sum, as after a stage's last unit, becomes part of the
-      convolutions that are summed, and the norms along their shortcut read it in its units.
-    - Every other batch norm, such as a unit's first, whose input the shortcut takes too, becomes a
-      `keras_preact.layers.ScaleShift` of the same name.
-    - A convolution that makes its kernel of its weights, as weight standardisation does, becomes a
-      plain one, with the kernel as it is used.
-    - Dropout, drop path and DropBlock are left out; ShakeDrop, in inference a factor, becomes part
-      of the convolution before it where that gives to nothing else, or a `keras.layers.Rescaling`.
-    - Stacked units become separate ones, and rematerialised units are computed as any other.
+    - A batch norm that is the only consumer of a convolution becomes part of its kernel and bias.
+    - The sum of a shortcut and a branch is centered: a bias of the branch's last convolution
+      subtracts the mean that the norms after the sum expect. This is done only where all consumers
+      are norms and further sums, so an output of the model never moves.
+    - A batch norm that is the only consumer of such a sum, as after a stage's last unit, becomes
+      part of the convolutions that are summed. The norms along their shortcut are rescaled with it.
+    - Every other batch norm becomes a `keras_preact.layers.ScaleShift` of the same name. An example
+      is a unit's first norm, whose input goes into the shortcut too.
+    - A convolution that makes its kernel of its weights, as weight standardization does, becomes a
+      plain one, with the kernel that it used.
+    - Dropout, drop path and DropBlock are removed. ShakeDrop, in inference a factor, becomes part
+      of the convolution before it where it is the only consumer, or a `keras.layers.Rescaling`.
+    - Stacked units become separate ones, and rematerialized units are computed as any other.
 
     Norms of other kinds stay as they are. So do the names of the layers that stay, so that
     `keras_preact.feature_extractor` takes the folded net too; train and save the net it came from.
@@ -69,7 +69,7 @@ def fold(model: keras.Model) -> keras.Model:
         model: A functional model.
 
     Returns:
-        A model with weights of its own; not compiled.
+        A model with weights of its own, not compiled.
 
     Raises:
         ValueError: If the model is not functional, or too deep for `unroll`.
@@ -91,25 +91,25 @@ def _fold_layers(config: Config, weights: NamedWeights) -> None:
         if "input_layers" in layer["config"]:
             layer.pop("build_config", None)
             _fold_layers(layer["config"], weights)
-    for layer in of_kind(config, _IDENTITIES):
+    for layer in layers_of(config, _IDENTITIES):
         if is_called_once(layer) and not always_trains(layer):
-            leave_out(layer, config)
+            bypass(layer, config)
     for layer in config["layers"]:
         for plain, example in _PLAIN.items():
             if _makes_its_kernel(layer, plain):
                 _become_plain(layer, plain, example, weights)
-    centre(config, weights)
-    for norm in of_kind(config, NORMS):
+    center(config, weights)
+    for norm in layers_of(config, NORM_LAYERS):
         if not always_trains(norm):
             _fold_norm(norm, config, weights)
-    for shake in of_kind(config, (ShakeDrop,)):
+    for shake in layers_of(config, (ShakeDrop,)):
         if not always_trains(shake) and not _takes_rate(shake):
             _fold_shake(shake, config, weights)
     rescale(config, weights)
 
 
 def _makes_its_kernel(layer: Config, plain: type[keras.layers.Layer]) -> bool:
-    """Whether it is a plain convolution but for making its kernel of its variables."""
+    """Return whether a convolution is plain but for making its kernel of its variables."""
     kind = keras.saving.get_registered_object(layer["registered_name"])
     return (
         isinstance(kind, type)
@@ -148,23 +148,23 @@ def _fold_norm(norm: Config, config: Config, weights: NamedWeights) -> None:
         weights[norm["name"]] = {"0": scale, "1": shift}
         _become_scale_shift(norm)
     else:
-        multiply(convolution, scale, weights)
-        add_bias(shift, convolution, weights)
-        leave_out(norm, config)
+        scale_outputs(convolution, scale, weights)
+        shift_outputs(shift, convolution, weights)
+        bypass(norm, config)
 
 
 def _fold_shake(shake: Config, config: Config, weights: NamedWeights) -> None:
     factor = 1 - shake["config"]["rate"]
     convolution = _linear_convolution_before(shake, config)
     if convolution is None:
-        put_in_place(shake, keras.layers.Rescaling(factor, **_name_and_dtype(shake)))
+        insert(shake, keras.layers.Rescaling(factor, **_name_and_dtype(shake)))
     else:
-        multiply(convolution, factor, weights)
-        leave_out(shake, config)
+        scale_outputs(convolution, factor, weights)
+        bypass(shake, config)
 
 
 def _scale_and_shift(norm: Config, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """What a batch norm multiplies by and adds, with its moving statistics."""
+    """Return the scale and the shift of a batch norm with its moving statistics."""
     values = [array.astype("float64") for array in arrays.values()]
     gamma = values.pop(0) if norm["scale"] else 1.0
     beta = values.pop(0) if norm["center"] else 0.0
@@ -174,23 +174,23 @@ def _scale_and_shift(norm: Config, arrays: dict[str, np.ndarray]) -> tuple[np.nd
 
 
 def _convolution_before(norm: Config, config: Config) -> Config | None:
-    """The convolution whose output this norm, and nothing else, takes; None if there is none."""
+    """Return the convolution of which a norm is the only consumer; None if there is none."""
     convolution = _linear_convolution_before(norm, config)
     return convolution if convolution and is_of_channels(norm, convolution) else None
 
 
 def _linear_convolution_before(layer: Config, config: Config) -> Config | None:
-    """The convolution whose output, not activated, only this layer takes; None if there is none."""
+    """Return the convolution without activation of which a layer is the only consumer, or None."""
     if not is_called_once(layer):
         return None
-    name = source(next(taken_by(layer)))
+    name = source(next(inputs_of(layer)))
     (other,) = (each for each in config["layers"] if each["name"] == name)
-    return other if gives_to_one(other, takers_by_name(config)[name]) else None
+    return other if has_single_consumer(other, consumers(config)[name]) else None
 
 
 def _become_scale_shift(norm: Config) -> None:
-    """Turn the configuration of a norm into that of what it comes down to."""
-    put_in_place(norm, ScaleShift(axis=norm["config"]["axis"], **_name_and_dtype(norm)))
+    """Turn the configuration of a norm into that of a scale and shift."""
+    insert(norm, ScaleShift(axis=norm["config"]["axis"], **_name_and_dtype(norm)))
 
 
 def _name_and_dtype(layer: Config) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def _name_and_dtype(layer: Config) -> dict[str, Any]:
 
 
 def _kept_in_memory(layer: Config) -> Config:
-    """The layer that a rematerialised one computes twice in training; any other as it is."""
+    """Return the layer inside a rematerialized one; any other layer as it is."""
     if not is_kind(layer, (Rematerialized,)):
         return layer
     inner = layer["config"]["layer"]
@@ -207,5 +207,5 @@ def _kept_in_memory(layer: Config) -> Config:
 
 
 def _takes_rate(layer: Config) -> bool:
-    """Whether a call gives a rate in place of the layer's own."""
+    """Return whether a call gives a rate in place of the layer's own."""
     return any(call["kwargs"].get("rate") is not None for call in layer["inbound_nodes"])

@@ -1,4 +1,4 @@
-"""Which stages of a net train."""
+"""Freezing of a net's first stages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from keras_preact.layer_names import HEAD, in_encoder, stage_numbers, stage_of
 def freeze(model: keras.Model, up_to_stage: int) -> int:
     """Freeze a net's stem and its first stages, and let everything after them train.
 
-    Frozen norms normalise by their moving statistics, which stay as they are, in training too.
+    Frozen norms normalize by their moving statistics, which stay as they are, in training too.
     Dropout and stochastic depth go on. The last stage takes the norm that closes it, `head_norm`,
-    with it, so that freezing up to it leaves `predictions` alone to train: a linear probe. A
+    with it, so that freezing up to it leaves only `predictions` to train: a linear probe. A
     transformer encoder counts as one more stage after the last.
 
     Each call sets every layer anew: `freeze(model, 3)` after `freeze(model, 4)` lets stage 4 train
@@ -61,12 +61,12 @@ def _unfrozen(model: keras.Model) -> keras.Model:
 
 
 def _closing_stage(name: str, last: int) -> int | None:
-    """The stage that a layer is frozen with."""
+    """Return the stage that a layer is frozen with."""
     if in_encoder(name):
         return last + 1
     return last if name in HEAD[:-1] else stage_of(name)
 
 
 def _parameters(model: keras.Model) -> int:
-    """Parameters that train."""
+    """Count the parameters that train."""
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)

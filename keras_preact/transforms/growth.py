@@ -1,17 +1,14 @@
-"""A trained net's function in a deeper or wider net, from which training goes on."""
+"""Deeper and wider nets with the function of a trained one, from which training goes on."""
 
 from __future__ import annotations
-
-import re
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_preact.weights.named import NamedWeights, named_weights, set_named_weights
+from keras_preact.layer_names import parse
+from keras_preact.named_weights import NamedWeights, named_weights, set_named_weights
 
-_LAYER = re.compile(r"(?P<unit>stage\d+_unit\d+)_(?P<layer>.+)")
-_CONVOLUTION = re.compile(r"conv(\d+)")
 # Height and width of the random image that both nets are compared on, where they take any.
 _SIZE = 64
 # Largest difference of the scores, as a share of the largest score, by bits of the computation.
@@ -21,10 +18,10 @@ _TOLERANCES = {"float64": 1e-6, "float32": 1e-4, "float16": 0.02, "bfloat16": 0.
 def deepen(model: keras.Model, deeper: keras.Model) -> keras.Model:
     """Give a net with more units the function of a trained one.
 
-    Units that both have are copied. The branch of every other ends in zeros, so that in
-    pre-activation, where nothing follows the addition, the unit is an exact identity; the rest of
-    it starts as in a new net, and learns. (Net2DeeperNet, arXiv:1511.05641, needs an activation
-    that repeats itself for the same.)
+    Units of both nets are copied. The branch of every new unit ends in zeros. In pre-activation,
+    where nothing follows the addition, the unit is then an exact identity. The rest of it starts as
+    in a new net, and learns. (Net2DeeperNet, arXiv:1511.05641, needs an activation for which
+    applying it twice is applying it once.)
 
     Args:
         model: The trained net, of separate or stacked units.
@@ -45,14 +42,14 @@ def deepen(model: keras.Model, deeper: keras.Model) -> keras.Model:
             f"Received a net without {missing[:3]}"
         )
     added = target.keys() - source
-    if strays := sorted(name for name in added if not _LAYER.fullmatch(name)):
+    if strays := sorted(name for name in added if not parse(name)):
         raise ValueError(
             f"`deeper` must have more units than {model.name!r}, and nothing else. "
             f"Received a net that also has {strays[:3]}"
         )
     for name, arrays in source.items():
         _check_shapes(name, arrays, target[name])
-    units = {_LAYER.fullmatch(name)["unit"] for name in added}
+    units = {parse(name).unit_name for name in added}
     for unit in sorted(units):
         _check_whole(unit, source)
         _end_in_zeros(unit, target)
@@ -62,10 +59,9 @@ def deepen(model: keras.Model, deeper: keras.Model) -> keras.Model:
 def widen(model: keras.Model, wider: keras.Model) -> keras.Model:
     """Give a net with more channels the function of a trained one.
 
-    The channels that both have come first, and take nothing from the others, whose weights into
-    them are zero. So the scores stay, while the new channels start as in a new net, each of its
-    own, and are learned from. (Net2WiderNet, arXiv:1511.05641, copies channels, which need noise
-    to part.)
+    The channels of both nets come first. The weights from the new channels into them are zero, so
+    the scores stay. The new channels start as in a new net, each differently, and learn.
+    (Net2WiderNet, arXiv:1511.05641, copies channels, which noise must then tell apart.)
 
     Args:
         model: The trained net, of separate or stacked units.
@@ -76,8 +72,8 @@ def widen(model: keras.Model, wider: keras.Model) -> keras.Model:
 
     Raises:
         ValueError: If the nets differ in more than their channels, or have norms or kernels in
-            which channels depend on one another, as in group normalisation and weight
-            standardisation. `wider` is then as it was.
+            which channels depend on one another, as in group normalization and weight
+            standardization. `wider` is then as it was.
     """
     source, target = named_weights(model), named_weights(wider)
     if source.keys() != target.keys():
@@ -96,7 +92,7 @@ def widen(model: keras.Model, wider: keras.Model) -> keras.Model:
 
 
 def _with_function_of(model: keras.Model, larger: keras.Model, named: NamedWeights) -> keras.Model:
-    """Set the larger net's weights, and check on a random image that its scores are the model's."""
+    """Set the larger net's weights, and check on a random image that the scores are equal."""
     before = named_weights(larger)
     set_named_weights(larger, named)
     expected, received = _scores(model), _scores(larger)
@@ -109,7 +105,7 @@ def _with_function_of(model: keras.Model, larger: keras.Model, named: NamedWeigh
             f"image differ by {difference:.2g} of the largest. New units must hand `x` on as it is "
             "(an identity shortcut, and nothing after the addition but an activation that may be "
             "repeated), and new channels must leave the others alone (no norm over channels, "
-            "standardised kernel or group)."
+            "standardized kernel or group)."
         )
     return larger
 
@@ -129,7 +125,7 @@ def _check_shapes(name: str, small: dict[str, np.ndarray], large: dict[str, np.n
 
 
 def _check_whole(unit: str, source: NamedWeights) -> None:
-    """Check that a unit is new as a whole: one that both have must have the same layers."""
+    """Check that a unit is new as a whole: a unit of both nets must have the same layers."""
     if known := sorted(name for name in source if name.startswith(f"{unit}_")):
         raise ValueError(
             f"`{unit}` must be the same in both nets. Received one with more layers than {known}"
@@ -137,9 +133,10 @@ def _check_whole(unit: str, source: NamedWeights) -> None:
 
 
 def _end_in_zeros(unit: str, named: NamedWeights) -> None:
-    """Make the branch of a new unit give zeros, in place."""
-    layers = {name.removeprefix(f"{unit}_") for name in named if name.startswith(f"{unit}_")}
-    last = max(int(match[1]) for match in map(_CONVOLUTION.fullmatch, layers) if match)
+    """Set weights to zero so that the branch of a new unit gives zeros, in place."""
+    names = [name for name in map(parse, named) if name and name.unit_name == unit]
+    layers = {name.role for name in names}
+    last = max(name.convolution or 0 for name in names)
     norm = f"norm{last + 1}"
     layer = norm if norm in layers else f"conv{last}"
     arrays = named[f"{unit}_{layer}"]
@@ -151,9 +148,9 @@ def _end_in_zeros(unit: str, named: NamedWeights) -> None:
 
 
 def _embedded(name: str, small: np.ndarray, large: np.ndarray) -> np.ndarray:
-    """A wider array that holds a narrow one, and lets nothing else into its outputs.
+    """Embed a narrow array in a wider one, whose other inputs add nothing to the old outputs.
 
-    The last axis is that of outputs, the one before, in a kernel, that of inputs.
+    The last axis is that of outputs. In a kernel, the one before is that of inputs.
     """
     smaller = all(a <= b for a, b in zip(small.shape, large.shape, strict=False))
     same_rank = small.ndim == large.ndim

@@ -1,4 +1,4 @@
-"""A new head on the body of a net."""
+"""New heads on the bodies of nets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_preact.head import classifier, global_pool
+from keras_preact.blocks.head import classifier, global_pool
 from keras_preact.layer_names import body_end, data_format
 
 
@@ -16,7 +16,7 @@ def replace_head(
     classifier_activation: Any = "softmax",
     name: str | None = None,
 ) -> keras.Model:
-    """The same net with a new last layer, for other classes.
+    """Build the same net with a new last layer, for other classes.
 
     The body's layers are those of `model`, not copies: training or freezing them in one model does
     so in both, and memory holds them once. For a body of its own, start from
@@ -55,7 +55,7 @@ def _is_integer(value: Any) -> bool:
 
 
 def _pooled(model: Any) -> Any:
-    """The vector of each image that a net's classifier takes."""
+    """Return the vector per image that a net's classifier takes."""
     body = body_end(model)
     end = model.get_layer(index=-1)
     ends = ("predictions", "head_pool", body.name)

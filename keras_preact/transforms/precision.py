@@ -1,16 +1,16 @@
-"""A net in another precision."""
+"""Nets in another precision."""
 
 from __future__ import annotations
 
 import keras
 
 from keras_preact.layer_names import in_encoder
-from keras_preact.transforms.config import Config, functional_config
-from keras_preact.weights.named import named_weights, set_named_weights
+from keras_preact.named_weights import named_weights, set_named_weights
+from keras_preact.transforms.graph_config import Config, functional_config
 
 
 def with_dtype(model: keras.Model, dtype: str) -> keras.Model:
-    """The same net under another dtype policy.
+    """Build the same net under another dtype policy.
 
     As when a net is built with the policy, dense layers but those of a transformer encoder compute
     in the dtype of their weights, so that class scores are float32 in mixed precision.
@@ -20,7 +20,7 @@ def with_dtype(model: keras.Model, dtype: str) -> keras.Model:
         dtype: Name of a dtype policy, such as `"mixed_bfloat16"`.
 
     Returns:
-        A model with weights of its own; not compiled.
+        A model with weights of its own, not compiled.
 
     Raises:
         ValueError: If the model is not functional, or there is no such policy.

@@ -1,8 +1,8 @@
-"""What goes along the shortcuts, in other units than in training: the same function for less.
+"""Rescaling of the residual stream, so that norms can be folded: the same function for less.
 
-A residual stream is a sum to which unit after unit adds what its branch gives. Norms read it and
-change nothing of it, so every channel can have a zero and a scale of its own, if what adds to the
-stream and what reads it do so in the same units.
+A residual stream is a sum to which each unit adds the output of its branch. Norms read it and leave
+it as it is. So every channel may have its own offset and scale, provided that all layers that add
+to the stream or read it use the same ones.
 """
 
 from __future__ import annotations
@@ -13,64 +13,64 @@ import keras
 import numpy as np
 
 from keras_preact.layers import AveragePooling2D, BlurPool2D, ScaleShift
-from keras_preact.transforms.config import (
-    CONVOLUTIONS,
-    NORMS,
+from keras_preact.named_weights import NamedWeights
+from keras_preact.transforms.graph_config import (
+    CONVOLUTION_LAYERS,
+    NORM_LAYERS,
     Config,
-    add_bias,
     always_trains,
-    gives_to_one,
+    bypass,
+    consumers,
+    has_single_consumer,
+    inputs_of,
     is_called_once,
     is_kind,
     is_linear_convolution,
     is_of_channels,
-    leave_out,
-    multiply,
-    of_kind,
+    layers_of,
+    scale_outputs,
+    shift_outputs,
     source,
-    taken_by,
-    takers_by_name,
 )
-from keras_preact.weights.named import NamedWeights
 
-# What takes a weighted mean of each channel, which a scale goes through.
+# Layers that take a weighted mean per channel, which commutes with a scale.
 _MEANS = (AveragePooling2D, keras.layers.AveragePooling2D, BlurPool2D)
-# Below, float16 has too few digits for what is scaled.
+# With a smaller scale, float16 has too few digits for the scaled stream.
 _LEAST_SCALE = 2.0**-10
 
 
 class _Sum(NamedTuple):
-    """An addition of what a convolution gives to nothing else and of other tensors."""
+    """Addition of other tensors and the output of a convolution that only it takes."""
 
     convolution: Config
     others: list[str]
 
 
-def centre(config: Config, weights: NamedWeights) -> None:
-    """Take the mean that a norm expects off the sums that it takes, in place.
+def center(config: Config, weights: NamedWeights) -> None:
+    """Subtract a norm's moving mean from the sums that it reads, in place.
 
-    A bias of the convolution that ends a branch does it, and the norms, whose moving mean it was,
-    expect none any more: the outputs are the same. In 16 bits a sum without its mean is rounded
-    less, and TensorFlow computes a convolution, its bias and an addition in one kernel, but not a
-    convolution and an addition.
+    The convolution that ends a branch subtracts it by its bias, and the norms' moving means become
+    zero, so the outputs are the same. In 16 bits a sum without its mean is rounded less. TensorFlow
+    also computes a convolution, its bias and an addition in one kernel, but not a convolution and
+    an addition without a bias.
 
     Args:
         config: Configuration of a functional model whose norms are not folded yet.
         weights: Its weights.
     """
-    takers = takers_by_name(config)
-    sums = _sums(config, takers)
+    users = consumers(config)
+    sums = _sums(config, users)
     norms: dict[str, list[Config]] = {}
     means: dict[str, np.ndarray] = {}
     for name, (convolution, _) in sums.items():
-        norms[name] = [taker for taker in takers[name] if _expects_mean(taker, convolution)]
-        rest = [taker for taker in takers[name] if taker not in norms[name]]
-        if norms[name] and all(taker["name"] in sums for taker in rest):
+        norms[name] = [user for user in users[name] if _expects_mean(user, convolution)]
+        rest = [user for user in users[name] if user not in norms[name]]
+        if norms[name] and all(user["name"] in sums for user in rest):
             means[name] = weights[norms[name][0]["name"]][_place_of_mean(norms[name][0])]
     for name, (convolution, others) in sums.items():
         bias = sum(means.get(other, 0.0) for other in others) - means.get(name, 0.0)
         if np.any(bias):
-            add_bias(bias, convolution, weights)
+            shift_outputs(bias, convolution, weights)
     for name, mean in means.items():
         for norm in norms[name]:
             arrays, place = weights[norm["name"]], _place_of_mean(norm)
@@ -78,7 +78,7 @@ def centre(config: Config, weights: NamedWeights) -> None:
 
 
 class _Stream(NamedTuple):
-    """All that adds to a sum that one norm alone takes, and all that reads what it is a sum of."""
+    """Layers that add to a sum of which one norm is the only consumer, and that read its terms."""
 
     convolutions: list[Config]
     readers: list[Config]
@@ -86,37 +86,37 @@ class _Stream(NamedTuple):
 
 
 def rescale(config: Config, weights: NamedWeights) -> None:
-    """Leave out the norms that alone take a sum, such as those after a stage's last, in place.
+    """Remove norms that are the only consumer of a sum, such as those after a stage, in place.
 
-    The stream is scaled as the norm would do it, by the convolutions that add to it, and the
-    norm's shift is a bias of the last of them.
+    The convolutions that add to the stream scale it as the norm would. The norm's shift becomes a
+    bias of the last of them.
 
     Args:
         config: Configuration of a functional model whose norms are folded, but for those that
             became a `ScaleShift`.
         weights: Its weights.
     """
-    for norm in of_kind(config, (ScaleShift,)):
+    for norm in layers_of(config, (ScaleShift,)):
         stream = _stream_into(norm, config)
         scale, shift = weights[norm["name"]].values()
         if stream is None or np.abs(scale).min() < _LEAST_SCALE:
             continue
         for convolution in stream.convolutions:
-            multiply(convolution, scale, weights)
+            scale_outputs(convolution, scale, weights)
         for reader in stream.readers:
             weights[reader["name"]]["0"] = weights[reader["name"]]["0"] / scale
-        add_bias(shift, stream.last, weights)
+        shift_outputs(shift, stream.last, weights)
         del weights[norm["name"]]
-        leave_out(norm, config)
+        bypass(norm, config)
 
 
 def _stream_into(norm: Config, config: Config) -> _Stream | None:
-    """The stream that ends in a norm; None if it is not one, or something else is done with it."""
+    """Return the stream that ends in a norm; None where other layers forbid to rescale it."""
     layers = {layer["name"]: layer for layer in config["layers"]}
-    takers = takers_by_name(config)
-    end = source(next(taken_by(norm)))
-    end_sum = _sums(config, takers).get(end)
-    if end_sum is None or takers[end] != [norm]:
+    users = consumers(config)
+    end = source(next(inputs_of(norm)))
+    end_sum = _sums(config, users).get(end)
+    if end_sum is None or users[end] != [norm]:
         return None
     found: dict[str, Config] = {}
     pending = [end]
@@ -124,26 +124,26 @@ def _stream_into(norm: Config, config: Config) -> _Stream | None:
         layer = layers[pending.pop()]
         found[layer["name"]] = layer
         if _adds_like_shapes(layer) or (is_kind(layer, _MEANS) and is_called_once(layer)):
-            pending.extend({source(each) for each in taken_by(layer)} - found.keys())
+            pending.extend({source(each) for each in inputs_of(layer)} - found.keys())
         elif not is_linear_convolution(layer):
             return None
-    readers = [taker for name in found for taker in takers[name] if taker["name"] not in found]
+    readers = [user for name in found for user in users[name] if user["name"] not in found]
     if not all(_reads_channels(each, (ScaleShift,), end_sum.convolution) for each in readers):
         return None
     readers.remove(norm)
-    convolutions = [layer for layer in found.values() if is_kind(layer, CONVOLUTIONS)]
+    convolutions = [layer for layer in found.values() if is_kind(layer, CONVOLUTION_LAYERS)]
     return _Stream(convolutions, readers, end_sum.convolution)
 
 
-def _sums(config: Config, takers: dict[str, list[Config]]) -> dict[str, _Sum]:
-    """By its name, every addition that a convolution of its own goes into."""
+def _sums(config: Config, users: dict[str, list[Config]]) -> dict[str, _Sum]:
+    """Return, by name, every addition that has a convolution of its own."""
     layers = {layer["name"]: layer for layer in config["layers"]}
     sums = {}
     for addition in filter(_adds_like_shapes, config["layers"]):
-        names = [source(each) for each in taken_by(addition)]
+        names = [source(each) for each in inputs_of(addition)]
         # The branch comes last, after the shortcut.
         for name in reversed(names):
-            if gives_to_one(layers[name], takers[name]):
+            if has_single_consumer(layers[name], users[name]):
                 others = [other for other in names if other != name]
                 sums[addition["name"]] = _Sum(layers[name], others)
                 break
@@ -151,24 +151,24 @@ def _sums(config: Config, takers: dict[str, list[Config]]) -> dict[str, _Sum]:
 
 
 def _adds_like_shapes(layer: Config) -> bool:
-    """Whether it is an addition, called once, in which nothing is broadcast."""
-    shapes = {tuple(each["config"]["shape"]) for each in taken_by(layer)}
+    """Return whether a layer is an addition, called once, in which nothing is broadcast."""
+    shapes = {tuple(each["config"]["shape"]) for each in inputs_of(layer)}
     calls = len(layer["inbound_nodes"])
     return is_kind(layer, (keras.layers.Add,)) and calls == len(shapes) == 1
 
 
 def _expects_mean(layer: Config, convolution: Config) -> bool:
-    """Whether it is a norm that takes a mean off each channel of that convolution's outputs."""
-    return not always_trains(layer) and _reads_channels(layer, NORMS, convolution)
+    """Return whether a layer is a norm that subtracts a mean per channel of a convolution."""
+    return not always_trains(layer) and _reads_channels(layer, NORM_LAYERS, convolution)
 
 
 def _reads_channels(
     layer: Config, kinds: tuple[type[keras.layers.Layer], ...], convolution: Config
 ) -> bool:
-    """Whether it is of these classes, called once, on each channel that the convolution gives."""
+    """Return whether a layer of these classes is called once, on the channels of a convolution."""
     return is_kind(layer, kinds) and is_called_once(layer) and is_of_channels(layer, convolution)
 
 
 def _place_of_mean(norm: Config) -> str:
-    """The moving mean's key among the weights of a norm."""
+    """Return the key of the moving mean among the weights of a norm."""
     return str(norm["config"]["scale"] + norm["config"]["center"])

@@ -1,17 +1,18 @@
-"""Stacked units into separate ones, and back."""
+"""Conversion of stacked units into separate ones, and back."""
 
 from __future__ import annotations
 
 import copy
-import re
 
 import keras
 
+from keras_preact.blocks.nesting import FLAT_UNITS, check_separate_units
+from keras_preact.layer_names import parse, stack_name
 from keras_preact.layers import Rematerialized, StackedUnits
-from keras_preact.layers.stacked_units import TEMPLATE_PREFIX, stack_name
+from keras_preact.layers.stacked_units import TEMPLATE_PREFIX
 from keras_preact.layers.unit_numbers import UNIT_NUMBERS
-from keras_preact.stages import FLAT_UNITS, check_separate_units
-from keras_preact.transforms.config import (
+from keras_preact.named_weights import named_weights, set_named_weights
+from keras_preact.transforms.graph_config import (
     Config,
     functional_config,
     redirected,
@@ -20,24 +21,22 @@ from keras_preact.transforms.config import (
     tensor,
     tensors,
 )
-from keras_preact.weights.named import named_weights, set_named_weights
 
 _NUMBER_INPUTS = {number.input for number in UNIT_NUMBERS.values()}
-_UNIT = re.compile(r"(?P<stage>.*stage\d+)_unit(?P<number>\d+)(_.*)?")
 
 
 def unroll(model: keras.Model) -> keras.Model:
-    """The same net with separate units in place of stacked ones.
+    """Build the same net with separate units in place of stacked ones.
 
     The units become layers of the net, or, where the net has more than
-    `keras_preact.stages.FLAT_UNITS` of them or rematerialises, nested models named
+    `keras_preact.blocks.nesting.FLAT_UNITS` of them or rematerializes, nested models named
     `stage{s}_unit{u}`.
 
     Args:
         model: A functional model. One without stacked units is copied.
 
     Returns:
-        A model with weights of its own, equal to `model`'s; not compiled.
+        A model with weights of its own, equal to `model`'s, not compiled.
 
     Raises:
         ValueError: If the model is not functional, or too deep for Keras to build unit by unit.
@@ -57,18 +56,18 @@ def unroll(model: keras.Model) -> keras.Model:
 
 
 def stack(model: keras.Model) -> keras.Model:
-    """The same net with the identical units of each stage run as one loop.
+    """Build the same net with the identical units of each stage run as one loop.
 
     Args:
-        model: A functional model whose units are named as `keras_preact.build` names them.
+        model: A functional model whose units are named as `keras_preact.layer_names` says.
 
     Returns:
-        A model with weights of its own, equal to `model`'s; not compiled.
+        A model with weights of its own, equal to `model`'s, not compiled.
 
     Raises:
         ValueError: If the model is not functional, has no three separate units in any stage, or
-            units of a stage differ in more than their weights and the numbers that are each one's
-            own, such as drop path rates.
+            units of a stage differ in more than their weights and their own numbers, such as drop
+            path rates.
     """
     config = functional_config(model)
     stages = _stages(config["layers"])
@@ -97,7 +96,7 @@ def _is(layer: Config, kind: type[keras.layers.Layer]) -> bool:
 def _rebuilt(
     model: keras.Model, config: Config, layers: list[Config], outputs: dict[str, str]
 ) -> keras.Model:
-    """A model of these layers; `outputs` names what now makes the outputs of layers that left."""
+    """Build a model of layers. `outputs` maps layers that left to those that replace them."""
     for layer in layers:
         for each in tensors(layer["inbound_nodes"]):
             each["config"]["keras_history"][0] = outputs.get(source(each), source(each))
@@ -112,14 +111,14 @@ def _rebuilt(
 
 
 def _units_in(layer: Config) -> list[str]:
-    """Names of the units that a layer stands for, or is a part of."""
+    """Return the names of the units that a layer stands for, or is a part of."""
     if _is(layer, StackedUnits):
         return layer["config"]["unit_names"]
-    return [_unit_name([layer])] if _UNIT.fullmatch(layer["name"]) else []
+    return [_unit_name([layer])] if parse(layer["name"]) else []
 
 
 def _separate_units(layer: Config, nest: bool) -> list[Config]:
-    """The layers, or nested models, that do what a stack does."""
+    """Return the layers, or nested models, that do the work of a stack."""
     config = layer["config"]
     values = {field: config[field] for field in UNIT_NUMBERS if config.get(field)}
     (x,) = tensors(layer["inbound_nodes"])
@@ -137,7 +136,7 @@ def _separate_units(layer: Config, nest: bool) -> list[Config]:
 
 
 def _named(template: Config, name: str, numbers: dict[str, float], trainable: bool) -> Config:
-    """A template as the unit of that name, with its own numbers in place of inputs."""
+    """Make a unit of a template, with numbers of its own in place of inputs."""
     prefix = f"{name}_"
     unit = copy.deepcopy(template)
     config = unit["config"]
@@ -172,7 +171,7 @@ def _nested(config: Config, unit: Config, x: Config) -> Config:
 
 
 def _spliced(unit: Config, x: Config) -> list[Config]:
-    """The layers of a unit, fed by `x` instead of an input layer."""
+    """Return the layers of a unit, fed by `x` instead of an input layer."""
     inputs = unit["input_layers"][0]
     layers = [layer for layer in unit["layers"] if layer["name"] != inputs]
     for layer in layers:
@@ -187,15 +186,16 @@ def _spliced(unit: Config, x: Config) -> list[Config]:
 
 
 def _stages(layers: list[Config]) -> list[list[list[Config]]]:
-    """By stage, the layers of the separate units that may be stacked, where there are two or more.
+    """Return, by stage, the layers of the units that may be stacked, where there are two or more.
 
-    These are all but the first, and but a last one that carries the stage's stride.
+    These are all units but the first, and but a last one that has the stage's stride.
     """
-    stages: dict[str, dict[int, list[Config]]] = {}
+    stages: dict[tuple[str, int], dict[int, list[Config]]] = {}
     for layer in layers:
-        if match := _UNIT.fullmatch(layer["name"]):
-            units = stages.setdefault(match["stage"], {})
-            units.setdefault(int(match["number"]), []).append(layer)
+        name = parse(layer["name"])
+        if name and name.last is None:
+            units = stages.setdefault((name.prefix, name.stage), {})
+            units.setdefault(name.unit, []).append(layer)
     others = (
         [unit for number, unit in sorted(units.items()) if number > 1 and _is_identity(unit)]
         for units in stages.values()
@@ -204,7 +204,7 @@ def _stages(layers: list[Config]) -> list[list[list[Config]]]:
 
 
 def _is_identity(unit: list[Config]) -> bool:
-    """Whether the shortcut of a unit has no layers."""
+    """Return whether the shortcut of a unit has no layers."""
     return not any(layer["name"].startswith(f"{_unit_name(unit)}_shortcut") for layer in unit)
 
 
@@ -232,7 +232,7 @@ def _stacked_layer(units: list[list[Config]]) -> Config:
 
 
 def _trainable(units: list[list[Config]]) -> bool:
-    """Whether the units train, which must be so of all their layers or of none."""
+    """Return whether the units train; all of their layers must, or none."""
     flags = {
         layer["config"]["trainable"]
         for unit in units
@@ -248,7 +248,7 @@ def _trainable(units: list[list[Config]]) -> bool:
 
 
 def _template(unit: list[Config]) -> tuple[Config, dict[str, float]]:
-    """A unit as a template, and the numbers that are its own."""
+    """Return a unit as a template, and its own numbers."""
     prefix = f"{_unit_name(unit)}_"
     config = _unit_config(unit)
     inputs, output = config["input_layers"][0], config["output_layers"][0]
@@ -280,12 +280,11 @@ def _template(unit: list[Config]) -> tuple[Config, dict[str, float]]:
 
 
 def _unit_name(unit: list[Config]) -> str:
-    match = _UNIT.fullmatch(unit[0]["name"])
-    return f"{match['stage']}_unit{match['number']}"
+    return parse(unit[0]["name"]).unit_name
 
 
 def _unit_config(unit: list[Config]) -> Config:
-    """A unit, be it flat, nested or rematerialised, as the configuration of a model."""
+    """Return a flat, nested or rematerialized unit as the configuration of a model."""
     if _is(unit[0], Rematerialized):
         return unit[0]["config"]["layer"]["config"]
     if "input_layers" in unit[0]["config"]:
@@ -313,7 +312,7 @@ def _channel_axis(unit: list[Config]) -> int:
 
 
 def _unit_input(unit: list[Config]) -> Config:
-    """The tensor that comes into a unit."""
+    """Return the tensor that comes into a unit."""
     names = {layer["name"] for layer in unit}
     outside = [
         each

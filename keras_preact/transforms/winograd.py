@@ -1,13 +1,13 @@
-"""A net whose 3x3 convolutions multiply less."""
+"""Nets whose 3x3 convolutions multiply less, by Winograd's algorithm."""
 
 from __future__ import annotations
 
 import keras
 
 from keras_preact.layers import Conv2D, WinogradConv2D
-from keras_preact.layers.winograd import LEAST_CHANNELS, transformed_kernel
-from keras_preact.transforms.config import functional_config, put_in_place
-from keras_preact.weights.named import named_weights, set_named_weights
+from keras_preact.named_weights import named_weights, set_named_weights
+from keras_preact.ops.winograd import LEAST_CHANNELS, transformed_kernel
+from keras_preact.transforms.graph_config import functional_config, insert
 
 # On smaller maps a kernel of four times the size serves few tiles, but for large batches
 # (`benchmarks/winograd.py`).
@@ -15,7 +15,7 @@ _SIDE = 12
 
 
 def winograd(model: keras.Model) -> keras.Model:
-    """The same net with its 3x3 convolutions by Winograd's algorithm, where that is faster.
+    """Build the same net with Winograd's algorithm for 3x3 convolutions, where that is faster.
 
     On a CPU such a convolution takes less time in float32, its outputs differ by about 1e-4 of
     their magnitude, and its kernel takes four times the memory. It pays in batches: for single
@@ -47,7 +47,7 @@ def winograd(model: keras.Model) -> keras.Model:
         name = layer["name"]
         old = model.get_layer(name)
         new = WinogradConv2D(old.filters, old.use_bias, name=name, dtype=old.dtype_policy)
-        put_in_place(layer, new)
+        insert(layer, new)
         weights[name] = {**weights[name], "0": transformed_kernel(weights[name]["0"])}
     result = type(model).from_config(config)
     set_named_weights(result, weights)

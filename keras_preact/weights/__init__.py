@@ -1,12 +1,12 @@
 """Weights of the nets: the catalogue of published ones, their download, and files."""
 
+from keras_preact.input_channels import adapt_kernel
+from keras_preact.named_weights import named_weights, set_named_weights
 from keras_preact.weights.catalogue import Entry, find_entry, list_weights
 from keras_preact.weights.conversion import convert
 from keras_preact.weights.download import DownloadError, cached_path
 from keras_preact.weights.half_precision import save_half_precision
-from keras_preact.weights.input_channels import adapt_kernel
 from keras_preact.weights.loader import load_weights
-from keras_preact.weights.named import named_weights, set_named_weights
 
 __all__ = [
     "DownloadError",

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     conversion = commands.add_parser("convert", help="write another library's weights for Keras")
     conversion.add_argument("source_file", help=".safetensors, .h5, .weights.h5 or .npz")
     conversion.add_argument("--to", required=True, metavar="OUT.weights.h5")
-    conversion.add_argument("--architecture", help="builder of the net; found out by default")
+    conversion.add_argument("--architecture", help="builder of the net; identified by default")
     options = parser.parse_args(arguments)
     try:
         if options.command == "list":
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def table(pattern: str) -> str:
-    """The catalogue as text, a row an entry.
+    """Format the catalogue as text, with one row per entry.
 
     Args:
         pattern: Shell-style pattern of builders' names.

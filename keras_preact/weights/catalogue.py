@@ -1,34 +1,34 @@
-"""The published weights of these nets: what exists, where it is, and how it was trained.
+"""Catalogue of the published weights of these nets.
 
-One row a checkpoint. Those of `keras_preact/` ship with the package, in `data/`, with a model card
-each (`python -m training.publish`). A published top-1 accuracy is that of its source, with the
-input size it was measured at; where none was found there is none here:
+There is one row per checkpoint. Those of `keras_preact/` ship with the package, in `data/`, each
+with a model card (`python -m training.publish`). A published top-1 accuracy is that of its source,
+with the input size it was measured at. It is left out where none was found:
 
 - timm's checkpoints: `results/results-imagenet.csv` of timm's repository;
 - keras.applications': the table of https://keras.io/api/applications, measured at 224 pixels;
 - BiT's distilled nets: the README of https://github.com/google-research/big_transfer.
 
-A hash is one that the source publishes: MD5 in the code of keras.applications, SHA-256 on the page
-of a file on Hugging Face. Rows without one are checked against the hash that the server sends with
-the file (`keras_preact.weights.download`).
+Hashes are those that the sources publish: MD5 in the code of keras.applications, SHA-256 on pages
+of Hugging Face. Files of rows without one are checked against the hash that the server sends with
+them (`keras_preact.weights.download`).
 """
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from keras_preact.preprocessing import CIFAR10, Preprocessing
+from keras_preact.images.preprocessing import CIFAR10, Preprocessing
+from keras_preact.messages import did_you_mean
 
 _IN1K = "ImageNet-1k"
 _IN21K = "ImageNet-21k"
 _IN21K_IN1K = "ImageNet-21k, then ImageNet-1k"
 _DISTILLED = "ImageNet-1k, labelled by BiT-M R152x2"
 
-# What `weights=` calls the weights trained on a data set: its name, and its number of classes.
+# By the value of `weights=`, the name of the data set and its number of classes.
 DATASETS = {"imagenet": ("ImageNet-1k", 1000), "cifar10": ("CIFAR-10", 10)}
 
 
@@ -42,12 +42,12 @@ class Entry:
         url: Where the file is; None where it ships with the package.
         hash: `"sha256:…"` or `"md5:…"` of the file, where the source publishes one.
         licence: SPDX identifier.
-        training_data: What it was trained on.
+        training_data: Data sets that it was trained on, in order.
         classes: Number of classes of its classifier; None where the file holds none.
         top1: Published top-1 accuracy, in percent, on ImageNet-1k's validation images, or on
             CIFAR-10's test images as JPEG files.
         top1_size: Input size that `top1` was measured at, in pixels.
-        preprocessing: What happened to the images it was evaluated on.
+        preprocessing: Preprocessing of the images it was evaluated on.
         reference: The paper, or the page of the source.
     """
 
@@ -65,7 +65,7 @@ class Entry:
 
     @property
     def source(self) -> str:
-        """Where it comes from, which decides the format of the file."""
+        """Source of the checkpoint, which decides the format of the file."""
         return self.name.split("/")[0]
 
     @property
@@ -320,7 +320,7 @@ CATALOGUE: dict[str, Entry] = {
 
 
 def list_weights(architecture: str | Callable | None = None) -> list[Entry]:
-    """The published weights.
+    """List the published weights.
 
     Args:
         architecture: Only those of this net: a builder, its name, or a shell-style pattern of
@@ -346,7 +346,7 @@ def list_weights(architecture: str | Callable | None = None) -> list[Entry]:
 
 
 def find_entry(name: str) -> Entry:
-    """The entry of that name.
+    """Find the entry of a name.
 
     Args:
         name: Full name of an entry, such as `"timm/resnetv2_50.a1h_in1k"`.
@@ -358,12 +358,13 @@ def find_entry(name: str) -> Entry:
         ValueError: If there is none.
     """
     if name not in CATALOGUE:
-        raise ValueError(f"The catalogue has no weights {name!r}.{did_you_mean(name, CATALOGUE)}")
+        hint = did_you_mean(name, CATALOGUE, quote="'")
+        raise ValueError(f"The catalogue has no weights {name!r}.{hint}")
     return CATALOGUE[name]
 
 
 def best_weights(builder: str, dataset: str) -> Entry | None:
-    """What `weights="imagenet"` or `"cifar10"` means for a builder.
+    """Find the entry that `weights="imagenet"` or `"cifar10"` means for a builder.
 
     Args:
         builder: Name of the builder.
@@ -376,11 +377,3 @@ def best_weights(builder: str, dataset: str) -> Entry | None:
     classes = DATASETS[dataset][1]
     entries = [entry for entry in list_weights(builder) if entry.classes == classes]
     return max(entries, key=lambda entry: entry.top1 or 0, default=None)
-
-
-def did_you_mean(name: str, names: object) -> str:
-    """A hint at the closest of some names, with a space before it; empty if none is close."""
-    short = {each.rsplit("/", 1)[-1].lower(): each for each in names}
-    short |= {each.lower(): each for each in names}
-    close = difflib.get_close_matches(name.lower(), short, n=1)
-    return f" Did you mean {short[close[0]]!r}?" if close else ""

@@ -1,4 +1,4 @@
-"""Writes the weights of other sources as files of Keras."""
+"""Conversion of the weights of other sources to files of Keras."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def convert(
             `.weights.h5` file of keras_hub or an `.npz` file of BiT. A pickle (`.pth`, `.bin`) is
             never read.
         to: Path of the file to write, which ends in `.weights.h5`.
-        architecture: Name of the builder whose net the weights are of; found out by default.
+        architecture: Name of the builder whose net the weights are of; by default it is identified.
 
     Returns:
         The builder's name.

@@ -1,4 +1,4 @@
-"""The files of the catalogue: those that ship with the package, and downloads, each once.
+"""Files of the catalogue: those that ship with the package, and downloads, each done once.
 
 `keras.utils.get_file` writes under the final name and starts again after an interruption, and
 `huggingface_hub` (2.4) deletes what an interrupted download left and checks no hash of what it got
@@ -46,27 +46,27 @@ _NETWORK_ERRORS = (
 
 
 class DownloadError(OSError):
-    """A file of the catalogue that could not be had, or is not what its source published."""
+    """A file of the catalogue cannot be downloaded, or is not the one that its source published."""
 
 
 def cache_folder() -> Path:
-    """Where downloaded weights are kept: below `$KERAS_HOME`, or `~/.keras`."""
+    """Return the folder of downloaded weights: below `$KERAS_HOME`, or `~/.keras`."""
     home = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
     return Path(home).expanduser() / "models" / "keras_preact"
 
 
 def cached_path(entry: Entry) -> Path:
-    """Where the file of an entry is, or will be, or can be put by hand."""
+    """Return the path at which the file of an entry is, will be, or can be put by hand."""
     if entry.url is None:
         return SHIPPED / entry.file_name
     return cache_folder() / entry.name / entry.file_name
 
 
 def fetch(entry: Entry, check: Callable[[Path], None]) -> Path:
-    """The path of an entry's file, downloaded if it neither ships nor is there yet.
+    """Return the path of an entry's file, downloaded unless it ships or is there already.
 
     Args:
-        entry: What to fetch.
+        entry: The entry.
         check: Raises a ValueError if the file it is given does not hold the entry's weights. Asked
             only of a download whose hash neither the catalogue nor the server knows.
 
@@ -114,7 +114,7 @@ def _check_cached(path: Path, entry: Entry) -> None:
 
 
 def repair_hint(entry: Entry) -> str:
-    """What to do about a damaged file of an entry, as a sentence."""
+    """Return a sentence about how to repair a damaged file of an entry."""
     if entry.url is None:
         return "It ships with keras_preact: install the package again."
     return f"If it is damaged, delete it, and it is downloaded again from {entry.url}."
@@ -122,7 +122,7 @@ def repair_hint(entry: Entry) -> str:
 
 @dataclass(frozen=True)
 class _Published:
-    """What a server says of a file.
+    """Size and hash of a file, according to its server.
 
     Attributes:
         size: In bytes, if known.
@@ -154,7 +154,7 @@ def _download(entry: Entry, path: Path, check: Callable[[Path], None]) -> None:
 def _problem(
     partial: Path, entry: Entry, published: _Published, check: Callable[[Path], None]
 ) -> str | None:
-    """What is wrong with a complete download, if anything."""
+    """Return the fault of a complete download, if there is one."""
     expected = entry.hash or published.hash
     if expected:
         if not _has_hash(partial, expected):
@@ -197,7 +197,7 @@ def _unreachable(entry: Entry, path: Path, reason: str) -> DownloadError:
 
 
 def _receive(entry: Entry, partial: Path, offset: int) -> _Published:
-    """Add to a partial file what one connection brings."""
+    """Append the data of one connection to a partial file."""
     redirects = _Redirects()
     request = urllib.request.Request(
         entry.url, headers={"User-Agent": f"keras_preact/{__version__}"}
@@ -229,7 +229,7 @@ def _receive(entry: Entry, partial: Path, offset: int) -> _Published:
 def _copy(
     response: http.client.HTTPResponse, file: BinaryIO, offset: int, size: int | None
 ) -> None:
-    """Write what a connection brings until it ends, as it should or not, with a progress bar."""
+    """Write the data of a connection until it ends or breaks, with a progress bar."""
     progress = keras.utils.Progbar(size)
     while True:
         try:
@@ -266,7 +266,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _hash(answers: list[Message]) -> str | None:
-    """The hash that a server sends with a file."""
+    """Return the hash that a server sends with a file."""
     for headers in answers:
         digest = headers.get("X-Linked-ETag", "").strip('"')
         if len(digest) == 64:

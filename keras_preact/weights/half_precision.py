@@ -14,10 +14,10 @@ from keras_preact.files import replacing
 
 
 def save_half_precision(model: keras.Model, path: str | os.PathLike) -> None:
-    """Write a net's weights, the kernels as 16-bit floats.
+    """Write a net's weights with kernels as 16-bit floats.
 
-    The norms' parameters and statistics and the biases, which are few, keep their precision. What
-    reads `model.save_weights`' files reads this one, Keras included.
+    Biases, and the parameters and statistics of norms, keep their precision: they are few. The file
+    can be read wherever one of `model.save_weights` can, by Keras too.
 
     Args:
         model: A built model.

@@ -1,31 +1,32 @@
-"""Tells by a file's weights which net they are of."""
+"""Identification of the published net that weights belong to."""
 
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 
 import keras
 
 from keras_preact.architecture import Architecture
-from keras_preact.dense import DENSE_UNITS
-from keras_preact.weights.catalogue import did_you_mean
-from keras_preact.weights.named import NamedWeights, set_named_weights
+from keras_preact.blocks.units import UNITS
+from keras_preact.build import build
+from keras_preact.layer_names import parse
+from keras_preact.messages import did_you_mean
+from keras_preact.named_weights import NamedWeights, set_named_weights
+from keras_preact.published import NETS
 
-_CONVOLUTION = re.compile(r"stage(?P<stage>\d+)_unit(?P<unit>\d+)_conv(?P<conv>\d+)")
-# By the sizes of its kernels.
-_UNITS = {(3, 3): "basic", (1, 3, 1): "bottleneck", (1, 3): "dense", (3,): "dense_basic"}
+# By the sizes of its kernels, the kind of unit.
+_KINDS = {kind.kernels: name for name, kind in UNITS.items() if kind.kernels}
 
 
 @dataclass(frozen=True)
 class _Outline:
-    """What nets differ in most.
+    """Values in which nets differ most.
 
     Attributes:
         unit: Kind of unit, as in `Architecture`.
         units: Units of each stage.
-        channels: Channels that the last convolution of each stage gives.
+        channels: Output channels of the last convolution of each stage.
     """
 
     unit: str
@@ -35,17 +36,16 @@ class _Outline:
     @classmethod
     def of_architecture(cls, architecture: Architecture) -> _Outline:
         last = (units[-1] for units in architecture.stages.values())
-        dense = architecture.unit in DENSE_UNITS
-        channels = tuple(unit.growth if dense else unit.channels for unit in last)
+        concatenates = UNITS[architecture.unit].concatenates
+        channels = tuple(unit.growth if concatenates else unit.channels for unit in last)
         return cls(architecture.unit, architecture.units, channels)
 
     @classmethod
     def of_weights(cls, named: NamedWeights) -> _Outline:
         kernels = {
-            tuple(int(number) for number in match.groups()): named[name]["0"].shape
+            (layer.stage, layer.unit, layer.convolution): named[name]["0"].shape
             for name in named
-            for match in [_CONVOLUTION.fullmatch(name)]
-            if match
+            if (layer := parse(name)) and layer.convolution
         }
         if not kernels:
             raise ValueError(f"no residual units among its {len(named)} layers: {list(named)[:3]}")
@@ -53,7 +53,7 @@ class _Outline:
         units = tuple(max(u for s, u, _ in kernels if s == stage) for stage in stages)
         first = [kernels[each] for each in sorted(kernels) if each[:2] == (stages[0], 1)]
         return cls(
-            unit=_UNITS.get(
+            unit=_KINDS.get(
                 tuple(shape[0] for shape in first), f"units of {len(first)} convolutions"
             ),
             units=units,
@@ -68,16 +68,16 @@ class _Outline:
 
 
 def check_builder(named: NamedWeights, builder: str) -> None:
-    """Check, without building it, that weights are of a published net.
+    """Check that weights belong to a published net, without building it.
 
     Args:
         named: The weights.
         builder: Name of the net's builder.
 
     Raises:
-        ValueError: If they are of a net with other units.
+        ValueError: If they belong to a net with other units.
     """
-    expected = _Outline.of_architecture(_builders()[builder].architecture)
+    expected = _Outline.of_architecture(NETS[builder].architecture)
     received = _Outline.of_weights(named)
     if received != expected:
         raise ValueError(f"{builder} has {expected}, the file {received}")
@@ -86,11 +86,11 @@ def check_builder(named: NamedWeights, builder: str) -> None:
 def identified_model(
     named: NamedWeights, architecture: str | None = None
 ) -> tuple[str, keras.Model]:
-    """The published net that weights are of, with these weights.
+    """Build the published net that weights belong to, with these weights.
 
     Args:
         named: The weights, with or without those of the top.
-        architecture: Name of the net's builder; found out by default.
+        architecture: Name of the net's builder. By default it is identified.
 
     Returns:
         The builder's name and the model.
@@ -108,44 +108,47 @@ def identified_model(
         return fitting.popitem()
     if fitting:
         raise ValueError(
-            f"The weights fit several nets: {list(fitting)}. Name the one that they are of."
+            f"The weights fit several nets: {list(fitting)}. Name the one that they belong to."
         )
     reasons = "; ".join(f"{name}: {error}" for name, error in misfits.items())
     raise ValueError(
         f"The weights, of {_Outline.of_weights(named)}, fit no published net. "
-        + (reasons or f"There are {list(_builders())}.")
+        + (reasons or f"There are {list(NETS)}.")
     )
 
 
 def _candidates(named: NamedWeights) -> list[str]:
     received = _Outline.of_weights(named)
     return [
-        name
-        for name, builder in _builders().items()
-        if _Outline.of_architecture(builder.architecture) == received
+        name for name, net in NETS.items() if _Outline.of_architecture(net.architecture) == received
     ]
 
 
 def _model(named: NamedWeights, name: str) -> keras.Model:
-    builders = _builders()
-    if name not in builders:
-        raise ValueError(f"There is no builder {name!r}.{did_you_mean(name, builders)}")
+    if name not in NETS:
+        hint = did_you_mean(name, NETS, quote="'")
+        raise ValueError(f"There is no builder {name!r}.{hint}")
+    net = NETS[name]
     head = named.get("predictions")
     stem = next(named[each]["0"] for each in named if each.startswith("stem_conv"))
-    model = builders[name](
+    model = build(
+        net.architecture,
         include_top=head is not None,
-        weights=None,
-        input_shape=(*_size(named, builders[name].architecture), stem.shape[-2]),
+        input_tensor=None,
+        input_shape=(*_size(named, net.architecture), stem.shape[-2]),
+        pooling=None,
+        classes=net.classes if head is None else head["0"].shape[-1],
+        classifier_activation="softmax",
+        name=net.model_name,
         data_format="channels_last",
         dtype="float32",
-        **({} if head is None else {"classes": head["0"].shape[-1]}),
     )
     set_named_weights(model, named)
     return model
 
 
 def _size(named: NamedWeights, architecture: Architecture) -> tuple[int | None, int | None]:
-    """Height and width of the images that weights fit; None where they fit any."""
+    """Return height and width of the images that weights fit; None where they fit any."""
     if not architecture.sized:
         return None, None
     if "encoder_tokens" not in named:
@@ -153,10 +156,3 @@ def _size(named: NamedWeights, architecture: Architecture) -> tuple[int | None, 
     tokens = named["encoder_tokens"]["1"].shape[1] - 1
     size = math.isqrt(tokens) * architecture.reached_strides[-1]
     return size, size
-
-
-def _builders() -> dict:
-    # The builders load weights, so this module cannot import them before they are defined.
-    from keras_preact.applications import BUILDERS
-
-    return BUILDERS

@@ -1,4 +1,4 @@
-"""Loads weights into a model that is already built."""
+"""Loading of weights into a model that is already built."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import keras
 
+from keras_preact.input_channels import adapt_kernel
 from keras_preact.layer_names import first_convolution
+from keras_preact.named_weights import NamedWeights, set_named_weights
 from keras_preact.weights.catalogue import CATALOGUE, Entry
 from keras_preact.weights.download import fetch, repair_hint
 from keras_preact.weights.identify import check_builder
-from keras_preact.weights.input_channels import adapt_kernel
-from keras_preact.weights.named import NamedWeights, set_named_weights
 from keras_preact.weights.sources import read, source_of
 
 HEAD = "predictions"
@@ -22,9 +22,9 @@ HEAD = "predictions"
 def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None:
     """Load every weight of a model.
 
-    Keras matches layers by their order; here it is by their names, so that a net whose first layers
+    Keras matches layers by their order. Here their names match, so that a net whose first layers
     happen to fit is refused, and the file and the model may have their units in different forms:
-    separate, nested or stacked. A model without the top takes no weights for it. Published weights
+    separate, nested or stacked. A model without the top needs no weights for it. Published weights
     are adapted to a model for images of another number of channels (`adapt_kernel`).
 
     Args:

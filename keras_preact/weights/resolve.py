@@ -1,16 +1,16 @@
-"""What the `weights` argument of a builder means."""
+"""Meaning of the `weights` argument of a builder."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from keras_preact.messages import did_you_mean
 from keras_preact.weights.catalogue import (
     CATALOGUE,
     DATASETS,
     Entry,
     best_weights,
-    did_you_mean,
     list_weights,
 )
 from keras_preact.weights.sources import is_weights_file, source_of
@@ -52,7 +52,7 @@ def resolve_weights(
 
 
 def _entry(weights: str | os.PathLike, builder: str | None) -> Entry | None:
-    """The entry that a name means; None if it is not a name but a path."""
+    """Return the entry that a name means; None if it is not a name but a path."""
     if weights in DATASETS:
         entry = builder and best_weights(builder, weights)
         if not entry:
@@ -66,10 +66,11 @@ def _entry(weights: str | os.PathLike, builder: str | None) -> Entry | None:
         return CATALOGUE[name]
     if not isinstance(weights, str) or is_weights_file(name):
         return None
+    hint = did_you_mean(name, [*DATASETS, *CATALOGUE], quote="'")
     raise ValueError(
         '`weights` must be None, "imagenet", "cifar10", the name of an entry of '
         "`keras_preact.weights.list_weights()`, or the path of a file of weights. "
-        f"Received: {name!r}.{did_you_mean(name, [*DATASETS, *CATALOGUE])} {_existing(builder)}"
+        f"Received: {name!r}.{hint} {_existing(builder)}"
     )
 
 

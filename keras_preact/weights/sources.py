@@ -1,4 +1,4 @@
-"""Reads the weights in a file, whichever source it comes from."""
+"""Reading of weights from files of any source."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import h5py
 
+from keras_preact.named_weights import NamedWeights, collect
+from keras_preact.weights.converters import CONVERTERS
 from keras_preact.weights.keras_h5 import own_variables
-from keras_preact.weights.named import NamedWeights, collect
 
 # Longer endings first.
 SUFFIXES = {
@@ -25,12 +26,12 @@ PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".tar")
 
 
 def is_weights_file(path: str | os.PathLike) -> bool:
-    """Whether a name ends as a file of weights does, be it one that is not read."""
+    """Return whether a name ends like a file of weights, even of a kind that is not read."""
     return os.fspath(path).endswith((*SUFFIXES, *PICKLES))
 
 
 def source_of(path: Path) -> str:
-    """The source of a file, by the ending of its name.
+    """Return the source of a file, by the ending of its name.
 
     Raises:
         ValueError: If the ending is none of `SUFFIXES`.
@@ -50,7 +51,7 @@ def source_of(path: Path) -> str:
 
 
 def read(path: str | os.PathLike, source: str | None = None) -> NamedWeights:
-    """The weights in a file, under the names that the layers have here.
+    """Read the weights in a file, under the names that the layers have here.
 
     Args:
         path: A file that Keras saved of one of these nets, or one of a source of the catalogue.
@@ -67,27 +68,19 @@ def read(path: str | os.PathLike, source: str | None = None) -> NamedWeights:
     if not path.is_file():
         raise ValueError(f"`weights` names no file: {str(path)!r}")
     try:
-        return _reader(source)(path)
+        return READERS[source](path)
     except ImportError:
         raise
-    # Each format has a parser of its own, and each parser errors of its own for a broken file.
+    # Each format has its own parser, and each parser its own errors for a broken file.
     except Exception as error:
         raise ValueError(f"{str(path)!r} cannot be read as a file of {source}: {error}") from error
 
 
-def _reader(source: str) -> Callable[[Path], NamedWeights]:
-    if source == "keras_preact":
-        return _read_saved
-    # Some sources need a library that only their files need.
-    from keras_preact.weights.converters import CONVERTERS
-
-    return CONVERTERS[source]
-
-
 def _read_saved(path: Path) -> NamedWeights:
-    """The weights in a file that `save_weights` or `save` wrote: of one of these nets, or a preset.
+    """Read a file that `save_weights` or `save` wrote: of one of these nets, or a preset.
 
-    keras_hub's files end as those of this package do; the names of their layers tell them apart.
+    The names of keras_hub's files end like those of this package. The names of the layers tell
+    them apart.
     """
     if path.name.endswith(".keras"):
         with zipfile.ZipFile(path) as archive:
@@ -97,4 +90,8 @@ def _read_saved(path: Path) -> NamedWeights:
     with h5py.File(file, "r") as groups:
         if "conv1_conv" not in (name for name, _ in own_variables(groups)):
             return collect(own_variables(groups["layers"]))
-    return _reader("keras_hub")(path)
+    return CONVERTERS["keras_hub"](path)
+
+
+# By source, the function that reads its files.
+READERS: dict[str, Callable[[Path], NamedWeights]] = {"keras_preact": _read_saved, **CONVERTERS}

@@ -4,10 +4,17 @@ import io
 import struct
 import zlib
 
-from keras_preact.preprocessing import Preprocessing
+import numpy as np
+
+from keras_preact.preprocessing import Preprocessing, decode_image
 
 PREPROCESSING = Preprocessing(input_size=32)
 CLASS_NAMES = [f"class {letter}" for letter in "abcdefg"]
+
+
+def pixels(files):
+    """Image files as the net takes them, before they are normalized."""
+    return np.stack([PREPROCESSING.resize_and_crop(decode_image(file, 3)) for file in files])
 
 
 def encoded(image, file_format, **options):

@@ -4,9 +4,6 @@ Every signature gives what the Keras model gives, and every kind of file has its
 """
 
 import io
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,14 +11,11 @@ import pytest
 from PIL import Image, ImageOps
 
 import keras_preact
-from keras_preact.export import export_savedmodel
-from keras_preact.preprocessing import decode_image
+from keras_preact.serving.export import export_savedmodel
 from savedmodels.c_api import ServedModel, ServingError
 from savedmodels.check import main, warm_up_requests
-from tests.savedmodels.files import CLASS_NAMES, PREPROCESSING, claiming, encoded, exif
+from tests.savedmodels.files import CLASS_NAMES, PREPROCESSING, claiming, encoded, exif, pixels
 
-ROOT = Path(__file__).parents[2]
-SAMPLES = ROOT.parent / "shared" / "data" / "imagenet-samples.tar"
 SIGNATURES = {"serving_default", "serving_bytes", "classify", "features"}
 DAMAGED, UNKNOWN = b"the image is damaged", b"not a JPEG, PNG, GIF, BMP or WebP file"
 TOO_LARGE = b"the image has more than 10000000 pixels"
@@ -36,7 +30,7 @@ def served(exported):
 
 @pytest.fixture(scope="module")
 def everything(net):
-    """The Keras model with its features, from normalised images."""
+    """The Keras model with its features, from normalized images."""
     outputs = {
         "probabilities": net.output,
         "embedding": net.get_layer("head_pool").output,
@@ -45,43 +39,17 @@ def everything(net):
     return keras.Model(net.input, outputs)
 
 
-def pixels(files):
-    """Image files as the net takes them, before they are normalised."""
-    return np.stack([PREPROCESSING.resize_and_crop(decode_image(file, 3)) for file in files])
-
-
 def expected(everything, files):
     return everything.predict(PREPROCESSING.normalize(pixels(files)), verbose=0)
 
 
-def test_every_signature_without_keras(exported, everything, photo, picture, tmp_path):
+def test_every_signature_without_keras(without_keras, everything):
     """In a process that cannot import Keras or this package."""
-    files = [photo, encoded(picture, "PNG"), b"no image"]
-    for index, file in enumerate(files):
-        (tmp_path / f"{index}.image").write_bytes(file)
-    np.save(tmp_path / "images.npy", pixels(files[:2]))
-    program = """
-import pathlib, sys
-sys.modules["keras"] = sys.modules["keras_preact"] = None
-import numpy as np
-from savedmodels.c_api import ServedModel
-folder = pathlib.Path(sys.argv[2])
-model = ServedModel(sys.argv[1])
-files = [path.read_bytes() for path in sorted(folder.glob("*.image"))]
-for name in model.signatures:
-    images = name == "serving_default"
-    inputs = {"images": np.load(folder / "images.npy")} if images else {"image_bytes": files}
-    np.savez(folder / f"{name}.npz", **model.run(inputs, name))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(exported), str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    received = {name: np.load(tmp_path / f"{name}.npz", allow_pickle=True) for name in SIGNATURES}
-    wanted = expected(everything, files[:2])
+    received = {
+        name: np.load(without_keras.folder / f"{name}.npz", allow_pickle=True)
+        for name in SIGNATURES
+    }
+    wanted = expected(everything, without_keras.files[:2])
     close = {"rtol": 1e-4, "atol": 1e-4}
     np.testing.assert_allclose(
         received["serving_default"]["probabilities"], wanted["probabilities"], **close
@@ -162,7 +130,7 @@ def test_weights_that_are_variables(net, everything, picture, tmp_path):
     model.close()
 
 
-# What a client may send.
+# Files that a client may send.
 
 
 def faulty(photo, picture):
@@ -226,13 +194,13 @@ def test_every_kind_of_image(served, everything, picture):
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_jpeg_of_other_colours(served, everything, picture, mode):
+def test_jpeg_of_other_colors(served, everything, picture, mode):
     file = encoded(picture.convert(mode), "JPEG", quality=95)
     answer = served.run({"image_bytes": [file]}, "serving_bytes")
     assert [*answer["errors"]] == [b""]
     reread = encoded(Image.open(io.BytesIO(file)).convert("RGB"), "PNG")
     wanted = expected(everything, [reread])
-    # Decoders of JPEG differ by a few grey levels.
+    # Decoders of JPEG differ by a few gray levels.
     np.testing.assert_allclose(answer["probabilities"], wanted["probabilities"], atol=0.02)
 
 

@@ -1,5 +1,7 @@
 """`python -m savedmodels.export`: what is read, where it is written, and what stops it."""
 
+import contextlib
+import io
 import json
 
 import numpy as np
@@ -34,6 +36,37 @@ def bare(run, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def exports(run, tmp_path_factory):
+    """Four exports for all tests: folders, and the lines printed, by the file that was named.
+
+    `named` holds those of `best.keras` and `model.keras`, which find other folders there.
+    """
+    root = tmp_path_factory.mktemp("exports")
+    for name in ("9", "10", "latest", ".12.left-over"):
+        (root / "named" / "digits" / name).mkdir(parents=True)
+    named = ["--output", str(root / "named"), "--name", "digits"]
+    commands = {
+        "": ["--model", str(run), "--output", str(root)],
+        "best.keras": ["--model", str(run / "best.keras"), *named],
+        "model.keras": [
+            *("--model", str(run / "model.keras"), *named),
+            *("--version", "20", "--crop-fraction", "0.8"),
+        ],
+    }
+    folders = {
+        "": root / "small" / "1",
+        "best.keras": root / "named" / "digits" / "11",
+        "model.keras": root / "named" / "digits" / "20",
+    }
+    printed = {}
+    for name, command in commands.items():
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            assert main(command) == 0
+        printed[name] = output.getvalue()
+    return folders, printed
+
+
 def card(folder):
     return json.loads((folder / "assets.extra" / "model.json").read_text())
 
@@ -48,32 +81,27 @@ def refused(capsys, *arguments):
     return capsys.readouterr().err
 
 
-def test_a_run_brings_its_preprocessing_and_class_names(run, tmp_path, capsys):
-    assert main(["--model", str(run), "--output", str(tmp_path)]) == 0
-    folder = tmp_path / "small" / "1"
-    assert str(folder) in capsys.readouterr().out
+def test_a_run_brings_its_preprocessing_and_class_names(exports):
+    folders, printed = exports
+    folder = folders[""]
+    assert str(folder) in printed[""]
     assert Preprocessing(**card(folder)["preprocessing"]) == PREPROCESSING
     assert labels(folder) == CLASS_NAMES
 
 
 @pytest.mark.parametrize(("file", "seed"), [("", 1), ("model.keras", 1), ("best.keras", 2)])
-def test_the_model_named_is_the_one_exported(run, small_net, tmp_path, file, seed):
-    assert main(["--model", str(run / file), "--output", str(tmp_path), "--name", "digits"]) == 0
-    loaded = tf.saved_model.load(str(tmp_path / "digits" / "1"))
+def test_the_model_named_is_the_one_exported(exports, small_net, file, seed):
+    loaded = tf.saved_model.load(str(exports[0][file]))
     images = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 1)).astype("float32")
     served = loaded.signatures["serving_default"](images=tf.constant(images))["probabilities"]
     wanted = small_net(seed, **NET).predict(PREPROCESSING.normalize(images), verbose=0)
     np.testing.assert_allclose(served, wanted, atol=1e-5)
 
 
-def test_versions_count_up_from_the_highest(run, tmp_path):
-    folder = tmp_path / "small"
-    for name in ("9", "10", "latest", ".12.left-over"):
-        (folder / name).mkdir(parents=True)
-    assert main(["--model", str(run), "--output", str(tmp_path)]) == 0
-    assert (folder / "11" / "saved_model.pb").exists()
-    assert main(["--model", str(run), "--output", str(tmp_path), "--version", "20"]) == 0
-    assert (folder / "20" / "saved_model.pb").exists()
+def test_versions_count_up_from_the_highest(exports):
+    folders, _ = exports
+    assert (folders["best.keras"] / "saved_model.pb").exists()
+    assert (folders["model.keras"] / "saved_model.pb").exists()
 
 
 def test_an_existing_version_is_kept(run, tmp_path, capsys):
@@ -103,10 +131,8 @@ def test_a_bare_file_takes_its_preprocessing_from_options(bare, tmp_path):
     assert labels(folder) == ["a", "b", "c"]
 
 
-def test_options_override_the_run(run, tmp_path):
-    arguments = ["--model", str(run), "--output", str(tmp_path), "--crop-fraction", "0.8"]
-    assert main(arguments) == 0
-    stored = card(tmp_path / "small" / "1")["preprocessing"]
+def test_options_override_the_run(exports):
+    stored = card(exports[0]["model.keras"])["preprocessing"]
     assert Preprocessing(**stored) == Preprocessing(
         **{**PREPROCESSING.get_config(), "crop_fraction": 0.8}
     )

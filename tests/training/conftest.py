@@ -1,8 +1,12 @@
-"""A training run that takes seconds."""
+"""Training runs that take seconds."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -37,15 +41,34 @@ drop_path = 0.2
 """
 
 
-@pytest.fixture
-def tiny_recipe(tmp_path: Path) -> Path:
+@dataclass(frozen=True)
+class Finished:
+    """A finished run that several tests read; a test that changes one takes a copy.
+
+    Attributes:
+        folder: The folder of the run.
+        options: The options that the run was started with, beside those of `train`.
+        printed: The lines on standard output.
+    """
+
+    folder: Path
+    options: tuple[str, ...]
+    printed: str
+
+    def copy(self, folder: Path) -> Path:
+        """Copy the run."""
+        return shutil.copytree(self.folder, folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Path of a recipe with all that a resumed run must restore: dropout, drop path, averages."""
-    path = tmp_path / "tiny.toml"
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
     path.write_text(TINY)
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def train(tiny_recipe: Path) -> Callable[..., int]:
     """Runs the training command on the digits with the tiny recipe."""
     from training.train import main
@@ -55,6 +78,20 @@ def train(tiny_recipe: Path) -> Callable[..., int]:
         return main([*required, *options])
 
     return run
+
+
+@pytest.fixture(scope="session")
+def finished(train: Callable[..., int], tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A finished run of the tiny recipe."""
+    folder, options = (
+        tmp_path_factory.mktemp("finished") / "run",
+        ("--seed", "7", "--save-every", "3"),
+    )
+    keras.backend.clear_session(free_memory=False)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert train(folder, *options) == 0
+    keras.backend.clear_session(free_memory=False)
+    return Finished(folder, options, printed.getvalue())
 
 
 @pytest.fixture(autouse=True)

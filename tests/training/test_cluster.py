@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training.strategy import read_workers
-from training.train import PREEMPTED, parse_arguments
+from tests.training.paths import ROOT
+from training.engines.strategy import read_workers
+from training.processes import PREEMPTED
+from training.train import parse_arguments
 
-CLUSTER = Path(__file__).parents[2] / "training" / "cluster"
+CLUSTER = ROOT / "training" / "cluster"
 
 
 @pytest.fixture

@@ -20,19 +20,9 @@ DIGITS = [str(digit) for digit in range(10)]
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory) -> Path:
+def pretrained(finished) -> Path:
     """The folder of a finished run on the digits."""
-    from tests.training.conftest import TINY
-
-    folder = tmp_path_factory.mktemp("pretrained")
-    recipe = folder / "tiny.toml"
-    recipe.write_text(TINY)
-    output = folder / "run"
-    options = ["--epochs", "1", "--warmup-epochs", "0", "--batch-size", "479"]
-    assert (
-        main(["--recipe", str(recipe), "--data", "digits", "--output", str(output), *options]) == 0
-    )
-    return output
+    return finished.folder
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +48,7 @@ def finetune(pretrained, three_classes) -> Callable[..., int]:
     def run(output: Path, *options: str) -> int:
         fixed = ["--recipe", "finetune", "--data", str(three_classes), "--output", str(output)]
         few = ["--epochs", "2", "--warmup-epochs", "1", "--batch-size", "12", "--crop", "none"]
+        few += ["--save-every", "2"]
         return main([*fixed, "--init", str(pretrained), *few, *options])
 
     return run
@@ -84,7 +75,7 @@ def test_a_frozen_body_stays_as_it_was(finetune, pretrained, tmp_path):
     assert old.keys() - unchanged(old, new) == {"predictions"}
     assert new["predictions"]["0"].shape == (16, 3)
 
-    # The net, its input and its colours are the pretrained one's, and all of it is on record.
+    # The net, its input and its colors are the pretrained one's, and all of it is on record.
     recipe = read_run(output)["recipe"]
     there = read_run(pretrained)["recipe"]
     for name in ("model", "model_options", "channels", "input_size", "mean", "std"):
@@ -124,19 +115,19 @@ def test_the_head_stays_where_its_classes_do(pretrained, tmp_path, file):
     assert unchanged(expected, same) == expected.keys()
     fewer = named_weights(prepare_net(recipe, DIGITS[:3]))
     assert unchanged(expected, fewer) == expected.keys() - {"predictions"}
-    # As many classes, but others: known in the folder of a run alone.
+    # As many classes, but others: known only in the folder of a run.
     others = named_weights(prepare_net(recipe, [f"another {name}" for name in DIGITS]))
     renewed = {"predictions"} if file == "model.keras" else set()
     assert unchanged(expected, others) == expected.keys() - renewed
 
 
-def test_a_net_of_gray_images_learns_from_coloured_ones(pretrained):
+def test_a_net_of_gray_images_learns_from_colored_ones(pretrained):
     recipe = recipe_of("--recipe", "finetune", "--init", str(pretrained))
-    colours = ["--channels", "3", "--mean", *["0.3"] * 3, "--std", *["0.4"] * 3]
-    coloured = recipe_of("--recipe", "finetune", "--init", str(pretrained), *colours)
+    colors = ["--channels", "3", "--mean", *["0.3"] * 3, "--std", *["0.4"] * 3]
+    colored = recipe_of("--recipe", "finetune", "--init", str(pretrained), *colors)
     gray = np.random.RandomState(0).normal(size=(2, 8, 8, 1)).astype("float32")
     expected = prepare_net(recipe, DIGITS)(gray)
-    received = prepare_net(coloured, DIGITS)(np.repeat(gray, 3, axis=-1))
+    received = prepare_net(colored, DIGITS)(np.repeat(gray, 3, axis=-1))
     np.testing.assert_allclose(received, expected, atol=1e-5)
 
 
@@ -258,6 +249,7 @@ def test_the_hyperrule_is_recorded_as_plain_values(pretrained, three_classes, tm
     output = tmp_path / "run"
     fixed = ["--recipe", "bit_hyperrule", "--init", str(pretrained), "--output", str(output)]
     small = ["--input-size", "8", "--resize-size", "10", "--batch-size", "48", "--epoch-steps", "1"]
+    small += ["--save-every", "10"]
     assert main([*fixed, "--data", str(three_classes), *small]) == 0
     record = read_run(output)
     recipe = record["recipe"]

@@ -14,12 +14,11 @@ import keras
 import numpy as np
 import pytest
 
+from tests.training.paths import ROOT
 from training import launch
+from training.engines.strategy import make_strategy, read_workers
+from training.processes import PREEMPTED
 from training.run import read_run
-from training.strategy import make_strategy, read_workers
-from training.train import PREEMPTED
-
-ROOT = Path(__file__).parents[2]
 
 # No dropout, which every replica draws alike for its part, and no statistics of batches, of which
 # every replica has its own: what is left is the same however a batch is shared.
@@ -92,7 +91,7 @@ def assert_same_curves(one: Path, other: Path) -> None:
 
 def test_two_workers_have_the_curves_of_one_process(train, tiny_recipe, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    options = ["--epochs", "2", "--learning-rate", "0.3", *ALIKE]
+    options = ["--epochs", "2", "--save-every", "2", "--learning-rate", "0.3", *ALIKE]
     assert train(one, *options) == 0
     output = run("training.launch", "--workers", "2", "--", *arguments(tiny_recipe, two, *options))
     assert_same_curves(one, two)
@@ -214,7 +213,7 @@ def test_a_malformed_tf_config_is_refused(monkeypatch, tf_config):
 
 def test_workers_do_not_split_their_processor(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", launch.environments(2, 0)[0]["TF_CONFIG"])
-    monkeypatch.setattr("training.strategy._select_devices", lambda devices: None)
+    monkeypatch.setattr("training.engines.strategy._select_devices", lambda devices: None)
     with pytest.raises(ValueError, match="on its GPUs or on one CPU"):
         make_strategy(["CPU:0", "CPU:1"])
 

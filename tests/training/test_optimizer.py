@@ -102,7 +102,7 @@ def test_layer_decay_is_a_rate_for_each_stage(small_net):
         np.testing.assert_allclose(variable.numpy(), start - average, atol=1e-6)
 
 
-def test_no_layer_decay_leaves_the_optimiser_as_it_was(small_net):
+def test_no_layer_decay_leaves_the_optimizer_as_it_was(small_net):
     net = small_net(input_shape=(8, 8, 1), classes=3)
     assert build_optimizer(Recipe(), net, steps_per_epoch=1).rate_factors == {}
 
@@ -133,7 +133,7 @@ def test_mixed_float16_scales_the_loss_and_skips_overflows(small_net):
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
-def test_the_optimiser_is_serialisable():
+def test_the_optimizer_is_serializable():
     schedule = Warmup(keras.optimizers.schedules.CosineDecay(0.1, 10), 5, 0.01)
     sgd = SGD(
         schedule,

@@ -1,4 +1,4 @@
-"""What one command starts ends with it."""
+"""A process ends with the command that started it."""
 
 from __future__ import annotations
 

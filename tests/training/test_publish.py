@@ -8,16 +8,15 @@ import re
 import pytest
 
 from training.evaluate import main as evaluate
-from training.files import write_json
 from training.publish import main as publish
+from training.records.files import write_json
 from training.run import read_run
 
 NAMES = ("--data-name", "Digits", "--name", "tiny_digits")
 
 
-def test_the_card_tells_what_the_file_does(train, tmp_path, capsys):
-    run, output = tmp_path / "run", tmp_path / "published"
-    assert train(run) == 0
+def test_the_card_tells_what_the_file_does(finished, tmp_path, capsys):
+    run, output = finished.copy(tmp_path / "run"), tmp_path / "published"
     assert evaluate(["--model", str(run)]) == 0
     accuracy = re.search(r"Top-1 +(\S+)%", capsys.readouterr().out)[1]
     assert publish(["--model", str(run), "--data", "digits", *NAMES, "--output", str(output)]) == 0
@@ -31,14 +30,15 @@ def test_the_card_tells_what_the_file_does(train, tmp_path, capsys):
     assert len(list(output.iterdir())) == 2
 
 
-def test_the_card_names_every_run_that_led_to_the_net(train, tmp_path):
+def test_the_card_names_every_run_that_led_to_the_net(train, finished, tmp_path):
     first, second, output = tmp_path / "first", tmp_path / "second", tmp_path / "published"
-    assert train(first, "--stop-after", "1") == 0
-    assert train(second, "--init", str(first / "best.keras")) == 0
+    finished.copy(first)
+    few = ["--epochs", "2", "--epoch-steps", "2", "--save-every", "2"]
+    assert train(second, "--init", str(first / "best.keras"), *few) == 0
     command = ["--model", str(second), "--data", "digits", *NAMES]
     assert publish([*command, "--output", str(output)]) == 0
     card = (output / "tiny_digits.md").read_text()
-    assert "1, then 3 epochs" in card
+    assert "3, then 2 epochs" in card
     lines = [read_run(run)["command"] for run in (first, second)]
     assert f"1. `{lines[0]}`" in card and f"2. `{lines[1]}`" in card
     (first / "run.json").unlink()
@@ -48,9 +48,8 @@ def test_the_card_names_every_run_that_led_to_the_net(train, tmp_path):
     assert str(first / "best.keras") in card
 
 
-def test_what_cannot_be_published(train, tmp_path, capsys):
-    run, output = tmp_path / "run", tmp_path / "published"
-    assert train(run) == 0
+def test_what_cannot_be_published(finished, tmp_path, capsys):
+    run, output = finished.copy(tmp_path / "run"), tmp_path / "published"
     record = read_run(run)
     write_json(run / "run.json", record | {"class_names": ["cat", "dog"]})
     command = ["--model", str(run), "--data", "digits", *NAMES, "--output", str(output)]

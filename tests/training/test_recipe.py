@@ -46,7 +46,7 @@ def test_values_from_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("epoch = 3", "'epoch'; did you mean 'epochs'"),
+        ("epoch = 3", "'epoch'. Did you mean 'epochs'"),
         ("epochs = 3.5", "`epochs` must be of type int. Received: 3.5"),
         ("nesterov = 1", "`nesterov` must be of type bool. Received: 1"),
         ("epochs = true", "`epochs` must be of type int. Received: True"),
@@ -72,7 +72,7 @@ def test_wrong_values_are_refused(tmp_path, text, message):
 
 
 def test_unknown_recipe_suggests_one():
-    with pytest.raises(FileNotFoundError, match="did you mean 'cifar_short'"):
+    with pytest.raises(FileNotFoundError, match="Did you mean 'cifar_short'"):
         load_recipe("cifar_shrt")
 
 

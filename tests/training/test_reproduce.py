@@ -12,12 +12,14 @@ ROWS = (
     Row("first", {"order": "original", "gate_bias": -0.5}, {"resnet110": 6.61}),
     Row("second", {"order": "full_preactivation"}, {"resnet110": 6.37}),
 )
+# Two epochs and one checkpoint.
+TWO = ("--epochs", "2", "--save-every", "2")
 
 
 @pytest.fixture
 def size(tiny_recipe, monkeypatch) -> None:
     monkeypatch.setitem(reproduce.TABLES, "orders", Table("Order of activation", ROWS))
-    monkeypatch.setitem(reproduce.SIZES, "cpu", Size(str(tiny_recipe), ("--epochs", "2")))
+    monkeypatch.setitem(reproduce.SIZES, "cpu", Size(str(tiny_recipe), TWO))
 
 
 def _result(row: Row, *accuracies: float) -> Result:
@@ -52,7 +54,8 @@ def test_a_run_that_diverges_counts_as_failed(size, tmp_path, monkeypatch):
     assert results(ROWS, 2, tmp_path)[0].diverged == (0,)
 
 
-def test_any_other_failure_is_told(size, tmp_path, capsys):
+def test_any_other_failure_is_told(size, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(reproduce.TABLES, "orders", Table("Order of activation", ROWS[:1]))
     arguments = ["orders", "--data", str(tmp_path / "nothing"), "--seeds", "1"]
     assert main([*arguments, "--runs", str(tmp_path / "runs")]) == 1
     assert "failed with status 2" in capsys.readouterr().err

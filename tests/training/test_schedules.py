@@ -76,7 +76,7 @@ def test_every_rate_scales_with_the_batch():
 
 
 @pytest.mark.parametrize("kind", ["constant", "step", "cosine", "one_cycle"])
-def test_schedules_are_serialisable(kind):
+def test_schedules_are_serializable(kind):
     recipe = Recipe(schedule=kind, step_epochs=(2,), epochs=4, warmup_epochs=1)
     schedule = learning_rate_schedule(recipe, 5)
     config = keras.saving.serialize_keras_object(schedule)

@@ -7,9 +7,10 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from tests.training.paths import DATA
 from training.sources import open_source
 
-CIFAR_ARCHIVE = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg.tar.xz"
+CIFAR_ARCHIVE = DATA / "cifar10-jpeg.tar.xz"
 
 
 def png(value, size=4):
@@ -235,8 +236,8 @@ def test_manual_set_says_what_to_do(tmp_path):
 
 
 def test_tfds_set_without_labels(tmp_path):
-    class Unlabelled(TinyImages):
-        name = "unlabelled"
+    class Unlabeled(TinyImages):
+        name = "unlabeled"
 
         def _info(self):
             return self.dataset_info_from_configs(
@@ -246,9 +247,9 @@ def test_tfds_set_without_labels(tmp_path):
         def _generate(self, count):
             yield 0, {"image": np.zeros((4, 4, 3), np.uint8)}
 
-    Unlabelled(data_dir=tmp_path).download_and_prepare()
+    Unlabeled(data_dir=tmp_path).download_and_prepare()
     with pytest.raises(ValueError, match="not a set for image classification"):
-        open_source("unlabelled", data_dir=str(tmp_path))
+        open_source("unlabeled", data_dir=str(tmp_path))
 
 
 def test_shards_without_class_names(tmp_path):

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 import keras_preact
+from keras_preact.named_weights import _placeholders
 from keras_preact.weights import cached_path, convert, load_weights
 from keras_preact.weights.catalogue import CATALOGUE
 from keras_preact.weights.identify import _Outline
-from keras_preact.weights.named import _placeholders
 from tests.weights.conftest import make_entry
 
 X = np.random.default_rng(0).standard_normal((1, 64, 64, 3)).astype("float32")

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from training import processes
 from training.search.tuner import CHIEF, worker_name
 
-# Deaths of one process after which the search is given up.
+# The search is given up after this number of deaths of one process.
 MAX_DEATHS = 20
-# How a command says that to start it again would be of no use.
+# Exit status of a command that is of no use to start again.
 _REFUSALS = (1, 2)
 _ADDRESS = "127.0.0.1"
 
@@ -70,7 +70,7 @@ class Cluster:
         print(f"{name}: process {self.processes[name].pid}", flush=True)
 
     def _ended(self, name: str) -> int:
-        """Replace a process that died; returns the exit status if it rather gave up."""
+        """Replace a process that died, or return the exit status of one that gave up."""
         status = self.processes.pop(name).returncode
         if status == 0:
             return 0

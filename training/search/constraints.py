@@ -1,4 +1,4 @@
-"""What a net of a search may cost."""
+"""Limits on the cost of the nets of a search."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_preact.analysis import UnknownLayerError
-from keras_preact.rules import POSITIVE, POSITIVE_INTEGER
+from keras_preact.spec.rules import POSITIVE, POSITIVE_INTEGER
 from training.search.hypermodel import PreActHyperModel
 
 _EXPECTED = {
@@ -46,10 +46,10 @@ class Constraints:
                 raise ValueError(f"`{each.name}` must be {rule.expected}. Received: {value!r}")
 
     def holds(self, hypermodel: PreActHyperModel, values: Mapping[str, Any]) -> bool:
-        """Whether a candidate's net exists and keeps to the limits.
+        """Return whether the net of a candidate exists and keeps to the limits.
 
         Args:
-            hypermodel: What the values are of.
+            hypermodel: The hypermodel that the values belong to.
             values: The hyperparameters.
 
         Returns:
@@ -74,7 +74,7 @@ class Constraints:
         """Check that something in a search space can hold.
 
         Args:
-            hypermodel: Says what the space is.
+            hypermodel: Holds the space.
 
         Raises:
             ValueError: If even the smallest candidates are beyond a limit, or no values fit one

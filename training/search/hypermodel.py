@@ -14,9 +14,9 @@ from keras_preact.architecture import Architecture
 from training.compiling import compile_for_training
 from training.net import build_net, recipe_architecture
 from training.recipe import Recipe
-from training.search.space import OPTIMISER, SearchSpace, are_numbers, label
+from training.search.space import OPTIMIZER, SearchSpace, are_numbers, label
 
-# Choices that matter in training alone, so that they change neither the cost nor what fits what.
+# Choices that matter only in training: they change neither the cost nor which values fit together.
 _FREE = ("drop_block", "drop_path", "dropout")
 
 # Values of a trial by the hyperparameters' names; keys that KerasTuner adds are ignored.
@@ -31,14 +31,14 @@ class PreActHyperModel(keras_tuner.HyperModel):
     `learning_rate` and `weight_decay`: those that the space lets vary.
 
     Args:
-        recipe: What stays the same in all trials. The default of a hyperparameter is the recipe's
+        recipe: Values that all trials share. The default of a hyperparameter is the recipe's
             value where that is among the space's, or the first.
-        space: What varies.
+        space: Values that vary.
         classes: Number of classes.
         steps_per_epoch: Steps of one epoch, which the learning rate's schedule counts; needed only
             where models are built.
         name: Name of the hypermodel.
-        tunable: As of `keras_tuner.HyperModel`.
+        tunable: See `keras_tuner.HyperModel`.
 
     Raises:
         ValueError: If the space does not fit the recipe.
@@ -76,7 +76,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         """Register every hyperparameter.
 
         Args:
-            hp: What they are added to, unless they are there already.
+            hp: Hyperparameters to add them to, unless they are there already.
         """
         for prefix, options in (("units", self._units), ("channels", self._channels)):
             defaults = getattr(self._architecture, prefix)
@@ -89,24 +89,24 @@ class PreActHyperModel(keras_tuner.HyperModel):
             if name in self._words:
                 values, default = list(map(label, values)), label(default)
             _declare(hp, name, values, default)
-        for name in OPTIMISER:
+        for name in OPTIMIZER:
             if values := getattr(self.space, name):
                 _declare(hp, name, values, getattr(self.base, name))
 
     def hyperparameters(self) -> keras_tuner.HyperParameters:
-        """All hyperparameters, with their defaults."""
+        """Return all hyperparameters, with their defaults."""
         hp = keras_tuner.HyperParameters()
         self.declare_hyperparameters(hp)
         return hp
 
     def recipe(self, values: Values) -> Recipe:
-        """The recipe of a trial: what `python -m training.train` takes as a file.
+        """Return the recipe of a trial, which `python -m training.train` reads from a file.
 
         Args:
             values: The hyperparameters.
 
         Returns:
-            The base recipe with the trial's `model_options` and values of the optimiser.
+            The base recipe with the trial's `model_options` and values of the optimizer.
         """
         fields = self._fields(values)
         options = {**self.base.model_options, **fields}
@@ -114,11 +114,11 @@ class PreActHyperModel(keras_tuner.HyperModel):
             if value is None:
                 # The builder's own value, then: TOML has no null.
                 del options[name]
-        optimiser = {name: values[name] for name in OPTIMISER if getattr(self.space, name)}
-        return self.base.replace(model_options=options, **optimiser)
+        optimizer = {name: values[name] for name in OPTIMIZER if getattr(self.space, name)}
+        return self.base.replace(model_options=options, **optimizer)
 
     def architecture(self, values: Values) -> Architecture:
-        """The architecture of a trial.
+        """Return the architecture of a trial.
 
         Args:
             values: The hyperparameters.
@@ -153,13 +153,13 @@ class PreActHyperModel(keras_tuner.HyperModel):
         return compile_for_training(build_net(recipe, self.classes), recipe, self.steps_per_epoch)
 
     def cost(self, values: Values) -> analysis.Cost:
-        """What a trial's net costs for one image, in microseconds and with nothing built.
+        """Return the cost of a trial's net per image, within microseconds and without building it.
 
         Args:
             values: The hyperparameters.
 
         Returns:
-            What `keras_preact.analysis.model_cost` gives of the net.
+            The same as `keras_preact.analysis.model_cost` of the net.
 
         Raises:
             ValueError: If the values do not fit one another.
@@ -172,7 +172,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         return self._cost_tables[kind].cost(*self._size(values))
 
     def seconds(self, values: Values, batch_size: int) -> float:
-        """How long a trial's net takes for a batch, from measurements of its parts.
+        """Return the seconds that a trial's net takes for a batch, from measurements of its parts.
 
         Args:
             values: The hyperparameters.
@@ -192,7 +192,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         return self._latency_tables[kind].seconds(*self._size(values))
 
     def smallest(self) -> Iterator[dict[str, Any]]:
-        """The candidates with the fewest units and channels, one of each combination of choices.
+        """Yield the candidates with the fewest units and channels, one per combination of choices.
 
         Costs rise with units and channels, so where none of these keeps to a limit nothing does.
 
@@ -224,7 +224,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
             ) from refusals[0]
 
     def _widths(self) -> list[dict[str, Any]]:
-        """Every choice of channels, from the fewest on."""
+        """Yield every choice of channels, from the fewest on."""
         if self.space.widen:
             return [{"widen": factor} for factor in sorted(self.space.widen)]
         widths = sorted(itertools.product(*self._channels.values()), key=sum)
@@ -235,7 +235,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         return self.base.input_size, self.base.input_size, self.base.channels
 
     def _stage_options(self, prefix: str, options: Any) -> dict[str, tuple[int, ...]]:
-        """What each stage may have, by hyperparameter."""
+        """Return the options of each stage, by hyperparameter."""
         stages = len(self._architecture.units)
         if not options:
             return {}
@@ -259,19 +259,19 @@ class PreActHyperModel(keras_tuner.HyperModel):
                 )
 
     def _labels(self, name: str) -> list[Any]:
-        """What a choice's hyperparameter may be."""
+        """Return the values of the hyperparameter of a choice."""
         return list(self._words.get(name, self.space.choices[name]))
 
     def _choice(self, name: str, values: Values) -> Any:
-        """The field's value that a trial's word or number stands for."""
+        """Return the value of a field that a trial's word or number stands for."""
         return self._words[name][values[name]] if name in self._words else values[name]
 
     def _kind(self, values: Values) -> tuple[Any, ...]:
-        """What tells the families of nets apart that differ in units and channels alone."""
+        """Return a key that nets share if they differ only in units and channels."""
         return tuple([values[name] for name in self._kinds])
 
     def _size(self, values: Values) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Units and channels of each stage."""
+        """Return units and channels of each stage."""
         units = tuple([values[name] for name in self._units]) or self._architecture.units
         if not self.space.widen:
             channels = tuple([values[name] for name in self._channels])
@@ -286,7 +286,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         return tuple(max(1, round(each * factor)) for each in self._architecture.channels)
 
     def _width_share(self, values: Values) -> float:
-        """The channels of a unit's 3x3 convolutions as a share of those that go out."""
+        """Return the channels of a unit's 3x3 convolutions divided by its output channels."""
         unit, ratio = (
             self._choice(name, values) if name in values else getattr(self._architecture, name)
             for name in ("unit", "bottleneck_ratio")
@@ -294,7 +294,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         return ratio if unit == "bottleneck" else 1.0
 
     def _fields(self, values: Values) -> dict[str, Any]:
-        """The fields of the architecture that vary, as a recipe's file has them."""
+        """Return the architecture fields that vary, as in the file of a recipe."""
         units, channels = self._size(values)
         fields = {name: self._choice(name, values) for name in self.space.choices}
         if self._units:

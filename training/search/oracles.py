@@ -1,6 +1,6 @@
-"""Who proposes the trials: KerasTuner's oracles, kept to the candidates that may be built.
+"""Oracles, which propose trials: those of KerasTuner, kept to the candidates that may be built.
 
-KerasTuner's own have no limits: what a model costs shows when it has been built, and is then a
+KerasTuner's own have no limits: a model that costs too much is built first, and is then a
 failed trial (keras-team/keras-tuner#989). Here a proposal is checked before it becomes a trial.
 """
 
@@ -17,7 +17,7 @@ import keras_tuner
 import numpy as np
 from keras_tuner.oracles import BayesianOptimizationOracle, HyperbandOracle, RandomSearchOracle
 
-from training.files import replacing, write_json
+from training.records.files import replacing, write_json
 from training.search.constraints import Constraints
 from training.search.hypermodel import PreActHyperModel
 
@@ -27,7 +27,7 @@ DRAWS = 20_000
 # Candidates that a Bayesian search chooses from.
 POOL = 1_000
 
-# What a run reports, and where it is best.
+# Metrics that a run reports, and the direction in which each is better.
 OBJECTIVES = {"val_top1": "max", "val_top5": "max", "val_loss": "min"}
 
 _ENDED = ("COMPLETED", "FAILED")
@@ -46,14 +46,14 @@ def make_oracle(
     max_retries_per_trial: int = 0,
     max_consecutive_failed_trials: int = 3,
 ) -> keras_tuner.Oracle:
-    """Make what proposes the trials of a search.
+    """Make the oracle that proposes the trials of a search.
 
     Args:
         name: `"random"`; `"bayesian"`, a Gaussian process; `"hyperband"` (arXiv:1603.06560); or
             `"halving"`, one bracket of successive halving (arXiv:1502.07943). The last two give
             a trial some of the epochs and continue the best of them.
-        hypermodel: Says what the hyperparameters are.
-        constraints: What candidates keep to; nothing by default.
+        hypermodel: Holds the hyperparameters.
+        constraints: Limits on candidates; none by default.
         objective: `val_top1`, `val_top5` or `val_loss`, or any with its direction.
         max_trials: Most trials. With `hyperband` and `halving`, continuing one is a trial as well:
             Hyperband runs its brackets over and over until there are so many, halving begins with
@@ -106,11 +106,11 @@ def _objective(objective: str | keras_tuner.Objective) -> keras_tuner.Objective:
 
 
 class Constrained(keras_tuner.Oracle):
-    """What all oracles here do alike: keep to the constraints, and survive being killed.
+    """Base of all oracles here: they keep to the constraints, and survive being killed.
 
     Args:
-        hypermodel: Says what the hyperparameters are.
-        constraints: What candidates keep to.
+        hypermodel: Holds the hyperparameters.
+        constraints: Limits on candidates.
         **options: Those of KerasTuner's oracle.
     """
 
@@ -122,7 +122,7 @@ class Constrained(keras_tuner.Oracle):
         super().__init__(hyperparameters=hypermodel.hyperparameters(), **options)
 
     def _drawn(self) -> Iterator[dict[str, Any]]:
-        """New candidates that keep to the constraints, among so many drawn at random."""
+        """Yield new candidates that keep to the constraints, among so many drawn at random."""
         for _ in range(DRAWS):
             draw = random.Random(self._seed_state)
             self._seed_state += 1
@@ -131,7 +131,7 @@ class Constrained(keras_tuner.Oracle):
                 yield values
 
     def _random_values(self) -> dict[str, Any] | None:
-        """A new candidate; None if there seems to be none left."""
+        """Return a new candidate, or None if there seems to be none left."""
         return next(self._drawn(), None)
 
     def _retry(self, trial: Any) -> bool:
@@ -178,8 +178,8 @@ class Bayesian(Constrained, BayesianOptimizationOracle):
     Model-Based Optimization for General Algorithm Configuration", 2011, section 4.3).
 
     Args:
-        hypermodel: Says what the hyperparameters are.
-        constraints: What candidates keep to.
+        hypermodel: Holds the hyperparameters.
+        constraints: Limits on candidates.
         max_trials: Most trials. The first quarter are drawn at random, or three for each
             hyperparameter where that is fewer.
         **options: Those of KerasTuner's oracle.
@@ -248,7 +248,7 @@ class Rungs(Constrained, HyperbandOracle):
         return {"status": "IDLE" if self.ongoing_trials else "STOPPED"}
 
     def _new_candidate(self, trial_id: str, bracket: dict[str, Any]) -> dict[str, Any] | None:
-        """A candidate for the first rung, if there is room and one is left."""
+        """Return a candidate for the first rung, if there is room and one is left."""
         first = bracket["rounds"][0]
         if len(first) < bracket["sizes"][0]:
             response = self._random_trial(trial_id, bracket)
@@ -258,7 +258,7 @@ class Rungs(Constrained, HyperbandOracle):
         return None
 
     def _promotion(self, trial_id: str, bracket: dict[str, Any]) -> dict[str, Any] | None:
-        """A trial to continue, if one is sure to be among the best of its rung."""
+        """Return a trial to continue, if one is sure to be among the best of its rung."""
         number = bracket["bracket_num"]
         for rung in range(1, len(bracket["rounds"])):
             best = self._best_to_promote(bracket, rung)
@@ -277,7 +277,7 @@ class Rungs(Constrained, HyperbandOracle):
         return None
 
     def _best_to_promote(self, bracket: dict[str, Any], rung: int) -> Any | None:
-        """The best trial of the rung below that waits, once those to come cannot replace it."""
+        """Return the best waiting trial of the rung below, once no later one can replace it."""
         taken = [entry["past_id"] for entry in bracket["rounds"][rung]]
         waiting = [
             self.trials[entry["id"]]
@@ -293,7 +293,7 @@ class Rungs(Constrained, HyperbandOracle):
         return best(completed, key=lambda trial: trial.score)
 
     def _places(self, bracket: dict[str, Any], rung: int) -> int:
-        """The most trials that a rung can still come to have."""
+        """Return the largest number of trials that a rung can still have."""
         if rung == 0:
             return bracket["sizes"][0]
         below = [self.trials[entry["id"]] for entry in bracket["rounds"][rung - 1]]
@@ -308,7 +308,7 @@ class Rungs(Constrained, HyperbandOracle):
         ]
 
     def _more_brackets(self) -> bool:
-        """Whether another bracket follows those that are under way."""
+        """Return whether another bracket follows those under way."""
         raise NotImplementedError
 
 
@@ -316,8 +316,8 @@ class Hyperband(Rungs):
     """Brackets that begin with many candidates and few epochs, then the other way round.
 
     Args:
-        hypermodel: Says what the hyperparameters are.
-        constraints: What candidates keep to.
+        hypermodel: Holds the hyperparameters.
+        constraints: Limits on candidates.
         max_trials: Most trials, promotions counted. The brackets follow each other so often.
         **options: Those of KerasTuner's oracle.
     """
@@ -352,8 +352,8 @@ class SuccessiveHalving(Rungs):
     """One bracket, as large as `max_trials` allows.
 
     Args:
-        hypermodel: Says what the hyperparameters are.
-        constraints: What candidates keep to.
+        hypermodel: Holds the hyperparameters.
+        constraints: Limits on candidates.
         max_trials: Most trials, promotions counted.
         max_epochs: Epochs of the last rung.
         factor: One of how many is continued.
@@ -385,12 +385,12 @@ class SuccessiveHalving(Rungs):
 
 
 def halving_sizes(max_trials: int, max_epochs: int, factor: int) -> list[int]:
-    """How many trials each rung of a bracket has.
+    """Return the number of trials in each rung of a bracket.
 
     Args:
         max_trials: Most trials of all rungs together.
         max_epochs: Epochs of the last rung.
-        factor: What the trials are divided by from rung to rung, and rounded down.
+        factor: Divisor of the number of trials from rung to rung; the result is rounded down.
 
     Returns:
         The sizes for the most candidates possible. Of a rung of one trial no other follows, nor

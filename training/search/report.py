@@ -1,4 +1,4 @@
-"""What a search has found: lines as it goes, then a table, plots, and the best as recipes."""
+"""Results of a search: lines as it goes, then a table, plots, and the best as recipes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from matplotlib.path import Path as Line
 from rich.console import Console
 from rich.table import Table
 
-from training.files import replacing
 from training.recipe import load_recipe
+from training.records.files import replacing
 from training.search.oracles import OBJECTIVES
 from training.search.trials import Record, SearchFolder, leaderboard, write_recipe
 
@@ -31,11 +31,11 @@ _MAP = matplotlib.colormaps["viridis"]
 
 
 class Board:
-    """Tells how a search goes: lines in a log, a table on a terminal.
+    """Progress of a search: lines in a log, a table on a terminal.
 
     Args:
         folder: Of the search.
-        objective: What trials are compared by.
+        objective: The metric that trials are compared by.
         max_trials: Most trials.
     """
 
@@ -86,11 +86,11 @@ class Board:
 
 
 def table_of(ranked: Sequence[Record], objective: str) -> tuple[list[str], list[list[str]]]:
-    """The leaderboard as text.
+    """Format the leaderboard as text.
 
     Args:
         ranked: Records, the best first.
-        objective: What they are compared by.
+        objective: The metric that they are compared by.
 
     Returns:
         The header, and one row for each record.
@@ -109,11 +109,11 @@ def table_of(ranked: Sequence[Record], objective: str) -> tuple[list[str], list[
 
 
 def pareto_front(records: Sequence[Record], objective: str) -> list[Record]:
-    """The trials that no other beats at as few FLOPs.
+    """Return the trials that no other beats at as few FLOPs.
 
     Args:
         records: Finished trials.
-        objective: What is better.
+        objective: The metric to compare.
 
     Returns:
         Those, from the fewest FLOPs on: each is better than all before.
@@ -136,7 +136,7 @@ def write_report(folder: SearchFolder) -> str:
         folder: Of the search.
 
     Returns:
-        What to print.
+        The lines to print.
 
     Raises:
         FileNotFoundError: If the folder is not that of a search.
@@ -199,7 +199,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _write_csv(path: Path, records: Sequence[Record]) -> None:
-    """Every trial, in the order of their numbers."""
+    """Write every trial, in the order of their numbers."""
     names = _hyperparameters(records)
     results = sorted({name for record in records for name in record.results})
     own = ("trial", "status", "run", "epochs", "flops", "parameters", "seconds")
@@ -221,7 +221,7 @@ def draw_flops(path: Path, ranked: Sequence[Record], objective: str) -> None:
     Args:
         path: The PNG file.
         ranked: Finished trials.
-        objective: What they are compared by.
+        objective: The metric that they are compared by.
     """
     figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
     axes = figure.subplots()
@@ -259,7 +259,7 @@ def draw_parallel(path: Path, ranked: Sequence[Record], objective: str) -> None:
     Args:
         path: The PNG file.
         ranked: Finished trials, the best first.
-        objective: What they are compared by; it colours the lines.
+        objective: The metric that they are compared by; it colors the lines.
     """
     names = [name for name in _hyperparameters(ranked) if len(_options(ranked, name)) > 1]
     figure = Figure(figsize=(2 + 1.3 * (len(names) + 2), 4.6), dpi=110, layout="constrained")
@@ -284,14 +284,14 @@ def draw_parallel(path: Path, ranked: Sequence[Record], objective: str) -> None:
 
 
 def _options(records: Sequence[Record], name: str) -> list[Any]:
-    """The values that a hyperparameter has had, in order where they have one."""
+    """Return the values that a hyperparameter has had, sorted if they can be."""
     values = {record.values[name] for record in records if name in record.values}
     numbers = all(isinstance(value, int | float) for value in values)
     return sorted(values, key=None if numbers else str)
 
 
 def _place_choices(axes: Axes, place: int, ranked: Sequence[Record], name: str) -> list[float]:
-    """Where the lines cross the axis of a hyperparameter; lines of one value lie side by side."""
+    """Return where each line crosses a hyperparameter's axis; equal values lie side by side."""
     options = _options(ranked, name)
     gap = 1 / max(1, len(options) - 1)
     for index, option in enumerate(options):
@@ -311,7 +311,7 @@ def _place_numbers(axes: Axes, place: int, values: Sequence[float]) -> list[floa
 
 
 def _draw_curve(axes: Axes, heights: Sequence[float], color: Any) -> None:
-    """A line that leaves every axis at a right angle."""
+    """Draw a line that leaves every axis at a right angle."""
     points, codes = [(0, heights[0])], [Line.MOVETO]
     for place, (here, there) in enumerate(zip(heights, heights[1:], strict=False)):
         points += [(place + 0.5, here), (place + 0.5, there), (place + 1, there)]

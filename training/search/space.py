@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -12,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from keras_preact.architecture import RULES
-from keras_preact.rules import POSITIVE, POSITIVE_INTEGER, Rule
+from keras_preact.messages import did_you_mean
+from keras_preact.spec.rules import POSITIVE, POSITIVE_INTEGER, Rule
 from training.recipe import Recipe
 
 SPACES = Path(__file__).parent.parent / "spaces"
 
-# The values of the optimiser that may vary.
-OPTIMISER = ("learning_rate", "weight_decay")
+# Values of the optimizer that may vary.
+OPTIMIZER = ("learning_rate", "weight_decay")
 # Fields of `Architecture` that have lists of their own, or that no search may change.
 _NOT_CHOICES = {
     "units": "give `units`",
@@ -26,27 +26,27 @@ _NOT_CHOICES = {
     "strides": "the strides stay as in the recipe",
 }
 
-# What one stage may have, or a list of that for each stage.
+# Options of one stage, or a list of them per stage.
 Counts = tuple[int, ...] | tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """Which values of a recipe vary, and over what; all others stay as in the recipe.
+    """Values of a recipe that vary in a search; all others stay as in the recipe.
 
     Args:
         units: Residual units that a stage may have; every stage chooses for itself. Or one such
             list for each stage.
-        channels: Output channels that a stage may have, likewise.
+        channels: Output channels that a stage may have, in the same form.
         widen: Factors of the recipe's channels, one for all stages, in place of `channels`. They
             multiply the width of the 3x3 convolutions: where the recipe's unit is another kind
             than a candidate's bottleneck, that has `1 / bottleneck_ratio` times the channels
-            around it, as ResNet-50 has of ResNet-34's (arXiv:1512.03385, table 1).
+            around it, as between ResNet-34 and ResNet-50 (arXiv:1512.03385, table 1).
         choices: By name of any other field of `keras_preact.Architecture`, the values that it may
             have, such as `{"unit": ("basic", "bottleneck"), "attention": (None, "se")}`. The word
             "none" stands for None where the field may be None.
         learning_rate: Peak learning rates, as in the recipe.
-        weight_decay: L2 penalties, likewise.
+        weight_decay: L2 penalties, in the same form.
 
     Raises:
         ValueError: If nothing varies, a name is unknown, or a value is out of its range or twice
@@ -68,7 +68,7 @@ class SearchSpace:
             raise ValueError(f"`choices` must be a table of lists. Received: {self.choices!r}")
         choices = {name: _choices(name, values) for name, values in self.choices.items()}
         object.__setattr__(self, "choices", choices)
-        for name in OPTIMISER:
+        for name in OPTIMIZER:
             values = _sequence(name, getattr(self, name))
             # A recipe knows what they may be.
             values = tuple(getattr(Recipe(**{name: value}), name) for value in values)
@@ -102,8 +102,9 @@ def load_space(name_or_path: str | Path) -> SearchSpace:
         path = SPACES / f"{name_or_path}.toml"
     if not path.is_file():
         known = sorted(each.stem for each in SPACES.glob("*.toml"))
+        hint = did_you_mean(path.stem, known, quote="'")
         raise FileNotFoundError(
-            f"No search space {str(name_or_path)!r}{_suggestion(path.stem, known)} "
+            f"No search space {str(name_or_path)!r}.{hint} "
             f"The spaces are {', '.join(known)}; any other is given by the path of its .toml file."
         )
     try:
@@ -115,14 +116,14 @@ def load_space(name_or_path: str | Path) -> SearchSpace:
 
 
 def label(value: Any) -> str:
-    """The word that stands for a choice in tables and records."""
+    """Return the word that stands for a choice in tables and records."""
     if isinstance(value, str):
         return value
     return "none" if value is None else json.dumps(value)
 
 
 def are_numbers(values: Sequence[Any]) -> bool:
-    """Whether choices are numbers, which are in an order, rather than names."""
+    """Return whether choices are numbers, which have an order, and not names."""
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
@@ -147,7 +148,7 @@ def _choices(name: str, values: Any) -> tuple[Any, ...]:
 
 
 def _none(value: Any, rule: Rule) -> Any:
-    """TOML has no null."""
+    """Convert the word "none" to None, since TOML has no null."""
     return None if value == "none" and rule.holds(None) and not rule.holds("none") else value
 
 
@@ -156,7 +157,7 @@ def _is_integer(value: Any) -> bool:
 
 
 def _options(name: str, values: Any, rule: Rule, kind: type | None = None) -> tuple[Any, ...]:
-    """Checked values, in one type where it is given."""
+    """Check the values, and convert them to a type if one is given."""
     values = _sequence(name, values)
     for value in values:
         if not rule.holds(value):
@@ -180,11 +181,5 @@ def _different(name: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
 def _check_names(names: Sequence[str] | Mapping[str, Any], known: list[str]) -> None:
     for name in names:
         if name not in known:
-            raise ValueError(
-                f"Unknown name {name!r}{_suggestion(name, known)} Known: {', '.join(known)}"
-            )
-
-
-def _suggestion(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else "."
+            hint = did_you_mean(name, known, quote="'")
+            raise ValueError(f"Unknown name {name!r}.{hint} Known: {', '.join(known)}")

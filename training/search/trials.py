@@ -15,15 +15,15 @@ from typing import Any
 
 import tomli_w
 
-from training.files import replacing, write_json
 from training.recipe import Recipe
+from training.records.files import replacing, write_json
 from training.run import read_run
 from training.search.oracles import OBJECTIVES
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What is known of a trial.
+    """Record of a trial.
 
     Attributes:
         trial: Its number, as text.
@@ -31,7 +31,7 @@ class Record:
         run: The folder of its training run, relative to that of the search.
         epochs: Completed epochs at its end, those of a trial that it continues included.
         flops: Multiply-adds of its net for one image.
-        parameters: Of its net.
+        parameters: Parameters of its net.
         status: `"running"` (or interrupted), `"finished"` or `"failed"`.
         attempts: Each process that worked at it: the name of its `worker`, and how many epochs
             were completed before, `after_epoch`.
@@ -53,12 +53,12 @@ class Record:
     message: str = ""
 
     def replace(self, **changes: Any) -> Record:
-        """The same record with some values changed."""
+        """Return the record with some values changed."""
         return dataclasses.replace(self, **changes)
 
 
 class SearchFolder:
-    """Where the files of a search are.
+    """Paths of the files of a search.
 
     Args:
         output: The folder.
@@ -69,23 +69,23 @@ class SearchFolder:
         self.description = output / "search.json"
 
     def trial(self, trial: str) -> Path:
-        """The folder of a trial."""
+        """Return the folder of a trial."""
         return self.output / "trials" / trial
 
     def recipe(self, trial: str) -> Path:
-        """The recipe of a trial."""
+        """Return the path of a trial's recipe."""
         return self.trial(trial) / "recipe.toml"
 
     def log(self, trial: str) -> Path:
-        """What its training printed."""
+        """Return the path of the log of a trial's training."""
         return self.trial(trial) / "log.txt"
 
     def record(self, trial: str) -> Path:
-        """The record of a trial."""
+        """Return the path of a trial's record."""
         return self.trial(trial) / "trial.json"
 
     def history(self, record: Record) -> list[dict[str, Any]]:
-        """The completed epochs of a trial's run."""
+        """Return the records of the completed epochs of a trial's run."""
         run = self.output / record.run
         return read_run(run)["history"] if (run / "run.json").exists() else []
 
@@ -96,24 +96,24 @@ class SearchFolder:
         write_json(path, dataclasses.asdict(record))
 
     def read(self, trial: str) -> Record | None:
-        """The record of a trial; None if there is none."""
+        """Read the record of a trial; None if there is none."""
         path = self.record(trial)
         if not path.exists():
             return None
         return Record(**json.loads(path.read_text(encoding="utf-8")))
 
     def records(self) -> list[Record]:
-        """The records of all trials that have begun, by number."""
+        """Read the records of all trials that have begun, by number."""
         found = sorted(self.output.glob("trials/*/trial.json"))
         return [Record(**json.loads(path.read_text(encoding="utf-8"))) for path in found]
 
 
 def leaderboard(records: Iterable[Record], objective: str) -> list[Record]:
-    """The finished trials, the best first.
+    """Return the finished trials, the best first.
 
     Args:
         records: Of any trials.
-        objective: What they are compared by, `val_top1` and so on.
+        objective: The metric that they are compared by, such as `val_top1`.
 
     Returns:
         One record for each run: of trials that continue one another, the last.

@@ -1,7 +1,7 @@
 """`TrainingTuner`: every trial of a search is a process of `training.train`.
 
-So a trial that is killed, by a lack of memory for instance, takes nothing else with it, what it
-occupied is given back, and its recipe repeats it by hand.
+A trial that is killed, for instance for lack of memory, takes nothing else with it and frees all
+that it occupied. Its recipe repeats it by hand.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from training.search.oracles import Constrained
 from training.search.trials import Record, SearchFolder, write_recipe
 
 # Name of the process that holds the oracle, whether or not it runs the trials itself. KerasTuner
-# goes on from the files of that name alone, and takes a process for the chief by it.
+# goes on only from the files of that name, and takes a process for the chief by it.
 CHIEF = "chief"
 # How `training.train` ends when it was asked to stop, beside a death by a signal.
 _STOPPED = (0, 130, 143)
@@ -36,13 +36,13 @@ _PATIENCE = 1.0
 
 
 def worker_name(index: int) -> str:
-    """Name of a worker, the first being 0; a worker that replaces it has the same."""
+    """Return the name of a worker, the first being 0; its replacement has the same."""
     return f"worker{index}"
 
 
 @dataclass(frozen=True)
 class Training:
-    """What the trainings of all trials have in common.
+    """Settings that the trainings of all trials share.
 
     Attributes:
         options: Options of `training.train`: the data, the devices.
@@ -54,7 +54,7 @@ class Training:
 
 
 class TrainingTuner(base_tuner.BaseTuner):
-    """Runs the trials that an oracle proposes, each in a process.
+    """Tuner that runs the trials of an oracle, each in a process.
 
     With KerasTuner's variables in the environment (`KERASTUNER_ORACLE_IP` and so on) it is the
     chief, which holds the oracle, or a worker.
@@ -135,7 +135,7 @@ class TrainingTuner(base_tuner.BaseTuner):
             FailedTrialError: If the training failed: it would again.
             RuntimeError: If it was killed: it may be retried, and goes on from its checkpoint.
         """
-        # What KerasTuner says of a trial whose worker was killed once it had reported.
+        # KerasTuner's words about a trial whose worker was killed once it had reported.
         warnings.filterwarnings("ignore", "The use case of calling")
         record = self._begin(trial)
         started = time.monotonic()

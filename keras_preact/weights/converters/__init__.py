@@ -1,6 +1,7 @@
-"""Published checkpoints as weights by the names of this package's layers, one module a source.
+"""Readers of published checkpoints, one module per source.
 
-Each reads the source's own file format, needs no model, and never unpickles anything.
+Each reads the file format of its source and returns weights by the names of this package's layers.
+None needs a model, and none ever unpickles anything.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from keras_preact.named_weights import NamedWeights
 from keras_preact.weights.converters import bit, keras_applications, keras_hub, timm
-from keras_preact.weights.named import NamedWeights
 
 CONVERTERS: dict[str, Callable[[str | os.PathLike], NamedWeights]] = {
     "bit": bit.read,

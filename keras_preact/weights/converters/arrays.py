@@ -1,4 +1,4 @@
-"""What the converters share: collecting arrays under the keys that Keras's layers use."""
+"""Collection of arrays under the keys of Keras's layers, for all converters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from keras_preact.weights.named import NamedWeights
+from keras_preact.named_weights import NamedWeights
 
 # The order in which a layer creates, and so numbers, its variables.
 _ORDERS = (

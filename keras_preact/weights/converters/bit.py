@@ -8,8 +8,8 @@ import zipfile
 
 import numpy as np
 
+from keras_preact.named_weights import NamedWeights
 from keras_preact.weights.converters.arrays import by_layer
-from keras_preact.weights.named import NamedWeights
 
 _UNIT = re.compile(r"block(?P<stage>\d+)/unit(?P<unit>\d+)/(?P<conv>[abc])/(?P<part>\w+|proj/\w+)")
 _FIXED = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 
+from keras_preact.named_weights import NamedWeights
 from keras_preact.weights.converters.keras_resnet import read_resnet
-from keras_preact.weights.named import NamedWeights
 
 _UNIT = re.compile(r"conv(?P<stage>\d+)_block(?P<unit>\d+)_(?P<part>\w+)")
 

@@ -1,13 +1,13 @@
-"""What the Keras sources share: how a layer's name in them becomes one of this package's."""
+"""Translation of the layer names of Keras's sources into those of this package."""
 
 from __future__ import annotations
 
 import os
 import re
 
+from keras_preact.named_weights import NamedWeights
 from keras_preact.weights.converters.arrays import by_layer
 from keras_preact.weights.keras_h5 import arrays
-from keras_preact.weights.named import NamedWeights
 
 _PARTS = {
     "preact_bn": "norm1",

@@ -7,8 +7,8 @@ import re
 
 import numpy as np
 
+from keras_preact.named_weights import NamedWeights
 from keras_preact.weights.converters.arrays import by_layer
-from keras_preact.weights.named import NamedWeights
 
 _STEM = re.compile(r"stem\.(?P<part>(?:conv|norm)\d?)")
 _UNIT = re.compile(
@@ -115,7 +115,7 @@ def _rename_hybrid(name: str) -> tuple[str, str] | None:
 
 
 def _later(norm: re.Match) -> str:
-    """The norm after convolution i stands before convolution i + 1, whose number it has here."""
+    """Number a norm after convolution i like convolution i + 1, which it stands before."""
     return f".norm{int(norm['number']) + 1}."
 
 

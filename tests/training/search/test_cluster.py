@@ -158,7 +158,7 @@ def test_the_manifest_starts_a_chief_and_workers_with_the_commands_options():
     assert {each["KERASTUNER_ORACLE_PORT"] for each in environments} == {str(port)}
     labels = chief["spec"]["template"]["metadata"]["labels"]
     assert service["spec"]["selector"].items() <= labels.items()
-    # What they share is one volume, and the search is in it.
+    # They share one volume, which holds the search.
     (mount,) = {
         mount["mountPath"] for container in containers for mount in container["volumeMounts"]
     }

@@ -55,7 +55,7 @@ def search(oracle, fails=lambda trial: False):
 
 
 def chosen(trial):
-    """What a candidate is, without the rung that its trial belongs to."""
+    """Return a candidate's values without the rung that its trial belongs to."""
     values = trial.hyperparameters.values
     return tuple(sorted(item for item in values.items() if not item[0].startswith("tuner/")))
 

@@ -1,4 +1,4 @@
-"""What is written of a search: the order, the Pareto front, the files."""
+"""Reports of a search: the order, the Pareto front, the files."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import io
 
 import pytest
 
-from training.files import write_json
 from training.recipe import Recipe, load_recipe
+from training.records.files import write_json
 from training.search.report import Board, pareto_front, write_report
 from training.search.trials import Record, SearchFolder, leaderboard, write_recipe
 from training.tune import main

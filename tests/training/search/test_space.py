@@ -41,7 +41,7 @@ def test_every_space_fits_the_recipe_it_is_for(path):
         ({"widen": (0,)}, "`widen` must be a number above 0. Received: 0"),
         ({"learning_rate": (0.1, 0)}, "`learning_rate` must be above 0. Received: 0"),
         ({"weight_decay": 0.1}, "`weight_decay` must be a list of values. Received: 0.1"),
-        ({"choices": {"atention": ("se",)}}, "Unknown name 'atention'; did you mean 'attention'"),
+        ({"choices": {"atention": ("se",)}}, "Unknown name 'atention'. Did you mean 'attention'"),
         ({"choices": {"attention": ("sse",)}}, "`choices.attention` must be None or one of.*'sse'"),
         ({"choices": {"units": (1,)}}, "must not hold `units`: give `units`"),
         ({"choices": {"unit": "basic"}}, "`unit` must be a list of values. Received: 'basic'"),
@@ -54,11 +54,11 @@ def test_wrong_values_are_refused_early(values, message):
 
 
 def test_wrong_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="No search space 'cifr'; did you mean 'cifar'"):
+    with pytest.raises(FileNotFoundError, match="No search space 'cifr'. Did you mean 'cifar'"):
         load_space("cifr")
     path = tmp_path / "wrong.toml"
     path.write_text("unit = [1]")
-    with pytest.raises(ValueError, match="wrong.toml: Unknown name 'unit'; did you mean 'units'"):
+    with pytest.raises(ValueError, match="wrong.toml: Unknown name 'unit'. Did you mean 'units'"):
         load_space(path)
 
 

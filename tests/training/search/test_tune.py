@@ -15,9 +15,10 @@ from pathlib import Path
 import keras_tuner
 import pytest
 
+from tests.training.paths import ROOT
 from training import processes
-from training.files import write_json
 from training.recipe import load_recipe
+from training.records.files import write_json
 from training.run import read_run
 from training.search import Constraints, load_space, make_oracle
 from training.search.trials import SearchFolder, write_recipe
@@ -26,7 +27,6 @@ from training.sources import open_source
 from training.train import main as train
 from training.tune import describe, main, parse_arguments
 
-ROOT = Path(__file__).parents[3]
 # An epoch is then still under way when its process is killed.
 LONG = ("--epoch-steps", "2000")
 SPACE = """
@@ -37,7 +37,7 @@ channels = [8, 16]
 
 @pytest.fixture
 def required(recipe, tmp_path) -> list[str]:
-    """What every search must say."""
+    """Options that every search must have."""
     write_recipe(tmp_path / "tiny.toml", recipe)
     (tmp_path / "space.toml").write_text(SPACE)
     return [
@@ -83,7 +83,7 @@ def test_a_folder_of_something_else_is_refused(required, tmp_path, capsys):
         (["--workers", "-1"], "--workers must be 0 or more. Received: -1"),
         (["--max-flops", "10"], "No candidate keeps to the limits"),
         (["--learning-rate", "-1"], "`learning_rate` must be above 0"),
-        (["--space", "digit"], "did you mean 'digits'"),
+        (["--space", "digit"], "Did you mean 'digits'"),
     ],
 )
 def test_a_wrong_argument_is_told(required, tmp_path, capsys, options, message):

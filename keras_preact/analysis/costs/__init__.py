@@ -1,0 +1,1 @@
+"""Multiply-adds, weights, activations, receptive fields and latencies of nets."""

@@ -1,0 +1,1 @@
+"""Pictures of units, and the figures of the other analyses."""

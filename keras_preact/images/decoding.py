@@ -1,0 +1,54 @@
+"""Decoding of image files in a TensorFlow graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Red, green and blue in the luma of ITU-R BT.601, of 2**16 as in Pillow: whole numbers, and their
+# sum exact, keep an image that was gray already as it was.
+LUMA = (19595, 38470, 7471)
+# The transform of Pillow and other decoders; TensorFlow's default is up to 24 gray levels from it.
+JPEG_DCT = "INTEGER_ACCURATE"
+
+
+def decode_image(encoded: Any, channels: int) -> Any:
+    """Decode an image file, in a TensorFlow graph.
+
+    Args:
+        encoded: Scalar TensorFlow string, the content of a JPEG, PNG, GIF (its first frame), BMP
+            or WebP file.
+        channels: 1 for gray, 3 for RGB.
+
+    Returns:
+        A uint8 tensor `(height, width, channels)`. Gray becomes RGB by repetition, CMYK is
+        converted, an alpha channel is left out.
+    """
+    import tensorflow as tf
+
+    # Not every decoder can make gray of colors, but all of them make RGB of anything.
+    image = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method=JPEG_DCT),
+        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+    )
+    image = tf.ensure_shape(image, (None, None, 3))
+    return rgb_to_channels(image, channels)
+
+
+def rgb_to_channels(image: Any, channels: int) -> Any:
+    """Convert an RGB image to its luma (ITU-R BT.601) if one channel is wanted.
+
+    Args:
+        image: uint8 TensorFlow tensor `(height, width, 3)`.
+        channels: 1 or 3.
+
+    Returns:
+        A uint8 tensor `(height, width, channels)`.
+    """
+    if channels == 3:
+        return image
+    import tensorflow as tf
+
+    weighted = tf.cast(image, tf.int32) * tf.constant(LUMA)
+    luma = (tf.reduce_sum(weighted, axis=-1, keepdims=True) + 2**15) // 2**16
+    return tf.cast(luma, tf.uint8)

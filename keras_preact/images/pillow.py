@@ -1,0 +1,134 @@
+"""Conversion of files, arrays and tensors to Pillow images."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from keras import ops
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Encoded = (str, os.PathLike, bytes, bytearray)
+
+
+def to_pillow(image: Any, channels: int) -> Image.Image:
+    """Read, decode or wrap an image.
+
+    Args:
+        image: Path of an image file, content of one, `PIL.Image.Image`, or array or tensor
+            `(height, width, channels)` with pixels in 0..255.
+        channels: 1 for gray, 3 for RGB.
+
+    Returns:
+        The image in mode `"L"` or `"RGB"`. Files are turned upright by their EXIF orientation;
+        colors become gray by their luma (ITU-R BT.601), an alpha channel is left out.
+
+    Raises:
+        ImportError: If Pillow is not installed.
+        FileNotFoundError: If there is no such file.
+        TypeError: If `image` is none of these.
+        ValueError: If it cannot be read, or its shape or range is another.
+    """
+    pillow = _import_pillow()
+    if isinstance(image, Encoded):
+        return _to_channels(_decode(image), channels)
+    if isinstance(image, pillow.Image):
+        return _to_channels(image, channels)
+    pixels = _to_levels(to_array(image), channels)
+    return pillow.fromarray(pixels[..., 0] if channels == 1 else pixels)
+
+
+def to_array(image: Any) -> np.ndarray:
+    """Convert an array or eager tensor, of any backend or of TensorFlow, to an array of numbers.
+
+    Raises:
+        TypeError: If it is neither, or holds something else.
+    """
+    if ops.is_tensor(image):
+        image = ops.convert_to_numpy(image)
+    elif is_tensorflow(image):
+        image = image.numpy()
+    if not isinstance(image, np.ndarray) or not np.issubdtype(image.dtype, np.number):
+        received = type(image).__name__
+        if hasattr(image, "dtype"):
+            received = f"{received} of dtype {image.dtype}"
+        raise TypeError(
+            "An image must be the path of a file, the bytes of one, a PIL.Image.Image, or an array "
+            f"or tensor of numbers. Received: {received}"
+        )
+    return image
+
+
+def is_tensorflow(x: Any) -> bool:
+    """Return whether `x` is a tensor of TensorFlow, on any backend, without importing it."""
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and tensorflow.is_tensor(x)
+
+
+def is_symbolic(x: Any) -> bool:
+    """Return whether `x` is a tensor of a TensorFlow graph, which has no value yet."""
+    return is_tensorflow(x) and sys.modules["tensorflow"].is_symbolic_tensor(x)
+
+
+def _import_pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError(
+            "Images are read and resized by Pillow: `pip install pillow`, or `keras_preact[images]`"
+        ) from error
+    return Image
+
+
+def _decode(source: str | os.PathLike | bytes | bytearray) -> Image.Image:
+    from PIL import Image, ImageOps
+
+    in_memory = isinstance(source, (bytes, bytearray))
+    try:
+        with Image.open(io.BytesIO(source) if in_memory else source) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except FileNotFoundError:
+        raise
+    # Decoders of damaged files raise whatever they meet.
+    except Exception as error:
+        name = f"{len(source)} bytes" if in_memory else repr(os.fspath(source))
+        raise ValueError(f"Not a readable image: {name} ({error})") from error
+
+
+def _to_channels(image: Image.Image, channels: int) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        levels = (np.asarray(image) >> 8).astype(np.uint8)
+        image = _import_pillow().fromarray(levels)
+    elif image.mode in ("I", "F"):
+        raise ValueError(
+            "The range of an image of 32-bit pixels is not known: convert it to 8 bits. "
+            f"Received: mode {image.mode!r}"
+        )
+    rgb = image if image.mode in ("L", "RGB") else image.convert("RGB")
+    return rgb.convert("L" if channels == 1 else "RGB")
+
+
+def _to_levels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Check pixels and convert them to uint8."""
+    if pixels.ndim != 3 or pixels.shape[-1] != channels or 0 in pixels.shape:
+        raise ValueError(
+            f"An image must have the shape (height, width, {channels}). "
+            f"Received: shape {pixels.shape}"
+        )
+    if pixels.dtype == np.uint8:
+        return pixels
+    low, high = pixels.min(), pixels.max()
+    if not (low >= 0 and high <= 255):
+        raise ValueError(f"Pixels must be in 0..255. Received: {low} to {high}")
+    if np.issubdtype(pixels.dtype, np.floating) and 0 < high <= 1:
+        raise ValueError(
+            "Pixels must be in 0..255; these look scaled to 0..1 already. "
+            f"Received: {low} to {high}, dtype {pixels.dtype}"
+        )
+    return np.rint(pixels).astype(np.uint8)

@@ -1,0 +1,124 @@
+"""Weights of a net by the names of its layers, independent of the form of its units.
+
+A net with stacked units (`keras_preact.layers.StackedUnits`), with nested ones and with flat ones
+has the same names here: `stage2_unit5_conv1` is one slice of a stack, or a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_preact.layer_names import parse, unit_name
+from keras_preact.layers import StackedUnits
+
+# By name of the layer, its arrays, under the keys that `Layer.save_own_variables` gives them.
+NamedWeights = dict[str, dict[str, np.ndarray]]
+
+
+def named_weights(model: keras.Model) -> NamedWeights:
+    """Copy the weights of a net.
+
+    Args:
+        model: A built model.
+
+    Returns:
+        By name of each layer that has weights, its arrays.
+
+    Raises:
+        ValueError: If two layers have the same name.
+    """
+    return collect(
+        (layer.name, {key: ops.convert_to_numpy(each) for key, each in variables.items()})
+        for layer, variables in _layers(model)
+    )
+
+
+def collect(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> NamedWeights:
+    """Collect weights of layers by name. Those of stacked units are split by unit.
+
+    Raises:
+        ValueError: If two layers have the same name.
+    """
+    named: NamedWeights = {}
+    for name, arrays in layers:
+        for each, own in _by_unit(name, {key: np.asarray(arrays[key]) for key in arrays}):
+            if each in named:
+                raise ValueError(f"Two layers with weights have the name {each!r}.")
+            named[each] = own
+    return named
+
+
+def set_named_weights(model: keras.Model, named: NamedWeights) -> None:
+    """Set the weights of a net to those of another, whose units may have another form.
+
+    Args:
+        model: A built model.
+        named: Weights of every layer of the model.
+
+    Raises:
+        ValueError: If names or shapes differ. The model's weights are then as they were.
+    """
+    expected = _placeholders(model)
+    stray, missing = sorted(named.keys() - expected), sorted(expected.keys() - named)
+    if stray or missing:
+        raise ValueError(
+            f"{len(named)} layers with weights are given, the net has {len(expected)}; "
+            f"only given: {stray[:3]}, only in the net: {missing[:3]}"
+        )
+    for name, arrays in expected.items():
+        shapes, given = _shapes(arrays), _shapes(named[name])
+        if shapes != given:
+            raise ValueError(f"{name!r} has weights of shapes {shapes}. Received: {given}")
+    for layer, variables in _layers(model):
+        layer.load_own_variables(_gathered(layer, variables, named))
+
+
+def _placeholders(model: keras.Model) -> NamedWeights:
+    """Return arrays of the shapes of `named_weights`, which take no memory."""
+    return collect(
+        (layer.name, {key: np.broadcast_to(0.0, each.shape) for key, each in variables.items()})
+        for layer, variables in _layers(model)
+    )
+
+
+def _layers(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, dict[str, Any]]]:
+    """Yield every layer that has variables, nested ones too, and its variables by their keys."""
+    for layer in model._flatten_layers():
+        variables: dict[str, Any] = {}
+        layer.save_own_variables(variables)
+        if variables:
+            yield layer, variables
+
+
+def _by_unit(name: str, arrays: dict[str, np.ndarray]) -> Iterable[tuple[str, dict]]:
+    stack = parse(name)
+    if not stack or stack.last is None or stack.role:
+        return [(name, arrays)]
+    layers: NamedWeights = {}
+    for key, stacked in arrays.items():
+        layer, _, own_key = key.rpartition(".")
+        for number, array in enumerate(stacked, stack.unit):
+            unit = f"{stack.prefix}{unit_name(stack.stage, number)}"
+            layers.setdefault(f"{unit}_{layer}", {})[own_key] = array
+    return layers.items()
+
+
+def _gathered(
+    layer: keras.layers.Layer, keys: Iterable[str], named: NamedWeights
+) -> dict[str, np.ndarray]:
+    if not isinstance(layer, StackedUnits):
+        return named[layer.name]
+    return {
+        key: np.stack([named[f"{unit}_{inner}"][own_key] for unit in layer.unit_names])
+        for key in keys
+        for inner, _, own_key in [key.rpartition(".")]
+    }
+
+
+def _shapes(arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {key: array.shape for key, array in arrays.items()}

@@ -1,0 +1,1 @@
+"""Functions on tensors that layers are made of, and the choices between them."""

@@ -1,0 +1,61 @@
+"""Loop over stacked tensors, on every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+# Takes the carried tensor and one slice of every stacked tensor; returns the next carried tensor,
+# of the same shape and dtype, and the slices to collect.
+Step = Callable[[Any, list[Any]], tuple[Any, list[Any]]]
+
+
+def loop(step: Step, carry: Any, stacked: list[Any], collected: list[Any]) -> tuple[Any, list[Any]]:
+    """Carry a tensor through one step for each slice along the leading axis of stacked tensors.
+
+    `keras.ops.scan` does this, but on TensorFlow it can collect nothing that differs from the
+    carried tensor in shape or dtype.
+
+    Args:
+        step: Function of the carried tensor and one slice of each stacked tensor.
+        carry: The tensor carried into the first step.
+        stacked: Tensors of one length along their leading axis.
+        collected: For every slice that `step` collects, a stacked tensor of the same shape and
+            dtype as the result.
+
+    Returns:
+        The tensor carried out of the last step, and what the steps collected, stacked.
+    """
+    if keras.backend.backend() == "tensorflow":
+        return _tensorflow_loop(step, carry, stacked, collected)
+    return ops.scan(step, carry, stacked)
+
+
+def _tensorflow_loop(
+    step: Step, carry: Any, stacked: list[Any], collected: list[Any]
+) -> tuple[Any, list[Any]]:
+    import tensorflow as tf
+
+    count = stacked[0].shape[0]
+
+    def array(like: Any) -> tf.TensorArray:
+        return tf.TensorArray(like.dtype, count, element_shape=like.shape[1:])
+
+    slices = [array(each).unstack(each) for each in stacked]
+
+    def body(index: Any, carry: Any, results: list[Any]) -> tuple[Any, Any, list[Any]]:
+        carry, values = step(carry, [each.read(index) for each in slices])
+        results = [each.write(index, value) for each, value in zip(results, values, strict=True)]
+        return index + 1, carry, results
+
+    _, carry, results = tf.while_loop(
+        lambda index, *_: index < count,
+        body,
+        (tf.constant(0), carry, [array(each) for each in collected]),
+        # XLA differentiates a loop only if it knows how long it can be.
+        maximum_iterations=count,
+    )
+    return carry, [each.stack() for each in results]

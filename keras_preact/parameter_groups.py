@@ -1,0 +1,83 @@
+"""Groups of a net's variables, for weight decay and for learning rates that depend on depth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_preact.layer_names import block_of, in_encoder, stage_numbers, stage_of
+
+
+def decayed_variables(model: keras.Model) -> list[Any]:
+    """Return the kernels of convolutions and dense layers, which the papers' weight decay is for.
+
+    Scales and shifts of norms, and biases, are left out. To use it with a Keras optimizer, exclude
+    the rest before training:
+
+        kernels = {id(variable) for variable in keras_preact.decayed_variables(model)}
+        optimizer.exclude_from_weight_decay(
+            [variable for variable in model.trainable_variables if id(variable) not in kernels]
+        )
+
+    Args:
+        model: A built model.
+
+    Returns:
+        The trainable variables named `kernel`, or `…_kernel` where units are stacked, in the order
+        of `model.trainable_variables`.
+    """
+    return [each for each in model.trainable_variables if each.name.split("_")[-1] == "kernel"]
+
+
+def layer_depths(model: keras.Model) -> dict[str, int]:
+    """Return the depth of each trainable variable, for layer-wise learning-rate decay.
+
+    The rule, from BEiT (arXiv:2106.08254), multiplies the learning rate of a variable by
+    `decay ** (deepest - depth)`. The depth is 0 for the stem, 1 for stage 2, and so on, then one
+    more for the head and every layer that is not part of the net's body. Depths by unit would
+    differ between stacked units, whose variables hold all units, and separate ones. The token
+    embedding of a transformer encoder comes after the last stage, then each of its blocks, as in
+    BEiT; its last norm belongs to the head.
+
+    Args:
+        model: A net built by this package, or a functional model that contains its layers.
+
+    Returns:
+        Depth by `variable.path`, in the order of `model.trainable_variables`. Frozen variables are
+        left out, and do not change the depth of the others.
+
+    Raises:
+        ValueError: If the model is no such net, or two of its variables have the same path.
+    """
+    groups = _groups(model)
+    depths = {
+        id(variable): groups[layer.name]
+        for layer in model.layers
+        for variable in layer.trainable_variables
+    }
+    by_path: dict[str, int] = {}
+    for variable in model.trainable_variables:
+        if variable.path in by_path:
+            raise ValueError(
+                f"Two variables of {model.name!r} have the path {variable.path!r}. "
+                "Give their layers different names."
+            )
+        by_path[variable.path] = depths[id(variable)]
+    return by_path
+
+
+def _groups(model: keras.Model) -> dict[str, int]:
+    """Return the depth of each layer, by its name."""
+    last = stage_numbers(model)[-1]
+    names = [layer.name for layer in model.layers]
+    blocks = max((block_of(name) or 0 for name in names), default=0)
+    head = last + blocks + 1 if blocks else last
+
+    def depth(name: str) -> int:
+        if in_encoder(name) and name != "encoder_norm":
+            return last + (block_of(name) or 0)
+        stage = stage_of(name)
+        return stage - 1 if stage else head
+
+    return {name: depth(name) for name in names}

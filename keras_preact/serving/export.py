@@ -1,0 +1,262 @@
+"""Export of a Keras model as a TensorFlow SavedModel, ready for TF Serving."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_preact import transforms
+from keras_preact.files import written_whole
+from keras_preact.images.preprocessing import Preprocessing
+from keras_preact.serving.card import ABOUT, model_card, write_card
+from keras_preact.serving.signatures import Options, compiled, signatures, with_features
+from keras_preact.serving.warm_up import write_warm_up
+
+IMAGE_DTYPES = ("float32", "uint8")
+# Folders of a SavedModel: for files that its graph reads, and for others.
+ASSETS, EXTRA = "assets", "assets.extra"
+DTYPES = (None, "float32", "bfloat16", "float16")
+
+
+def export_savedmodel(
+    model: keras.Model,
+    path: str | Path,
+    *,
+    preprocessing: Preprocessing,
+    class_names: Sequence[str] | None = None,
+    image_dtype: str = "float32",
+    any_size: bool = False,
+    top_k: int = 5,
+    max_pixels: int = 2**26,
+    fold: bool = True,
+    winograd: bool = False,
+    dtype: str | None = None,
+    jit_compile: bool = False,
+    freeze: bool = True,
+    warm_up_batch_sizes: Sequence[int] = (1,),
+    about: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a classifier as a SavedModel that needs neither Keras nor this package to run.
+
+    Its signatures take any number of images, and preprocess them in the graph:
+
+    - `serving_default`: `images`, `image_dtype` `(batch, height, width, channels)`, pixels in
+      0..255, to `probabilities`, float32 `(batch, classes)`.
+    - `serving_bytes`: `image_bytes`, strings `(batch,)`, each a whole JPEG, PNG, GIF (first
+      frame), BMP or WebP file, to `probabilities` and `errors`. The files are decoded, turned as a
+      JPEG's EXIF orientation says, resized, cropped and normalized. TF Serving's REST interface
+      takes base64 `b64` values for an input only where its name ends in `_bytes`.
+    - `classify`: `image_bytes` to `classes`, strings `(batch, top_k)`, the most probable first,
+      `scores`, float32 `(batch, top_k)`, and `errors`.
+    - `features`, for nets of this package: `image_bytes` to `stage2`, `stage3`, …, the maps of
+      `keras_preact.feature_extractor`, `embedding`, float32 `(batch, features)`, what the
+      classifier sees, and `errors`.
+
+    `errors`, strings `(batch,)`, is empty for an image that was read. Otherwise it says what is
+    wrong with the image, whose numbers are zero and whose classes are empty. The other images get
+    their answers.
+
+    `assets/labels.txt` holds the class names, one per line, in the order of the output.
+    `assets.extra/tf_serving_warmup_requests` holds a request of each signature, and
+    `assets.extra/model.json` and `README.md` hold the model card.
+
+    Args:
+        model: A model with one input of images `(batch, height, width, channels)` and one softmax
+            output `(batch, classes)`. Height and width may be `None`.
+        path: Folder to create. It appears whole or not at all: all is written under a temporary
+            name beside it, which is then renamed.
+        preprocessing: The preprocessing with which the model was evaluated.
+        class_names: Name of each class; by default their indices, from `"0"`.
+        image_dtype: Dtype of the images that `serving_default` takes, `"float32"` or `"uint8"`.
+        any_size: Whether `serving_default` takes images of any size, and resizes and crops them as
+            the other signatures do. Otherwise they have the size of the model's input.
+        top_k: Number of classes that `classify` gives; all if the model has fewer.
+        max_pixels: Height times width of the largest image that is decoded. It bounds the memory
+            that a small file can ask for.
+        fold: Whether to write `keras_preact.transforms.fold(model)` in place of the model.
+        winograd: Whether to write `keras_preact.transforms.winograd` of that: on a CPU, in float32,
+            faster for batches, and equal but for rounding.
+        dtype: `"float32"`, `"bfloat16"` or `"float16"` to compute in, but for the classifier;
+            the model's own by default.
+        jit_compile: Whether XLA compiles the net, anew for each size of batch.
+        freeze: Whether the weights are constants in the graph, which lets TensorFlow lay them out
+            once, rather than variables.
+        warm_up_batch_sizes: Numbers of images in the warm-up requests; none without any. They need
+            `tensorflow-serving-api`.
+        about: Entries that the model card shall have besides those known, by the names `training`,
+            `metrics`, `licence`, `source`: texts, numbers or mappings of them.
+
+    Returns:
+        `path`.
+
+    Raises:
+        RuntimeError: If Keras does not run on TensorFlow.
+        FileExistsError: If `path` exists.
+        TypeError: If `model` is not a Keras model or `preprocessing` not a `Preprocessing`.
+        ValueError: If the model, its preprocessing and the class names do not fit together, an
+            option is out of its range, or the weights are too large to be constants.
+        ImportError: If warm-up records are wanted and `tensorflow-serving-api` is not installed.
+    """
+    path = Path(path)
+    about = dict(about or {})
+    _check_target(path)
+    _check_model(model, preprocessing)
+    labels = _labels(model, class_names)
+    _check_options(image_dtype, top_k, max_pixels, dtype, warm_up_batch_sizes, about)
+    options = Options(
+        image_dtype=image_dtype,
+        any_size=any_size,
+        top_k=min(top_k, len(labels)),
+        max_pixels=max_pixels,
+        freeze=freeze,
+        jit_compile=jit_compile,
+    )
+    served = with_features(_for_inference(model, fold, dtype, winograd))
+    functions = _traced(served, preprocessing, labels, options)
+    settings = {"fold": fold, "winograd": winograd, "dtype": dtype, **vars(options)}
+    card = model_card(model, preprocessing, functions, settings, about)
+    with written_whole(path) as folder:
+        _write_graph(folder, served, functions, freeze)
+        _write_labels(folder, labels)
+        if warm_up_batch_sizes:
+            name = path.absolute().parent.name
+            size = preprocessing.input_size
+            write_warm_up(folder / EXTRA, functions, size, warm_up_batch_sizes, name)
+        write_card(folder, card)
+    return path
+
+
+def _traced(
+    served: keras.Model, preprocessing: Preprocessing, labels: Sequence[str], options: Options
+) -> dict[str, Any]:
+    """Build the signatures of a net, and check that it gives probabilities."""
+    net = compiled(served, preprocessing, options)
+    functions = signatures(served, net, preprocessing, labels, options)
+    _check_probabilities(net, preprocessing)
+    return functions
+
+
+def _write_graph(
+    folder: Path, served: keras.Model, functions: Mapping[str, Any], freeze: bool
+) -> None:
+    """Write the graph and its weights, and make the folders of the other files."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    if not freeze:
+        # A SavedModel keeps only the variables that it finds on the object saved. TensorFlow's C++
+        # loader restores its own variables, not those that Keras wraps around them.
+        module.weights = [variable.value for variable in served.variables]
+    tf.saved_model.save(module, str(folder), signatures=functions)
+    (folder / ASSETS).mkdir(exist_ok=True)
+    (folder / EXTRA).mkdir()
+
+
+def _write_labels(folder: Path, labels: Sequence[str]) -> None:
+    (folder / ASSETS / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
+
+
+def _for_inference(
+    model: keras.Model, fold: bool, dtype: str | None, winograd: bool
+) -> keras.Model:
+    """Return the model that is written, folded and in the wanted precision."""
+    if fold:
+        model = transforms.fold(model)
+    if dtype is not None:
+        policy = dtype if dtype == "float32" else f"mixed_{dtype}"
+        model = transforms.with_dtype(model if fold else transforms.unroll(model), policy)
+    return transforms.winograd(model) if winograd else model
+
+
+def _check_target(path: Path) -> None:
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "A SavedModel is written by Keras on TensorFlow: save the model as a .keras file, and "
+            "export that with KERAS_BACKEND=tensorflow. "
+            f"Received: the backend {keras.backend.backend()!r}"
+        )
+    if path.exists():
+        raise FileExistsError(f"`path` must not exist yet. Received: {path}")
+
+
+def _check_options(
+    image_dtype: str,
+    top_k: int,
+    max_pixels: int,
+    dtype: str | None,
+    warm_up_batch_sizes: Sequence[int],
+    about: Mapping[str, Any],
+) -> None:
+    for name, value, allowed in (
+        ("image_dtype", image_dtype, IMAGE_DTYPES),
+        ("dtype", dtype, DTYPES),
+    ):
+        if value not in allowed:
+            raise ValueError(f"`{name}` must be one of {allowed}. Received: {value!r}")
+    for name, values in (
+        ("top_k", [top_k]),
+        ("max_pixels", [max_pixels]),
+        ("warm_up_batch_sizes", warm_up_batch_sizes),
+    ):
+        if not all(isinstance(value, int) and value >= 1 for value in values):
+            raise ValueError(f"`{name}` must be 1 or more. Received: {values}")
+    if unknown := sorted(about.keys() - {*ABOUT}):
+        raise ValueError(f"`about` may have the names {ABOUT}. Received: {unknown}")
+
+
+def _check_model(model: keras.Model, preprocessing: Preprocessing) -> None:
+    import tensorflow as tf
+
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a keras.Model. Received: {type(model).__name__}")
+    if not isinstance(preprocessing, Preprocessing):
+        raise TypeError(
+            f"`preprocessing` must be a Preprocessing. Received: {type(preprocessing).__name__}"
+        )
+    # A subclassed model, or one not built yet, has neither.
+    inputs = [tuple(tensor.shape) for tensor in getattr(model, "inputs", ())]
+    outputs = [tuple(tensor.shape) for tensor in getattr(model, "outputs", ())]
+    expected = (None, preprocessing.input_size, preprocessing.input_size, preprocessing.channels)
+    if len(inputs) != 1 or not tf.TensorShape(inputs[0]).is_compatible_with(expected):
+        raise ValueError(
+            f"`model` must have one input, of the shape that `preprocessing` gives: {expected}. "
+            "(The weights of a channels-first net load into the channels-last one.) "
+            f"Received: inputs {inputs}"
+        )
+    if len(outputs) != 1 or len(outputs[0]) != 2:
+        raise ValueError(
+            "`model` must have one output `(batch, classes)`: build it with `include_top=True`. "
+            f"Received: outputs {outputs}"
+        )
+
+
+def _labels(model: keras.Model, class_names: Sequence[str] | None) -> list[str]:
+    classes = model.outputs[0].shape[-1]
+    if class_names is None:
+        return [str(index) for index in range(classes)]
+    if len(class_names) != classes:
+        raise ValueError(
+            f"`class_names` must have one name for each of the model's {classes} classes. "
+            f"Received: {len(class_names)} names"
+        )
+    for name in class_names:
+        if not name or len(name.splitlines()) != 1:
+            raise ValueError(f"Each of `class_names` must be one line of text. Received: {name!r}")
+    return list(class_names)
+
+
+def _check_probabilities(net: Any, preprocessing: Preprocessing) -> None:
+    """Raise unless the output for one gray image is a probability distribution."""
+    size, channels = preprocessing.input_size, preprocessing.channels
+    gray = keras.ops.full((1, size, size, channels), 127.5, dtype="float32")
+    output = keras.ops.convert_to_numpy(net(gray)["probabilities"]).astype("float32")
+    # Half-precision outputs of a thousand classes sum to 1 within about a hundredth.
+    if not (output.min() >= 0 and abs(output.sum() - 1) < 0.02):
+        raise ValueError(
+            "`model` must give probabilities: build it with `classifier_activation='softmax'`. "
+            f"Received: outputs from {output.min():.4g} to {output.max():.4g} that sum to "
+            f"{output.sum():.4g} for a gray image"
+        )

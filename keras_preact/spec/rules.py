@@ -1,0 +1,125 @@
+"""Allowed values of the fields of `Architecture`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_preact.messages import require
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Allowed values of one field.
+
+    Attributes:
+        holds: Whether a value is allowed.
+        expected: Completes "must be …" in the error message.
+        choices: All allowed values, where they are few and named; else empty.
+    """
+
+    holds: Callable[[Any], bool]
+    expected: str
+    choices: tuple[Any, ...] = ()
+
+    def check(self, name: str, value: Any) -> None:
+        """Check the value of a field or an argument.
+
+        Args:
+            name: Its name.
+            value: Its value.
+
+        Raises:
+            ValueError: If the value is not allowed.
+        """
+        require(self.holds(value), name, self.expected, value)
+
+
+def one_of(choices: Iterable[Any]) -> Rule:
+    """Allow a few values. 1 does not stand for True."""
+    choices = tuple(choices)
+    return Rule(
+        lambda value: any(type(value) is type(each) and value == each for each in choices),
+        f"one of {choices}",
+        choices,
+    )
+
+
+def number(in_range: Callable[[float], bool], expected: str) -> Rule:
+    """Allow finite numbers for which `in_range` holds."""
+    return Rule(
+        lambda value: _is_number(value) and math.isfinite(value) and in_range(value),
+        f"a number {expected}",
+    )
+
+
+def or_none(rule: Rule) -> Rule:
+    """Allow None, and the values that a rule allows."""
+    return Rule(
+        lambda value: value is None or rule.holds(value),
+        f"None or {rule.expected}",
+        (None, *rule.choices) if rule.choices else (),
+    )
+
+
+def or_each(rule: Rule) -> Rule:
+    """Allow the values that a rule allows, and sequences of them with one for each stage."""
+    return Rule(
+        lambda value: (
+            all(map(rule.holds, value)) if isinstance(value, list | tuple) else rule.holds(value)
+        ),
+        f"{rule.expected}, or a sequence of such values, one for each stage",
+    )
+
+
+def is_positive_integer(value: Any) -> bool:
+    """Return whether a value is an integer above 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def are_positive_integers(values: Any) -> bool:
+    """Return whether a value is a sequence, not empty, of integers above 0."""
+    return (
+        isinstance(values, Iterable)
+        and not isinstance(values, str | dict)
+        and len(tuple(values)) > 0
+        and all(is_positive_integer(value) for value in values)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return value == 0 and type(value) is int or is_positive_integer(value)
+
+
+# Keras's gated linear unit halves the channels, and its threshold needs arguments.
+_NO_ACTIVATIONS = ("glu", "threshold")
+
+
+def _is_activation(value: Any) -> bool:
+    try:
+        known = isinstance(value, str) and bool(keras.activations.get(value))
+    except ValueError:
+        return False
+    return known and value not in _NO_ACTIVATIONS
+
+
+BOOLEAN = one_of((True, False))
+POSITIVE_INTEGER = Rule(is_positive_integer, "a positive integer")
+COUNT = Rule(_is_count, "an integer of at least 0")
+A_VALUE_EACH_STAGE = Rule(
+    are_positive_integers, "a sequence of positive integers, one for each stage"
+)
+A_VALUE_EACH_UNIT = Rule(are_positive_integers, "a sequence of positive integers")
+POSITIVE = number(lambda value: value > 0, "above 0")
+NUMBER = number(lambda value: True, "of any size")
+SHARE = number(lambda value: 0 < value <= 1, "in (0, 1]")
+RATE = number(lambda value: 0 <= value < 1, "in [0, 1)")
+ACTIVATION = Rule(_is_activation, "the name of a Keras activation that keeps the shape")

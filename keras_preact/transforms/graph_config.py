@@ -1,0 +1,205 @@
+"""Configuration of a functional model, as surgery needs it.
+
+`keras.Model.get_config` lists layers, each with the calls made of it; a tensor is the name of the
+layer it came from. Cutting and joining graphs there needs nothing of Keras's inside.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_preact.layers import BatchNormalization, Conv2D, DepthwiseConv2D
+from keras_preact.named_weights import NamedWeights
+
+DEPTHWISE_LAYERS = (DepthwiseConv2D, keras.layers.DepthwiseConv2D)
+CONVOLUTION_LAYERS = (Conv2D, keras.layers.Conv2D, *DEPTHWISE_LAYERS)
+NORM_LAYERS = (BatchNormalization, keras.layers.BatchNormalization)
+
+Config = dict[str, Any]
+
+
+def functional_config(model: Any) -> Config:
+    """Return a copy of a functional model's configuration.
+
+    Raises:
+        ValueError: If the model is not functional.
+    """
+    if not (isinstance(model, keras.Model) and "input_layers" in model.get_config()):
+        raise ValueError(
+            f"`model` must be a functional Keras model. Received: {model!r} "
+            f"(of type {type(model).__name__})"
+        )
+    return copy.deepcopy(model.get_config())
+
+
+def tensors(value: Any) -> Iterator[Config]:
+    """Yield every symbolic tensor in the arguments of a layer's calls."""
+    if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from tensors(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from tensors(each)
+
+
+def source(tensor: Config) -> str:
+    """Return the name of the layer that a symbolic tensor came from."""
+    return tensor["config"]["keras_history"][0]
+
+
+def tensor(layer: str, like: Config) -> Config:
+    """Return a layer's output, with the shape and dtype of the tensor `like`."""
+    return {**like, "config": {**like["config"], "keras_history": [layer, 0, 0]}}
+
+
+def insert(config: Config, layer: keras.layers.Layer) -> None:
+    """Insert a layer in the place of another of the same name, with the same inputs."""
+    inbound_nodes = config["inbound_nodes"]
+    for call in inbound_nodes:
+        call["kwargs"] = {}
+    config.clear()
+    config.update(keras.saving.serialize_keras_object(layer))
+    config.update({"name": layer.name, "inbound_nodes": inbound_nodes})
+
+
+def renamed(layers: list[Config], rename: Callable[[str], str]) -> list[Config]:
+    """Rename layers, wherever they or their outputs are named."""
+    layers = copy.deepcopy(layers)
+    for layer in layers:
+        layer["name"] = layer["config"]["name"] = rename(layer["name"])
+        for each in tensors(layer["inbound_nodes"]):
+            each["config"]["keras_history"][0] = rename(source(each))
+    return layers
+
+
+def redirected(value: Any, names: dict[str, str]) -> Any:
+    """Replace names of layers in a configuration's `input_layers` or `output_layers`."""
+    if isinstance(value, dict):
+        return {key: redirected(each, names) for key, each in value.items()}
+    if len(value) == 3 and isinstance(value[0], str):
+        return [names.get(value[0], value[0]), *value[1:]]
+    return [redirected(each, names) for each in value]
+
+
+def layers_of(config: Config, kinds: tuple[type[keras.layers.Layer], ...]) -> list[Config]:
+    """Return the layers of a functional model that are of one of these classes."""
+    return [layer for layer in config["layers"] if is_kind(layer, kinds)]
+
+
+def is_kind(layer: Config, kinds: tuple[type[keras.layers.Layer], ...]) -> bool:
+    """Return whether a layer is of one of these classes; a subclass may do anything else."""
+    name = layer["registered_name"] or f"{layer['module']}.{layer['class_name']}"
+    return name in {_serialized_name(kind) for kind in kinds}
+
+
+def _serialized_name(kind: type[keras.layers.Layer]) -> str:
+    own = kind.__module__.startswith("keras.")
+    return f"keras.layers.{kind.__name__}" if own else keras.saving.get_registered_name(kind)
+
+
+def inputs_of(layer: Config) -> Iterator[Config]:
+    """Yield the tensors that a layer is called on."""
+    return tensors(layer["inbound_nodes"])
+
+
+def is_called_once(layer: Config) -> bool:
+    """Return whether a layer has one call, on one tensor, the first output of its source."""
+    histories = [each["config"]["keras_history"][1:] for each in inputs_of(layer)]
+    return len(layer["inbound_nodes"]) == 1 and [list(each) for each in histories] == [[0, 0]]
+
+
+def always_trains(layer: Config) -> bool:
+    """Return whether a call says `training=True`, which holds in inference too."""
+    return any(call["kwargs"].get("training") for call in layer["inbound_nodes"])
+
+
+def output_names(outputs: Any) -> Iterator[str]:
+    """Yield the names of the layers in a configuration's `output_layers`."""
+    if isinstance(outputs, dict):
+        outputs = list(outputs.values())
+    if len(outputs) == 3 and isinstance(outputs[0], str):
+        yield outputs[0]
+        return
+    for each in outputs:
+        yield from output_names(each)
+
+
+def consumers(config: Config) -> dict[str, list[Config]]:
+    """Return, by name, the layers that take a layer's output, once per time that they do."""
+    users = defaultdict(list)
+    for layer in config["layers"]:
+        for each in inputs_of(layer):
+            users[source(each)].append(layer)
+    # An output of the model has a consumer too, of no class.
+    for name in output_names(config["output_layers"]):
+        users[name].append({"name": None, "registered_name": "output", "inbound_nodes": []})
+    return users
+
+
+def has_single_consumer(layer: Config, users: list[Config]) -> bool:
+    """Return whether a layer is a convolution, not activated, with a single consumer."""
+    return is_linear_convolution(layer) and len(users) == 1
+
+
+def is_linear_convolution(layer: Config) -> bool:
+    """Return whether a layer is a convolution, called once and not activated."""
+    return (
+        is_kind(layer, CONVOLUTION_LAYERS)
+        and is_called_once(layer)
+        and layer["config"]["activation"] == "linear"
+    )
+
+
+def is_of_channels(layer: Config, convolution: Config) -> bool:
+    """Return whether a layer's axis is that of the channels of a convolution's outputs."""
+    channel_axis = 1 if convolution["config"]["data_format"] == "channels_first" else 3
+    return layer["config"]["axis"] % 4 == channel_axis
+
+
+def bypass(layer: Config, config: Config) -> None:
+    """Remove a layer. The layers that took its output take its input."""
+    config["layers"].remove(layer)
+    (x,) = tensors(layer["inbound_nodes"])
+    for other in config["layers"]:
+        for each in inputs_of(other):
+            if source(each) == layer["name"]:
+                each["config"] = x["config"]
+    config["output_layers"] = redirected(config["output_layers"], {layer["name"]: source(x)})
+
+
+def scale_outputs(convolution: Config, factor: np.ndarray | float, weights: NamedWeights) -> None:
+    """Scale the outputs of a convolution, by its weights.
+
+    Args:
+        convolution: A convolution without activation.
+        factor: One factor for all channels, or one per channel, `(channels,)`.
+        weights: Weights of the model, changed in place.
+    """
+    kernel, *bias = weights[convolution["name"]].values()
+    # A kernel's last axis is that of the output channels; in a depthwise one the last two are.
+    shape = kernel.shape[2:] if is_kind(convolution, DEPTHWISE_LAYERS) else kernel.shape[-1:]
+    arrays = [kernel * np.broadcast_to(factor, np.prod(shape)).reshape(shape)]
+    arrays += [each * factor for each in bias]
+    weights[convolution["name"]] = {str(place): array for place, array in enumerate(arrays)}
+
+
+def shift_outputs(bias: np.ndarray, convolution: Config, weights: NamedWeights) -> None:
+    """Add to the outputs of a convolution, by its bias.
+
+    Args:
+        bias: One number per channel, `(channels,)`.
+        convolution: A convolution without activation. It gets a bias if it has none.
+        weights: Weights of the model, changed in place.
+    """
+    arrays = weights[convolution["name"]]
+    arrays["1"] = arrays.get("1", 0.0) + bias
+    convolution["config"]["use_bias"] = True
+    convolution.pop("build_config", None)

@@ -1,0 +1,170 @@
+"""The choices between two ways to compute the same thing, and how they are switched off."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_preact
+from keras_preact.layers import BatchNormalization, Conv2D, ScaleShift
+from keras_preact.ops.choices import CHOICES, SWITCHED_HERE, enabled, without
+from tests.numerics import error, in_float64, tolerance
+
+ROOT = Path(keras_preact.__file__).parent
+X = np.random.default_rng(0).standard_normal((2, 14, 14, 128)).astype("float32")
+
+
+def kinds(layer: keras.layers.Layer) -> set[str]:
+    """Kinds of operations in a training step of a layer; of a convolution its padding too."""
+    layer(X)
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+        return tape.gradient(y, [x, *(each.value for each in layer.trainable_variables)])
+
+    operations = step.get_concrete_function(X).graph.get_operations()
+    paddings = {each.get_attr("padding").decode() for each in operations if each.type == "Conv2D"}
+    return {each.type for each in operations} | paddings
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "chosen"),
+    [
+        ("winograd", lambda: Conv2D(128, 3), "BatchMatMulV2"),
+        ("products", lambda: Conv2D(128, 3, strides=2, use_bias=False), "MatMul"),
+        ("products", lambda: Conv2D(256, 1, use_bias=False), "MatMul"),
+        ("pointwise", lambda: Conv2D(8, 1, use_bias=False), "-Conv2D"),
+        ("padding", lambda: Conv2D(8, 3, strides=2), "EXPLICIT"),
+        ("bias", lambda: Conv2D(8, 3, strides=2), "MatMul"),
+        ("fused_norm", BatchNormalization, "FusedBatchNormV3"),
+        ("fused_norm", ScaleShift, "FusedBatchNormV3"),
+    ],
+)
+def test_each_is_switched_off(name, make, chosen):
+    def takes_it() -> bool:
+        found = kinds(make())
+        return chosen[1:] not in found if chosen.startswith("-") else chosen in found
+
+    with without(*{"bias", "products", "winograd", "pointwise"} - {name}):
+        assert takes_it()
+        with without(name):
+            assert not enabled(name) and not takes_it()
+        assert enabled(name) and takes_it()
+
+
+def test_every_choice_is_asked_for_where_it_is_made():
+    sources = [path.read_text(encoding="utf-8") for path in ROOT.rglob("*.py")]
+    asked = {name for text in sources for name in re.findall(r'enabled\("(\w+)"\)', text)}
+    assert asked == {*SWITCHED_HERE}
+
+
+def test_every_choice_says_how_it_is_measured():
+    for choice in CHOICES.values():
+        assert choice.chosen.endswith(".") and "python -m" in choice.benchmark
+        module = re.search(r"python -m ([\w.]+)", choice.benchmark).group(1)
+        assert (ROOT.parent / module.replace(".", "/")).with_suffix(".py").exists()
+
+
+def test_the_guide_lists_every_choice():
+    guide = (ROOT.parent / "docs" / "guides" / "any_machine.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", guide, re.MULTILINE) == list(CHOICES)
+
+
+def test_wrong_names_are_refused():
+    with pytest.raises(ValueError, match="'winograds'. Did you mean `winograd`?"):
+        enabled("winograds")
+    with pytest.raises(ValueError, match="TF_ENABLE_ONEDNN_OPTS"), without("onednn"):
+        pass
+    assert enabled("winograd")
+
+
+def run(code: str, **variables: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT.parent), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+ENVIRONMENT = """
+import importlib, os
+from keras_preact.ops import choices
+print([name for name in choices.SWITCHED_HERE if not choices.enabled(name)])
+os.environ["KERAS_PREACT_WITHOUT"] = "bais"
+try:
+    importlib.reload(choices)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_the_environment_switches_them_off():
+    *_, off, error = run(ENVIRONMENT, KERAS_PREACT_WITHOUT="winograd, bias").stdout.splitlines()
+    assert off == "['winograd', 'bias']"
+    assert "KERAS_PREACT_WITHOUT" in error and error.endswith("Did you mean `bias`?")
+
+
+ONE_THREAD = """
+import numpy as np, tensorflow as tf
+from keras_preact.layers import Conv2D
+tf.config.threading.set_intra_op_parallelism_threads(1)
+for channels in (1, 4, 7, 8, 12, 15):
+    layer = Conv2D(2 * channels, 1, strides=2, use_bias=False)
+    layer.build((None, None, None, channels))
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            y = layer(x, training=True)
+        return tape.gradient(y, layer.kernel.value)
+
+    for size in (32, 56):
+        x = tf.ones((8, size, size, channels))
+        for _ in range(30):
+            gradient = step(x)
+        np.testing.assert_array_equal(gradient, np.full(gradient.shape, 8 * (size // 2) ** 2))
+print("whole")
+"""
+
+
+def test_narrow_strided_1x1_convolutions_train_on_one_thread():
+    """TensorFlow 2.21's kernel gradient on oneDNN corrupts the heap there."""
+    found = run(ONE_THREAD, TF_ENABLE_ONEDNN_OPTS="1")
+    assert found.returncode == 0 and found.stdout.endswith("whole\n"), found.stderr
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("size", [None, 9])
+@pytest.mark.parametrize("channels", [1, 15])
+def test_narrow_strided_1x1_kernels_have_true_gradients(channels, size):
+    x = tf.constant(X[:, :9, :12, :channels])
+    layer = Conv2D(8, 1, strides=2, bias_initializer="ones")
+    layer(x)
+
+    def gradients(layer, x, training):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=training)
+        return tape.gradient(y, [x, *(each.value for each in layer.trainable_variables)], y)
+
+    spec = tf.TensorSpec((None, size, None if size is None else 12, channels))
+    step = tf.function(lambda x: gradients(layer, x, True), input_signature=[spec])
+    assert "Conv2DBackpropFilter" not in {
+        each.type for each in step.get_concrete_function().graph.get_operations()
+    }
+    truth = gradients(in_float64(layer, x.shape), tf.cast(x, "float64"), False)
+    for one, other in zip(step(x), truth, strict=True):
+        assert error(one, other) <= tolerance(roundings=2, summed=2 * 5 * 6 * channels)

@@ -1,0 +1,57 @@
+"""CONTRIBUTING.md names files, symbols, commands and marks that exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+CODE = sorted(set(re.findall(r"`([^`\n]+)`", TEXT)))
+PLACES = [each for each in CODE if re.fullmatch(r"[\w./-]+(\.\w+|/)(::[\w.]+)?", each)]
+
+
+def _names(body: list[ast.stmt]) -> set[str]:
+    """Return the functions, classes, fields and constants of a module, and of its classes."""
+    names = set()
+    for statement in body:
+        if isinstance(statement, ast.ClassDef):
+            names |= {f"{statement.name}.{name}" for name in _names(statement.body)}
+        if isinstance(statement, ast.ClassDef | ast.FunctionDef):
+            names.add(statement.name)
+        elif isinstance(statement, ast.Assign | ast.AnnAssign):
+            targets = getattr(statement, "targets", None) or [statement.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_places_exist(place):
+    path, _, name = place.partition("::")
+    file = ROOT / path
+    assert file.is_dir() if path.endswith("/") else file.is_file()
+    if name:
+        assert name in _names(ast.parse(file.read_text(encoding="utf-8")).body)
+
+
+@pytest.mark.parametrize("command", [each for each in CODE if each.startswith("make ")])
+def test_commands_are_targets_of_the_makefile(command):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    target = command.split()[1]
+    assert re.search(rf"^({target}:|SUITES := .*\b{target}\b)", makefile, re.MULTILINE)
+
+
+def test_marks_are_those_of_pytest():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    marks = {each.split(":")[0] for each in settings["tool"]["pytest"]["ini_options"]["markers"]}
+    assert set(re.findall(r"^- `(\w+)` is for", TEXT, re.MULTILINE)) == marks
+
+
+def test_the_checklists_name_places():
+    for title in ("Add an attention", "Add a kind of unit", "Add a published net"):
+        section = TEXT.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+        assert sum(f"`{place}`" in section for place in PLACES) >= 4

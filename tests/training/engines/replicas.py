@@ -1,0 +1,120 @@
+"""Train on some logical CPU devices and write what came out.
+
+Run as `python replicas.py NUMBER_OF_DEVICES OUTPUT.npz`: logical devices must be set before
+TensorFlow starts, so each number of them needs a process of its own.
+"""
+
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_preact
+from training.compiling import compile_for_training
+from training.engines.loop import Loop
+from training.engines.strategy import average_statistics, distribute, make_strategy
+from training.job import Pace
+from training.recipe import Recipe
+from training.records.checkpoint import Progress
+
+CLASSES = 3
+STEPS = 4
+
+
+def residual_net() -> keras.Model:
+    architecture = keras_preact.Architecture(
+        unit="basic",
+        units=(3, 1),
+        channels=(8, 16),
+        strides=(1, 2),
+        stem="cifar",
+        stem_channels=8,
+        scan_units=True,
+    )
+    return keras_preact.PreActResNet(architecture, input_shape=(8, 8, 1), classes=CLASSES)
+
+
+def net_without_norm() -> keras.Model:
+    inputs = keras.Input((8, 8, 1))
+    maps = keras.layers.Conv2D(8, 3, activation="relu")(inputs)
+    vector = keras.layers.GlobalAveragePooling2D()(maps)
+    return keras.Model(inputs, keras.layers.Dense(CLASSES, activation="softmax")(vector))
+
+
+def images_and_labels(distinct: int, copies: int) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of some images, each part of it the same."""
+    random = np.random.RandomState(0)
+    images = random.normal(size=(distinct, 8, 8, 1)).astype("float32")
+    labels = np.eye(CLASSES, dtype="float32")[random.randint(0, CLASSES, distinct)]
+    return np.tile(images, (copies, 1, 1, 1)), np.tile(labels, (copies, 1))
+
+
+def train(
+    net: keras.Model, images: np.ndarray, labels: np.ndarray, **changes: float
+) -> dict[str, np.ndarray]:
+    """Some steps on one global batch of 12; evaluation of 15 images, in uneven parts."""
+    recipe = Recipe(ema_momentum=0.5, nesterov=True, schedule="constant", label_smoothing=0.1)
+    recipe = recipe.replace(**changes)
+    strategy = net.distribute_strategy
+    with strategy.scope():
+        model = compile_for_training(net, recipe, STEPS)
+    batch = tf.data.Dataset.from_tensors((images, labels))
+    more = (np.concatenate([images, images[:3]]), np.concatenate([labels, labels[:3]]))
+    test_images = tf.data.Dataset.from_tensor_slices(more)
+    recorder = keras.callbacks.History()
+    # One epoch of several steps: TensorFlow takes seconds to drop an iterator over logical CPUs.
+    Loop(
+        model,
+        distribute(strategy, lambda context: batch.repeat(), len(images)),
+        distribute(strategy, lambda context: test_images.batch(8), 8),
+        steps=STEPS,
+        pace=Pace(log_every=STEPS),
+        save=lambda progress: None,
+    ).run(Progress(), 1, [recorder])
+    history = recorder.history
+    weights = {f"weight {index}": weight.numpy() for index, weight in enumerate(net.weights)}
+    return {**{name: np.array(values) for name, values in history.items()}, **weights}
+
+
+def spread_of_statistics(net: keras.Model) -> np.ndarray:
+    """How far the moving statistics of the replicas lie apart, at most."""
+    local = net.distribute_strategy.experimental_local_results
+    copies = [np.stack(local(weight.value)) for weight in net.non_trainable_variables]
+    return np.max([np.ptp(values, axis=0).max() for values in copies])
+
+
+def main(devices: int, output: str) -> None:
+    strategy = make_strategy([f"CPU:{index}" for index in range(devices)])
+    assert strategy.num_replicas_in_sync == devices
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        # Batch norm takes the statistics of a replica's part of the batch, so that the outcome
+        # can only be the same for any number of replicas if the parts are alike.
+        net = residual_net()
+        plain = net_without_norm()
+    runs = {
+        "alike": train(net, *images_and_labels(distinct=3, copies=4), layer_decay=0.5),
+        "distinct": train(plain, *images_and_labels(distinct=12, copies=1)),
+    }
+    results = {f"{run} {name}": runs[run][name] for run in runs for name in runs[run]}
+    # Parts that differ: the statistics drift apart, and are averaged.
+    with strategy.scope():
+        model = compile_for_training(net, Recipe(), STEPS)
+    images, labels = images_and_labels(distinct=12, copies=1)
+    model.fit(images, labels, batch_size=12, verbose=0)
+    results["spread before"] = spread_of_statistics(net)
+    local = strategy.experimental_local_results
+    expected = [
+        np.mean(np.stack(local(each.value)), axis=0) for each in net.non_trainable_variables
+    ]
+    average_statistics(model)
+    results["spread after"] = spread_of_statistics(net)
+    for variable, mean in zip(net.non_trainable_variables, expected, strict=True):
+        np.testing.assert_allclose(variable.numpy(), mean, rtol=1e-5)
+    results["threads"] = tf.config.threading.get_intra_op_parallelism_threads()
+    np.savez(output, **results)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

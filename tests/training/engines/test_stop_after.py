@@ -1,0 +1,78 @@
+"""A run that is stopped on purpose and continued ends as one that was not."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from tensorflow.python.framework import config
+
+from training.engines import on_tensorflow
+from training.records.checkpoint import save_checkpoint
+from training.run import read_run
+
+
+@pytest.fixture
+def deterministic():
+    yield "--deterministic"
+    # The tests that follow have the faster operations again; TensorFlow exports no way back.
+    config.disable_op_determinism()
+
+
+def test_a_run_stopped_after_an_epoch_goes_on_as_if_it_were_not(
+    train, deterministic, tmp_path, capsys
+):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = (deterministic, "--epochs", "2", "--epoch-steps", "3", "--save-every", "2")
+    assert train(whole, *options) == 0
+    keras.backend.clear_session(free_memory=False)
+    assert train(parts, *options, "--stop-after", "1") == 0
+    assert "Stopped after epoch 1 of 2" in capsys.readouterr().out
+    stopped = read_run(parts)
+    assert stopped["status"] == "running"
+    assert len(stopped["history"]) == 1
+    assert (parts / "model.keras").exists()
+
+    # There already: nothing is trained, nothing changes.
+    keras.backend.clear_session(free_memory=False)
+    assert train(parts, *options, "--stop-after", "1") == 0
+    assert read_run(parts)["history"] == stopped["history"]
+
+    keras.backend.clear_session(free_memory=False)
+    assert train(parts, *options, "--stop-after", "9") == 0
+    histories = []
+    for run in (whole, parts):
+        record = read_run(run)
+        assert record["status"] == "finished"
+        histories.append([{**epoch, "seconds": 0} for epoch in record["history"]])
+    assert histories[0] == histories[1]
+    with (
+        np.load(whole / "checkpoint" / "last.npz") as expected,
+        np.load(parts / "checkpoint" / "last.npz") as received,
+    ):
+        names = set(expected.files) - {"progress"}
+        assert len(names) > 30
+        assert set(received.files) - {"progress"} == names
+        for name in names:
+            np.testing.assert_array_equal(received[name], expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize("flag", ["--stop-after", "--save-every"])
+def test_stopping_and_saving_need_an_epoch(train, flag, tmp_path, capsys):
+    assert train(tmp_path / "run", flag, "0") == 2
+    assert f"{flag} must be 1 or more. Received: 0" in capsys.readouterr().err
+
+
+def test_checkpoints_of_some_epochs(train, tmp_path, monkeypatch):
+    saved = []
+
+    def save(path, net, optimizer, progress):
+        saved.append(progress.epochs)
+        save_checkpoint(path, net, optimizer, progress)
+
+    monkeypatch.setattr(on_tensorflow, "save_checkpoint", save)
+    run = tmp_path / "run"
+    assert train(run, "--epochs", "5", "--epoch-steps", "1", "--save-every", "2") == 0
+    # Before the first, then every second epoch and the last.
+    assert saved == [0, 2, 4, 5]
+    assert len(read_run(run)["history"]) == 5

@@ -1,0 +1,104 @@
+"""Images decoded into memory against the pipeline of `tf.data`."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training.loading.image_set import load_image_set
+from training.recipe import load_recipe, preprocessing_of
+
+tf_only = pytest.importorskip("tensorflow")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Gray images of two classes, in folders, and a cache of their own."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 3)):
+        for name in ("cat", "dog"):
+            path = tmp_path / "images" / split / name
+            path.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(256, size=(11 + number, 9), dtype=np.uint8)
+                Image.fromarray(pixels).save(path / f"{number}.png")
+    return tmp_path / "images"
+
+
+def of_pipeline(data, recipe):
+    from training.data import evaluation_pipeline
+    from training.sources import open_source
+
+    source = open_source(str(data))
+    splits = [
+        list(evaluation_pipeline(source, recipe, split).unbatch()) for split in ("train", "test")
+    ]
+    return [
+        tuple(np.array([np.asarray(each[part]) for each in split]) for part in range(2))
+        for split in splits
+    ]
+
+
+def check_like_pipeline(data, recipe):
+    preprocessing = preprocessing_of(recipe)
+    images = load_image_set(str(data), preprocessing)
+    normalized = np.asarray(preprocessing.normalize(images.images.astype("float32")))
+    for split, (pixels, labels) in zip(("train", "test"), of_pipeline(data, recipe), strict=True):
+        places = images.places(split)
+        assert images.num_examples(split) == len(pixels)
+        np.testing.assert_array_equal(images.labels[places], labels.argmax(axis=-1))
+        np.testing.assert_allclose(normalized[places], pixels, atol=1e-5)
+    return images
+
+
+def test_the_digits_are_those_of_the_pipeline():
+    images = check_like_pipeline("digits", load_recipe("digits"))
+    assert images.class_names == tuple("0123456789")
+
+
+def test_a_folder_s_images_are_those_of_the_pipeline(folder):
+    recipe = load_recipe("digits")
+    first = check_like_pipeline(folder, recipe)
+    # The second time they come from the cache.
+    (cache,) = (folder.parent / "keras").rglob("*.npz")
+    written = cache.stat().st_mtime_ns
+    second = load_image_set(str(folder), preprocessing_of(recipe))
+    np.testing.assert_array_equal(first.images, second.images)
+    assert cache.stat().st_mtime_ns == written
+
+
+def test_a_changed_file_is_decoded_again(folder):
+    preprocessing = preprocessing_of(load_recipe("digits"))
+    first = load_image_set(str(folder), preprocessing)
+    path = folder / "train" / "cat" / "0.png"
+    Image.fromarray(np.full((30, 30), 255, np.uint8)).save(path)
+    second = load_image_set(str(folder), preprocessing)
+    assert (second.images[0] == 255).all()
+    assert not np.array_equal(first.images[0], second.images[0])
+
+
+def test_unreadable_images_are_left_out_up_to_a_limit(folder):
+    (folder / "train" / "dog" / "1.png").write_bytes(b"not an image")
+    preprocessing = preprocessing_of(load_recipe("digits"))
+    images = load_image_set(str(folder), preprocessing, max_corrupt_images=1)
+    assert images.num_examples("train") == 7
+    assert images.labels[images.places("train")].tolist() == [0] * 4 + [1] * 3
+    assert images.num_examples("test") == 6
+    with pytest.raises(ValueError, match=r"1 unreadable images.*dog/1\.png"):
+        load_image_set(str(folder), preprocessing, max_corrupt_images=0)
+
+
+def test_what_is_no_folder_says_what_is_taken():
+    preprocessing = preprocessing_of(load_recipe("digits"))
+    with pytest.raises(ValueError, match=r"`digits` or from a folder.*'cifar10'"):
+        load_image_set("cifar10", preprocessing)
+    with pytest.raises(FileNotFoundError, match="no/such/folder"):
+        load_image_set("no/such/folder", preprocessing)
+
+
+def test_a_missing_split_is_named(folder):
+    import shutil
+
+    shutil.rmtree(folder / "test")
+    with pytest.raises(ValueError, match="has no 'test' split"):
+        load_image_set(str(folder), preprocessing_of(load_recipe("digits")))

@@ -1,0 +1,132 @@
+"""A run that is killed and started again ends as one that was not."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from tests.training.paths import ROOT
+from training.compiling import compile_for_training
+from training.net import build_net
+from training.recipe import Recipe, load_recipe
+from training.records.checkpoint import Progress, load_checkpoint, save_checkpoint
+from training.run import read_run
+
+
+def start(recipe: Path, output: Path, *options: str) -> subprocess.Popen:
+    """Start a training process with ops that give the same bits each time."""
+    command = [sys.executable, "-m", "training.train", "--recipe", recipe, "--data", "digits"]
+    return subprocess.Popen(
+        [*command, "--output", output, "--deterministic", "--log-every", "1", *options],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate()
+    assert process.returncode == 0
+    return output
+
+
+def kill_at(process: subprocess.Popen, line_start: str) -> None:
+    for line in process.stdout:
+        if line.startswith(line_start):
+            process.send_signal(signal.SIGKILL)
+            break
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def without_times(history: list[dict]) -> list[dict]:
+    return [{key: record[key] for key in record if key != "seconds"} for record in history]
+
+
+def test_a_killed_run_ends_as_an_uninterrupted_one(tiny_recipe, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options = ["--epochs", "2"]
+    finish(start(tiny_recipe, whole, *options))
+    kill_at(start(tiny_recipe, killed, *options), "epoch 2/2  step 4/11")
+    assert len(read_run(killed)["history"]) == 1
+    assert "Going on after epoch 1 of 2" in finish(start(tiny_recipe, killed, *options))
+    assert_same_outcome(whole, killed)
+
+
+@pytest.mark.slow
+def test_a_killed_fine_tuning_ends_as_an_uninterrupted_one(tiny_recipe, tmp_path):
+    init = tmp_path / "init.weights.h5"
+    net = build_net(load_recipe(tiny_recipe), classes=4)
+    for variable in net.weights:
+        variable.assign(variable + 0.01)
+    net.save_weights(init)
+    options = ["--init", str(init), "--freeze", "stage2", "--layer-decay", "0.5"]
+    options += ["--epochs", "2", "--epoch-steps", "3", "--warmup-epochs", "0.5"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(tiny_recipe, whole, *options))
+    kill_at(start(tiny_recipe, killed, *options), "epoch 2/2  step 2/3")
+    assert len(read_run(killed)["history"]) == 1
+    assert "Going on after epoch 1 of 2" in finish(start(tiny_recipe, killed, *options))
+    assert_same_outcome(whole, killed)
+    trained = keras.saving.load_model(killed / "model.keras", compile=False)
+    for name, same in (("stem_conv", True), ("stage2_unit1_conv2", True), ("head_norm", False)):
+        for one, other in zip(
+            trained.get_layer(name).weights, net.get_layer(name).weights, strict=True
+        ):
+            assert np.array_equal(one.numpy(), other.numpy()) == same, one.path
+
+
+def assert_same_outcome(whole: Path, killed: Path) -> None:
+    """Check that two runs left the same bits."""
+    with (
+        np.load(whole / "checkpoint" / "last.npz") as expected,
+        np.load(killed / "checkpoint" / "last.npz") as received,
+    ):
+        arrays = [name for name in expected.files if name != "progress"]
+        assert len(arrays) > 30
+        assert set(received.files) == set(expected.files)
+        for name in arrays:
+            np.testing.assert_array_equal(received[name], expected[name], err_msg=name)
+    for file in ("model.keras", "best.keras"):
+        models = [keras.saving.load_model(run / file) for run in (whole, killed)]
+        for one, other in zip(*(model.weights for model in models), strict=True):
+            np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
+    histories = [without_times(read_run(run)["history"]) for run in (whole, killed)]
+    assert histories[0] == histories[1]
+
+
+def test_a_checkpoint_restores_every_variable(small_net, tmp_path):
+    recipe = Recipe(ema_momentum=0.9)
+
+    def model(seed: int) -> keras.Model:
+        keras.backend.clear_session(free_memory=False)
+        return compile_for_training(small_net(seed, input_shape=(8, 8, 1), classes=3), recipe, 10)
+
+    saved, other = model(1), model(2)
+    images = np.random.RandomState(0).normal(size=(4, 8, 8, 1))
+    saved.train_on_batch(images, np.eye(3)[[0, 1, 2, 0]])
+    progress = Progress([{"epoch": 1, "val_top1": 0.5}], {"epoch": 1, "val_top1": 0.5})
+    save_checkpoint(tmp_path / "last.npz", saved, saved.optimizer, progress)
+    assert load_checkpoint(tmp_path / "last.npz", other, other.optimizer) == progress
+    for one, two in zip(
+        saved.variables + saved.optimizer.variables,
+        other.variables + other.optimizer.variables,
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one.numpy(), two.numpy(), err_msg=one.path)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.npz"]
+
+
+def test_a_checkpoint_of_another_net_is_refused(small_net, tmp_path):
+    net = small_net(input_shape=(8, 8, 1), classes=3)
+    optimizer = compile_for_training(net, Recipe(), 10).optimizer
+    save_checkpoint(tmp_path / "last.npz", net, optimizer, Progress())
+    averaged = compile_for_training(net, Recipe(ema_momentum=0.9), 10)
+    with pytest.raises(ValueError, match="of another net or optimizer"):
+        load_checkpoint(tmp_path / "last.npz", averaged, averaged.optimizer)

@@ -1,0 +1,1 @@
+"""Random changes of training images: crops, colors, RandAugment, mixup and CutMix."""

@@ -1,0 +1,222 @@
+"""Devices and workers that share a run."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+# Batches that `Strategy.run` takes the parts of.
+Batches = tf.data.Dataset | tf.distribute.DistributedDataset
+
+
+def make_strategy(devices: Sequence[str] = ()) -> tf.distribute.Strategy:
+    """Choose the devices and how the work is spread over them.
+
+    Must be called before TensorFlow has used a device. Several CPU devices are logical ones that
+    share the processor. As many as there are cores train faster than one where a net's operations
+    are small; any number serves to try out what several GPUs would do.
+
+    Args:
+        devices: Names such as `GPU:0` or `CPU:1`, all of one kind. By default all GPUs, or the
+            CPU where there is none.
+
+    Returns:
+        A `MultiWorkerMirroredStrategy` if the variable `TF_CONFIG` of the environment names
+        several workers, each of which uses its own devices; otherwise a `MirroredStrategy`; for
+        a single device, TensorFlow's default strategy, which does the same without the cost of
+        mirroring.
+
+    Raises:
+        ValueError: If a name is malformed, repeated or of a device that is not there, if kinds
+            are mixed, or if the CPUs are not numbered from 0; if `TF_CONFIG` is malformed, or a
+            worker is given several CPUs.
+    """
+    workers = read_workers(os.environ.get("TF_CONFIG", ""))
+    if devices:
+        _select_devices(devices)
+    if len(workers) > 1:
+        if len(devices) > 1 and devices[0].startswith("CPU"):
+            raise ValueError(
+                "Each of several workers computes on its GPUs or on one CPU. "
+                f"Received: {' '.join(devices)}"
+            )
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    chosen = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(chosen) == 1:
+        return tf.distribute.get_strategy()
+    # The reduction for NVLink and PCIe needs GPUs; this one works anywhere.
+    reduction = None if chosen[0].device_type == "GPU" else tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy([device.name for device in chosen], reduction)
+
+
+def read_workers(tf_config: str) -> list[str]:
+    """Read the addresses of the workers.
+
+    Args:
+        tf_config: The value of the variable `TF_CONFIG`: JSON as `{"cluster": {"worker":
+            ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}`.
+
+    Returns:
+        `host:port` of every worker; none where the value is empty.
+
+    Raises:
+        ValueError: If it is malformed, or the task is none of the workers.
+    """
+    if not tf_config:
+        return []
+    try:
+        config = json.loads(tf_config)
+        tasks, task, index = config["cluster"], config["task"]["type"], config["task"]["index"]
+        if set(tasks) != {"worker"} or task != "worker" or index not in range(len(tasks[task])):
+            raise ValueError("its tasks must all be of type worker, numbered from 0")
+        return tasks["worker"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            'TF_CONFIG must be as {"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": '
+            f'{{"type": "worker", "index": 0}}}} ({error}). Received: {tf_config}'
+        ) from error
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Return whether this process is the one that writes: worker 0, or the only one."""
+    resolver = strategy.cluster_resolver
+    return resolver is None or not resolver.task_id
+
+
+def has_workers(strategy: tf.distribute.Strategy) -> bool:
+    """Return whether this process is one of several workers."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def any_worker(strategy: tf.distribute.Strategy, value: bool) -> bool:
+    """Return whether a value is true in at least one worker.
+
+    Args:
+        strategy: The strategy. Where it has several workers, all of them must call this, and each
+            waits for the others.
+        value: The value in this process.
+
+    Returns:
+        The same in every worker.
+    """
+    if not has_workers(strategy):
+        return value
+    return bool(_total(strategy)(tf.constant(value, tf.float32)) > 0)
+
+
+@functools.lru_cache(maxsize=1)
+def _total(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Trace a graph that adds up a number over all replicas."""
+
+    def add(value: tf.Tensor) -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        # Create it on the replica's device; arguments are not placed.
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
+
+    @tf.function(autograph=False)
+    def total(value: tf.Tensor) -> tf.Tensor:
+        return strategy.experimental_local_results(strategy.run(add, args=(value,)))[0]
+
+    return total
+
+
+def distribute(
+    strategy: tf.distribute.Strategy,
+    make_pipeline: Callable[[tf.distribute.InputContext], tf.data.Dataset],
+    batch_size: int,
+) -> Batches:
+    """Give every replica its part of the batches.
+
+    Args:
+        strategy: The strategy.
+        make_pipeline: Makes the parts of the batches that go to a worker.
+        batch_size: Images of a whole batch.
+
+    Returns:
+        Batches for `strategy.run`.
+    """
+
+    def make_parts(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        parts = make_pipeline(context)
+        if context.num_replicas_in_sync == context.num_input_pipelines:
+            return parts
+        return parts.rebatch(context.get_per_replica_batch_size(batch_size))
+
+    return strategy.distribute_datasets_from_function(make_parts)
+
+
+def device_names() -> list[str]:
+    """Return the names of the devices of this process, for GPUs with their model."""
+    gpus = tf.config.get_visible_devices("GPU")
+    if not gpus:
+        devices = tf.config.list_logical_devices("CPU")
+        return [device.name.removeprefix("/device:") for device in devices]
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    return [f"GPU:{index} {gpu['device_name']}" for index, gpu in enumerate(details)]
+
+
+def _select_devices(names: Sequence[str]) -> None:
+    parsed = [re.fullmatch(r"(CPU|GPU):(\d+)", name) for name in names]
+    kinds = {match[1] for match in parsed if match}
+    if not all(parsed) or len(kinds) != 1 or len(set(names)) != len(names):
+        raise ValueError(
+            "`devices` must be names such as GPU:0, each once, all GPUs or all CPUs. "
+            f"Received: {' '.join(names)}"
+        )
+    indices = [int(match[2]) for match in parsed]
+    if kinds == {"GPU"}:
+        _select_gpus(indices)
+    else:
+        _split_cpu(indices)
+
+
+def _select_gpus(indices: list[int]) -> None:
+    gpus = tf.config.list_physical_devices("GPU")
+    if max(indices) >= len(gpus):
+        raise ValueError(
+            f"`devices` names GPU:{max(indices)}, and TensorFlow sees {len(gpus)} GPUs here."
+        )
+    tf.config.set_visible_devices([gpus[index] for index in indices], "GPU")
+
+
+def _split_cpu(indices: list[int]) -> None:
+    if sorted(indices) != list(range(len(indices))):
+        raise ValueError(f"CPUs must be numbered from 0 without a gap. Received: {indices}")
+    tf.config.set_visible_devices([], "GPU")
+    parts = [tf.config.LogicalDeviceConfiguration() for _ in indices]
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
+    # As `training.processes` is told, where this process is a trial of a search.
+    chosen = "TF_NUM_INTRAOP_THREADS" in os.environ
+    if len(parts) >= len(os.sched_getaffinity(0)) and not chosen:
+        # Every core has a replica to itself, so that no operation waits for another core's share.
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+
+
+def average_statistics(model: keras.Model) -> None:
+    """Give every replica the mean of all replicas' moving statistics.
+
+    Each replica updates its own from its own part of the batch, so they drift apart.
+
+    Args:
+        model: A model built in the scope of its strategy. Where that has several workers, all of
+            them must call this.
+    """
+    strategy = model.distribute_strategy
+    statistics = [each for each in model.non_trainable_variables if each.dtype.startswith("float")]
+    if strategy.num_replicas_in_sync == 1 or not statistics:
+        return
+
+    def gather() -> list[tf.Tensor]:
+        context = tf.distribute.get_replica_context()
+        return context.all_gather([each.value[tf.newaxis] for each in statistics], axis=0)
+
+    for variable, gathered in zip(statistics, strategy.run(gather), strict=True):
+        copies = strategy.experimental_local_results(gathered)[0]
+        # In this form the mean of equal copies, such as frozen weights, is bit for bit theirs.
+        variable.assign(copies[0] + tf.reduce_mean(copies - copies[0], axis=0))

@@ -1,0 +1,1 @@
+"""Images of a source, read, decoded and kept in memory; damaged ones are left out."""

@@ -1,0 +1,41 @@
+"""Images that cannot be read."""
+
+from __future__ import annotations
+
+import logging
+
+logger = logging.getLogger(__name__)
+
+
+class CorruptImages:
+    """Counts and names unreadable images, and stops the run at a limit.
+
+    Args:
+        limit: Number of unreadable images that are skipped.
+        num_examples: Number of images in the split; at least one must be readable.
+    """
+
+    def __init__(self, limit: int, num_examples: int) -> None:
+        self.names: list[str] = []
+        self._limit = min(limit, num_examples - 1)
+
+    def add(self, name: str, reason: str) -> None:
+        """Count an image, once however often it is met.
+
+        Args:
+            name: Path of the image, or the record it is in.
+            reason: The fault of the image.
+
+        Raises:
+            ValueError: If there are more unreadable images than the limit.
+        """
+        if name in self.names:
+            return
+        self.names.append(name)
+        logger.warning("Unreadable image %d: %s (%s)", len(self.names), name, reason)
+        if len(self.names) > self._limit:
+            raise ValueError(
+                f"{len(self.names)} unreadable images, but only {self._limit} may be skipped "
+                "(`max_corrupt_images`, and one image at least must be readable): "
+                + ", ".join(self.names)
+            )

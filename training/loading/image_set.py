@@ -1,0 +1,172 @@
+"""Small sets of images, decoded into memory, without TensorFlow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+
+from keras_preact.preprocessing import Preprocessing, Preprocessor
+from training.listing import Listing, list_class_folders, list_digits
+from training.loading.corrupt import CorruptImages
+from training.records.files import replacing
+
+SPLITS = ("train", "test")
+# ImageNet would take hours to decode, and 190 GiB.
+MAX_BYTES = 2**33
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images in memory.
+
+    Attributes:
+        name: The name that the user gave for the set.
+        class_names: Name of each class, in the order of the labels.
+        images: All images, those of the training split first: uint8
+            `(images, input_size, input_size, channels)`.
+        labels: Class of each image, int64 `(images,)`.
+        train_images: Number of images of the training split.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    images: np.ndarray
+    labels: np.ndarray
+    train_images: int
+
+    def places(self, split: str) -> range:
+        """Return the indices of the images of a split, `"train"` or `"test"`, among all images."""
+        if split == "train":
+            return range(self.train_images)
+        return range(self.train_images, len(self.images))
+
+    def num_examples(self, split: str) -> int:
+        """Return the number of readable images in a split."""
+        return len(self.places(split))
+
+
+def load_image_set(
+    name: str, preprocessing: Preprocessing, *, max_corrupt_images: int = 0
+) -> ImageSet:
+    """Decode a small set of images into memory.
+
+    Images decoded from files are kept below `$KERAS_HOME`, or `~/.keras`, for the next time that
+    the same images, unchanged, are wanted at the same size.
+
+    Args:
+        name: `digits`, the 1,797 handwritten digits that come with scikit-learn; or a folder
+            `root/{train,test}/{class}/*.jpg` (or `.jpeg`, `.png`), where `test` may also be called
+            `validation`, `val` or `valid`.
+        preprocessing: How they are resized and cropped.
+        max_corrupt_images: Unreadable images of a split that are left out before an error is
+            raised.
+
+    Returns:
+        The images, those of files in alphabetical order.
+
+    Raises:
+        ValueError: If there is no such set, a split is missing, the set is too large, or too many
+            images are unreadable.
+        FileNotFoundError: If there is no such folder.
+    """
+    listing = list_digits() if name == "digits" else list_class_folders(_folder(name))
+    _check_splits(name, listing)
+    images, unreadable = _decoded(name, listing, preprocessing)
+    names, labels = (sum((each[split] for split in SPLITS), []) for each in _columns(listing))
+    train_images = len(listing.names["train"])
+    corrupt = {
+        split: CorruptImages(max_corrupt_images, len(listing.names[split])) for split in SPLITS
+    }
+    for place, reason in unreadable.items():
+        corrupt["train" if place < train_images else "test"].add(names[place], reason)
+    return ImageSet(
+        name,
+        listing.class_names,
+        np.delete(images, list(unreadable), axis=0) if unreadable else images,
+        np.delete(labels, list(unreadable)).astype(np.int64),
+        train_images - len(corrupt["train"].names),
+    )
+
+
+def _columns(listing: Listing) -> tuple[dict[str, list], dict[str, list]]:
+    return listing.names, listing.labels
+
+
+def _folder(name: str) -> Path:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    kind = ValueError if path.exists() or path.name == name else FileNotFoundError
+    raise kind(
+        "Images on the device come from `digits` or from a folder with train/CLASS/*.jpg and "
+        f"test/CLASS/*.jpg. Received: {name!r}, which is no folder"
+    )
+
+
+def _check_splits(name: str, listing: Listing) -> None:
+    missing = [split for split in SPLITS if split not in listing.names]
+    if missing:
+        raise ValueError(f"{name!r} has no {missing[0]!r} split. It has: {list(listing.names)}")
+
+
+def _decoded(
+    name: str, listing: Listing, preprocessing: Preprocessing
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Decode all images, or read them from the cache, and say which ones are unreadable and why."""
+    sources = listing.images["train"] + listing.images["test"]
+    shape = (preprocessing.input_size, preprocessing.input_size, preprocessing.channels)
+    size = len(sources) * int(np.prod(shape))
+    if size > MAX_BYTES:
+        raise ValueError(
+            f"{name!r} has {len(sources)} images, {size / 2**30:.1f} GiB at {shape}; images are "
+            f"kept on the device up to {MAX_BYTES / 2**30:.0f} GiB."
+        )
+    if name == "digits":
+        return _decode(sources, preprocessing, shape)
+    cache = _cache_file(sources, preprocessing)
+    if cache.exists():
+        with np.load(cache, allow_pickle=False) as arrays:
+            reasons = json.loads(str(arrays["unreadable"]))
+            return arrays["images"], {int(place): reason for place, reason in reasons.items()}
+    print(f"Decoding {len(sources)} images; they are kept in {cache}.", flush=True)
+    images, unreadable = _decode(sources, preprocessing, shape)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(cache) as partial:
+        np.savez(partial, images=images, unreadable=json.dumps(unreadable))
+    return images, unreadable
+
+
+def _decode(
+    sources: list[Any], preprocessing: Preprocessing, shape: tuple[int, int, int]
+) -> tuple[np.ndarray, dict[int, str]]:
+    preprocessor = Preprocessor(preprocessing)
+    images = np.zeros((len(sources), *shape), np.uint8)
+
+    def read(place: int) -> str | None:
+        try:
+            images[place] = preprocessor.resize_and_crop(sources[place])
+        except (OSError, ValueError) as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        reasons = pool.map(read, range(len(sources)))
+        return images, {place: reason for place, reason in enumerate(reasons) if reason}
+
+
+def _cache_file(paths: list[str], preprocessing: Preprocessing) -> Path:
+    """Name the cache file after the files, their sizes and times, and the preprocessing."""
+    digest = hashlib.sha256(f"Pillow {PIL.__version__} {preprocessing}".encode())
+    for path in paths:
+        status = os.stat(path)
+        digest.update(f"{os.path.abspath(path)} {status.st_size} {status.st_mtime_ns}\n".encode())
+    home = Path(os.environ.get("KERAS_HOME") or Path("~", ".keras")).expanduser()
+    return home / "datasets" / "keras_preact" / f"{digest.hexdigest()[:32]}.npz"

@@ -1,0 +1,1 @@
+"""Files that a run leaves: checkpoints, tables and figures, each written as a whole."""

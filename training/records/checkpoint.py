@@ -1,0 +1,125 @@
+"""Checkpoints: the state of a run, after or within an epoch, in one file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from training.records.files import replacing
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Args:
+        history: One record for each completed epoch.
+        best: The record of the epoch with the best validation top-1; empty before the first.
+        step: Completed steps of the epoch after those; 0 between epochs.
+        metrics: State of the metrics after these steps.
+        rollbacks: Where the run diverged and went back to an earlier state: `epoch`, `step` and
+            `learning_rate`.
+    """
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
+    metrics: list[float] = field(default_factory=list)
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def epochs(self) -> int:
+        """Number of completed epochs."""
+        return len(self.history)
+
+    def place(self, epochs: int) -> str:
+        """Describe how far a run of so many epochs has come."""
+        within = f" and {self.step} steps of the next" if self.step else ""
+        return f"after epoch {self.epochs} of {epochs}{within}"
+
+
+def save_checkpoint(
+    path: str | os.PathLike, net: keras.Model, optimizer: keras.Optimizer, progress: Progress
+) -> None:
+    """Write everything a run needs to go on.
+
+    Args:
+        path: The file, an `.npz` archive. It is replaced at once when the new one is complete.
+        net: The net; its weights and the states of its random generators are kept.
+        optimizer: The optimizer, whose velocities, moving averages, step and loss scale are kept.
+        progress: How far the run has come.
+    """
+    variables = _named_variables(net, optimizer)
+    arrays = {name: variable.numpy() for name, variable in variables.items()}
+    progress_json = json.dumps(dataclasses.asdict(progress))
+    with replacing(path) as partial:
+        np.savez(partial, progress=progress_json, **arrays)
+
+
+def load_checkpoint(
+    path: str | os.PathLike, net: keras.Model, optimizer: keras.Optimizer
+) -> Progress:
+    """Restore a run.
+
+    Args:
+        path: A file that `save_checkpoint` wrote.
+        net: A net of the same architecture.
+        optimizer: An optimizer of the same kind, built for it.
+
+    Returns:
+        How far the run had come.
+
+    Raises:
+        ValueError: If the variables are not those of the net and the optimizer.
+    """
+    variables = _named_variables(net, optimizer)
+    with np.load(path, allow_pickle=False) as arrays:
+        unknown = variables.keys() ^ (set(arrays.files) - {"progress"})
+        if unknown:
+            raise ValueError(
+                f"{path} is of another net or optimizer: {len(unknown)} variables are in only one "
+                f"of the two, among them {min(unknown)!r}."
+            )
+        for name, variable in variables.items():
+            variable.assign(arrays[name])
+        return Progress(**json.loads(str(arrays["progress"])))
+
+
+def load_progress(path: Path, net: keras.Model, optimizer: keras.Optimizer) -> Progress:
+    """Restore a run from its checkpoint, or begin it where there is none.
+
+    Args:
+        path: A file that `save_checkpoint` wrote, or will write.
+        net: See `load_checkpoint`.
+        optimizer: See `load_checkpoint`.
+
+    Returns:
+        How far the run has come.
+
+    Raises:
+        ValueError: If the variables are not those of the net and the optimizer.
+    """
+    return load_checkpoint(path, net, optimizer) if path.exists() else Progress()
+
+
+def save_net(net: keras.Model, path: Path) -> None:
+    """Save a net as a `.keras` file, whole or not at all."""
+    with replacing(path) as partial:
+        net.save(partial)
+
+
+def _named_variables(net: keras.Model, optimizer: keras.Optimizer) -> dict[str, keras.Variable]:
+    owners = {"model": net, "optimizer": optimizer}
+    return {
+        # Paths need not be unique.
+        f"{owner}/{index:05d}/{variable.path}": variable
+        for owner, variables in owners.items()
+        for index, variable in enumerate(variables.variables)
+    }

@@ -1,0 +1,84 @@
+"""Summary of a finished run: `python -m training.summary RUN`. It needs no TensorFlow."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def summary(folder: Path, exported: Path | None = None) -> str:
+    """Describe a run that `training.evaluate` has evaluated.
+
+    Args:
+        folder: The folder of the run.
+        exported: Folder of the served model that was exported from it, if there is one.
+
+    Returns:
+        One line for each step, and one with the next command to try.
+
+    Raises:
+        FileNotFoundError: If the folder holds no run, or one that was not evaluated.
+        ValueError: If a record is no JSON.
+    """
+    run, evaluation = (_read(folder / name) for name in ("run.json", "evaluation.json"))
+    recipe, history = run["recipe"], run["history"]
+    seconds = sum(epoch["seconds"] for epoch in history)
+    python = _path(Path(sys.executable))
+    lines = {
+        "Trained": f"{recipe['model']} on {run['images']['train']:,} images of {run['source']}, "
+        f"{len(history)} epochs, {seconds:.0f} s",
+        "Accuracy": f"{evaluation['top1']:.2%} of {evaluation['images']:,} images of "
+        f"{evaluation['source']} ({evaluation['split']})",
+        "Pictures": f"{folder / 'curves.png'}, {folder / 'confusion.png'}",
+        "Exported": _path(exported) if exported else "not yet",
+        "Try next": f"{python} -m training.train --recipe {run['recipe_name']} --data "
+        f"{run['source']} --output {folder}-se --model-options 'attention=\"se\"'",
+    }
+    return "\n".join(f"{name:8}  {text}" for name, text in lines.items())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+
+
+def _path(path: Path) -> str:
+    """Return a path in the working directory as relative to it."""
+    here = Path.cwd()
+    return os.fspath(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The command line, without the program; that of the process by default.
+
+    Returns:
+        The exit status: 0, or 2 if there is no evaluated run.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m training.summary", description="Say what a run has achieved."
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of an evaluated run")
+    parser.add_argument(
+        "--exported", type=Path, metavar="DIR", help="folder of the model exported from it"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        print(summary(options.run, options.exported))
+    except (OSError, ValueError) as error:
+        print(f"training.summary: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
