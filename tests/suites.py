@@ -22,7 +22,7 @@ OPTIONS = ("--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal", "--dur
 ON_ANY_BACKEND = (
     "tests/test_backends.py",
     "tests/test_effective_depth.py",
-    "tests/test_gradient_flow.py::test_gradients_of_a_linear_net_are_powers",
+    "tests/analysis/test_gradient_flow.py::test_gradients_of_a_linear_net_are_powers",
 )
 
 

@@ -19,9 +19,9 @@ from keras_preact.analysis import (
     take_apart,
 )
 from keras_preact.analysis.lesions import _rank_correlation
+from tests.analysis.test_gradient_flow import Y, linear_net
 from tests.nets import X, net, scores
 from tests.numerics import LAYER, NET, WIDE_NET
-from tests.test_gradient_flow import Y, linear_net
 
 
 @pytest.mark.parametrize(("shortcut", "kept"), [("identity", 1.0), ("scaling", 0.5)])

@@ -16,8 +16,8 @@ from keras_preact import show
 from keras_preact.analysis import draw_units, model_cost, unit_graphs
 from keras_preact.analysis.pictures.layout import unit_layout
 from keras_preact.analysis.pictures.unit_graphs import INPUT
+from tests.blocks.test_orders_and_shortcuts import STEPS
 from tests.nets import net
-from tests.test_orders_and_shortcuts import STEPS
 
 
 def _unit(changes: dict, index: int = 1):

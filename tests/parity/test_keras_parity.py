@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
 import pytest
+from keras.src.applications import resnet
 from keras.src.legacy.saving import legacy_h5_format
 
 import keras_preact
+from keras_preact.analysis import architecture_cost
 from keras_preact.weights import set_named_weights
 from keras_preact.weights.converters import CONVERTERS
 
 X = np.random.default_rng(0).standard_normal((2, 64, 96, 3)).astype("float32")
+# Units of each stage: the first, which projects, the last, which strides, and one between them.
+FEW = (2, 3, 2, 2)
 
 
 def _randomize(model: keras.Model) -> None:
@@ -53,11 +58,24 @@ def _new_weights(model: keras.Model, folder: Path) -> Path:
     return path
 
 
-def _keras_net(depth: int, include_top: bool) -> keras.Model:
+def _keras_net(units: Sequence[int], include_top: bool) -> keras.Model:
     keras.utils.set_random_seed(0)
+
+    def stages(x: keras.KerasTensor) -> keras.KerasTensor:
+        for stage, (channels, count) in enumerate(zip((64, 128, 256, 512), units, strict=True), 2):
+            stride = 1 if stage == 5 else 2
+            x = resnet.stack_residual_blocks_v2(x, channels, count, stride, name=f"conv{stage}")
+        return x
+
     # With its own top, keras.applications takes no images but those of 224 x 224 pixels.
-    model = getattr(keras.applications, f"ResNet{depth}V2")(
-        weights=None, input_shape=X.shape[1:], include_top=False, pooling="avg"
+    model = resnet.ResNet(
+        stages,
+        preact=True,
+        use_bias=True,
+        weights=None,
+        input_shape=X.shape[1:],
+        include_top=False,
+        pooling="avg",
     )
     if include_top:
         scores = keras.layers.Dense(10, name="predictions")(model.output)
@@ -67,18 +85,18 @@ def _keras_net(depth: int, include_top: bool) -> keras.Model:
 
 
 @pytest.mark.parametrize(
-    ("depth", "include_top", "save"),
+    ("depth", "units", "include_top", "save"),
     [
-        (50, True, _old_weights),
-        (50, False, _old_weights),
-        (101, True, _old_model),
-        (152, False, _new_weights),
-        pytest.param(101, False, _old_weights, marks=pytest.mark.slow),
-        pytest.param(152, True, _old_weights, marks=pytest.mark.slow),
+        (50, (3, 4, 6, 3), True, _old_weights),
+        (50, FEW, False, _old_weights),
+        (101, FEW, True, _old_model),
+        (152, FEW, False, _new_weights),
+        pytest.param(101, (3, 4, 23, 3), False, _old_weights, marks=pytest.mark.slow),
+        pytest.param(152, (3, 8, 36, 3), True, _old_weights, marks=pytest.mark.slow),
     ],
 )
-def test_same_scores_and_maps_as_keras_applications(depth, include_top, save, tmp_path):
-    theirs = _keras_net(depth, include_top)
+def test_same_scores_and_maps_as_keras_applications(depth, units, include_top, save, tmp_path):
+    theirs = _keras_net(units, include_top)
     ours = keras_preact.BUILDERS[f"ResNet{depth}V2"](
         include_top,
         weights=None,
@@ -86,6 +104,7 @@ def test_same_scores_and_maps_as_keras_applications(depth, include_top, save, tm
         pooling="avg",
         classes=10,
         classifier_activation=None,
+        units=units,
     )
     set_named_weights(ours, CONVERTERS["keras_applications"](save(theirs, tmp_path)))
     assert ours.count_params() == theirs.count_params()
@@ -100,6 +119,15 @@ def test_same_scores_and_maps_as_keras_applications(depth, include_top, save, tm
         _assert_equal(own, each, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("depth", "trained"), [(50, 25_568_360), (101, 44_577_896), (152, 60_236_904)]
+)
+def test_nets_have_the_units_and_parameters_that_keras_publishes(depth, trained):
+    architecture = keras_preact.BUILDERS[f"ResNet{depth}V2"].architecture
+    assert 3 * sum(architecture.units) + 2 == depth
+    assert architecture_cost(architecture).parameters == trained
+
+
 def test_same_scores_as_keras_hub(tmp_path):
     models = pytest.importorskip("keras_hub", reason="keras_hub is not installed").models
     keras.utils.set_random_seed(0)
@@ -107,7 +135,7 @@ def test_same_scores_as_keras_hub(tmp_path):
         input_conv_filters=[64],
         input_conv_kernel_sizes=[7],
         stackwise_num_filters=[64, 128, 256, 512],
-        stackwise_num_blocks=[3, 4, 6, 3],
+        stackwise_num_blocks=list(FEW),
         stackwise_num_strides=[1, 2, 2, 2],
         block_type="bottleneck_block",
         use_pre_activation=True,
@@ -117,7 +145,7 @@ def test_same_scores_as_keras_hub(tmp_path):
     path = tmp_path / "task.weights.h5"
     theirs.save_weights(path)
     ours = keras_preact.PreActResNet50(
-        weights=None, input_shape=X.shape[1:], classes=10, classifier_activation=None
+        weights=None, input_shape=X.shape[1:], classes=10, classifier_activation=None, units=FEW
     )
     set_named_weights(ours, CONVERTERS["keras_hub"](path))
     _assert_equal(ours(X), theirs(X), atol=1e-4)

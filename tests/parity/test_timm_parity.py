@@ -15,6 +15,7 @@ from timm.layers import StdConv2d
 from timm.models.resnetv2 import ResNetV2
 
 import keras_preact
+from keras_preact.analysis import architecture_cost
 from keras_preact.weights import set_named_weights
 from keras_preact.weights.converters import CONVERTERS
 
@@ -32,13 +33,19 @@ BUILDERS = {
     "resnetv2_152": "PreActResNet152",
     "resnetv2_50x1_bit": "BiTResNet50x1",
 }
-BIT_WIDTHS = {
-    "BiTResNet50x3": 3,
-    "BiTResNet101x1": 1,
-    "BiTResNet101x3": 3,
-    "BiTResNet152x2": 2,
-    "BiTResNet152x4": 4,
+BIT = {
+    "resnetv2_50x1_bit": "BiTResNet50x1",
+    "resnetv2_50x3_bit": "BiTResNet50x3",
+    "resnetv2_101x1_bit": "BiTResNet101x1",
+    "resnetv2_101x3_bit": "BiTResNet101x3",
+    "resnetv2_152x2_bit": "BiTResNet152x2",
+    "resnetv2_152x4_bit": "BiTResNet152x4",
 }
+# Every kind of unit of a net once. Scores and maps are compared with these, on both sides, and the
+# published units and widths by their numbers.
+UNITS = (1, 2, 1, 1)
+# Numbers of two digits among the units' names.
+MANY_UNITS = (1, 1, 11, 1)
 
 
 def _randomize(model: torch.nn.Module) -> torch.nn.Module:
@@ -89,51 +96,67 @@ def _assert_same_net(theirs: torch.nn.Module, ours: keras.Model, folder: Path) -
         _assert_equal(own, each)
 
 
-@pytest.mark.parametrize("name", [name for name in BUILDERS if name != "resnetv2_152"])
-def test_same_weights_give_the_same_scores_and_maps(name, tmp_path):
-    ours = keras_preact.BUILDERS[BUILDERS[name]](
-        weights=None, input_shape=X.shape[1:], classifier_activation=None
-    )
-    _assert_same_net(_timm(name), ours, tmp_path)
-
-
-@pytest.mark.parametrize("name", BIT_WIDTHS)
-def test_wide_nets_with_fewer_units(name, tmp_path):
-    units = (1, 2, 1, 1)
-    theirs = ResNetV2(
-        units,
-        width_factor=BIT_WIDTHS[name],
-        stem_type="fixed",
-        conv_layer=partial(StdConv2d, eps=1e-8),
-        num_classes=10,
-    )
-    ours = keras_preact.BUILDERS[name](
+def _ours(builder: str, **options) -> keras.Model:
+    return keras_preact.BUILDERS[builder](
         weights=None,
         input_shape=X.shape[1:],
         classes=10,
         classifier_activation=None,
-        units=units,
+        **options,
     )
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name not in BIT])
+def test_same_weights_give_the_same_scores_and_maps(name, tmp_path):
+    # One net is whole.
+    units = {"resnetv2_34": MANY_UNITS, "resnetv2_50": (3, 4, 6, 3)}.get(name, UNITS)
+    theirs = _timm(name, layers=units, num_classes=10)
+    _assert_same_net(theirs, _ours(BUILDERS[name], units=units), tmp_path)
+
+
+@pytest.mark.parametrize("name", BIT)
+def test_wide_nets_with_fewer_units_and_channels(name, tmp_path):
+    # The least channels that norms of 32 groups allow, and a stem as narrow beside them as ever.
+    channels, stem_channels = (128, 256, 512, 1024), 32
+    theirs = ResNetV2(
+        UNITS,
+        channels,
+        stem_chs=stem_channels,
+        stem_type="fixed",
+        conv_layer=partial(StdConv2d, eps=1e-8),
+        num_classes=10,
+    )
+    ours = _ours(BIT[name], units=UNITS, channels=channels, stem_channels=stem_channels)
     _assert_same_net(_randomize(theirs), ours, tmp_path)
+
+
+@pytest.mark.parametrize("name", BIT)
+def test_wide_nets_have_the_published_units_and_channels(name):
+    with torch.device("meta"):
+        theirs = timm.create_model(name, pretrained=False)
+    architecture = keras_preact.BUILDERS[BIT[name]].architecture
+    assert architecture.stem_channels == theirs.stem.conv.out_channels
+    assert architecture.units == tuple(len(stage.blocks) for stage in theirs.stages)
+    assert architecture.channels == tuple(
+        stage.blocks[-1].conv3.out_channels for stage in theirs.stages
+    )
 
 
 @pytest.mark.parametrize("stride", [8, 16])
 @pytest.mark.parametrize("name", ["resnetv2_18", "resnetv2_50"])
 def test_same_maps_at_a_smaller_output_stride(name, stride, tmp_path):
-    theirs = _timm(name, output_stride=stride)
-    ours = keras_preact.BUILDERS[BUILDERS[name]](
-        weights=None,
-        input_shape=X.shape[1:],
-        classifier_activation=None,
-        output_stride=stride,
-    )
+    # Units that follow the one without its stride are dilated.
+    units = (1, 1, 2, 2)
+    theirs = _timm(name, output_stride=stride, layers=units, num_classes=10)
+    ours = _ours(BUILDERS[name], output_stride=stride, units=units)
     _assert_same_net(theirs, ours, tmp_path)
 
 
-@pytest.mark.parametrize("name", [name for name in BUILDERS if not name.startswith("resnetv2_50d")])
+@pytest.mark.parametrize("name", BUILDERS)
 def test_same_number_of_parameters(name):
     with torch.device("meta"):
         theirs = timm.create_model(name, pretrained=False)
-    ours = keras_preact.BUILDERS[BUILDERS[name]](weights=None)
-    count = sum(int(np.prod(variable.shape)) for variable in ours.trainable_variables)
-    assert count == sum(parameter.numel() for parameter in theirs.parameters())
+    # Counted unit by unit, which the tests of costs hold against nets that are built.
+    ours = architecture_cost(keras_preact.BUILDERS[BUILDERS[name]].architecture, (32, 32, 3))
+    assert ours.parameters == sum(parameter.numel() for parameter in theirs.parameters())
