@@ -21,7 +21,7 @@ CACHE = ROOT / ".cache"
 OPTIONS = ("--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal", "--durations=10")
 ON_ANY_BACKEND = (
     "tests/test_backends.py",
-    "tests/test_effective_depth.py",
+    "tests/analysis/test_effective_depth.py",
     "tests/analysis/test_gradient_flow.py::test_gradients_of_a_linear_net_are_powers",
 )
 

@@ -14,7 +14,7 @@ from keras_preact.analysis import CostTable, LatencyTable, architecture_cost, mo
 from keras_preact.analysis.costs import tables
 from keras_preact.architecture import Architecture
 from tests.nets import SMALL
-from tests.test_combinations import changes
+from tests.property.test_combinations import changes
 
 SHAPE = (20, 12, 3)
 # Small nets whose stages are of every length, and widen, narrow or stay; some fit group norms of 8.

@@ -24,7 +24,7 @@ PHOTOS = [
     (resources.files("sklearn.datasets.images") / name).read_bytes()
     for name in ("china.jpg", "flower.jpg")
 ]
-SAMPLES = Path(__file__).parents[2] / "shared" / "data" / "imagenet-samples.tar"
+SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "imagenet-samples.tar"
 COLOUR = Preprocessing(input_size=32)
 GRAY = Preprocessing(input_size=32, mean=(0.3,), std=(0.4,), crop_fraction=1.0)
 OPTIONS = {"input_shape": (32, 32, 3), "classes": 7}
