@@ -12,17 +12,16 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 SUITES := test-tensorflow test-onednn-off test-jax test-torch
 
-.PHONY: help venv demo test $(SUITES) lint types docs clean
+.PHONY: help venv demo test $(SUITES) lint docs clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo   train on the digits, evaluate, export, and predict on an image file"
-	@echo "make test   ruff, then every suite below, and one line that says what passed where"
+	@echo "make test   the checks of make lint, then every suite below; one line says what passed where"
 	@echo "            ($(SUITES): one suite)"
-	@echo "make lint   ruff alone"
-	@echo "make types  the annotations, checked by basedpyright (pyright, all of it on PyPI)"
+	@echo "make lint   ruff, and the annotations, checked by basedpyright (pyright, all of it on PyPI)"
 	@echo "make docs   the documentation site, in site/"
-	@echo "make venv   everything the demo and the tests need, in $(VENV)"
+	@echo "make venv   everything the demo, the tests and make lint need, in $(VENV)"
 	@echo "make clean  remove $(VENV), builds and caches; runs and exported models stay"
 
 # Debian's Python makes no virtual environment before its package python3-venv is installed.
@@ -58,11 +57,12 @@ $(VENV)/docs.stamp: $(VENV)/train.stamp
 	$(INSTALL) --editable ".[docs]"
 	touch $@
 
-$(VENV)/types.stamp: $(VENV)/test.stamp
+# Not among the requirements of the tests: it brings Node.js, which not every machine has a wheel of.
+$(VENV)/lint.stamp: $(VENV)/test.stamp
 	$(INSTALL) basedpyright
 	touch $@
 
-venv: $(VENV)/test.stamp
+venv: $(VENV)/lint.stamp
 
 demo: $(VENV)/train.stamp
 	$(BIN)/python -m training.train --recipe digits --data digits --output $(RUN)
@@ -73,11 +73,9 @@ demo: $(VENV)/train.stamp
 	@echo
 	@$(BIN)/python -m training.summary $(RUN) --exported savedmodels/digits
 
-lint: $(VENV)/test.stamp
+lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-types: $(VENV)/types.stamp
 	$(BIN)/basedpyright
 
 test: lint

@@ -14,7 +14,7 @@ from keras_preact.architecture import RULES, Architecture
 from keras_preact.build import build
 from keras_preact.messages import did_you_mean
 from keras_preact.published import NETS, Net
-from keras_preact.spec.tensor import Tensor
+from keras_preact.tensor import Tensor
 from keras_preact.weights.catalogue import best_weights
 from keras_preact.weights.loader import load_weights
 from keras_preact.weights.resolve import resolve_weights

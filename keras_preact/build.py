@@ -16,7 +16,7 @@ from keras_preact.blocks.stages import residual_stage, separate_units
 from keras_preact.blocks.stem import stem
 from keras_preact.messages import require
 from keras_preact.spec.rules import POSITIVE_INTEGER, is_positive_integer
-from keras_preact.spec.tensor import Tensor
+from keras_preact.tensor import Tensor
 
 
 def build(
@@ -125,7 +125,7 @@ def net_inputs(
 
 
 def _check_input_tensor(
-    input_tensor: Any,
+    input_tensor: Tensor,
     input_shape: Sequence[int | None] | None,
     make: LayerFactory,
     architecture: Architecture,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from keras_preact.spec.rules import POSITIVE_INTEGER
+from keras_preact.tensor import Tensor
 
 
-def adapt_kernel(kernel: Any, channels: int) -> np.ndarray:
+def adapt_kernel(kernel: Tensor, channels: int) -> np.ndarray:
     """Adapt the kernel of a convolution to another number of input channels, by timm's rule.
 
     For one channel the input channels are summed, so that a gray image gets the scores that it

@@ -13,6 +13,7 @@ from keras import ops
 from keras_preact.images.decoding import JPEG_DCT, decode_image, rgb_to_channels
 from keras_preact.images.pillow import is_symbolic, is_tensorflow, to_array, to_pillow
 from keras_preact.images.preprocessing import CIFAR10, IMAGENET, INTERPOLATIONS, Preprocessing
+from keras_preact.tensor import Tensor
 from keras_preact.weights.catalogue import find_entry
 
 __all__ = [
@@ -58,8 +59,8 @@ def _preprocessing_of(weights: str | Preprocessing) -> Preprocessing:
 
 
 def preprocess_input(
-    x: Any, data_format: str | None = None, *, weights: str | Preprocessing = "imagenet"
-) -> Any:
+    x: Tensor, data_format: str | None = None, *, weights: str | Preprocessing = "imagenet"
+) -> Tensor:
     """Normalize images for a net, as the function of this name in `keras.applications` does.
 
     The images must have the net's size already; `Preprocessor` brings them to it.
@@ -108,7 +109,7 @@ def preprocess_input(
 
 
 def decode_predictions(
-    preds: Any, top: int = 5, *, weights: str = "imagenet"
+    preds: Tensor, top: int = 5, *, weights: str = "imagenet"
 ) -> list[list[tuple[str, str, float]]]:
     """Name the best classes of each image, as `keras.applications` does.
 
@@ -201,7 +202,7 @@ class Preprocessor:
                 f"Received: {self.data_format!r}"
             )
 
-    def __call__(self, images: Any) -> Any:
+    def __call__(self, images: Tensor) -> Tensor:
         """Preprocess one image or several.
 
         Args:
@@ -254,7 +255,7 @@ class Preprocessor:
         values = {**config}
         return cls(data_format=values.pop("data_format"), weights=Preprocessing(**values))
 
-    def resize_and_crop(self, image: Any) -> np.ndarray:
+    def resize_and_crop(self, image: Tensor) -> np.ndarray:
         """Resize and crop an image as the net sees it, before its pixels are normalized.
 
         Args:
@@ -284,7 +285,7 @@ class Preprocessor:
         pixels = np.asarray(resized.crop(box))
         return pixels.reshape(values.input_size, values.input_size, values.channels)
 
-    def _normalize(self, images: Any) -> Any:
+    def _normalize(self, images: Tensor) -> Tensor:
         """Normalize images, and bring their axes into the order of `data_format`."""
         if self.data_format == "channels_last":
             return self.preprocessing.normalize(images)

@@ -17,7 +17,8 @@ LAYERS = (
     {"blocks", "named_weights"},
     {"layers", "features", "parameter_groups", "input_channels"},
     {"spec", "ops"},
-    {"images", "dense", "layer_names", "messages", "files", "version"},
+    {"images", "dense", "layer_names", "messages", "files", "version", "quiet_start"},
+    {"tensor"},
 )
 # Within `blocks`, in the order of building.
 BLOCKS = (

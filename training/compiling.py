@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_preact.tensor import Tensor
 from training.optimizer import build_optimizer
 from training.recipe import Recipe
 
@@ -29,7 +30,7 @@ class Crossentropy(keras.losses.Loss):
         super().__init__(**options)
         self.label_smoothing = label_smoothing
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the loss of each image; labels and probabilities are `(batch, classes)`."""
         share = self.label_smoothing / y_true.shape[-1]
         labels = (1 - self.label_smoothing) * y_true + share

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 import keras_preact
+from keras_preact.tensor import Tensor
 from training.recipe import Recipe
 from training.schedules import learning_rate_schedule
 
@@ -88,7 +89,7 @@ class SGD(keras.optimizers.SGD):
         self._is_penalized = [path in self.penalized for path in paths]
         self._rate_factors = [self.rate_factors.get(path, 1.0) for path in paths]
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+    def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:
         """Change one variable, and its velocity.
 
         Args:

@@ -13,6 +13,7 @@ from keras.optimizers.schedules import (
     PolynomialDecay,
 )
 
+from keras_preact.tensor import Tensor
 from training.recipe import Recipe
 
 
@@ -41,7 +42,7 @@ class Warmup(LearningRateSchedule):
         self.initial_learning_rate = initial_learning_rate
         self.hold = hold
 
-    def __call__(self, step: Any) -> Any:
+    def __call__(self, step: Tensor) -> Tensor:
         """Return the learning rate of a step, counted from 0."""
         step = ops.cast(step, "float32")
         warming = ops.cast(self.initial_learning_rate, "float32")

@@ -6,11 +6,11 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from keras_preact.analysis.pictures.figures import new_figure, save_figure
+from keras_preact.tensor import Tensor
 
 # The temperature is searched from 1 over this number to this number.
 _LARGEST_TEMPERATURE = 1000.0
@@ -48,7 +48,7 @@ class Reliability:
         return float(np.abs(self.gaps).max())
 
 
-def reliability(probabilities: Any, labels: Any, bins: int = 15) -> Reliability:
+def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Reliability:
     """Compare a net's confidence with its accuracy.
 
     Args:
@@ -83,7 +83,7 @@ def reliability(probabilities: Any, labels: Any, bins: int = 15) -> Reliability:
     return Reliability(edges, counts, confidences, accuracies)
 
 
-def fit_temperature(logits: Any, labels: Any) -> float:
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """Find the temperature that makes a net's probabilities fit best.
 
     `softmax(logits / temperature)` has the least cross-entropy, while the predicted classes stay.
@@ -153,7 +153,7 @@ def draw_reliability(
     save_figure(figure, path)
 
 
-def _checked(scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+def _checked(scores: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
     scores, labels = np.asarray(scores, "float64"), np.asarray(labels)
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or not len(labels):
         raise ValueError(

@@ -7,12 +7,12 @@ units, and no deep recursion.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 
 from keras_preact.layer_names import data_format, parse
 from keras_preact.layers import Rematerialized, StackedUnits
+from keras_preact.tensor import Tensor
 from keras_preact.transforms import unroll
 
 
@@ -39,16 +39,16 @@ class ResidualUnit:
         """Return whether output and input have the same shape."""
         return tuple(self.branch.input.shape) == tuple(self.branch.output.shape)
 
-    def terms(self, x: Any, training: bool = False) -> list[Any]:
+    def terms(self, x: Tensor, training: bool = False) -> list[Tensor]:
         """Return the two terms of the unit's sum: shortcut and branch."""
         shortcut = x if self.shortcut is None else self.shortcut(x, training=training)
         return [shortcut, self.branch(x, training=training)]
 
-    def closed(self, total: Any, training: bool = False) -> Any:
+    def closed(self, total: Tensor, training: bool = False) -> Tensor:
         """Return the unit's output, from its sum."""
         return total if self.close is None else self.close(total, training=training)
 
-    def __call__(self, x: Any, training: bool = False) -> Any:
+    def __call__(self, x: Tensor, training: bool = False) -> Tensor:
         shortcut, branch = self.terms(x, training)
         return self.closed(shortcut + branch, training)
 
@@ -113,17 +113,17 @@ def _layers_by_unit(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
     return groups
 
 
-def _input(layer: keras.layers.Layer) -> Any:
+def _input(layer: keras.layers.Layer) -> Tensor:
     """Return the input of a layer in the net; a nested model's `input` is inside it."""
     return keras.Operation.input.fget(layer)
 
 
-def _output(layer: keras.layers.Layer) -> Any:
+def _output(layer: keras.layers.Layer) -> Tensor:
     """Return the output of a layer in the net; a nested model's `output` is inside it."""
     return keras.Operation.output.fget(layer)
 
 
-def _outside_input(name: str, group: list[keras.layers.Layer]) -> Any:
+def _outside_input(name: str, group: list[keras.layers.Layer]) -> Tensor:
     """Return the tensor that comes into a unit."""
     inside = {id(tensor) for layer in group for tensor in keras.tree.flatten(_output(layer))}
     outside = {
@@ -137,7 +137,7 @@ def _outside_input(name: str, group: list[keras.layers.Layer]) -> Any:
     return next(iter(outside.values()))
 
 
-def _unit(name: str, group: list[keras.layers.Layer], x: Any, output: Any) -> ResidualUnit:
+def _unit(name: str, group: list[keras.layers.Layer], x: Tensor, output: Tensor) -> ResidualUnit:
     (first, *_) = group
     if isinstance(first, Rematerialized):
         first = first.layer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -13,11 +12,12 @@ from keras import ops
 from keras_preact.analysis.differentiation import linearize
 from keras_preact.analysis.pictures.figures import new_figure, save_figure
 from keras_preact.layer_names import maps_end
+from keras_preact.tensor import Tensor
 
 
 def grad_cam(
     model: keras.Model,
-    images: Any,
+    images: Tensor,
     classes: Sequence[int] | np.ndarray | None = None,
     layer: str | None = None,
 ) -> np.ndarray:
@@ -46,7 +46,7 @@ def grad_cam(
     activations = body(ops.convert_to_tensor(images))
     weights = _class_weights(model, classifier, images, classes, activations.shape[0])
 
-    def scores(x: Any) -> list[Any]:
+    def scores(x: Tensor) -> list[Tensor]:
         features = ops.cast(rest(x), "float32")
         return [ops.sum(features * weights)]
 
@@ -62,7 +62,7 @@ def grad_cam(
 
 def occlusion(
     model: keras.Model,
-    images: Any,
+    images: Tensor,
     classes: Sequence[int] | np.ndarray | None = None,
     size: int = 32,
     stride: int = 16,
@@ -107,7 +107,7 @@ def occlusion(
 
 
 def draw_class_activation(
-    path: str | os.PathLike, photographs: Sequence[np.ndarray], heats: Any, labels: Sequence[str]
+    path: str | os.PathLike, photographs: Sequence[np.ndarray], heats: Tensor, labels: Sequence[str]
 ) -> None:
     """Draw photographs, each beside itself overlaid with the places that a net looks at.
 
@@ -152,7 +152,7 @@ def _classifier(model: keras.Model) -> keras.layers.Dense:
     return last
 
 
-def _maps(model: keras.Model, layer: str | None) -> Any:
+def _maps(model: keras.Model, layer: str | None) -> Tensor:
     if layer is None:
         return maps_end(model).output
     maps = model.get_layer(layer).output
@@ -164,10 +164,10 @@ def _maps(model: keras.Model, layer: str | None) -> Any:
 def _class_weights(
     model: keras.Model,
     classifier: keras.layers.Dense,
-    images: Any,
+    images: Tensor,
     classes: Sequence[int] | np.ndarray | None,
     batch: int,
-) -> Any:
+) -> Tensor:
     """Return the weights of the class of each image, float32 `(batch, features)`."""
     if classes is None:
         classes = np.argmax(ops.convert_to_numpy(model(ops.convert_to_tensor(images))), axis=1)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 from keras import ops
 
+from keras_preact.tensor import Tensor
+
 # From a gradient at each output, or None for none, to that at the input.
-PullBack = Callable[[Sequence[Any]], Any]
+PullBack = Callable[[Sequence[Tensor]], Tensor]
 
 
-def linearize(function: Callable[[Any], Sequence[Any]], x: Any) -> tuple[list[Any], PullBack]:
+def linearize(
+    function: Callable[[Tensor], Sequence[Tensor]], x: Tensor
+) -> tuple[list[Tensor], PullBack]:
     """Evaluate a function, ready to take gradients back through it as often as one likes.
 
     What the function assigns to variables, such as the moving statistics of norms, does not last.
@@ -29,14 +32,14 @@ def linearize(function: Callable[[Any], Sequence[Any]], x: Any) -> tuple[list[An
         return _LINEARIZE[keras.backend.backend()](function, x)
 
 
-def _tensorflow(function: Callable, x: Any) -> tuple[list[Any], PullBack]:
+def _tensorflow(function: Callable, x: Tensor) -> tuple[list[Tensor], PullBack]:
     import tensorflow as tf
 
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
         outputs = list(function(x))
 
-    def pull(gradients: Sequence[Any]) -> Any:
+    def pull(gradients: Sequence[Tensor]) -> Tensor:
         known = [(y, g) for y, g in zip(outputs, gradients, strict=True) if g is not None]
         return tape.gradient(
             [y for y, _ in known],
@@ -48,13 +51,13 @@ def _tensorflow(function: Callable, x: Any) -> tuple[list[Any], PullBack]:
     return outputs, pull
 
 
-def _jax(function: Callable, x: Any) -> tuple[list[Any], PullBack]:
+def _jax(function: Callable, x: Tensor) -> tuple[list[Tensor], PullBack]:
     import jax
     import jax.numpy as jnp
 
     outputs, vjp = jax.vjp(lambda each: list(function(each)), x)
 
-    def pull(gradients: Sequence[Any]) -> Any:
+    def pull(gradients: Sequence[Tensor]) -> Tensor:
         filled = [
             jnp.zeros_like(y) if g is None else g for y, g in zip(outputs, gradients, strict=True)
         ]
@@ -63,14 +66,14 @@ def _jax(function: Callable, x: Any) -> tuple[list[Any], PullBack]:
     return outputs, pull
 
 
-def _torch(function: Callable, x: Any) -> tuple[list[Any], PullBack]:
+def _torch(function: Callable, x: Tensor) -> tuple[list[Tensor], PullBack]:
     import torch
 
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         outputs = list(function(x))
 
-    def pull(gradients: Sequence[Any]) -> Any:
+    def pull(gradients: Sequence[Tensor]) -> Tensor:
         known = [(y, g) for y, g in zip(outputs, gradients, strict=True) if g is not None]
         (gradient,) = torch.autograd.grad(
             [y for y, _ in known],
@@ -88,6 +91,6 @@ def _torch(function: Callable, x: Any) -> tuple[list[Any], PullBack]:
 _LINEARIZE: dict[str, Callable] = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
 
 
-def norm(x: Any) -> Any:
+def norm(x: Tensor) -> Tensor:
     """Return the Euclidean norm of a tensor, a float32 scalar."""
     return ops.sqrt(ops.sum(ops.square(ops.cast(x, "float32"))))

@@ -22,6 +22,7 @@ from keras_preact.analysis.chain import Chain, take_apart
 from keras_preact.analysis.differentiation import PullBack, norm
 from keras_preact.analysis.gradient_flow import head_gradient, linearized_unit
 from keras_preact.analysis.pictures.figures import new_figure, save_figure
+from keras_preact.tensor import Tensor
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class PathGradients:
 
 def path_gradients(
     model: keras.Model,
-    x: Any,
-    y: Any,
+    x: Tensor,
+    y: Tensor,
     loss: Any = "sparse_categorical_crossentropy",
     *,
     lengths: Sequence[int] | np.ndarray | None = None,
@@ -95,7 +96,7 @@ def path_gradients(
     return PathGradients(lengths, norms, _shares(lengths, norms, count))
 
 
-def _linearized(chain: Chain, x: Any) -> tuple[Any, list[tuple[PullBack, PullBack]]]:
+def _linearized(chain: Chain, x: Tensor) -> tuple[Tensor, list[tuple[PullBack, PullBack]]]:
     """Return the last unit's output, and pull-backs through each unit's sum and terms."""
     pulls = []
     with keras.StatelessScope():
@@ -115,7 +116,7 @@ def _paths(rng: np.random.Generator, units: int, length: int, samples: int) -> I
         yield path
 
 
-def _along(pulls: list[tuple[PullBack, PullBack]], path: np.ndarray, gradient: Any) -> Any:
+def _along(pulls: list[tuple[PullBack, PullBack]], path: np.ndarray, gradient: Tensor) -> Tensor:
     """Return the gradient at the first unit's input that comes back along one path."""
     for (pull_sum, pull), through_branch in zip(reversed(pulls), path[::-1], strict=True):
         gradient = pull_sum([gradient])

@@ -18,6 +18,7 @@ from keras import ops
 from keras_preact.analysis.chain import Chain, ResidualUnit, take_apart
 from keras_preact.analysis.differentiation import PullBack, linearize, norm
 from keras_preact.analysis.pictures.figures import new_figure, save_figure
+from keras_preact.tensor import Tensor
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class GradientFlow:
 
 def gradient_flow(
     model: keras.Model,
-    x: Any,
-    y: Any,
+    x: Tensor,
+    y: Tensor,
     loss: Any = "sparse_categorical_crossentropy",
     training: bool = True,
 ) -> GradientFlow:
@@ -79,7 +80,9 @@ def gradient_flow(
     )
 
 
-def head_gradient(chain: Chain, last: Any, y: Any, loss: Any, training: bool) -> tuple[float, Any]:
+def head_gradient(
+    chain: Chain, last: Tensor, y: Tensor, loss: Any, training: bool
+) -> tuple[float, Tensor]:
     """Return the loss, and its gradient at the last unit's output.
 
     Args:
@@ -94,14 +97,14 @@ def head_gradient(chain: Chain, last: Any, y: Any, loss: Any, training: bool) ->
     """
     compute = keras.losses.get(loss)
 
-    def head(last: Any) -> list[Any]:
+    def head(last: Tensor) -> list[Tensor]:
         return [ops.mean(compute(ops.convert_to_tensor(y), chain.head(last, training=training)))]
 
     (value,), pull = linearize(head, last)
     return float(value), pull([ops.ones_like(value)])
 
 
-def _maps(chain: Chain, x: Any, training: bool) -> list[Any]:
+def _maps(chain: Chain, x: Tensor, training: bool) -> list[Tensor]:
     """Return the input of every unit, and the output of the last."""
     with keras.StatelessScope():
         maps = [chain.stem(x, training=training)]
@@ -110,14 +113,18 @@ def _maps(chain: Chain, x: Any, training: bool) -> list[Any]:
     return maps
 
 
-def _through(unit: ResidualUnit, x: Any, gradient: Any, training: bool) -> tuple[Any, Any]:
+def _through(
+    unit: ResidualUnit, x: Tensor, gradient: Tensor, training: bool
+) -> tuple[Tensor, Tensor]:
     """Return the two parts of the gradient at a unit's input: by the shortcut and by the branch."""
     _, pull_sum, pull = linearized_unit(unit, x, training)
     gradient = pull_sum([gradient])
     return pull([gradient, None]), pull([None, gradient])
 
 
-def linearized_unit(unit: ResidualUnit, x: Any, training: bool) -> tuple[Any, PullBack, PullBack]:
+def linearized_unit(
+    unit: ResidualUnit, x: Tensor, training: bool
+) -> tuple[Tensor, PullBack, PullBack]:
     """Evaluate a unit, ready to take gradients back through it.
 
     Args:

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_preact.analysis.gradient_flow import GradientFlow, gradient_flow
 from keras_preact.analysis.pictures.figures import new_figure, save_figure
+from keras_preact.tensor import Tensor
 
 
 class GradientHistory(keras.callbacks.Callback):
@@ -34,7 +35,7 @@ class GradientHistory(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, x: Any, y: Any, every: int, loss: Any = "sparse_categorical_crossentropy"
+        self, x: Tensor, y: Tensor, every: int, loss: Any = "sparse_categorical_crossentropy"
     ) -> None:
         super().__init__()
         if every < 1:

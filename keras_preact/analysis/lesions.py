@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
@@ -16,9 +15,10 @@ from keras import ops
 
 from keras_preact.analysis.chain import Chain, ResidualUnit, take_apart
 from keras_preact.analysis.pictures.figures import new_figure, save_figure
+from keras_preact.tensor import Tensor
 
 
-def scores_without(model: keras.Model, x: Any, units: Sequence[str]) -> np.ndarray:
+def scores_without(model: keras.Model, x: Tensor, units: Sequence[str]) -> np.ndarray:
     """Compute the scores of a net without some of its units.
 
     Args:
@@ -38,7 +38,7 @@ def scores_without(model: keras.Model, x: Any, units: Sequence[str]) -> np.ndarr
     return _scores(chain, [each for each in chain.units if each.name not in units], x)
 
 
-def scores_with_order(model: keras.Model, x: Any, order: Sequence[str]) -> np.ndarray:
+def scores_with_order(model: keras.Model, x: Tensor, order: Sequence[str]) -> np.ndarray:
     """Compute the scores of a net whose units come in another order.
 
     Args:
@@ -87,8 +87,8 @@ class LesionStudy:
 
 def lesion_study(
     model: keras.Model,
-    x: Any,
-    labels: Any,
+    x: Tensor,
+    labels: Tensor,
     *,
     counts: Sequence[int] = (1, 2, 4, 8),
     samples: int = 5,
@@ -226,7 +226,7 @@ def _check_removable(chain: Chain, names: Sequence[str]) -> None:
         )
 
 
-def _scores(chain: Chain, units: Sequence[ResidualUnit], x: Any) -> np.ndarray:
+def _scores(chain: Chain, units: Sequence[ResidualUnit], x: Tensor) -> np.ndarray:
     x = chain.stem(x)
     for unit in units:
         x = unit(x)

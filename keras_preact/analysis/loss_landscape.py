@@ -15,6 +15,7 @@ from keras import ops
 from keras_preact.analysis.pictures.figures import new_figure, save_figure
 from keras_preact.files import replacing
 from keras_preact.layers import StackedUnits
+from keras_preact.tensor import Tensor
 
 # Arrays to add to the trainable variables, one per variable.
 Direction = list[np.ndarray]
@@ -72,8 +73,8 @@ def _like_filters(weights: np.ndarray, rng: np.random.Generator, stacked: bool) 
 
 def loss_landscape(
     model: keras.Model,
-    x: Any,
-    y: Any,
+    x: Tensor,
+    y: Tensor,
     directions: Sequence[Direction],
     coordinates: Sequence[float] | np.ndarray,
     loss: Any = "sparse_categorical_crossentropy",
@@ -186,7 +187,7 @@ def _check_directions(model: keras.Model, directions: Sequence[Direction]) -> No
 
 
 def _mean_loss(
-    model: keras.Model, x: Any, y: Any, loss: Any, batch_size: int
+    model: keras.Model, x: Tensor, y: Tensor, loss: Any, batch_size: int
 ) -> Callable[[], float]:
     """Return a function that evaluates the net's mean loss at its present weights."""
     evaluated = keras.Model(model.inputs, model.outputs)

@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_preact.layers import StackedUnits
+from keras_preact.tensor import Tensor
 from keras_preact.transforms import unroll
 
 # A vector in the space of the weights, as one array a variable.
@@ -37,8 +38,8 @@ class Sharpness:
 
 def sharpness(
     model: keras.Model,
-    x: Any,
-    y: Any,
+    x: Tensor,
+    y: Tensor,
     loss: Any = "sparse_categorical_crossentropy",
     iterations: int = 50,
     tolerance: float = 1e-3,
@@ -73,7 +74,7 @@ def sharpness(
     compute = keras.losses.get(loss)
     x, y = ops.convert_to_tensor(x), ops.convert_to_tensor(y)
 
-    def mean_loss(scores: Any) -> Any:
+    def mean_loss(scores: Tensor) -> Tensor:
         return ops.mean(compute(y, scores))
 
     product = _PRODUCTS[keras.backend.backend()]
@@ -99,7 +100,7 @@ def _normalized(vector: Sequence[np.ndarray]) -> Vector:
     return [(each / norm).astype("float32") for each in vector]
 
 
-def _tensorflow(model: keras.Model, x: Any, loss: Callable, vector: Vector) -> Vector:
+def _tensorflow(model: keras.Model, x: Tensor, loss: Callable, vector: Vector) -> Vector:
     import tensorflow as tf
 
     variables = [each.value for each in model.trainable_variables]
@@ -112,13 +113,13 @@ def _tensorflow(model: keras.Model, x: Any, loss: Callable, vector: Vector) -> V
     return [each.numpy() for each in products]
 
 
-def _jax(model: keras.Model, x: Any, loss: Callable, vector: Vector) -> Vector:
+def _jax(model: keras.Model, x: Tensor, loss: Callable, vector: Vector) -> Vector:
     import jax
     import jax.numpy as jnp
 
     frozen = [each.value for each in model.non_trainable_variables]
 
-    def value(weights: list[Any]) -> Any:
+    def value(weights: list[Tensor]) -> Tensor:
         return loss(model.stateless_call(weights, frozen, x, training=False)[0])
 
     weights = [each.value for each in model.trainable_variables]
@@ -126,7 +127,7 @@ def _jax(model: keras.Model, x: Any, loss: Callable, vector: Vector) -> Vector:
     return [np.asarray(each) for each in products]
 
 
-def _torch(model: keras.Model, x: Any, loss: Callable, vector: Vector) -> Vector:
+def _torch(model: keras.Model, x: Tensor, loss: Callable, vector: Vector) -> Vector:
     import torch
 
     weights = [each.value for each in model.trainable_variables]
@@ -147,7 +148,7 @@ def _torch(model: keras.Model, x: Any, loss: Callable, vector: Vector) -> Vector
 
 
 # The product of the Hessian and a vector, by backend.
-_PRODUCTS: dict[str, Callable[[keras.Model, Any, Callable, Vector], Vector]] = {
+_PRODUCTS: dict[str, Callable[[keras.Model, Tensor, Callable, Vector], Vector]] = {
     "tensorflow": _tensorflow,
     "jax": _jax,
     "torch": _torch,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
@@ -14,6 +13,7 @@ from keras import ops
 from keras_preact.analysis.chain import take_apart
 from keras_preact.analysis.differentiation import norm
 from keras_preact.analysis.pictures.figures import new_figure, save_figure
+from keras_preact.tensor import Tensor
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class SignalPropagation:
     branch_shares: np.ndarray
 
 
-def signal_propagation(model: keras.Model, x: Any, training: bool = True) -> SignalPropagation:
+def signal_propagation(model: keras.Model, x: Tensor, training: bool = True) -> SignalPropagation:
     """Measure the maps at every unit of a net, as in the plots of arXiv:2101.08692.
 
     The model is not changed: no statistics are updated.

@@ -9,8 +9,8 @@ from typing import Any
 
 from keras_preact.blocks.layer_factory import LayerFactory
 from keras_preact.blocks.operations import Operation
-from keras_preact.spec.tensor import Tensor
 from keras_preact.spec.unit import Unit
+from keras_preact.tensor import Tensor
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from keras_preact.blocks.layer_factory import LayerFactory
 from keras_preact.blocks.norms import NORMS
 from keras_preact.layers import ChannelPooling, Conv2D, GlobalMean2D
 from keras_preact.spec.fields import Fields
-from keras_preact.spec.tensor import Tensor
 from keras_preact.spec.unit import Unit
+from keras_preact.tensor import Tensor
 
 
 class Attention(Protocol):

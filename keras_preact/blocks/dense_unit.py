@@ -12,8 +12,8 @@ from keras_preact.blocks.residual_unit import residual_branch
 from keras_preact.layer_names import transition_name
 from keras_preact.messages import require
 from keras_preact.spec.fields import Fields
-from keras_preact.spec.tensor import Tensor
 from keras_preact.spec.unit import Unit
+from keras_preact.tensor import Tensor
 
 # Fields that have only one possible value with dense units.
 _VALUES = {

@@ -17,7 +17,7 @@ from keras_preact.blocks.nesting import nested, nests
 from keras_preact.layers import Conv2D, TokenAttention, TokenEmbedding
 from keras_preact.messages import require
 from keras_preact.spec.fields import Fields
-from keras_preact.spec.tensor import Tensor
+from keras_preact.tensor import Tensor
 
 # Of ViT's layer normalizations, in the authors' code and in timm.
 _EPSILON = 1e-6

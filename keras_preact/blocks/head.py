@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_preact.layers import TokenPooling
-from keras_preact.spec.tensor import Tensor
+from keras_preact.tensor import Tensor
 
 # Ranks of a body's output: `(batch, height, width, channels)` and `(batch, tokens, channels)`.
 MAPS, TOKENS = 4, 3

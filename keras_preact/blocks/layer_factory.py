@@ -23,7 +23,7 @@ from keras_preact.layers import (
 from keras_preact.layers.unit_numbers import UNIT_NUMBERS
 from keras_preact.spec.fields import Fields
 from keras_preact.spec.orders import ORDERS, Order
-from keras_preact.spec.tensor import Tensor
+from keras_preact.tensor import Tensor
 
 # Stochastic depth by `Architecture.drop_path_form`.
 DROP_PATHS = {"drop": DropPath, "shake": ShakeDrop}

@@ -10,7 +10,7 @@ import keras
 from keras_preact.blocks.layer_factory import LayerFactory
 from keras_preact.layers import Rematerialized
 from keras_preact.spec.fields import Fields
-from keras_preact.spec.tensor import Tensor
+from keras_preact.tensor import Tensor
 
 # The units of the 110- and 164-layer CIFAR nets. A flat unit adds up to 15 steps to the graph's
 # depth.

@@ -11,8 +11,8 @@ from keras_preact.layers import Scale, SkipInit
 from keras_preact.messages import require
 from keras_preact.spec.fields import Fields
 from keras_preact.spec.orders import ORDERS, Order
-from keras_preact.spec.tensor import Tensor
 from keras_preact.spec.unit import Unit
+from keras_preact.tensor import Tensor
 
 _ACTIVATION_FIRST = Order(first=("act",), between=("act",), head=("act",))
 

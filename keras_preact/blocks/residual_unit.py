@@ -12,8 +12,8 @@ from keras_preact.blocks.shortcuts import shortcut
 from keras_preact.messages import require
 from keras_preact.spec.fields import Fields
 from keras_preact.spec.orders import ORDERS
-from keras_preact.spec.tensor import Tensor
 from keras_preact.spec.unit import Unit
+from keras_preact.tensor import Tensor
 
 
 def residual_unit(

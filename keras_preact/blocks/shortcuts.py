@@ -9,8 +9,8 @@ import keras
 from keras_preact.blocks.antialiasing import blurred
 from keras_preact.blocks.layer_factory import LayerFactory
 from keras_preact.layers import PadChannels
-from keras_preact.spec.tensor import Tensor
 from keras_preact.spec.unit import Unit
+from keras_preact.tensor import Tensor
 
 # Shortcut and branch, the two terms of a unit's sum.
 Terms = tuple[Tensor, Tensor]

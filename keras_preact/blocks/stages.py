@@ -27,8 +27,8 @@ from keras_preact.layers.stacked_units import TEMPLATE_PREFIX
 from keras_preact.layers.unit_numbers import UNIT_NUMBERS
 from keras_preact.messages import require
 from keras_preact.spec.fields import Fields
-from keras_preact.spec.tensor import Tensor
 from keras_preact.spec.unit import Unit
+from keras_preact.tensor import Tensor
 
 # `scan_units="auto"` runs a stage as a loop from this number of units on.
 AUTO_SCAN_UNITS = 24

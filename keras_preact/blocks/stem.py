@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from keras_preact.blocks.layer_factory import LayerFactory
-from keras_preact.spec.tensor import Tensor
+from keras_preact.tensor import Tensor
 
 
 @dataclass(frozen=True)

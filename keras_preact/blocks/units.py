@@ -23,8 +23,8 @@ from keras_preact.blocks.operations import SPATIAL, Convolution, Operation
 from keras_preact.blocks.residual_unit import residual_unit
 from keras_preact.messages import require
 from keras_preact.spec.fields import Fields
-from keras_preact.spec.tensor import Tensor
 from keras_preact.spec.unit import Unit
+from keras_preact.tensor import Tensor
 
 Operations = tuple[Operation, ...]
 

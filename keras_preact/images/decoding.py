@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from keras_preact.tensor import Tensor
 
 # Red, green and blue in the luma of ITU-R BT.601, of 2**16 as in Pillow: whole numbers, and their
 # sum exact, keep an image that was gray already as it was.
@@ -11,7 +11,7 @@ LUMA = (19595, 38470, 7471)
 JPEG_DCT = "INTEGER_ACCURATE"
 
 
-def decode_image(encoded: Any, channels: int) -> Any:
+def decode_image(encoded: Tensor, channels: int) -> Tensor:
     """Decode an image file, in a TensorFlow graph.
 
     Args:
@@ -35,7 +35,7 @@ def decode_image(encoded: Any, channels: int) -> Any:
     return rgb_to_channels(image, channels)
 
 
-def rgb_to_channels(image: Any, channels: int) -> Any:
+def rgb_to_channels(image: Tensor, channels: int) -> Tensor:
     """Convert an RGB image to its luma (ITU-R BT.601) if one channel is wanted.
 
     Args:

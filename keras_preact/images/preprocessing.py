@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_preact.images import resampling
 from keras_preact.images.pillow import is_tensorflow
+from keras_preact.tensor import Tensor
 
 INTERPOLATIONS = tuple(resampling.KERNELS)
 
@@ -76,8 +77,8 @@ class Preprocessing:
         return dataclasses.asdict(self)
 
     def normalize(
-        self, images: Any, dtype: str | None = None, data_format: str = "channels_last"
-    ) -> Any:
+        self, images: Tensor, dtype: str | None = None, data_format: str = "channels_last"
+    ) -> Tensor:
         """Scale pixels in 0..255 to the range the net was trained on.
 
         Args:
@@ -102,7 +103,7 @@ class Preprocessing:
         scaled = cast(images, "float32") * constant(1 / (255 * std)) - constant(mean / std)
         return cast(scaled, dtype or keras.config.floatx())
 
-    def resize_and_crop(self, image: Any) -> Any:
+    def resize_and_crop(self, image: Tensor) -> Tensor:
         """Resize the shorter side and crop the center, in a TensorFlow graph.
 
         The result is that of Pillow and torchvision, to the bit.

@@ -11,7 +11,9 @@ https://github.com/python-pillow/Pillow/blob/main/src/libImaging/Resample.c.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from keras_preact.tensor import Tensor
 
 # Weights are whole numbers of 2**-22: with them, 255 and the sign, sums fit 32 bits.
 FRACTION_BITS = 22
@@ -20,15 +22,15 @@ FRACTION_BITS = 22
 class Kernel(NamedTuple):
     """Interpolation kernel: its value at each distance, and the distance at which it ends."""
 
-    value: Callable[[Any], Any]
+    value: Callable[[Tensor], Tensor]
     radius: float
 
 
-def _triangle(distance: Any) -> Any:
+def _triangle(distance: Tensor) -> Tensor:
     return 1 - distance
 
 
-def cubic(distance: Any, where: Callable[[Any, Any, Any], Any]) -> Any:
+def cubic(distance: Tensor, where: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
     """Evaluate Keys's cubic convolution kernel (1981) with a = -1/2.
 
     Args:
@@ -40,7 +42,7 @@ def cubic(distance: Any, where: Callable[[Any, Any, Any], Any]) -> Any:
     return where(distance < 1, near, far)
 
 
-def _cubic(distance: Any) -> Any:
+def _cubic(distance: Tensor) -> Tensor:
     import tensorflow as tf
 
     return cubic(distance, tf.where)
@@ -49,7 +51,9 @@ def _cubic(distance: Any) -> Any:
 KERNELS = {"bilinear": Kernel(_triangle, 1.0), "bicubic": Kernel(_cubic, 2.0)}
 
 
-def resize_and_crop(image: Any, target: Any, corner: Any, size: int, interpolation: str) -> Any:
+def resize_and_crop(
+    image: Tensor, target: Tensor, corner: Tensor, size: int, interpolation: str
+) -> Tensor:
     """Resize an image as `PIL.Image.resize` does, and crop it. Only the crop is computed.
 
     Args:
@@ -66,10 +70,10 @@ def resize_and_crop(image: Any, target: Any, corner: Any, size: int, interpolati
 
     height, width, _ = tf.unstack(tf.shape(image))
 
-    def rows(image: Any) -> Any:
+    def rows(image: Tensor) -> Tensor:
         return _resample(image, target[0], corner[0], size, KERNELS[interpolation])
 
-    def columns(image: Any) -> Any:
+    def columns(image: Tensor) -> Tensor:
         turned = tf.transpose(image, [1, 0, 2])
         turned = _resample(turned, target[1], corner[1], size, KERNELS[interpolation])
         return tf.transpose(turned, [1, 0, 2])
@@ -80,7 +84,7 @@ def resize_and_crop(image: Any, target: Any, corner: Any, size: int, interpolati
     return tf.cond(rows_first, lambda: columns(rows(image)), lambda: rows(columns(image)))
 
 
-def _resample(image: Any, target: Any, first: Any, count: int, kernel: Kernel) -> Any:
+def _resample(image: Tensor, target: Tensor, first: Tensor, count: int, kernel: Kernel) -> Tensor:
     """Return rows `first` to `first + count` of the `target` rows of the resized image."""
     import tensorflow as tf
 
@@ -97,7 +101,7 @@ def _resample(image: Any, target: Any, first: Any, count: int, kernel: Kernel) -
     return tf.reshape(levels, [count, width, channels])
 
 
-def _weights(length: Any, target: Any, first: Any, count: int, kernel: Kernel) -> Any:
+def _weights(length: Tensor, target: Tensor, first: Tensor, count: int, kernel: Kernel) -> Tensor:
     """Return the weight of each of `length` rows in each wanted row, int32 `(count, length)`."""
     import tensorflow as tf
 

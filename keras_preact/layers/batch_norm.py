@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_preact.ops.choices import enabled
 from keras_preact.ops.fused_norm import fused_norm, fused_norm_fits
+from keras_preact.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -22,12 +23,14 @@ class BatchNormalization(keras.layers.BatchNormalization):
     arguments of the Keras layer.
     """
 
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+    def call(
+        self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         if not self._fused_kernel_fits(inputs, mask):
             return super().call(inputs, training=training, mask=mask)
         return self._fused_call(inputs, training=bool(training and self.trainable))
 
-    def _moments(self, inputs: Any, mask: Any) -> tuple[Any, Any]:
+    def _moments(self, inputs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance: on JAX in one pass over the maps, where Keras takes two."""
         in_one_pass = keras.backend.backend() == "jax" and enabled("moments")
         if not in_one_pass or mask is not None or self.synchronized:
@@ -41,12 +44,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
         variance = ops.mean(ops.square(difference), self._reduction_axes) - ops.square(mean)
         return near + mean, ops.maximum(variance, 0.0)
 
-    def _fused_kernel_fits(self, inputs: Any, mask: Any) -> bool:
+    def _fused_kernel_fits(self, inputs: Tensor, mask: Tensor) -> bool:
         if mask is not None or self.synchronized or self.renorm:
             return False
         return fused_norm_fits(inputs, self.axis, self.variable_dtype)
 
-    def _fused_call(self, inputs: Any, training: bool) -> Any:
+    def _fused_call(self, inputs: Tensor, training: bool) -> Tensor:
         import tensorflow as tf
 
         channels = (inputs.shape[self.axis],)
@@ -68,5 +71,5 @@ class BatchNormalization(keras.layers.BatchNormalization):
             self._update(self.moving_variance, variance)
         return outputs
 
-    def _update(self, moving: Any, value: Any) -> None:
+    def _update(self, moving: Any, value: Tensor) -> None:
         moving.assign(moving * self.momentum + value * (1 - self.momentum))

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_preact.tensor import Tensor
+
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class BlurPool2D(keras.layers.Layer):
@@ -35,7 +37,7 @@ class BlurPool2D(keras.layers.Layer):
         self.dilation = dilation
         self.data_format = keras.config.image_data_format() if data_format is None else data_format
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         axes = self._axes()
         widths = [[self.dilation] * 2 if axis in axes else [0, 0] for axis in range(4)]
         outputs = ops.pad(inputs, widths, mode="reflect")
@@ -47,7 +49,7 @@ class BlurPool2D(keras.layers.Layer):
     def _axes(self) -> tuple[int, int]:
         return (2, 3) if self.data_format == "channels_first" else (1, 2)
 
-    def _shifted(self, padded: Any, axis: int, tap: int) -> Any:
+    def _shifted(self, padded: Tensor, axis: int, tap: int) -> Tensor:
         """Return the pixels under one tap of the filter, along one axis of the padded map."""
         start, rest = tap * self.dilation, (2 - tap) * self.dilation
         index = [slice(None)] * 4

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_preact.tensor import Tensor
+
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class ChannelPooling(keras.layers.Layer):
@@ -22,7 +24,7 @@ class ChannelPooling(keras.layers.Layer):
         self.axis = axis
         self.built = True
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         # In float32 at least: in float16 the sum of thousands of channels overflows.
         dtype = keras.backend.result_type(inputs.dtype, "float32")
         mean = ops.mean(ops.cast(inputs, dtype), self.axis, keepdims=True)

@@ -21,6 +21,7 @@ from keras_preact.ops.device import (
 from keras_preact.ops.kernel_gradient import convolution, products_pay
 from keras_preact.ops.pointwise import trainable_pointwise
 from keras_preact.ops.winograd import trainable_winograd, winograd_pays
+from keras_preact.tensor import Tensor
 
 
 class PaddedConvolution(FixedPadding):
@@ -44,11 +45,11 @@ class PaddedConvolution(FixedPadding):
                 for size, dilation in zip(self.kernel_size, self.dilation_rate, strict=True)
             )
 
-    def kernel_in_use(self, kernel: Any) -> Any:
+    def kernel_in_use(self, kernel: Tensor) -> Tensor:
         """Return the kernel that convolves. A subclass may make another of the variable."""
         return kernel
 
-    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+    def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         """Pad and convolve, without the bias."""
         kernel = self.kernel_in_use(kernel)
         if self.data_format == "channels_last" or kernels_take_channels_first():
@@ -56,13 +57,13 @@ class PaddedConvolution(FixedPadding):
         outputs = self._convolve(ops.transpose(inputs, (0, 2, 3, 1)), kernel, "channels_last")
         return ops.transpose(outputs, (0, 3, 1, 2))
 
-    def finish(self, outputs: Any, training: bool = False) -> Any:
+    def finish(self, outputs: Tensor, training: bool = False) -> Tensor:
         """Apply bias and activation."""
         if self.use_bias:
             outputs = self._add_bias(outputs, training)
         return outputs if self.activation is None else self.activation(outputs)
 
-    def _add_bias(self, outputs: Any, training: bool) -> Any:
+    def _add_bias(self, outputs: Tensor, training: bool) -> Tensor:
         if self.data_format == "channels_last":
             # In inference an addition is better: TensorFlow merges it with the convolution.
             if training and is_tensorflow_on_cpu() and enabled("bias"):
@@ -93,7 +94,7 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
         super().__init__(filters, kernel_size, padding="valid" if self.fixed else padding, **kwargs)
         self.set_pads()
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         # In inference a convolution is better: TensorFlow merges it with the norm that follows.
         form = self._form_in_training(inputs.shape) if training else None
         if form is None:
@@ -104,7 +105,7 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
 
     def _form_in_training(
         self, shape: tuple[int | None, int | None, int | None, int]
-    ) -> Callable[[Any, Any], Any] | None:
+    ) -> Callable[[Tensor, Tensor], Tensor] | None:
         """Return the form that trains faster than the convolution, or None if there is none."""
         if not is_tensorflow_on_cpu() or self.groups > 1 or self.data_format != "channels_last":
             return None
@@ -124,7 +125,7 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
             return trainable_winograd
         return partial(convolution, by_products=True) if by_products else None
 
-    def _convolve(self, inputs: Any, kernel: Any, data_format: str) -> Any:
+    def _convolve(self, inputs: Tensor, kernel: Tensor, data_format: str) -> Tensor:
         if self.groups == 1 or kernels_take_groups():
             return self._convolve_group(inputs, kernel, data_format)
         axis = 1 if data_format == "channels_first" else 3
@@ -137,7 +138,7 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
             [self._convolve_group(each, own, data_format) for each, own in groups], axis=axis
         )
 
-    def _convolve_group(self, inputs: Any, kernel: Any, data_format: str) -> Any:
+    def _convolve_group(self, inputs: Tensor, kernel: Tensor, data_format: str) -> Tensor:
         if self.pads:
             widths = pad_widths(self.pads, data_format)
             if kernels_pad() and enabled("padding"):
@@ -153,8 +154,8 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
         )
 
     def _convolve_on_tensorflow(
-        self, inputs: Any, kernel: Any, data_format: str, widths: list[list[int]]
-    ) -> Any:
+        self, inputs: Tensor, kernel: Tensor, data_format: str, widths: list[list[int]]
+    ) -> Tensor:
         """Pad inside TensorFlow's kernel, so that training keeps no padded copy of the input."""
         import tensorflow as tf
 

@@ -10,6 +10,7 @@ from keras import ops
 from keras_preact.layers.conv import PaddedConvolution
 from keras_preact.layers.padding import pad_widths
 from keras_preact.layers.standardized_conv import standardized
+from keras_preact.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -32,10 +33,10 @@ class DepthwiseConv2D(PaddedConvolution, keras.layers.DepthwiseConv2D):
         # Keras's name for it in every other layer, by which stacked units find it.
         self.kernel_initializer = self.depthwise_initializer
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         return self.finish(self.convolution_op(inputs, self.kernel))
 
-    def _convolve(self, inputs: Any, kernel: Any, data_format: str) -> Any:
+    def _convolve(self, inputs: Tensor, kernel: Tensor, data_format: str) -> Tensor:
         if self.pads:
             inputs = ops.pad(inputs, pad_widths(self.pads, data_format))
         return ops.depthwise_conv(
@@ -56,7 +57,7 @@ class StandardizedDepthwiseConv2D(DepthwiseConv2D):
     are channels. The variable holds the kernel as it is trained.
     """
 
-    def kernel_in_use(self, kernel: Any) -> Any:
+    def kernel_in_use(self, kernel: Tensor) -> Tensor:
         """Standardize a kernel, in float32.
 
         Args:

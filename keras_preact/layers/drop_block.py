@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_preact.tensor import Tensor
+
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class DropBlock(keras.layers.Layer):
@@ -48,7 +50,7 @@ class DropBlock(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.built = True
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         if not training or self.rate == 0:
             return inputs
         kept = self._kept(ops.shape(inputs))
@@ -56,7 +58,7 @@ class DropBlock(keras.layers.Layer):
         factor = kept / ops.maximum(ops.mean(kept), keras.config.epsilon())
         return inputs * ops.cast(factor, inputs.dtype)
 
-    def _kept(self, shape: tuple[Any, ...]) -> Any:
+    def _kept(self, shape: tuple[Any, ...]) -> Tensor:
         """Draw 1.0 where a pixel stays and 0.0 where it drops."""
         first = 2 if self.data_format == "channels_first" else 1
         centers, probability = 1.0, self.rate

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import ops
 
 from keras_preact.layers.example_noise import ExampleNoise
+from keras_preact.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -19,10 +18,10 @@ class DropPath(ExampleNoise):
     `rate` is the probability of dropping; the arguments are those of `ExampleNoise`.
     """
 
-    def call(self, inputs: Any, rate: Any = None, training: bool = False) -> Any:
-        rate = self.rate if rate is None else rate
-        if not training or (isinstance(rate, int | float) and rate == 0):
+    def call(self, inputs: Tensor, rate: Tensor | None = None, training: bool = False) -> Tensor:
+        dropped = self.rate if rate is None else rate
+        if not training or (isinstance(dropped, int | float) and dropped == 0):
             return inputs
-        keep = 1 - rate
+        keep = 1 - dropped
         mask = ops.cast(self.draw(inputs) < keep, inputs.dtype)
         return inputs * mask / ops.cast(keep, inputs.dtype)

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_preact.tensor import Tensor
+
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class EvoNormS0(keras.layers.Layer):
@@ -57,14 +59,14 @@ class EvoNormS0(keras.layers.Layer):
         self.beta = self.add_weight((channels,), self.beta_initializer, name="beta")
         self.v = self.add_weight((channels,), self.v_initializer, name="v")
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         shape = [1] * len(inputs.shape)
         shape[self.axis] = -1
         gamma, beta, v = (ops.reshape(each, shape) for each in (self.gamma, self.beta, self.v))
         x = inputs * ops.sigmoid(v * inputs) / self._deviation(inputs)
         return x * gamma + beta
 
-    def _deviation(self, inputs: Any) -> Any:
+    def _deviation(self, inputs: Tensor) -> Tensor:
         """Return the deviation per group, computed in float32 since squares overflow float16."""
         axis = self.axis % len(inputs.shape)
         channels = inputs.shape[axis]

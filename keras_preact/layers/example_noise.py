@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_preact.tensor import Tensor
+
 
 class ExampleNoise(keras.layers.Layer):
     """Base of the layers that change some examples of a residual branch as a whole, in training.
@@ -30,7 +32,7 @@ class ExampleNoise(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.built = True
 
-    def draw(self, inputs: Any) -> Any:
+    def draw(self, inputs: Tensor) -> Tensor:
         """Draw a number in [0, 1) per example, float32 `(batch, 1, …)`."""
         shape = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
         return keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_preact.tensor import Tensor
+
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class FilterResponseNormalization(keras.layers.Layer):
@@ -49,13 +51,13 @@ class FilterResponseNormalization(keras.layers.Layer):
         self.beta = self.add_weight(channels, self.beta_initializer, name="beta")
         self.tau = self.add_weight(channels, self.tau_initializer, name="tau")
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         shape = [1] * len(inputs.shape)
         shape[self.axis] = -1
         gamma, beta, tau = (ops.reshape(each, shape) for each in (self.gamma, self.beta, self.tau))
         return ops.maximum(inputs * self._inverse_root(inputs) * gamma + beta, tau)
 
-    def _inverse_root(self, inputs: Any) -> Any:
+    def _inverse_root(self, inputs: Tensor) -> Tensor:
         """Return one over the root mean square, in float32 since squares overflow float16."""
         pixels = [axis for axis in (1, 2, 3) if axis != self.axis % 4]
         squares = ops.square(ops.cast(inputs, "float32"))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import ops
+
+from keras_preact.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -16,6 +16,6 @@ class GlobalMean2D(keras.layers.GlobalAveragePooling2D):
     of 6. It takes the arguments of the Keras layer.
     """
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         dtype = keras.backend.result_type(self.compute_dtype, "float32")
         return ops.cast(super().call(ops.cast(inputs, dtype)), self.compute_dtype)

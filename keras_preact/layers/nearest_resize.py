@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_preact.tensor import Tensor
+
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class NearestResize(keras.layers.Layer):
@@ -26,7 +28,7 @@ class NearestResize(keras.layers.Layer):
         self.data_format = keras.config.image_data_format() if data_format is None else data_format
         self._axes = (2, 3) if self.data_format == "channels_first" else (1, 2)
 
-    def call(self, inputs: Sequence[Any]) -> Any:
+    def call(self, inputs: Sequence[Tensor]) -> Tensor:
         """Resize the first of two maps to the second's height and width."""
         x, like = inputs
         sizes, targets = ops.shape(x), ops.shape(like)

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_preact.tensor import Tensor
+
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class PadChannels(keras.layers.Layer):
@@ -32,7 +34,7 @@ class PadChannels(keras.layers.Layer):
         self.data_format = keras.config.image_data_format() if data_format is None else data_format
         self.built = True
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         widths = [(0, 0)] * len(inputs.shape)
         widths[1 if self.data_format == "channels_first" else -1] = (0, self.channels)
         return ops.pad(inputs, widths)

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_preact.layers.padding import FixedPadding, check_odd, pad_widths
+from keras_preact.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -36,7 +37,7 @@ class MaxPooling2D(FixedPadding, keras.layers.MaxPooling2D):
             check_odd("pool_size", self.pool_size)
             self.pads = tuple(size // 2 for size in self.pool_size)
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         if self.pads:
             widths = pad_widths(self.pads, self.data_format)
             inputs = ops.pad(inputs, widths, constant_values=self.pad_value)
@@ -73,7 +74,7 @@ class AveragePooling2D(FixedPadding, keras.layers.AveragePooling2D):
             check_odd("pool_size", self.pool_size)
             self.pads = tuple(size // 2 for size in self.pool_size)
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         if self.pads:
             inputs = ops.pad(inputs, pad_widths(self.pads, self.data_format))
         return super().call(inputs)

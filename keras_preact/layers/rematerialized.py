@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_preact.ops.pure_call import pure_call
+from keras_preact.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -27,7 +28,7 @@ class Rematerialized(keras.layers.Wrapper):
         super().__init__(layer, **kwargs)
         self.autocast = False
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         if not training:
             return self.layer(inputs, training=False)
         variables = self.layer.variables
@@ -36,7 +37,7 @@ class Rematerialized(keras.layers.Wrapper):
         # computed again, and TensorFlow would differentiate by a variable twice.
         current = [ops.copy(each) for each in variables]
 
-        def compute(x: Any, *trained: Any) -> tuple[Any, ...]:
+        def compute(x: Tensor, *trained: Tensor) -> tuple[Tensor, ...]:
             remaining = iter(trained)
             values = [
                 next(remaining) if variable.trainable else value

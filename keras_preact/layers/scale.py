@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_preact.tensor import Tensor
+
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class Scale(keras.layers.Layer):
@@ -23,7 +25,7 @@ class Scale(keras.layers.Layer):
         self.factor = factor
         self.built = True
 
-    def call(self, inputs: Any, factor: Any = None) -> Any:
+    def call(self, inputs: Tensor, factor: Tensor | None = None) -> Tensor:
         factor = self.factor if factor is None else ops.cast(factor, inputs.dtype)
         return inputs * factor
 

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_preact.ops.fused_norm import fused_norm, fused_norm_fits
+from keras_preact.tensor import Tensor
 
 # A variance that makes 1, exactly, with it.
 _EPSILON = 2.0**-10
@@ -42,7 +43,7 @@ class ScaleShift(keras.layers.Layer):
             shape=channels, initializer="zeros", autocast=False, name="shift"
         )
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         scale, shift = ops.convert_to_tensor(self.scale), ops.convert_to_tensor(self.shift)
         if fused_norm_fits(inputs, self.axis, self.variable_dtype):
             outputs, *_ = fused_norm(

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_preact.layers.conv import Conv2D
+from keras_preact.tensor import Tensor
 
 # As in timm's NF-ResNets. The paper's code bounds the variance times the fan-in from below by 1e-4.
 _EPSILON = 1e-5
@@ -54,7 +55,7 @@ class ScaledStandardizedConv2D(Conv2D):
         super().build(input_shape)
         self.gain = self.add_weight((self.filters,), self.gain_initializer, name="gain")
 
-    def kernel_in_use(self, kernel: Any) -> Any:
+    def kernel_in_use(self, kernel: Tensor) -> Tensor:
         """Standardize and scale a kernel, in float32.
 
         Args:

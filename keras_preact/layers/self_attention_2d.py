@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_preact.tensor import Tensor
+
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class SelfAttention2D(keras.layers.Layer):
@@ -78,7 +80,7 @@ class SelfAttention2D(keras.layers.Layer):
             (2 * width - 1, depth), self.width_embedding_initializer, name="width_embedding"
         )
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         first = self.data_format == "channels_first"
         x = ops.transpose(inputs, (0, 2, 3, 1)) if first else inputs
         # `build` has set it.
@@ -122,7 +124,7 @@ class SelfAttention2D(keras.layers.Layer):
         }
 
 
-def _by_distance(embedding: Any, length: int) -> Any:
+def _by_distance(embedding: Tensor, length: int) -> Tensor:
     """Return the embedding of the way from each place to each, `(length, length, d)`."""
     places = np.arange(length)
     return ops.take(embedding, places[np.newaxis] - places[:, np.newaxis] + length - 1, axis=0)

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_preact.layers.example_noise import ExampleNoise
+from keras_preact.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -20,15 +21,15 @@ class ShakeDrop(ExampleNoise):
     arguments are those of `ExampleNoise`.
     """
 
-    def call(self, inputs: Any, rate: Any = None, training: bool = False) -> Any:
-        rate = self.rate if rate is None else rate
+    def call(self, inputs: Tensor, rate: Tensor | None = None, training: bool = False) -> Tensor:
+        shaken = self.rate if rate is None else rate
         if not training:
-            return inputs * ops.cast(1 - rate, inputs.dtype)
-        stays = self.draw(inputs) >= rate
+            return inputs * ops.cast(1 - shaken, inputs.dtype)
+        stays = self.draw(inputs) >= shaken
         forward = self._factor(stays, 2 * self.draw(inputs) - 1, inputs.dtype)
         backward = self._factor(stays, self.draw(inputs), inputs.dtype)
         # The value has only the forward factor, the gradient only the backward one.
         return inputs * backward + ops.stop_gradient(inputs * (forward - backward))
 
-    def _factor(self, stays: Any, otherwise: Any, dtype: Any) -> Any:
+    def _factor(self, stays: Tensor, otherwise: Tensor, dtype: Any) -> Tensor:
         return ops.cast(ops.where(stays, 1.0, otherwise), dtype)

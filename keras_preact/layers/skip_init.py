@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from keras_preact.tensor import Tensor
+
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class SkipInit(keras.layers.Layer):
@@ -24,7 +26,7 @@ class SkipInit(keras.layers.Layer):
         """Create the gain."""
         self.gain = self.add_weight((1,), self.gain_initializer, name="gain")
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         return inputs * self.gain
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

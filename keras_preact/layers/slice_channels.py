@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from keras_preact.tensor import Tensor
+
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class SliceChannels(keras.layers.Layer):
@@ -22,7 +24,7 @@ class SliceChannels(keras.layers.Layer):
         super().__init__(**kwargs)
         self.start, self.stop, self.axis = start, stop, axis
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         kept = slice(self.start, self.stop)
         return inputs[:, kept] if self.axis == 1 else inputs[..., kept]
 

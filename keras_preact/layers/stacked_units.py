@@ -14,6 +14,7 @@ from keras_preact.ops.choices import enabled
 from keras_preact.ops.device import is_tensorflow_on_cpu
 from keras_preact.ops.loop import loop
 from keras_preact.ops.pure_call import pure_call
+from keras_preact.tensor import Tensor
 
 # Prefix of the names of a template's layers, in place of a unit's name.
 TEMPLATE_PREFIX = "unit_"
@@ -113,7 +114,7 @@ class StackedUnits(keras.layers.Layer):
             for layer, variable in self._unit.weights
         ]
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         # A norm uses its moving statistics where it is frozen.
         self._unit.model.trainable = self.trainable
         # Copies of what is updated: torch changes a variable in place, under a later recomputation.
@@ -125,13 +126,13 @@ class StackedUnits(keras.layers.Layer):
         seeds = self._seeds() if training else []
         states = self._unit.states if training and self.trainable else []
 
-        def step(x: Any, slices: list[Any]) -> tuple[Any, list[Any]]:
+        def step(x: Tensor, slices: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
             own, seed = (
                 slices[len(weights) :][: len(numbers)],
                 slices[len(weights) + len(numbers) :],
             )
 
-            def unit(x: Any, *weights: Any) -> tuple[Any, ...]:
+            def unit(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
                 return self._unit.call(x, own, weights, seed, states, training)
 
             if self.rematerialize and training:
@@ -218,13 +219,13 @@ class _Template:
 
     def call(
         self,
-        x: Any,
-        numbers: list[Any],
-        weights: Sequence[Any],
-        seeds: list[Any],
+        x: Tensor,
+        numbers: list[Tensor],
+        weights: Sequence[Tensor],
+        seeds: list[Tensor],
         states: list[int],
         training: bool,
-    ) -> tuple[Any, ...]:
+    ) -> tuple[Tensor, ...]:
         """Return the unit's output, then the new values of the weights that are states."""
         variables = [variable for _, variable in self.weights]
         if seeds:
@@ -249,7 +250,7 @@ def _for_each_unit(initializer: Any) -> Any:
     if isinstance(initializer, _CONSTANT):
         return initializer
 
-    def initialize(shape: tuple[int, ...], dtype: Any = None) -> Any:
+    def initialize(shape: tuple[int, ...], dtype: Any = None) -> Tensor:
         units = shape[0]
         if isinstance(initializer, keras.initializers.VarianceScaling):
             # One draw for all units. It takes the leading axis for a part of the receptive field,

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import ops
 
 from keras_preact.layers.conv import Conv2D
+from keras_preact.tensor import Tensor
 
 # As in timm's BiT nets: the published BiT code adds 1e-10, which no float32 variance here feels.
 _EPSILON = 1e-8
 
 
-def standardized(kernel: Any, axes: list[int]) -> Any:
+def standardized(kernel: Tensor, axes: list[int]) -> Tensor:
     """Standardize a kernel to mean 0 and variance 1 over some of its axes, in float32."""
     dtype = keras.backend.standardize_dtype(kernel.dtype)
     kernel = ops.cast(kernel, "float32")
@@ -28,7 +27,7 @@ class StandardizedConv2D(Conv2D):
     The variable holds the kernel as it is trained; `kernel_in_use` is what convolves.
     """
 
-    def kernel_in_use(self, kernel: Any) -> Any:
+    def kernel_in_use(self, kernel: Tensor) -> Tensor:
         """Standardize a kernel, in float32.
 
         Args:

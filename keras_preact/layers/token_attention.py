@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_preact.tensor import Tensor
+
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class TokenAttention(keras.layers.Layer):
@@ -24,7 +26,7 @@ class TokenAttention(keras.layers.Layer):
         self.heads = heads
         self.built = True
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         """Attend.
 
         Args:

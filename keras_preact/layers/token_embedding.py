@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_preact.tensor import Tensor
+
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class TokenEmbedding(keras.layers.Layer):
@@ -46,7 +48,7 @@ class TokenEmbedding(keras.layers.Layer):
             (1, tokens, channels), keras.initializers.RandomNormal(stddev=0.02), name="positions"
         )
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         if self.data_format == "channels_first":
             inputs = ops.transpose(inputs, (0, 2, 3, 1))
         _, tokens, channels = self.positions.shape

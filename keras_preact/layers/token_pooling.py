@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_preact.tensor import Tensor
+
 _KINDS = {
     "token": lambda x: x[:, 0],
     "avg": lambda x: ops.mean(x[:, 1:], axis=1),
@@ -33,7 +35,7 @@ class TokenPooling(keras.layers.Layer):
         self.kind = kind
         self.built = True
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         return _KINDS[self.kind](inputs)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

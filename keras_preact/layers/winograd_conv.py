@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_preact.ops.winograd import SEEN, winograd
+from keras_preact.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -43,7 +44,7 @@ class WinogradConv2D(keras.layers.Layer):
         if self.use_bias:
             self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         outputs = winograd(inputs, self.kernel)
         return outputs + self.bias if self.use_bias else outputs
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from keras_preact.tensor import Tensor
 
-def value_of(variable: Any) -> Any:
+
+def value_of(variable: Any) -> Tensor:
     """Convert a variable to a tensor: gradients of variables would have to be returned by name."""
     import tensorflow as tf
 
     return tf.convert_to_tensor(variable)
 
 
-def depends_on(other: Any, value: Any) -> Any:
+def depends_on(other: Tensor, value: Tensor) -> Tensor:
     """Delay a value until another is known.
 
     TensorFlow computes what it can as early as it can: all kernels at Winograd's points when a step

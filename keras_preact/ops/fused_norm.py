@@ -9,11 +9,12 @@ import keras
 from keras_preact.ops.choices import enabled
 from keras_preact.ops.custom_gradient import value_of
 from keras_preact.ops.device import is_tensorflow_on_cpu, kernels_take_channels_first
+from keras_preact.tensor import Tensor
 
 _DTYPES = ("float16", "bfloat16", "float32")
 
 
-def fused_norm_fits(inputs: Any, axis: int, variable_dtype: str) -> bool:
+def fused_norm_fits(inputs: Tensor, axis: int, variable_dtype: str) -> bool:
     """Return whether `fused_norm` can be called.
 
     Args:
@@ -35,16 +36,16 @@ def fused_norm_fits(inputs: Any, axis: int, variable_dtype: str) -> bool:
 
 
 def fused_norm(
-    inputs: Any,
-    scale: Any,
-    shift: Any,
-    mean: Any,
-    variance: Any,
+    inputs: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    mean: Tensor,
+    variance: Tensor,
     *,
     axis: int,
     epsilon: float,
     training: bool,
-) -> tuple[Any, Any, Any]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Compute `(inputs - mean) / sqrt(variance + epsilon) * scale + shift`.
 
     Args:
@@ -77,8 +78,12 @@ def fused_norm(
 
 
 def _without_reserve(
-    inputs: Any, scale: Any, shift: Any, statistics: dict[str, Any], settings: dict[str, Any]
-) -> tuple[Any, Any, Any]:
+    inputs: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    statistics: dict[str, Tensor],
+    settings: dict[str, Any],
+) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize in training, without keeping what TensorFlow never reads on a CPU.
 
     That is the kernel's third reserve, an eighth of the size of float32 maps.
@@ -86,12 +91,12 @@ def _without_reserve(
     import tensorflow as tf
 
     @tf.custom_gradient
-    def normalize(inputs: Any, scale: Any, shift: Any) -> tuple[Any, Any]:
+    def normalize(inputs: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         *results, first, second, _ = tf.raw_ops.FusedBatchNormV3(
             x=inputs, scale=scale, offset=shift, **statistics, **settings
         )
 
-        def gradient(upstream: Any, *_: Any) -> tuple[Any, Any, Any]:
+        def gradient(upstream: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return tf.raw_ops.FusedBatchNormGradV3(
                 y_backprop=upstream,
                 x=inputs,

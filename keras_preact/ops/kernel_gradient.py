@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 from keras_preact.ops.choices import enabled
 from keras_preact.ops.custom_gradient import depends_on, value_of
+from keras_preact.tensor import Tensor
 
 # With fewer channels, in or out, products for each tap take longer than the convolution's gradient.
 _LEAST_CHANNELS = 128
@@ -48,8 +48,8 @@ def products_pay(
 
 
 def convolution(
-    inputs: Any, kernel: Any, strides: tuple[int, int] = (1, 1), *, by_products: bool
-) -> Any:
+    inputs: Tensor, kernel: Tensor, strides: tuple[int, int] = (1, 1), *, by_products: bool
+) -> Tensor:
     """Convolve on TensorFlow, padded by half the kernel, with faster gradients.
 
     The inputs are padded again for the gradients, so that training keeps no padded copy.
@@ -69,14 +69,14 @@ def convolution(
 
 
 @functools.cache
-def _convolution(strides: tuple[int, int], by_products: bool) -> Callable[[Any, Any], Any]:
+def _convolution(strides: tuple[int, int], by_products: bool) -> Callable[[Tensor, Tensor], Tensor]:
     import tensorflow as tf
 
     gradient_of_kernel = _by_products if by_products else _by_convolution
 
     @tf.custom_gradient
-    def convolve(inputs: Any, kernel: Any) -> Any:
-        def gradient(upstream: Any) -> tuple[Any, Any]:
+    def convolve(inputs: Tensor, kernel: Tensor) -> Tensor:
+        def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
             of_inputs = _gradient_of_inputs(inputs, kernel, upstream, strides)
             late = depends_on(upstream, inputs)
             return of_inputs, gradient_of_kernel(late, kernel, upstream, strides)
@@ -87,13 +87,15 @@ def _convolution(strides: tuple[int, int], by_products: bool) -> Callable[[Any, 
     return convolve
 
 
-def _pads(kernel: Any) -> list[list[int]]:
+def _pads(kernel: Tensor) -> list[list[int]]:
     """Return half of the kernel, before and after height and width."""
     down, across = (side // 2 for side in kernel.shape[:2])
     return [[0, 0], [down, down], [across, across], [0, 0]]
 
 
-def _gradient_of_inputs(inputs: Any, kernel: Any, upstream: Any, strides: tuple[int, int]) -> Any:
+def _gradient_of_inputs(
+    inputs: Tensor, kernel: Tensor, upstream: Tensor, strides: tuple[int, int]
+) -> Tensor:
     import tensorflow as tf
 
     arguments = {"filter": kernel, "out_backprop": upstream, "strides": [1, *strides, 1]}
@@ -107,7 +109,9 @@ def _gradient_of_inputs(inputs: Any, kernel: Any, upstream: Any, strides: tuple[
     return tf.slice(padded, pads[:, 0], size)
 
 
-def _by_convolution(inputs: Any, kernel: Any, upstream: Any, strides: tuple[int, int]) -> Any:
+def _by_convolution(
+    inputs: Tensor, kernel: Tensor, upstream: Tensor, strides: tuple[int, int]
+) -> Tensor:
     import tensorflow as tf
 
     return tf.raw_ops.Conv2DBackpropFilter(
@@ -119,7 +123,9 @@ def _by_convolution(inputs: Any, kernel: Any, upstream: Any, strides: tuple[int,
     )
 
 
-def _by_products(inputs: Any, kernel: Any, upstream: Any, strides: tuple[int, int]) -> Any:
+def _by_products(
+    inputs: Tensor, kernel: Tensor, upstream: Tensor, strides: tuple[int, int]
+) -> Tensor:
     import tensorflow as tf
 
     upstreams = tf.reshape(upstream, (-1, upstream.shape[-1]))
@@ -130,7 +136,7 @@ def _by_products(inputs: Any, kernel: Any, upstream: Any, strides: tuple[int, in
     return tf.reshape(tf.stack(products), kernel.shape)
 
 
-def _pixels_of_taps(inputs: Any, kernel: Any, strides: tuple[int, int]) -> list[Any]:
+def _pixels_of_taps(inputs: Tensor, kernel: Tensor, strides: tuple[int, int]) -> list[Tensor]:
     """Return the pixels that each tap of the kernel met, in maps as large as the outputs."""
     import tensorflow as tf
 

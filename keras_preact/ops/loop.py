@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 from keras import ops
 
+from keras_preact.tensor import Tensor
+
 # Takes the carried tensor and one slice of every stacked tensor; returns the next carried tensor,
 # of the same shape and dtype, and the slices to collect.
-Step = Callable[[Any, list[Any]], tuple[Any, list[Any]]]
+Step = Callable[[Tensor, list[Tensor]], tuple[Tensor, list[Tensor]]]
 
 
-def loop(step: Step, carry: Any, stacked: list[Any], collected: list[Any]) -> tuple[Any, list[Any]]:
+def loop(
+    step: Step, carry: Tensor, stacked: list[Tensor], collected: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
     """Carry a tensor through one step for each slice along the leading axis of stacked tensors.
 
     `keras.ops.scan` does this, but on TensorFlow it can collect nothing that differs from the
@@ -35,18 +38,20 @@ def loop(step: Step, carry: Any, stacked: list[Any], collected: list[Any]) -> tu
 
 
 def _tensorflow_loop(
-    step: Step, carry: Any, stacked: list[Any], collected: list[Any]
-) -> tuple[Any, list[Any]]:
+    step: Step, carry: Tensor, stacked: list[Tensor], collected: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
     import tensorflow as tf
 
     count = stacked[0].shape[0]
 
-    def array(like: Any) -> tf.TensorArray:
+    def array(like: Tensor) -> tf.TensorArray:
         return tf.TensorArray(like.dtype, count, element_shape=like.shape[1:])
 
     slices = [array(each).unstack(each) for each in stacked]
 
-    def body(index: Any, carry: Any, results: list[Any]) -> tuple[Any, Any, list[Any]]:
+    def body(
+        index: Tensor, carry: Tensor, results: list[Tensor]
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         carry, values = step(carry, [each.read(index) for each in slices])
         results = [each.write(index, value) for each, value in zip(results, values, strict=True)]
         return index + 1, carry, results

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from keras import ops
 
 from keras_preact.ops.choices import enabled
 from keras_preact.ops.kernel_gradient import convolution
+from keras_preact.tensor import Tensor
 
 # In float32 a convolution of up to so many weights trains faster as a matrix product of the pixels.
 _PRODUCT_WEIGHTS = 16384
@@ -22,7 +22,7 @@ _SAFE_CHANNELS = 16
 
 def trainable_pointwise(
     kernel_shape: tuple[int, int, int, int], strides: tuple[int, int], dtype: str
-) -> Callable[[Any, Any], Any] | None:
+) -> Callable[[Tensor, Tensor], Tensor] | None:
     """Choose the form of a 1x1 convolution that trains fastest on TensorFlow without a GPU.
 
     Args:
@@ -44,5 +44,5 @@ def trainable_pointwise(
     return partial(convolution, by_products=True) if enabled("products") else None
 
 
-def _product(inputs: Any, kernel: Any) -> Any:
+def _product(inputs: Tensor, kernel: Tensor) -> Tensor:
     return ops.matmul(inputs, kernel[0, 0])

@@ -7,14 +7,16 @@ from typing import Any
 
 import keras
 
+from keras_preact.tensor import Tensor
+
 
 def pure_call(
     layer: keras.layers.Layer,
     variables: Sequence[keras.Variable],
-    values: Sequence[Any],
+    values: Sequence[Tensor],
     *args: Any,
     training: bool,
-) -> tuple[Any, list[Any]]:
+) -> tuple[Tensor, list[Tensor]]:
     """Call a layer with other values in place of its variables', and leave those untouched.
 
     Args:

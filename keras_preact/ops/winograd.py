@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from keras import ops
 
 from keras_preact.ops.choices import enabled
 from keras_preact.ops.custom_gradient import depends_on, value_of
+from keras_preact.tensor import Tensor
 
 # With fewer channels, in or out, the transforms cost more than the products save.
 LEAST_CHANNELS = 128
@@ -74,7 +74,7 @@ def transformed_kernel(kernel: np.ndarray) -> np.ndarray:
     return points.reshape(SEEN**2, *kernel.shape[2:]).astype("float32")
 
 
-def winograd(inputs: Any, kernel: Any) -> Any:
+def winograd(inputs: Tensor, kernel: Tensor) -> Tensor:
     """Convolve by 3x3 with stride 1, padded by a pixel of zeros on every side.
 
     Args:
@@ -106,7 +106,7 @@ def winograd_pays(shape: tuple[int | None, int | None, int | None, int], filters
     return height * width >= _LEAST_WITHIN * tiles * _TILE**2
 
 
-def trainable_winograd(inputs: Any, kernel: Any) -> Any:
+def trainable_winograd(inputs: Tensor, kernel: Tensor) -> Tensor:
     """Convolve as `winograd` does, on TensorFlow, with gradients by the same algorithm.
 
     Args:
@@ -120,12 +120,12 @@ def trainable_winograd(inputs: Any, kernel: Any) -> Any:
 
 
 @functools.cache
-def _trainable_winograd() -> Callable[[Any, Any], Any]:
+def _trainable_winograd() -> Callable[[Tensor, Tensor], Tensor]:
     import tensorflow as tf
 
     @tf.custom_gradient
-    def convolve(inputs: Any, kernel: Any) -> Any:
-        def gradient(upstream: Any) -> tuple[Any, Any]:
+    def convolve(inputs: Tensor, kernel: Tensor) -> Tensor:
+        def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
             of_inputs = _gradient_of_inputs(depends_on(upstream, kernel), upstream)
             return of_inputs, _gradient_of_kernel(depends_on(of_inputs, inputs), upstream)
 
@@ -137,7 +137,7 @@ def _trainable_winograd() -> Callable[[Any, Any], Any]:
     return convolve
 
 
-def _gradient_of_inputs(kernel: Any, upstream: Any) -> Any:
+def _gradient_of_inputs(kernel: Tensor, upstream: Tensor) -> Tensor:
     """Return the loss's gradient by the inputs: a convolution with the kernel turned around."""
     import tensorflow as tf
 
@@ -145,12 +145,12 @@ def _gradient_of_inputs(kernel: Any, upstream: Any) -> Any:
     return _maps(tf.matmul(_points_seen(upstream), turned, transpose_b=True), upstream)
 
 
-def _kernel_at_points(kernel: Any, transform: np.ndarray) -> Any:
+def _kernel_at_points(kernel: Tensor, transform: np.ndarray) -> Tensor:
     """Transform a kernel to the points, in the graph: `(36, channels, filters)`."""
     return _combine(transform, ops.reshape(kernel, (9, *kernel.shape[2:])))
 
 
-def _gradient_of_kernel(inputs: Any, upstream: Any) -> Any:
+def _gradient_of_kernel(inputs: Tensor, upstream: Tensor) -> Tensor:
     """Return the loss's gradient by the kernel, `(3, 3, channels, filters)`."""
     import tensorflow as tf
 
@@ -160,19 +160,19 @@ def _gradient_of_kernel(inputs: Any, upstream: Any) -> Any:
     return ops.reshape(kernel, (3, 3, *kernel.shape[1:]))
 
 
-def _combine(transform: np.ndarray, values: Any) -> Any:
+def _combine(transform: np.ndarray, values: Tensor) -> Tensor:
     """Transform values along both axes; their first axis is that of the pixels or points."""
     both = np.kron(transform, transform).astype("float32")
     columns = ops.matmul(ops.convert_to_tensor(both), ops.reshape(values, (both.shape[1], -1)))
     return ops.reshape(columns, (both.shape[0], -1, values.shape[-1]))
 
 
-def _points_seen(maps: Any) -> Any:
+def _points_seen(maps: Tensor) -> Tensor:
     """Transform each tile's part of the inputs to the points: `(36, tiles, channels)`."""
     return _combine(_FROM_PIXELS, _windows(maps, size=SEEN, before=1))
 
 
-def _windows(maps: Any, size: int, before: int) -> Any:
+def _windows(maps: Tensor, size: int, before: int) -> Tensor:
     """Gather a window of pixels per tile, `(size * size, tiles, channels)`, zero beyond the edges.
 
     Args:
@@ -198,7 +198,7 @@ def _windows(maps: Any, size: int, before: int) -> Any:
     return ops.reshape(ops.take(rows, places, axis=0), (size**2, -1, channels))
 
 
-def _maps(products: Any, like: Any) -> Any:
+def _maps(products: Tensor, like: Tensor) -> Tensor:
     """Transform products `(36, tiles, filters)` to maps `(batch, height, width, filters)`.
 
     Args:

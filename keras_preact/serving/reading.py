@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from keras_preact.images.decoding import decode_image
 from keras_preact.images.preprocessing import Preprocessing
+from keras_preact.tensor import Tensor
 
 # Errors of images that are not scored; the empty string where nothing is wrong.
 NO_ERROR = ""
@@ -34,7 +34,7 @@ class ImageReader:
     preprocessing: Preprocessing
     max_pixels: int
 
-    def read(self, files: Any) -> tuple[Any, Any]:
+    def read(self, files: Tensor) -> tuple[Tensor, Tensor]:
         """Read a batch of files, several at a time.
 
         Args:
@@ -68,7 +68,7 @@ class ImageReader:
         errors = tf.tensor_scatter_nd_update(tf.fill([count], DAMAGED), places, errors)
         return tf.ensure_shape(images, (None, size, size, channels)), errors
 
-    def _read(self, file: Any) -> tuple[Any, Any]:
+    def _read(self, file: Tensor) -> tuple[Tensor, Tensor]:
         """Return a prepared image and an error, one of them empty; raise where decoding does."""
         import tensorflow as tf
 
@@ -89,7 +89,7 @@ class ImageReader:
         return tf.cond(error == NO_ERROR, prepare, lambda: tf.zeros([size, size, channels])), error
 
 
-def _pixels(file: Any) -> Any:
+def _pixels(file: Tensor) -> Tensor:
     """Read height times width from the header, int64; -1 for a format that is not read."""
     import tensorflow as tf
 
@@ -97,13 +97,13 @@ def _pixels(file: Any) -> Any:
     start = tf.strings.join([tf.strings.substr(file, 0, 32), b"\0" * 32])
     header = tf.cast(tf.io.decode_raw(start, tf.uint8), tf.int64)
 
-    def number(place: int, count: int, big_endian: bool = False) -> Any:
+    def number(place: int, count: int, big_endian: bool = False) -> Tensor:
         powers = [256**power for power in range(count)]
         return tf.reduce_sum(
             header[place : place + count] * (powers[::-1] if big_endian else powers)
         )
 
-    def starts_with(magic: bytes, at: int = 0) -> Any:
+    def starts_with(magic: bytes, at: int = 0) -> Tensor:
         return tf.strings.substr(start, at, len(magic)) == magic
 
     # A bitmap's height below zero says that its rows run from the top.
@@ -125,13 +125,13 @@ def _pixels(file: Any) -> Any:
     for is_format, value in formats:
         pixels = tf.where(is_format, value, pixels)
 
-    def jpeg() -> Any:
+    def jpeg() -> Tensor:
         return tf.reduce_prod(tf.cast(tf.io.extract_jpeg_shape(file)[:2], tf.int64))
 
     return tf.cond(starts_with(_JPEG), jpeg, lambda: pixels)
 
 
-def exif_orientation(file: Any) -> Any:
+def exif_orientation(file: Tensor) -> Tensor:
     """Read the orientation of the camera from the EXIF block of a JPEG file.
 
     Args:
@@ -150,24 +150,24 @@ def exif_orientation(file: Any) -> Any:
     return tf.cond(tf.strings.substr(file, 0, 3) == _JPEG, read, lambda: tf.constant(1))
 
 
-def _bytes(block: Any, start: Any, count: int) -> Any:
+def _bytes(block: Tensor, start: Tensor, count: int) -> Tensor:
     """Return some bytes of a block; outside of it, its first or last byte."""
     import tensorflow as tf
 
     return tf.gather(block, tf.clip_by_value(start + tf.range(count), 0, tf.size(block) - 1))
 
 
-def _exif_block(header: Any) -> Any:
+def _exif_block(header: Tensor) -> Tensor:
     """Return the TIFF structure in a JPEG's EXIF segment; empty if there is none."""
     import tensorflow as tf
 
-    def not_found(place: Any, start: Any) -> Any:
+    def not_found(place: Tensor, start: Tensor) -> Tensor:
         segment = _bytes(header, place, 2)
         # FF DA: the image itself follows.
         is_segment = (segment[0] == 0xFF) & (segment[1] != 0xDA)
         return (start == place) & is_segment & (place + 10 < tf.size(header))
 
-    def next_segment(place: Any, _: Any) -> tuple[Any, Any]:
+    def next_segment(place: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
         segment = _bytes(header, place, 10)
         is_exif = tf.reduce_all(segment[4:] == [*b"Exif\0\0"]) & (segment[1] == 0xE1)
         end = place + 2 + segment[2] * 256 + segment[3]
@@ -178,13 +178,13 @@ def _exif_block(header: Any) -> Any:
     return header[start:end]
 
 
-def _orientation(block: Any) -> Any:
+def _orientation(block: Tensor) -> Tensor:
     """Return the orientation in the first directory of a TIFF structure; 1 if there is none."""
     import tensorflow as tf
 
     little_endian = _bytes(block, 0, 1)[0] == ord("I")
 
-    def number(digits: Any) -> Any:
+    def number(digits: Tensor) -> Tensor:
         """Return the number that bytes along the last axis make."""
         count = digits.shape[-1]
         powers = tf.constant([256**power for power in range(count)])
@@ -201,7 +201,7 @@ def _orientation(block: Any) -> Any:
     return tf.where((value >= 1) & (value <= 8), value, 1)
 
 
-def oriented(image: Any, orientation: Any) -> Any:
+def oriented(image: Tensor, orientation: Tensor) -> Tensor:
     """Turn an image upright.
 
     Args:

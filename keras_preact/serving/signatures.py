@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 
@@ -12,6 +11,7 @@ from keras_preact.features import feature_extractor
 from keras_preact.images.preprocessing import Preprocessing
 from keras_preact.ops.choices import enabled
 from keras_preact.serving.reading import ImageReader
+from keras_preact.tensor import Tensor
 
 # Most images that go through the net at a time, so that memory does not grow with a batch.
 CHUNK = 32
@@ -23,7 +23,7 @@ EMBEDDING = "embedding"
 # A graph with its constants is one protocol buffer, which has less than 2 GiB.
 _MAX_FROZEN_BYTES = 2**31 - 2**26
 
-Net = Callable[[Any], dict[str, Any]]
+Net = Callable[[Tensor], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def compiled(model: keras.Model, preprocessing: Preprocessing, options: Options)
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    def net(images: Any) -> dict[str, Any]:
+    def net(images: Tensor) -> dict[str, Tensor]:
         outputs = model(preprocessing.normalize(images), training=False)
         return {name: tf.cast(output, tf.float32) for name, output in outputs.items()}
 
@@ -88,7 +88,7 @@ def compiled(model: keras.Model, preprocessing: Preprocessing, options: Options)
     names = sorted(concrete.structured_outputs)
     frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
 
-    def constant_net(images: Any) -> dict[str, Any]:
+    def constant_net(images: Tensor) -> dict[str, Tensor]:
         return dict(zip(names, tf.nest.flatten(frozen(images)), strict=True))
 
     return tf.function(
@@ -111,7 +111,7 @@ def signatures(
     preprocessing: Preprocessing,
     labels: Sequence[str],
     options: Options,
-) -> dict[str, Any]:
+) -> dict[str, Tensor]:
     """Make the signatures of the SavedModel, by name.
 
     Args:
@@ -132,35 +132,35 @@ def signatures(
     read = tf.function(reader.read, input_signature=[files], autograph=False)
     features = sorted({*model.output} - {PROBABILITIES})
 
-    def run(images: Any, names: Sequence[str]) -> dict[str, Any]:
+    def run(images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         outputs = _in_chunks(net, images, names)
         return {name: tf.ensure_shape(outputs[name], model.output[name].shape) for name in names}
 
-    def score(images: Any) -> dict[str, Any]:
+    def score(images: Tensor) -> dict[str, Tensor]:
         if options.any_size:
             images = tf.map_fn(
                 preprocessing.resize_and_crop, images, fn_output_signature=tf.float32
             )
         return run(tf.cast(images, tf.float32), [PROBABILITIES])
 
-    def read_and_run(files: Any, names: Sequence[str]) -> dict[str, Any]:
+    def read_and_run(files: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         images, errors = read(files)
         outputs = run(images, names)
         # The images of files that could not be read are black, and get scores too: drop them.
         outputs = {name: _zero_where(errors != "", output) for name, output in outputs.items()}
         return {**outputs, "errors": errors}
 
-    def score_files(image_bytes: Any) -> dict[str, Any]:
+    def score_files(image_bytes: Tensor) -> dict[str, Tensor]:
         return read_and_run(image_bytes, [PROBABILITIES])
 
-    def classify(image_bytes: Any) -> dict[str, Any]:
+    def classify(image_bytes: Tensor) -> dict[str, Tensor]:
         outputs = score_files(image_bytes)
         scores, indices = tf.math.top_k(outputs[PROBABILITIES], options.top_k)
         failed = outputs["errors"] != ""
         classes = tf.where(failed[:, None], "", tf.gather(tf.constant(list(labels)), indices))
         return {"classes": classes, "scores": scores, "errors": outputs["errors"]}
 
-    def describe(image_bytes: Any) -> dict[str, Any]:
+    def describe(image_bytes: Tensor) -> dict[str, Tensor]:
         return read_and_run(image_bytes, features)
 
     channels = preprocessing.channels
@@ -179,7 +179,7 @@ def signatures(
     }
 
 
-def _in_chunks(net: Net, images: Any, names: Sequence[str]) -> dict[str, Any]:
+def _in_chunks(net: Net, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
     """Compute some outputs of the net, for any number of images, also for none."""
     import tensorflow as tf
 
@@ -194,7 +194,7 @@ def _in_chunks(net: Net, images: Any, names: Sequence[str]) -> dict[str, Any]:
     chunks = (padded + size - 1) // size
     arrays = [tf.TensorArray(tf.float32, chunks, infer_shape=False) for _ in names]
 
-    def step(index: Any, arrays: list[Any]) -> tuple[Any, list[Any]]:
+    def step(index: Tensor, arrays: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         outputs = net(images[index * size : (index + 1) * size])
         return index + 1, [
             array.write(index, outputs[name]) for array, name in zip(arrays, names, strict=True)
@@ -210,7 +210,7 @@ def _in_chunks(net: Net, images: Any, names: Sequence[str]) -> dict[str, Any]:
     return {name: array.concat()[:count] for name, array in zip(names, arrays, strict=True)}
 
 
-def _zero_where(failed: Any, output: Any) -> Any:
+def _zero_where(failed: Tensor, output: Tensor) -> Tensor:
     import tensorflow as tf
 
     failed = tf.reshape(failed, [-1] + [1] * (len(output.shape) - 1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 
@@ -12,6 +11,7 @@ from keras_preact.features import feature_extractor, map_stride
 from keras_preact.layer_names import data_format, first_convolution
 from keras_preact.layers import Conv2D, NearestResize
 from keras_preact.spec.rules import POSITIVE_INTEGER
+from keras_preact.tensor import Tensor
 
 # That of torchvision's pyramid: `kaiming_uniform_` with a gain of 1.
 _INITIALIZER = {"scale": 1.0, "mode": "fan_in", "distribution": "uniform"}
@@ -91,7 +91,7 @@ class _Layers:
     data_format: str
     dtype: keras.DTypePolicy
 
-    def conv(self, x: Any, kernel_size: int, name: str) -> Any:
+    def conv(self, x: Tensor, kernel_size: int, name: str) -> Tensor:
         layer = Conv2D(
             self.channels,
             kernel_size,
@@ -102,12 +102,12 @@ class _Layers:
         )
         return layer(x)
 
-    def add_resized(self, x: Any, above: Any, stage: int) -> Any:
+    def add_resized(self, x: Tensor, above: Tensor, stage: int) -> Tensor:
         resize = NearestResize(self.data_format, dtype=self.dtype, name=f"fpn_resize{stage}")
         add = keras.layers.Add(dtype=self.dtype, name=f"fpn_add{stage}")
         return add([x, resize([above, x])])
 
-    def halved(self, x: Any, name: str) -> Any:
+    def halved(self, x: Tensor, name: str) -> Tensor:
         layer = keras.layers.MaxPooling2D(
             1, 2, data_format=self.data_format, dtype=self.dtype, name=name
         )

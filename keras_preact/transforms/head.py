@@ -8,6 +8,7 @@ import keras
 
 from keras_preact.blocks.head import classifier, global_pool
 from keras_preact.layer_names import body_end, data_format
+from keras_preact.tensor import Tensor
 
 
 def replace_head(
@@ -54,7 +55,7 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _pooled(model: Any) -> Any:
+def _pooled(model: Any) -> Tensor:
     """Return the vector per image that a net's classifier takes."""
     body = body_end(model)
     end = model.get_layer(index=-1)

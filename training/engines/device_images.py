@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_preact.preprocessing import Preprocessing
+from keras_preact.tensor import Tensor
 from training.recipe import Recipe
 
 # The purpose of a generator's numbers: with it, the seed and the epoch they are drawn from.
@@ -69,7 +70,7 @@ class DeviceImages(keras.layers.Layer):
         )
         self._pixels.assign(images.reshape(-1, self._channels))
 
-    def call(self, views: Any) -> Any:
+    def call(self, views: Tensor) -> Tensor:
         """Return the images of a batch of views.
 
         Args:
@@ -97,7 +98,7 @@ class DeviceImages(keras.layers.Layer):
             return ops.transpose(pixels, (0, 3, 1, 2))
         return pixels
 
-    def _cut(self, place: Any, center: Any) -> Any:
+    def _cut(self, place: Tensor, center: Tensor) -> Tensor:
         """Return which rows, or columns, the square covers."""
         start = center - self._cutout // 2
         return (place >= start) & (place < start + self._cutout)

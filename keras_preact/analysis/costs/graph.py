@@ -10,6 +10,7 @@ import keras
 
 from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.layers.stacked_units import TEMPLATE_PREFIX
+from keras_preact.tensor import Tensor
 
 Shape = tuple[int, ...]
 
@@ -28,8 +29,8 @@ class Call:
 
     layer: Any
     name: str
-    inputs: tuple[Any, ...]
-    output: Any
+    inputs: tuple[Tensor, ...]
+    output: Tensor
     units: int = 1
 
 
@@ -80,11 +81,11 @@ def _checked_shape(model: keras.Model, input_shape: Shape | None) -> Shape:
 
 def _walk(
     model: keras.Model,
-    inputs: list[Any],
+    inputs: list[Tensor],
     record: Callable[[Call], None],
     rename: Callable[[str], str] = str,
     units: int = 1,
-) -> Any:
+) -> Tensor:
     """Record the calls that a model makes of its layers; return its output."""
 
     def called(layer: Any) -> Callable[..., Any]:
@@ -113,5 +114,5 @@ def _walk(
     return model._run_through_graph(inputs, operation_fn=called)
 
 
-def _tensors(value: Any) -> Iterable[Any]:
+def _tensors(value: Any) -> Iterable[Tensor]:
     return [each for each in keras.tree.flatten(value) if isinstance(each, keras.KerasTensor)]

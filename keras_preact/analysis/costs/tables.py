@@ -13,7 +13,6 @@ whole net, a stage's widths depend on the other stages too, and its units are lo
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
 
 import keras
 
@@ -23,6 +22,7 @@ from keras_preact.architecture import Architecture, Unit
 from keras_preact.blocks.stages import residual_stage, without_name_and_numbers
 from keras_preact.blocks.stem import stem
 from keras_preact.build import body_end, layer_factory, net_inputs, top
+from keras_preact.tensor import Tensor
 
 # Values of a part that are added up, in the order of a table's own.
 Values = tuple[float, ...]
@@ -108,7 +108,7 @@ class PartTable:
         return self._part(unit, shape, lambda x: residual_stage(x, (unit,), self._make))
 
     def _part(
-        self, name: Hashable, shape: Shape, apply: Callable[[Any], Any]
+        self, name: Hashable, shape: Shape, apply: Callable[[Tensor], Tensor]
     ) -> tuple[Values, Shape]:
         """Return the values of a part, and the shape of its output."""
         if (name, shape) not in self._measured:
@@ -117,10 +117,10 @@ class PartTable:
             self._measured[name, shape] = self._measure(model), tuple(model.output_shape[1:])
         return self._measured[name, shape]
 
-    def _stem(self, x: Any) -> Any:
+    def _stem(self, x: Tensor) -> Tensor:
         return stem(x, self._make)
 
-    def _head(self, x: Any) -> Any:
+    def _head(self, x: Tensor) -> Tensor:
         return top(body_end(x, self._make), self._make, self._classes, "softmax")
 
 

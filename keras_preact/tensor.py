@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-# A symbolic Keras tensor, or a tensor of the back end: no type has both for all back ends.
+# A symbolic Keras tensor, a tensor of the backend, or, as an argument, an array that converts to
+# one. No type has them all.
 Tensor: TypeAlias = Any
