@@ -111,9 +111,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", choices=SUITES, metavar="NAME", help=", ".join(SUITES))
-    names = parser.parse_args().names
-    return run_all(SUITES[name] for name in names or SUITES)
+    parser.add_argument("suites", nargs="*", type=_suite, metavar="NAME", help=", ".join(SUITES))
+    return run_all(parser.parse_args().suites or SUITES.values())
+
+
+def _suite(name: str) -> Suite:
+    if name not in SUITES:
+        raise argparse.ArgumentTypeError(f"{name!r} is no suite. Suites: {', '.join(SUITES)}")
+    return SUITES[name]
 
 
 if __name__ == "__main__":
