@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from tests.suites import Suite, run_all
+import sys
+
+import pytest
+
+from tests import suites
+from tests.suites import SUITES, Suite, run_all
 
 PASSES = "def test_one(): pass\n"
 FAILS = "def test_two(): assert False\n"
@@ -25,8 +30,8 @@ def last_line(capsys):
 
 
 def test_all_suites_run_though_the_first_one_fails(tmp_path, capsys):
-    suites = [suite(tmp_path, "first", FAILS + PASSES), suite(tmp_path, "second", PASSES + SKIPS)]
-    assert run_all(suites, tmp_path) == 1
+    both = [suite(tmp_path, "first", FAILS + PASSES), suite(tmp_path, "second", PASSES + SKIPS)]
+    assert run_all(both, tmp_path) == 1
     first, second = last_line(capsys).split("; ")
     assert first.startswith("first 1 failed, 1 passed in ")
     assert second.startswith("second 1 passed, 1 skipped in ")
@@ -45,3 +50,10 @@ def test_a_suite_without_a_test_fails(tmp_path, capsys):
 def test_a_suite_that_cannot_start_fails(tmp_path, capsys):
     assert run_all([suite(tmp_path, "unknown", "", "--no-such-option")], tmp_path) == 1
     assert last_line(capsys).startswith("unknown stopped with status 4 in ")
+
+
+@pytest.mark.parametrize("names", [[], ["jax"], ["torch", "onednn-off"]])
+def test_the_command_takes_names_or_none(names, monkeypatch):
+    monkeypatch.setattr(suites, "run_all", list)
+    monkeypatch.setattr(sys, "argv", ["suites.py", *names])
+    assert suites.main() == [SUITES[name] for name in names or SUITES]
