@@ -86,9 +86,9 @@ def _card(trained: Trained, weights: Path, data: str, result: Evaluation) -> str
 - Accuracy, evaluated from this file: {result.top1:.2%} of the {result.images:,} test images;
   {_percent(result.top5)} with the five likeliest classes
 - Images: {_preprocessing(trained.preprocessing)}
-- Licence: Apache-2.0
+- License: Apache-2.0
 
-| class | recognised |
+| class | recognized |
 | --- | --- |
 {_rows({name: _percent(share) for name, share in result.per_class.items()})}
 
