@@ -1,6 +1,6 @@
-"""Make a run's net ready to ship: `python -m training.publish --model RUN --output FOLDER`.
+"""Preparation of a run's net for shipping: `python -m training.publish --model RUN --output FOLDER`.
 
-Writes the weights with 16-bit kernels, `NAME.weights.h5`, evaluates the net again with what is in
+It writes the weights with 16-bit kernels, `NAME.weights.h5`, evaluates the net again with what is in
 that file, and writes a model card, `NAME.md`, which it also prints. SHA-256 and accuracy are what a
 row of `keras_preact.weights.catalogue` needs.
 """
