@@ -1,8 +1,8 @@
-"""Preparation of a run's net for shipping: `python -m training.publish --model RUN --output FOLDER`.
+"""Shipping of a run's net: `python -m training.publish --model RUN --output FOLDER`.
 
-It writes the weights with 16-bit kernels, `NAME.weights.h5`, evaluates the net again with what is in
-that file, and writes a model card, `NAME.md`, which it also prints. SHA-256 and accuracy are what a
-row of `keras_preact.weights.catalogue` needs.
+It writes the weights with 16-bit kernels, `NAME.weights.h5`, evaluates the net again with the
+content of that file, and writes a model card, `NAME.md`, which it also prints. A row of
+`keras_preact.weights.catalogue` needs the SHA-256 and the accuracy.
 """
 
 from __future__ import annotations
