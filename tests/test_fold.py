@@ -141,7 +141,7 @@ def sum_of(model: keras.Model, unit: str) -> np.ndarray:
     )
 
 
-def test_sums_are_centred():
+def test_sums_are_centered():
     """What a norm takes after a fold has the mean of before less the moving mean."""
     model = net()
     # A scale of zero, by which the stream cannot be divided again, is left in its norm.
@@ -179,7 +179,7 @@ def test_a_stage_is_in_the_units_of_the_norm_after_it():
         np.testing.assert_allclose(sum_of(folded, inside), expected, atol=1e-5)
 
 
-def test_a_sum_that_is_an_output_is_not_centred():
+def test_a_sum_that_is_an_output_is_not_centered():
     net_ = net()
     added = net_.get_layer("stage2_unit2_add").output
     model = keras.Model(net_.input, [added, net_.output])

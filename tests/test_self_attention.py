@@ -74,7 +74,7 @@ def test_attention_stands_in_the_last_stages_alone(stride_in):
 
 
 @pytest.mark.parametrize("spatial", ["conv", "self_attention"])
-def test_attention_sees_every_pixel_and_a_convolution_its_neighbours(spatial):
+def test_attention_sees_every_pixel_and_a_convolution_its_neighbors(spatial):
     changes = {"units": (1, 1), "strides": (1, 1), "spatial": spatial, "spatial_stages": 1}
     model = net(changes, include_top=False)
     far = X.copy()
