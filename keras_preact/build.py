@@ -14,7 +14,7 @@ from keras_preact.blocks.nesting import check_separate_units
 from keras_preact.blocks.stages import residual_stage, separate_units
 from keras_preact.blocks.stem import stem
 from keras_preact.messages import require
-from keras_preact.spec.rules import POSITIVE_INTEGER, is_positive_integer
+from keras_preact.spec.rules import POSITIVE_INTEGER, is_positive_integer, plain
 from keras_preact.spec.tensor import Tensor
 
 
@@ -31,6 +31,7 @@ def build(
     dtype: Any = None,
 ) -> keras.Model:
     """Build a net with random weights. `keras_preact.PreActResNet` documents the arguments."""
+    classes = plain(classes)
     _check_arguments(architecture, include_top, pooling, classes)
     make = layer_factory(architecture, data_format, dtype)
     inputs = net_inputs(make, architecture, include_top, input_tensor, input_shape)
@@ -113,6 +114,7 @@ def net_inputs(
             '`data_format` must be "channels_last" or "channels_first". '
             f"Received: {make.data_format!r}"
         )
+    input_shape = plain(input_shape)
     if input_tensor is not None:
         return _check_input_tensor(input_tensor, input_shape, make, architecture)
     if input_shape is None:

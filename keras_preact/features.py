@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 
 from keras_preact.layer_names import maps_end, stage_numbers, stage_opening
+from keras_preact.spec.rules import plain
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -55,7 +56,7 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] | None = None) -
         ValueError: If the model is no such net, or has no stage of that number.
     """
     existing = stage_numbers(model)
-    stages = existing[1:] if stages is None else tuple(stages)
+    stages = existing[1:] if stages is None else tuple(plain(stages))
     if not stages or any(stage not in existing for stage in stages):
         raise ValueError(
             f"`stages` must be numbers of stages of {model.name!r}, which has {existing}. "

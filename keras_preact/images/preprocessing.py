@@ -13,6 +13,7 @@ from keras import ops
 from keras_preact.images import resampling
 from keras_preact.images.levels import to_levels_in_graph
 from keras_preact.images.pillow import is_tensorflow
+from keras_preact.spec.rules import plain
 
 INTERPOLATIONS = tuple(resampling.KERNELS)
 
@@ -44,6 +45,8 @@ class Preprocessing:
     interpolation: str = "bicubic"
 
     def __post_init__(self) -> None:
+        for name in ("input_size", "crop_fraction"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
         if self.input_size < 1:
