@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -16,6 +17,10 @@ from keras_preact.blocks.stem import stem
 from keras_preact.messages import require
 from keras_preact.spec.rules import POSITIVE_INTEGER, is_positive_integer, plain
 from keras_preact.spec.tensor import Tensor
+
+# Maps of fewer rows and columns are no images, whose order could be told.
+_LEAST_SIDE = 8
+_SHAPE = "`input_shape` must have three dimensions, positive integers or None. Received: {}"
 
 
 def build(
@@ -115,13 +120,18 @@ def net_inputs(
             f"Received: {make.data_format!r}"
         )
     input_shape = plain(input_shape)
+    if not (input_shape is None or isinstance(input_shape, Iterable)):
+        raise ValueError(_SHAPE.format(input_shape))
+    if input_shape is not None:
+        input_shape = plain(tuple(input_shape))
     if input_tensor is not None:
         return _check_input_tensor(input_tensor, input_shape, make, architecture)
     if input_shape is None:
         sized = include_top or architecture.sized
         size = architecture.input_size if sized else None
         input_shape = (3, size, size) if make.channel_axis == 1 else (size, size, 3)
-    _check_input_shape(tuple(input_shape), make, architecture)
+    _check_input_shape(input_shape, make, architecture)
+    _check_order(input_shape, make.data_format)
     return keras.Input(shape=input_shape)
 
 
@@ -137,7 +147,7 @@ def _check_input_tensor(
             f"or of a layer. Received: {type(input_tensor).__name__}"
         )
     _check_input_shape(input_tensor.shape[1:], make, architecture)
-    if input_shape is not None and tuple(input_shape) != tuple(input_tensor.shape[1:]):
+    if input_shape is not None and input_shape != tuple(input_tensor.shape[1:]):
         raise ValueError(
             "`input_shape` must be None or the shape of `input_tensor`. "
             f"Received: input_shape={input_shape}, input_tensor.shape={input_tensor.shape}"
@@ -150,10 +160,7 @@ def _check_input_shape(
 ) -> None:
     sizes_ok = all(size is None or is_positive_integer(size) for size in shape)
     if len(shape) != 3 or not sizes_ok:
-        raise ValueError(
-            "`input_shape` must have three dimensions, positive integers or None. "
-            f"Received: {shape}"
-        )
+        raise ValueError(_SHAPE.format(shape))
     if architecture.sized and None in shape:
         raise ValueError(
             "`input_shape` must be known in height and width for a net whose weights fit one size "
@@ -163,4 +170,24 @@ def _check_input_shape(
         raise ValueError(
             f"The number of channels must be known. Received: input_shape={shape} "
             f"with data_format={make.data_format!r}"
+        )
+
+
+def _check_order(shape: tuple[int | None, ...], data_format: str) -> None:
+    """Refuse a shape that is an image's in the other order of axes.
+
+    Three rows, or a single one where width and channels are equal, are channels.
+    """
+    if data_format == "channels_last":
+        few, *sides = shape
+        right, other = (*sides, few), "channels_first"
+    else:
+        *sides, few = shape
+        right, other = (few, *sides), "channels_last"
+    if None in sides or min(sides) < _LEAST_SIDE:
+        return
+    if few == 3 or (few == 1 and sides[0] == sides[1]):
+        raise ValueError(
+            f"`input_shape` must be in the order of `data_format={data_format!r}`: expected "
+            f"{right}, or `data_format={other!r}`. Received: {shape}"
         )
