@@ -15,9 +15,9 @@ LAYERS = (
     {"build", "published", "transforms"},
     {"architecture"},
     {"blocks", "named_weights"},
-    {"layers", "features", "parameter_groups", "input_channels"},
+    {"layers", "images", "features", "parameter_groups", "input_channels"},
     {"spec", "ops"},
-    {"images", "dense", "layer_names", "messages", "files", "version", "quiet_start"},
+    {"dense", "layer_names", "messages", "files", "version", "quiet_start"},
     {"tensor"},
 )
 # Within `blocks`, in the order of building.
