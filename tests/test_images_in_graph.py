@@ -23,7 +23,7 @@ def in_graph(preprocessor, image, spec):
 
 
 def specs(image):
-    """What a graph may know of an image."""
+    """Return what a graph may know of an image."""
     return [
         tf.TensorSpec(shape, image.dtype)
         for shape in (image.shape, (None,) * image.ndim, (None, None, image.shape[-1]), None)

@@ -170,7 +170,7 @@ def test_variances_at_the_start_are_the_expected_ones():
     units = itertools.chain(*SMALL.replace(**changes).stages.values())
     expected = [unit.input_scale**-2 for unit in units][1:]
     assert max(expected) == pytest.approx(2.75)
-    # The stem's convolution multiplies by the gain. What is missing went into the padding.
+    # The stem's convolution multiplies by the gain. The rest went into the padding.
     received = _variances(changes, x / activation_gain("relu"))
     np.testing.assert_allclose(received, expected, rtol=0.12)
     bare = _variances({**layout, "norm": "none"}, x)

@@ -23,7 +23,7 @@ def is_plain(value):
 
 
 def as_numpy(value):
-    """The same value as a user of NumPy has it."""
+    """Return the same value as a user of NumPy has it."""
     if isinstance(value, tuple):
         return np.array(value)
     kinds = {bool: np.bool_, int: np.int64, float: np.float64}

@@ -40,7 +40,7 @@ GRAY = Preprocessing(input_size=16, mean=(0.3,), std=(0.4,), crop_fraction=1.0)
 
 @pytest.fixture(scope="module")
 def photographs():
-    """The encoded photographs, by name."""
+    """Return the encoded photographs, by name."""
     if not PHOTOGRAPHS.exists():
         pytest.skip(f"needs {PHOTOGRAPHS}")
     with tarfile.open(PHOTOGRAPHS) as archive:
@@ -49,7 +49,7 @@ def photographs():
 
 
 def picture(height=40, width=60, channels=3, seed=0):
-    """Blocks of random colors: edges for bicubic interpolation to overshoot at."""
+    """Return blocks of random colors: edges for bicubic interpolation to overshoot at."""
     shape = (-(-height // 5), -(-width // 5), channels)
     blocks = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
     return blocks.repeat(5, axis=0).repeat(5, axis=1)[:height, :width]
@@ -64,7 +64,7 @@ def encoded(image, kind="PNG", **options):
 
 
 def evaluated_by_timm(image, preprocessing):
-    """A Pillow image as timm evaluates it, channels last."""
+    """Return a Pillow image as timm evaluates it, channels last."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         transform = create_transform(

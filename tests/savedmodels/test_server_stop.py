@@ -43,7 +43,7 @@ class SlowModel:
 
 @pytest.fixture
 def slow(tmp_path, monkeypatch):
-    """A server of a slow model that has started. The test stops it."""
+    """Return a server of a slow model that has started. The test stops it."""
     folder = tmp_path / "net" / "1"
     folder.mkdir(parents=True)
     (folder / "saved_model.pb").touch()

@@ -68,7 +68,7 @@ FILES = files()
 
 
 def upright(file, channels=3):
-    """The pixels of a file as Pillow reads them."""
+    """Return the pixels of a file as Pillow reads them."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(file)))
     if image.mode == "I;16":
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -141,7 +141,7 @@ PREPROCESSING = preprocessing_of(RECIPE)
 
 
 def by_class(batches):
-    """Pixels by the name of the class."""
+    """Return the pixels by the name of the class."""
     names = sorted(FILES)
     return {names[int(np.argmax(labels[0]))]: np.asarray(images[0]) for images, labels in batches}
 
