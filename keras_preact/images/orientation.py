@@ -86,7 +86,7 @@ def _find(file: Any, step: Callable[[Any, Any], tuple], first: int) -> tuple[Any
 
     def goes_on(place: Any, start: Any, end: Any, more: Any) -> Any:
         # A header that is cut short, or a length beyond what 32 bits hold, ends the search.
-        return more & (start == end) & (place >= first) & (place + _HEADER <= size)
+        return more & (start == end) & (place >= first) & (place <= size - _HEADER)
 
     def look(place: Any, start: Any, end: Any, more: Any) -> tuple:
         del start, end, more
