@@ -15,9 +15,9 @@ LAYERS = (
     {"build", "published", "transforms"},
     {"architecture"},
     {"blocks", "named_weights"},
-    {"layers", "images", "features", "parameter_groups", "input_channels"},
+    {"layers", "features", "parameter_groups", "input_channels"},
     {"spec", "ops"},
-    {"dense", "layer_names", "messages", "files", "version", "quiet_start"},
+    {"images", "dense", "layer_names", "messages", "files", "version", "quiet_start"},
     {"tensor"},
 )
 # Within `blocks`, in the order of building.

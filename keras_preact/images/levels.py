@@ -60,23 +60,29 @@ def to_levels_in_graph(pixels: Tensor, channels: int) -> Tensor:
             "An image in a graph must be a tensor of numbers; `keras_preact.preprocessing."
             f"decode_image` decodes a file's content. Received: {pixels.dtype.name}"
         )
-    shape = _SHAPE.format(channels=channels)
-    known = pixels.shape
-    if not known.is_compatible_with((None, None, channels)) or 0 in (known.rank and known or ()):
+    shape, known = _SHAPE.format(channels=channels), pixels.shape
+    is_empty = known.rank is not None and 0 in known.as_list()
+    if is_empty or not known.is_compatible_with((None, None, channels)):
         raise ValueError(f"{shape}{known}")
     size = tf.shape(pixels)
     is_image = (tf.rank(pixels) == 3) & (size[-1] == channels) & (tf.size(pixels) > 0)
-    checks = [tf.debugging.Assert(is_image, [shape, size])]
+    pixels = _require(pixels, is_image, shape, size)
     if pixels.dtype != tf.uint8:
-        low, high = tf.reduce_min(pixels), tf.reduce_max(pixels)
+        low, high = (
+            tf.cast(reduce(pixels), tf.float64) for reduce in (tf.reduce_min, tf.reduce_max)
+        )
         # What is not a number is in no range.
-        in_range = (low >= 0) & (high <= tf.cast(255, pixels.dtype))
-        checks.append(tf.debugging.Assert(in_range, [_RANGE, low, "to", high]))
+        pixels = _require(pixels, (low >= 0) & (high <= 255), _RANGE, low, "to", high)
     if pixels.dtype.is_floating:
-        scaled = (high > 0) & (high <= 1)
         dtype = f"dtype {pixels.dtype.name}"
-        checks.append(tf.debugging.Assert(~scaled, [_SCALED, low, "to", high, dtype]))
+        pixels = _require(pixels, (high <= 0) | (high > 1), _SCALED, low, "to", high, dtype)
         pixels = tf.round(pixels)
-    with tf.control_dependencies([check for check in checks if check is not None]):
-        levels = tf.cast(pixels, tf.uint8)
-        return tf.ensure_shape(tf.identity(levels), (None, None, channels))
+    return tf.ensure_shape(tf.cast(pixels, tf.uint8), (None, None, channels))
+
+
+def _require(tensor: Any, holds: Any, *message: Any) -> Any:
+    """Return a tensor that can be had only where a condition holds."""
+    import tensorflow as tf
+
+    with tf.control_dependencies([tf.debugging.Assert(holds, message)]):
+        return tf.identity(tensor)

@@ -89,7 +89,7 @@ def _find(
 
     def goes_on(place: Tensor, start: Tensor, end: Tensor, more: Tensor) -> Tensor:
         # A header that is cut short, or a length beyond what 32 bits hold, ends the search.
-        return more & (start == end) & (place >= first) & (place + _HEADER <= size)
+        return more & (start == end) & (place >= first) & (place <= size - _HEADER)
 
     def look(place: Tensor, start: Tensor, end: Tensor, more: Tensor) -> tuple:
         del start, end, more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,6 @@ from keras import ops
 from keras_preact.images import resampling
 from keras_preact.images.levels import to_levels_in_graph
 from keras_preact.images.pillow import is_tensorflow
-from keras_preact.spec.rules import plain
 from keras_preact.tensor import Tensor
 
 INTERPOLATIONS = tuple(resampling.KERNELS)
@@ -46,12 +46,11 @@ class Preprocessing:
     interpolation: str = "bicubic"
 
     def __post_init__(self) -> None:
-        for name in ("input_size", "crop_fraction"):
-            object.__setattr__(self, name, plain(getattr(self, name)))
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
-        if self.input_size < 1:
+        if not isinstance(self.input_size, numbers.Integral) or self.input_size < 1:
             raise ValueError(f"`input_size` must be 1 or more pixels. Received: {self.input_size}")
+        object.__setattr__(self, "input_size", int(self.input_size))
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise ValueError(
                 "`mean` and `std` must have one value for each of 1 or 3 channels. "
@@ -61,6 +60,7 @@ class Preprocessing:
             raise ValueError(f"Every value of `std` must be above 0. Received: {self.std}")
         if not 0 < self.crop_fraction <= 1:
             raise ValueError(f"`crop_fraction` must be in (0, 1]. Received: {self.crop_fraction}")
+        object.__setattr__(self, "crop_fraction", float(self.crop_fraction))
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(
                 f"`interpolation` must be one of {INTERPOLATIONS}. Received: {self.interpolation!r}"
