@@ -80,7 +80,7 @@ def to_levels_in_graph(pixels: Tensor, channels: int) -> Tensor:
     return tf.ensure_shape(tf.cast(pixels, tf.uint8), (None, None, channels))
 
 
-def _require(tensor: Any, holds: Any, *message: Any) -> Any:
+def _require(tensor: Tensor, holds: Tensor, *message: Tensor) -> Tensor:
     """Return a tensor that can be had only where a condition holds."""
     import tensorflow as tf
 
