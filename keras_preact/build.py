@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -15,8 +15,12 @@ from keras_preact.blocks.nesting import check_separate_units
 from keras_preact.blocks.stages import residual_stage, separate_units
 from keras_preact.blocks.stem import stem
 from keras_preact.messages import require
-from keras_preact.spec.rules import POSITIVE_INTEGER, is_positive_integer
+from keras_preact.spec.rules import POSITIVE_INTEGER, is_positive_integer, plain
 from keras_preact.tensor import Tensor
+
+# Maps of fewer rows and columns are no images, whose order could be told.
+_LEAST_SIDE = 8
+_SHAPE = "`input_shape` must have three dimensions, positive integers or None. Received: {}"
 
 
 def build(
@@ -32,6 +36,7 @@ def build(
     dtype: Any = None,
 ) -> keras.Model:
     """Build a net with random weights. `keras_preact.PreActResNet` documents the arguments."""
+    classes = plain(classes)
     _check_arguments(architecture, include_top, pooling, classes)
     make = layer_factory(architecture, data_format, dtype)
     inputs = net_inputs(make, architecture, include_top, input_tensor, input_shape)
@@ -114,19 +119,24 @@ def net_inputs(
             '`data_format` must be "channels_last" or "channels_first". '
             f"Received: {make.data_format!r}"
         )
+    given = plain(input_shape)
+    if not (given is None or isinstance(given, Iterable)):
+        raise ValueError(_SHAPE.format(given))
+    shape: tuple[int | None, ...] | None = None if given is None else plain(tuple(given))
     if input_tensor is not None:
-        return _check_input_tensor(input_tensor, input_shape, make, architecture)
-    if input_shape is None:
+        return _check_input_tensor(input_tensor, shape, make, architecture)
+    if shape is None:
         sized = include_top or architecture.sized
         size = architecture.input_size if sized else None
-        input_shape = (3, size, size) if make.channel_axis == 1 else (size, size, 3)
-    _check_input_shape(tuple(input_shape), make, architecture)
-    return keras.Input(shape=input_shape)
+        shape = (3, size, size) if make.channel_axis == 1 else (size, size, 3)
+    _check_input_shape(shape, make, architecture)
+    _check_order(shape, make.data_format)
+    return keras.Input(shape=shape)
 
 
 def _check_input_tensor(
     input_tensor: Tensor,
-    input_shape: Sequence[int | None] | None,
+    input_shape: tuple[int | None, ...] | None,
     make: LayerFactory,
     architecture: Architecture,
 ) -> Tensor:
@@ -136,7 +146,7 @@ def _check_input_tensor(
             f"or of a layer. Received: {type(input_tensor).__name__}"
         )
     _check_input_shape(input_tensor.shape[1:], make, architecture)
-    if input_shape is not None and tuple(input_shape) != tuple(input_tensor.shape[1:]):
+    if input_shape is not None and input_shape != tuple(input_tensor.shape[1:]):
         raise ValueError(
             "`input_shape` must be None or the shape of `input_tensor`. "
             f"Received: input_shape={input_shape}, input_tensor.shape={input_tensor.shape}"
@@ -149,10 +159,7 @@ def _check_input_shape(
 ) -> None:
     sizes_ok = all(size is None or is_positive_integer(size) for size in shape)
     if len(shape) != 3 or not sizes_ok:
-        raise ValueError(
-            "`input_shape` must have three dimensions, positive integers or None. "
-            f"Received: {shape}"
-        )
+        raise ValueError(_SHAPE.format(shape))
     if architecture.sized and None in shape:
         raise ValueError(
             "`input_shape` must be known in height and width for a net whose weights fit one size "
@@ -162,4 +169,25 @@ def _check_input_shape(
         raise ValueError(
             f"The number of channels must be known. Received: input_shape={shape} "
             f"with data_format={make.data_format!r}"
+        )
+
+
+def _check_order(shape: tuple[int | None, ...], data_format: str) -> None:
+    """Refuse a shape that is an image's in the other order of axes.
+
+    Three rows, or a single one where width and channels are equal, are channels.
+    """
+    if data_format == "channels_last":
+        few, *sides = shape
+        right, other = (*sides, few), "channels_first"
+    else:
+        *sides, few = shape
+        right, other = (few, *sides), "channels_last"
+    known = [side for side in sides if side is not None]
+    if len(known) < len(sides) or min(known) < _LEAST_SIDE:
+        return
+    if few == 3 or (few == 1 and sides[0] == sides[1]):
+        raise ValueError(
+            f"`input_shape` must be in the order of `data_format={data_format!r}`: expected "
+            f"{right}, or `data_format={other!r}`. Received: {shape}"
         )

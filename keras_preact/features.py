@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import keras
 
 from keras_preact.layer_names import maps_end, stage_numbers, stage_opening
+from keras_preact.spec.rules import plain
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -55,11 +56,15 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] | None = None) -
         ValueError: If the model is no such net, or has no stage of that number.
     """
     existing = stage_numbers(model)
-    stages = existing[1:] if stages is None else tuple(stages)
-    if not stages or any(stage not in existing for stage in stages):
+    stages = existing[1:] if stages is None else plain(stages)
+    if (
+        not isinstance(stages, Iterable)
+        or not (stages := tuple(stages))
+        or any(stage not in existing for stage in stages)
+    ):
         raise ValueError(
-            f"`stages` must be numbers of stages of {model.name!r}, which has {existing}. "
-            f"Received: {stages}"
+            f"`stages` must be a sequence of numbers of stages of {model.name!r}, which has "
+            f"{existing}. Received: {stages!r}"
         )
     outputs = {
         f"stage{stage}": maps_end(model).output

@@ -31,7 +31,7 @@ def adapt_kernel(kernel: Tensor, channels: int) -> np.ndarray:
             "`kernel` must have the shape (height, width, channels in, channels out). "
             f"Received: shape {kernel.shape}"
         )
-    POSITIVE_INTEGER.check("channels", channels)
+    channels = POSITIVE_INTEGER.check("channels", channels)
     given = kernel.shape[2]
     if channels == given:
         return kernel.copy()

@@ -92,6 +92,11 @@ def preprocess_input(
         )
     is_tensor = ops.is_tensor(x) or keras.backend.is_keras_tensor(x) or is_tensorflow(x)
     images = x if is_tensor else np.asarray(x)
+    if is_tensorflow(x) and x.shape.rank is None:
+        raise ValueError(
+            "The rank of `x` must be known: use `keras_preact.preprocessing.decode_image`, or say "
+            "it by `tf.ensure_shape(x, (None, None, 3))`. Received: a tensor of unknown shape"
+        )
     shape = tuple(images.shape)
     if len(shape) not in (3, 4):
         raise ValueError(f"`x` must be one image or a batch of images. Received: shape {shape}")
@@ -214,8 +219,8 @@ class Preprocessor:
                 - an array or tensor `(height, width, channels)`, pixels in 0..255, of any
                   numeric dtype; fractions of a gray level are rounded;
                 - a list of any of these, or an array or tensor `(batch, height, width, channels)`;
-                - in a `tf.data` pipeline or a `tf.function`, a tensor
-                  `(height, width, channels)`.
+                - in a `tf.data` pipeline or a `tf.function`, a tensor of one image or a batch. One
+                  of unknown rank is one image.
 
         Returns:
             For one image an array `(input_size, input_size, channels)`, for several
@@ -228,9 +233,10 @@ class Preprocessor:
             ValueError: If a file cannot be read as an image, or an array's shape or range is
                 another. The message says which of several it is.
             TypeError: If an image is none of these.
+            tf.errors.InvalidArgumentError: In a graph, if the values of a tensor are no image.
         """
         if is_symbolic(images):
-            return self._normalize(self.preprocessing.resize_and_crop(images))
+            return self._normalize(self._resize_and_crop_in_graph(images))
         if len(getattr(images, "shape", ())) == 4:
             images = list(to_array(images))
         if not isinstance(images, (list, tuple)):
@@ -284,6 +290,14 @@ class Preprocessor:
         box = (left, top, left + values.input_size, top + values.input_size)
         pixels = np.asarray(resized.crop(box))
         return pixels.reshape(values.input_size, values.input_size, values.channels)
+
+    def _resize_and_crop_in_graph(self, images: Tensor) -> Tensor:
+        """Resize and crop a tensor of one image or a batch in a TensorFlow graph."""
+        import tensorflow as tf
+
+        if images.shape.rank != 4:
+            return self.preprocessing.resize_and_crop(images)
+        return tf.map_fn(self.preprocessing.resize_and_crop, images, fn_output_signature=tf.float32)
 
     def _normalize(self, images: Tensor) -> Tensor:
         """Normalize images, and bring their axes into the order of `data_format`."""

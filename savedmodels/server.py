@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import base64
 import binascii
+import contextlib
 import http.server
 import json
 import re
+import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -37,6 +39,8 @@ from savedmodels.versions import add_model_argument, version_folder
 
 THREADS = 16
 MAX_MESSAGE_BYTES = 2**30
+# Seconds that calls over gRPC have to end once the server stops.
+GRACE_S = 10.0
 _AVAILABLE = get_model_status_pb2.ModelVersionStatus.AVAILABLE
 _PATH = re.compile(r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>\d+))?(?P<verb>:\w+)?")
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -68,15 +72,15 @@ class LocalServer:
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ]
-        self._grpc = grpc.server(ThreadPoolExecutor(THREADS), options=options)
+        self._threads = ThreadPoolExecutor(THREADS)
+        self._grpc = grpc.server(self._threads, options=options)
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
             _Predictions(self), self._grpc
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Models(self), self._grpc)
         self.port = self._grpc.add_insecure_port(f"{host}:{port}")
         handler = type("Handler", (_RestHandler,), {"served": self})
-        self._rest = http.server.ThreadingHTTPServer((host, rest_port), handler)
-        self._rest.daemon_threads = True
+        self._rest = _RestServer((host, rest_port), handler)
         self.rest_port = self._rest.server_address[1]
 
     def start(self) -> None:
@@ -86,9 +90,12 @@ class LocalServer:
 
     def stop(self) -> None:
         """Finish the requests that are being answered, and take no more."""
+        stopped = self._grpc.stop(grace=GRACE_S)
         self._rest.shutdown()
         self._rest.server_close()
-        self._grpc.stop(grace=10).wait()
+        stopped.wait()
+        # A call that outlasts the grace is not answered, but its thread is still in the session.
+        self._threads.shutdown(cancel_futures=True)
         self.model.close()
 
     def __enter__(self) -> LocalServer:
@@ -149,10 +156,43 @@ class _Models(model_service_pb2_grpc.ModelServiceServicer):
         return response
 
 
+class _RestServer(http.server.ThreadingHTTPServer):
+    """Server with a thread for each connection, all of which have ended once it is closed.
+
+    Attributes:
+        closing: Whether it takes no more requests.
+    """
+
+    daemon_threads = False
+
+    def __init__(self, *arguments: Any) -> None:
+        self.closing = False
+        self._connections: set[Any] = set()
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        """Wait until the requests that are being answered are, and close every connection."""
+        self.closing = True
+        for connection in tuple(self._connections):
+            # Its thread may be waiting for another request, and may be ending at this moment.
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RD)
+        super().server_close()
+
+
 class _RestHandler(http.server.BaseHTTPRequestHandler):
     """Handler of TensorFlow Serving's REST interface, for one model."""
 
     served: LocalServer
+    server: _RestServer
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:  # noqa: N802
@@ -220,6 +260,8 @@ class _RestHandler(http.server.BaseHTTPRequestHandler):
         self.send_response(code)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
+        if self.server.closing:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(content)
 

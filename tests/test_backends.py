@@ -1,4 +1,4 @@
-"""What must hold on every backend of Keras: build, forward pass, one training step, saving.
+"""Facts that hold on every backend of Keras: build, forward pass, one training step, saving.
 
 `make test` runs this file once for each backend. On JAX and torch the numbers are compared with
 TensorFlow's, computed in a process of its own, since Keras takes one backend a process.
@@ -121,7 +121,7 @@ COMPARED_LAYERS = (
 
 
 def _filled(name: str) -> keras.Model:
-    """A net whose weights depend on nothing but their order."""
+    """Return a net whose weights depend on nothing but their order."""
     model = keras_preact.PreActResNet(ARCHITECTURES[name], classes=6, input_shape=(31, 36, 3))
     rng = np.random.default_rng(5)
     for variable in model.variables:

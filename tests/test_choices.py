@@ -23,7 +23,7 @@ X = np.random.default_rng(0).standard_normal((2, 14, 14, 128)).astype("float32")
 
 
 def kinds(layer: keras.layers.Layer) -> set[str]:
-    """Kinds of operations in a training step of a layer; of a convolution its padding too."""
+    """Return the kinds of operations in a layer's training step, a convolution's padding too."""
     layer(X)
 
     @tf.function

@@ -26,7 +26,7 @@ def _in_torch(values, axes) -> torch.Tensor:
 
 
 def _both_formats(layer_type, x, **options):
-    """Outputs of a layer with channels last and first, both returned with the channels last."""
+    """Return a layer's outputs with channels last and first, both in the order of the former."""
     last = layer_type(data_format="channels_last", **options)
     first = layer_type(data_format="channels_first", **options)
     first.build((None, x.shape[3], None, None))
@@ -138,7 +138,7 @@ def _gradients(layer, x, training):
 
 
 def _truth(layer, x, outputs):
-    """What `_gradients` returns, computed in float64 from the same rounded numbers."""
+    """Return the result of `_gradients`, in float64 from the same rounded numbers."""
     twin = in_float64(layer, x.shape)
     x, outputs = (tf.constant(float64(each, layer.compute_dtype)) for each in (x, outputs))
     with tf.GradientTape() as tape:
@@ -181,7 +181,7 @@ def _assert_true(layer, x, trained, theirs, own):
         assert ours <= (allowed if name in own else max(allowed, 1.5 * peer)), f"{name}\n{message}"
 
 
-# What a training step of a 1x1 convolution consists of.
+# The parts of a training step of a 1x1 convolution.
 PRODUCTS = {"MatMul"}
 CONVOLUTION = {"Conv2D", "Conv2DBackpropInput", "MatMul"}
 

@@ -54,7 +54,7 @@ def _inputs(policy: str, axis: int = -1):
 
 
 def _step(layer, x, weight, jit_compile):
-    """Outputs and the gradients of input, scale and shift, of one step in training."""
+    """Return outputs and the gradients of input, scale and shift, of one step in training."""
 
     @tf.function(jit_compile=jit_compile)
     def step(x, weight):

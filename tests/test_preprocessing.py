@@ -32,7 +32,7 @@ with warnings.catch_warnings():
 PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data" / "imagenet-samples.tar"
 CROP_FRACTIONS = (0.875, 0.9, 0.95, 1.0)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# In pixels of 0..1: what rounding in the normalisation leaves, far below 1/255.
+# In pixels of 0..1: what rounding in the normalization leaves, far below 1/255.
 EXACT = 1e-6
 SMALL = Preprocessing(input_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
 GRAY = Preprocessing(input_size=16, mean=(0.3,), std=(0.4,), crop_fraction=1.0)
@@ -40,7 +40,7 @@ GRAY = Preprocessing(input_size=16, mean=(0.3,), std=(0.4,), crop_fraction=1.0)
 
 @pytest.fixture(scope="module")
 def photographs():
-    """The encoded photographs, by name."""
+    """Return the encoded photographs, by name."""
     if not PHOTOGRAPHS.exists():
         pytest.skip(f"needs {PHOTOGRAPHS}")
     with tarfile.open(PHOTOGRAPHS) as archive:
@@ -49,7 +49,7 @@ def photographs():
 
 
 def picture(height=40, width=60, channels=3, seed=0):
-    """Blocks of random colours: edges for bicubic interpolation to overshoot at."""
+    """Return blocks of random colors: edges for bicubic interpolation to overshoot at."""
     shape = (-(-height // 5), -(-width // 5), channels)
     blocks = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
     return blocks.repeat(5, axis=0).repeat(5, axis=1)[:height, :width]
@@ -64,7 +64,7 @@ def encoded(image, kind="PNG", **options):
 
 
 def evaluated_by_timm(image, preprocessing):
-    """A Pillow image as timm evaluates it, channels last."""
+    """Return a Pillow image as timm evaluates it, channels last."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         transform = create_transform(
@@ -79,7 +79,7 @@ def evaluated_by_timm(image, preprocessing):
 
 
 def assert_same_pixels(images, expected, preprocessing):
-    """Normalised images, compared in pixels of 0..1."""
+    """Normalized images, compared in pixels of 0..1."""
     error = np.abs(np.asarray(images, np.float64) - expected) * np.array(preprocessing.std)
     assert error.max() < EXACT
 
@@ -208,7 +208,7 @@ SAVED = {
 }
 
 
-@pytest.mark.parametrize("preprocessing", [SMALL, GRAY], ids=["colour", "gray"])
+@pytest.mark.parametrize("preprocessing", [SMALL, GRAY], ids=["color", "gray"])
 @pytest.mark.parametrize("kind", SAVED)
 def test_files_give_the_same_in_a_graph(kind, preprocessing):
     image, suffix = SAVED[kind]
@@ -409,15 +409,15 @@ def test_it_is_the_same_on_other_backends(tmp_path):
         "pixels = np.load(sys.argv[1] + '/picture.npy')\n"
         "values = Preprocessing(input_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)\n"
         "np.save(sys.argv[1] + '/resized.npy', Preprocessor(values)(pixels))\n"
-        "np.save(sys.argv[1] + '/normalised.npy', preprocess_input(pixels))\n"
+        "np.save(sys.argv[1] + '/normalized.npy', preprocess_input(pixels))\n"
     )
     root = Path(__file__).parents[1]
     environment = {"KERAS_BACKEND": "jax", "PATH": "", "PYTHONPATH": str(root)}
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=environment, check=True)
     resized = np.load(tmp_path / "resized.npy")
     np.testing.assert_allclose(resized, Preprocessor(SMALL)(picture()), atol=1e-6)
-    normalised = np.load(tmp_path / "normalised.npy")
-    np.testing.assert_allclose(normalised, preprocess_input(picture()), atol=1e-6)
+    normalized = np.load(tmp_path / "normalized.npy")
+    np.testing.assert_allclose(normalized, preprocess_input(picture()), atol=1e-6)
 
 
 def test_the_wheel_holds_the_data_files(tmp_path):

@@ -21,7 +21,7 @@ from tests.nets import net
 
 
 def _unit(changes: dict, index: int = 1):
-    """The kinds of units of a small net; the second, by default, has an identity shortcut."""
+    """Return the kinds of units of a small net. By default the second has an identity shortcut."""
     return unit_graphs(net({"unit": "basic", **changes}))[index]
 
 

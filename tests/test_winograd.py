@@ -29,7 +29,7 @@ def test_equals_the_convolution(height, width):
 
 
 def net(size=56, units=2):
-    """The second stage has 128 channels on a quarter of the size, the third on an eighth."""
+    """Return a net with 128 channels on a quarter of the size, and on an eighth."""
     keras.utils.set_random_seed(0)
     architecture = Architecture(
         unit="basic",

@@ -17,7 +17,7 @@ from tests.numerics import NET, WIDE_NET, net_tolerance
 
 
 def some_slow(variants: Iterable[dict[str, Any]], fast: int) -> list[Any]:
-    """Parameters of a test: the first few variants, and the others under the slow marker."""
+    """Return parameters of a test: the first few variants, and the others under the slow marker."""
     return [
         each if place < fast else pytest.param(each, marks=pytest.mark.slow)
         for place, each in enumerate(variants)
@@ -37,7 +37,7 @@ def least_units(changes: dict[str, Any], alike: int = 1) -> dict[str, tuple[int,
 
 
 def check_training_and_saving(changes: dict[str, Any], folder: Path) -> None:
-    """A step of training changes every kernel, and a saved net gives the same scores."""
+    """Check that a step of training changes every kernel, and that a saved net scores the same."""
     model = net({**least_units(changes), **changes})
     model.compile("sgd", "sparse_categorical_crossentropy")
     # Not every shift: a batch norm may follow that takes it away.

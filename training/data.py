@@ -4,7 +4,7 @@ Element `k` of epoch `e` of the training batches depends only on the seed, `e` a
 that is taken up again sees the batches that it would have seen.
 
 Images that fit into memory once they are decoded are decoded once, before the first batch; the
-others in every epoch.
+others are decoded in every epoch.
 
 Several workers share a batch: each gets its own part of it. Where all images are of one shape and
 in memory, they are cheap to come by, so each worker makes the whole batch, as a single process

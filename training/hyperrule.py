@@ -1,8 +1,8 @@
 """BiT's HyperRule: values of a recipe from the number and the size of the images.
 
-From section 3.3 of "Big Transfer" (arXiv:1912.11370), which gives the steps, the batch, the rates,
-the crops and mixup; the lengths of the warm-up and the crop for the largest net are those of the
-code its authors published (google-research/big_transfer).
+Section 3.3 of "Big Transfer" (arXiv:1912.11370) gives the steps, the batch, the rates, the crops
+and mixup. The lengths of the warm-up, and the crop for the largest net, are those of the code that
+its authors published (google-research/big_transfer).
 """
 
 from __future__ import annotations

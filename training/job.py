@@ -34,7 +34,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Pace:
-    """When a run logs, saves and stops, none of which changes its outcome.
+    """Times at which a run logs, saves and stops. None of them changes its outcome.
 
     Attributes:
         log_every: Steps between two lines of the log, where standard output is no terminal.

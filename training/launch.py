@@ -1,4 +1,4 @@
-"""Start all the workers of a job on one machine.
+"""Launcher of all the workers of a job on one machine.
 
 Example: `python -m training.launch --workers 2 -- --recipe digits --data digits --output runs/two`
 

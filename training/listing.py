@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,8 @@ def list_digits() -> Listing:
 def list_class_folders(root: Path) -> Listing:
     """List image files in class folders in split folders, `root/{train,test}/{class}/*.jpg`.
 
+    Hidden files and folders, which file managers, archives and notebooks leave, are skipped.
+
     Args:
         root: The folder; `test` may also be called one of `TEST_SPLITS`.
 
@@ -74,13 +76,13 @@ def list_class_folders(root: Path) -> Listing:
         The listing, of paths in alphabetical order.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are none, or a class has none in one of the splits.
     """
     found = {
         split: {folder: _image_files(root / split / folder) for folder in _folders(root / split)}
         for split in _folders(root)
+        if split in ("train", *TEST_SPLITS)
     }
-    class_names = tuple(sorted({name for folders in found.values() for name in folders}))
     splits = renamed({name: folders for name, folders in found.items() if any(folders.values())})
     if not splits:
         raise ValueError(
@@ -88,6 +90,8 @@ def list_class_folders(root: Path) -> Listing:
             f"test/CLASS/*.jpg in it, where test may be called one of {list(TEST_SPLITS)}; or "
             f"TFRecord shards. It holds: {sorted(os.listdir(root))[:10]}"
         )
+    class_names = tuple(sorted({name for folders in splits.values() for name in folders}))
+    _check_classes(root, class_names, splits)
     numbers = {name: number for number, name in enumerate(class_names)}
     ordered = {
         split: sorted((path, numbers[name]) for name, paths in folders.items() for path in paths)
@@ -98,9 +102,41 @@ def list_class_folders(root: Path) -> Listing:
     return Listing(class_names, images=paths, names=paths, labels=labels)
 
 
+def _check_classes(
+    root: Path, class_names: Sequence[str], splits: Mapping[str, Mapping[str, list[str]]]
+) -> None:
+    """Check that every class has images in every split.
+
+    Raises:
+        ValueError: If one has none. The message names it, and the split.
+    """
+    missing = {
+        split: [name for name in class_names if not folders.get(name)]
+        for split, folders in splits.items()
+    }
+    if any(missing.values()):
+        lacks = "; ".join(
+            f"{names} in the {split} split" for split, names in missing.items() if names
+        )
+        raise ValueError(
+            f"Classes without images in {str(root)!r}: {lacks}. Every class needs images, which "
+            f"end in one of {IMAGE_FILES} and lie in the class's folder itself, in each split; "
+            "remove the folders of other classes."
+        )
+
+
 def _folders(root: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and _is_seen(entry))
 
 
 def _image_files(folder: Path) -> list[str]:
-    return [entry.path for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGE_FILES)]
+    return [
+        entry.path
+        for entry in os.scandir(folder)
+        if entry.name.lower().endswith(IMAGE_FILES) and _is_seen(entry)
+    ]
+
+
+def _is_seen(entry: os.DirEntry[str]) -> bool:
+    """Return whether a file or folder is not hidden. macOS writes `__MACOSX` into archives."""
+    return not entry.name.startswith(".") and entry.name != "__MACOSX"

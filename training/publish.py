@@ -1,8 +1,8 @@
-"""Make a run's net ready to ship: `python -m training.publish --model RUN --output FOLDER`.
+"""Shipping of a run's net: `python -m training.publish --model RUN --output FOLDER`.
 
-Writes the weights with 16-bit kernels, `NAME.weights.h5`, evaluates the net again with what is in
-that file, and writes a model card, `NAME.md`, which it also prints. SHA-256 and accuracy are what a
-row of `keras_preact.weights.catalogue` needs.
+It writes the weights with 16-bit kernels, `NAME.weights.h5`, evaluates the net again with the
+content of that file, and writes a model card, `NAME.md`, which it also prints. A row of
+`keras_preact.weights.catalogue` needs the SHA-256 and the accuracy.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ def _card(trained: Trained, weights: Path, data: str, result: Evaluation) -> str
 - Accuracy, evaluated from this file: {result.top1:.2%} of the {result.images:,} test images;
   {_percent(result.top5)} with the five likeliest classes
 - Images: {_preprocessing(trained.preprocessing)}
-- Licence: Apache-2.0
+- License: Apache-2.0
 
-| class | recognised |
+| class | recognized |
 | --- | --- |
 {_rows({name: _percent(share) for name, share in result.per_class.items()})}
 

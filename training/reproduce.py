@@ -66,7 +66,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Size:
-    """How large the nets are, and how long they are trained.
+    """Size of the nets, and length of their training.
 
     Attributes:
         recipe: Name of the recipe.

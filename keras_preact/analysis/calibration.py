@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_preact.analysis.pictures.figures import new_figure, save_figure
+from keras_preact.spec.rules import POSITIVE_INTEGER
 from keras_preact.tensor import Tensor
 
 # The temperature is searched from 1 over this number to this number.
@@ -63,8 +64,7 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Reliab
         ValueError: If the shapes do not fit, or rows are no probabilities.
     """
     probabilities, labels = _checked(probabilities, labels)
-    if not (isinstance(bins, int) and bins > 0):
-        raise ValueError(f"`bins` must be a positive integer. Received: {bins!r}")
+    bins = POSITIVE_INTEGER.check("bins", bins)
     sums = probabilities.sum(axis=1)
     if probabilities.min() < 0 or np.abs(sums - 1).max() > 1e-3:
         raise ValueError(

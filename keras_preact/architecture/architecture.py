@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from keras_preact.architecture.checks import check_fields, check_parts, check_plan
+from keras_preact.architecture.checks import check_parts, check_plan, checked_fields
 from keras_preact.architecture.plan import Plan
 from keras_preact.blocks.head import MAPS, TOKENS
 from keras_preact.blocks.operations import SIZED
@@ -31,11 +31,11 @@ class Architecture(Fields):
     """
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        for name in RULES:
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, list) or name in _SEQUENCES):
-                object.__setattr__(self, name, tuple(value))
+        for name, value in checked_fields(self).items():
+            is_sequence = isinstance(value, list) or name in _SEQUENCES
+            object.__setattr__(
+                self, name, tuple(value) if is_sequence and value is not None else value
+            )
         check_parts(self)
         check_plan(self.plan)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from keras_preact.architecture.plan import Plan
 from keras_preact.blocks import (
     convolutions,
@@ -31,14 +33,16 @@ PARTS = (
 )
 
 
-def check_fields(net: Fields) -> None:
+def checked_fields(net: Fields) -> dict[str, Any]:
     """Check each field by itself.
+
+    Returns:
+        The value of each field, its numbers as Python's own.
 
     Raises:
         ValueError: If a value is of the wrong kind or out of its range.
     """
-    for name, rule in RULES.items():
-        rule.check(name, getattr(net, name))
+    return {name: rule.check(name, getattr(net, name)) for name, rule in RULES.items()}
 
 
 def check_parts(net: Fields) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from keras_preact.architecture.architecture import Architecture
-from keras_preact.spec.rules import POSITIVE, POSITIVE_INTEGER
+from keras_preact.spec.rules import POSITIVE, POSITIVE_INTEGER, plain
 
 
 def compound_scale(
@@ -43,9 +43,9 @@ def compound_scale(
             architecture's other fields, such as `norm_groups`.
     """
     factors = {"depth": depth, "width": width, "resolution": resolution}
-    for name, value in factors.items():
-        POSITIVE.check(name, value)
-    POSITIVE_INTEGER.check("divisor", divisor)
+    factors = {name: POSITIVE.check(name, value) for name, value in factors.items()}
+    divisor = POSITIVE_INTEGER.check("divisor", divisor)
+    phi = plain(phi)
     if not isinstance(phi, int | float) or not math.isfinite(phi):
         raise ValueError(f"`phi` must be a finite number. Received: {phi!r}")
     depth, width, resolution = (factor**phi for factor in factors.values())

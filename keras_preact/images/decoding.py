@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from keras_preact.images.orientation import exif_orientation, oriented
 from keras_preact.tensor import Tensor
 
 # Red, green and blue in the luma of ITU-R BT.601, of 2**16 as in Pillow: whole numbers, and their
@@ -12,7 +13,7 @@ JPEG_DCT = "INTEGER_ACCURATE"
 
 
 def decode_image(encoded: Tensor, channels: int) -> Tensor:
-    """Decode an image file, in a TensorFlow graph.
+    """Decode an image file and turn it upright, in a TensorFlow graph.
 
     Args:
         encoded: Scalar TensorFlow string, the content of a JPEG, PNG, GIF (its first frame), BMP
@@ -20,8 +21,8 @@ def decode_image(encoded: Tensor, channels: int) -> Tensor:
         channels: 1 for gray, 3 for RGB.
 
     Returns:
-        A uint8 tensor `(height, width, channels)`. Gray becomes RGB by repetition, CMYK is
-        converted, an alpha channel is left out.
+        A uint8 tensor `(height, width, channels)`, turned as the file's EXIF orientation says. Gray
+        becomes RGB by repetition, CMYK is converted, an alpha channel is left out.
     """
     import tensorflow as tf
 
@@ -32,7 +33,7 @@ def decode_image(encoded: Tensor, channels: int) -> Tensor:
         lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
     )
     image = tf.ensure_shape(image, (None, None, 3))
-    return rgb_to_channels(image, channels)
+    return rgb_to_channels(oriented(image, exif_orientation(encoded)), channels)
 
 
 def rgb_to_channels(image: Tensor, channels: int) -> Tensor:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from keras import ops
 
+from keras_preact.images.levels import to_levels
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -39,7 +41,7 @@ def to_pillow(image: Any, channels: int) -> Image.Image:
         return _to_channels(_decode(image), channels)
     if isinstance(image, pillow.Image):
         return _to_channels(image, channels)
-    pixels = _to_levels(to_array(image), channels)
+    pixels = to_levels(to_array(image), channels)
     return pillow.fromarray(pixels[..., 0] if channels == 1 else pixels)
 
 
@@ -112,23 +114,3 @@ def _to_channels(image: Image.Image, channels: int) -> Image.Image:
         )
     rgb = image if image.mode in ("L", "RGB") else image.convert("RGB")
     return rgb.convert("L" if channels == 1 else "RGB")
-
-
-def _to_levels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Check pixels and convert them to uint8."""
-    if pixels.ndim != 3 or pixels.shape[-1] != channels or 0 in pixels.shape:
-        raise ValueError(
-            f"An image must have the shape (height, width, {channels}). "
-            f"Received: shape {pixels.shape}"
-        )
-    if pixels.dtype == np.uint8:
-        return pixels
-    low, high = pixels.min(), pixels.max()
-    if not (low >= 0 and high <= 255):
-        raise ValueError(f"Pixels must be in 0..255. Received: {low} to {high}")
-    if np.issubdtype(pixels.dtype, np.floating) and 0 < high <= 1:
-        raise ValueError(
-            "Pixels must be in 0..255; these look scaled to 0..1 already. "
-            f"Received: {low} to {high}, dtype {pixels.dtype}"
-        )
-    return np.rint(pixels).astype(np.uint8)

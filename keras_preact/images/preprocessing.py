@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_preact.images import resampling
+from keras_preact.images.levels import to_levels_in_graph
 from keras_preact.images.pillow import is_tensorflow
 from keras_preact.tensor import Tensor
 
@@ -46,8 +48,9 @@ class Preprocessing:
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
-        if self.input_size < 1:
+        if not isinstance(self.input_size, numbers.Integral) or self.input_size < 1:
             raise ValueError(f"`input_size` must be 1 or more pixels. Received: {self.input_size}")
+        object.__setattr__(self, "input_size", int(self.input_size))
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise ValueError(
                 "`mean` and `std` must have one value for each of 1 or 3 channels. "
@@ -57,6 +60,7 @@ class Preprocessing:
             raise ValueError(f"Every value of `std` must be above 0. Received: {self.std}")
         if not 0 < self.crop_fraction <= 1:
             raise ValueError(f"`crop_fraction` must be in (0, 1]. Received: {self.crop_fraction}")
+        object.__setattr__(self, "crop_fraction", float(self.crop_fraction))
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(
                 f"`interpolation` must be one of {INTERPOLATIONS}. Received: {self.interpolation!r}"
@@ -113,14 +117,17 @@ class Preprocessing:
                 0..255, of any size. Fractions of a gray level are rounded.
 
         Returns:
-            A float32 tensor `(input_size, input_size, channels)`, whole gray levels in 0..255.
+            A float32 tensor `(input_size, input_size, channels)`, whole gray levels in 0..255. The
+            graph raises `tf.errors.InvalidArgumentError` where pixels are not in 0..255, or look
+            scaled to 0..1.
+
+        Raises:
+            TypeError: If the tensor does not hold numbers.
+            ValueError: If the shape is another.
         """
         import tensorflow as tf
 
-        image = tf.convert_to_tensor(image)
-        if image.dtype.is_floating:
-            image = tf.round(image)
-        image = tf.saturate_cast(image, tf.uint8)
+        image = to_levels_in_graph(tf.convert_to_tensor(image), self.channels)
         size = tf.shape(image)[:2]
         target = tf.maximum(size * self.resize_size // tf.reduce_min(size), self.resize_size)
         # Halves go to the even side, as in torchvision's CenterCrop.

@@ -14,6 +14,7 @@ from keras_preact.images.preprocessing import Preprocessing
 from keras_preact.serving.card import ABOUT, model_card, write_card
 from keras_preact.serving.signatures import Options, compiled, signatures, with_features
 from keras_preact.serving.warm_up import write_warm_up
+from keras_preact.spec.rules import is_positive_integer, plain
 
 IMAGE_DTYPES = ("float32", "uint8")
 # Folders of a SavedModel: for files that its graph reads, and for others.
@@ -102,6 +103,7 @@ def export_savedmodel(
     """
     path = Path(path)
     about = dict(about or {})
+    top_k, max_pixels, warm_up_batch_sizes = plain((top_k, max_pixels, [*warm_up_batch_sizes]))
     _check_target(path)
     _check_model(model, preprocessing)
     labels = _labels(model, class_names)
@@ -204,7 +206,7 @@ def _check_options(
         ("max_pixels", [max_pixels]),
         ("warm_up_batch_sizes", warm_up_batch_sizes),
     ):
-        if not all(isinstance(value, int) and value >= 1 for value in values):
+        if not all(map(is_positive_integer, values)):
             raise ValueError(f"`{name}` must be 1 or more. Received: {values}")
     if unknown := sorted(about.keys() - {*ABOUT}):
         raise ValueError(f"`about` may have the names {ABOUT}. Received: {unknown}")

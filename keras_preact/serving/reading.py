@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from keras_preact.images.decoding import decode_image
+from keras_preact.images.orientation import JPEG_SIGNATURE
 from keras_preact.images.preprocessing import Preprocessing
 from keras_preact.tensor import Tensor
 
@@ -13,13 +14,6 @@ NO_ERROR = ""
 DAMAGED = "the image is damaged"
 UNKNOWN_FORMAT = "not a JPEG, PNG, GIF, BMP or WebP file"
 TOO_LARGE = "the image has more than {max_pixels} pixels"
-
-_JPEG = b"\xff\xd8\xff"
-# EXIF lies within the first segments of a JPEG file, which hold 64 KiB each.
-_HEADER_BYTES = 4 * 65536
-_ORIENTATION_TAG = 0x0112
-# Orientations as EXIF numbers them, after transposing those from 5 on.
-_MIRRORED, _UPSIDE_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -83,8 +77,7 @@ class ImageReader:
         )
 
         def prepare() -> tf.Tensor:
-            image = oriented(decode_image(file, channels), exif_orientation(file))
-            return self.preprocessing.resize_and_crop(image)
+            return self.preprocessing.resize_and_crop(decode_image(file, channels))
 
         return tf.cond(error == NO_ERROR, prepare, lambda: tf.zeros([size, size, channels])), error
 
@@ -128,99 +121,4 @@ def _pixels(file: Tensor) -> Tensor:
     def jpeg() -> Tensor:
         return tf.reduce_prod(tf.cast(tf.io.extract_jpeg_shape(file)[:2], tf.int64))
 
-    return tf.cond(starts_with(_JPEG), jpeg, lambda: pixels)
-
-
-def exif_orientation(file: Tensor) -> Tensor:
-    """Read the orientation of the camera from the EXIF block of a JPEG file.
-
-    Args:
-        file: Scalar TensorFlow string, the content of an image file.
-
-    Returns:
-        int32 in 1..8 as EXIF numbers them; 1, upright, for a file without one.
-    """
-    import tensorflow as tf
-
-    def read() -> tf.Tensor:
-        header = tf.io.decode_raw(tf.strings.substr(file, 0, _HEADER_BYTES), tf.uint8)
-        block = _exif_block(tf.cast(header, tf.int32))
-        return tf.cond(tf.size(block) > 0, lambda: _orientation(block), lambda: tf.constant(1))
-
-    return tf.cond(tf.strings.substr(file, 0, 3) == _JPEG, read, lambda: tf.constant(1))
-
-
-def _bytes(block: Tensor, start: Tensor, count: int) -> Tensor:
-    """Return some bytes of a block; outside of it, its first or last byte."""
-    import tensorflow as tf
-
-    return tf.gather(block, tf.clip_by_value(start + tf.range(count), 0, tf.size(block) - 1))
-
-
-def _exif_block(header: Tensor) -> Tensor:
-    """Return the TIFF structure in a JPEG's EXIF segment; empty if there is none."""
-    import tensorflow as tf
-
-    def not_found(place: Tensor, start: Tensor) -> Tensor:
-        segment = _bytes(header, place, 2)
-        # FF DA: the image itself follows.
-        is_segment = (segment[0] == 0xFF) & (segment[1] != 0xDA)
-        return (start == place) & is_segment & (place + 10 < tf.size(header))
-
-    def next_segment(place: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
-        segment = _bytes(header, place, 10)
-        is_exif = tf.reduce_all(segment[4:] == [*b"Exif\0\0"]) & (segment[1] == 0xE1)
-        end = place + 2 + segment[2] * 256 + segment[3]
-        return end, tf.where(is_exif, place + 10, end)
-
-    # After the two bytes that every JPEG file starts with.
-    end, start = tf.while_loop(not_found, next_segment, (tf.constant(2), tf.constant(2)))
-    return header[start:end]
-
-
-def _orientation(block: Tensor) -> Tensor:
-    """Return the orientation in the first directory of a TIFF structure; 1 if there is none."""
-    import tensorflow as tf
-
-    little_endian = _bytes(block, 0, 1)[0] == ord("I")
-
-    def number(digits: Tensor) -> Tensor:
-        """Return the number that bytes along the last axis make."""
-        count = digits.shape[-1]
-        powers = tf.constant([256**power for power in range(count)])
-        powers = tf.where(little_endian, powers, tf.reverse(powers, [0]))
-        return tf.reduce_sum(digits * powers, axis=-1)
-
-    directory = number(_bytes(block, 4, 4))
-    # A larger directory is damaged. The orientation is among the first entries.
-    entries = tf.minimum(number(_bytes(block, directory, 2)), 256)
-    places = directory + 2 + 12 * tf.range(entries)[:, None] + tf.range(12)
-    table = tf.gather(block, tf.clip_by_value(places, 0, tf.size(block) - 1))
-    values = tf.boolean_mask(number(table[:, 8:10]), number(table[:, :2]) == _ORIENTATION_TAG)
-    value = tf.concat([values, [1]], 0)[0]
-    return tf.where((value >= 1) & (value <= 8), value, 1)
-
-
-def oriented(image: Tensor, orientation: Tensor) -> Tensor:
-    """Turn an image upright.
-
-    Args:
-        image: TensorFlow tensor `(height, width, channels)`.
-        orientation: int32 in 1..8, as EXIF numbers them.
-
-    Returns:
-        The image as it was seen, `(width, height, channels)` for orientations from 5 on.
-    """
-    import tensorflow as tf
-
-    def turn() -> tf.Tensor:
-        turned = tf.cond(orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
-        for axis, orientations in ((1, _MIRRORED), (0, _UPSIDE_DOWN)):
-            flips = tf.reduce_any(orientation == tf.constant(orientations))
-            turned = tf.cond(
-                flips, lambda x=turned, axis=axis: tf.reverse(x, [axis]), lambda x=turned: x
-            )
-        return turned
-
-    turned = tf.cond(orientation > 1, turn, lambda: image)
-    return tf.ensure_shape(turned, (None, None, image.shape[-1]))
+    return tf.cond(starts_with(JPEG_SIGNATURE), jpeg, lambda: pixels)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_preact.messages import require
 
@@ -26,17 +28,43 @@ class Rule:
     expected: str
     choices: tuple[Any, ...] = ()
 
-    def check(self, name: str, value: Any) -> None:
+    def check(self, name: str, value: Any) -> Any:
         """Check the value of a field or an argument.
 
         Args:
             name: Its name.
             value: Its value.
 
+        Returns:
+            The value, its numbers as Python's own.
+
         Raises:
             ValueError: If the value is not allowed.
         """
+        value = plain(value)
         require(self.holds(value), name, self.expected, value)
+        return value
+
+
+def plain(value: Any) -> Any:
+    """Convert numbers of other kinds, such as NumPy's, to Python's own, which JSON can hold.
+
+    Args:
+        value: Any value.
+
+    Returns:
+        A bool, int or float for a number, a list for an array, the same kind of sequence for a
+        list or tuple; anything else as it is.
+    """
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return (tuple if isinstance(value, tuple) else list)(map(plain, value))
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def one_of(choices: Iterable[Any]) -> Rule:

@@ -65,7 +65,7 @@ def feature_pyramid(
         ValueError: If the model is no such net, or has no stage of that number, or `channels` is
             not a positive integer.
     """
-    POSITIVE_INTEGER.check("channels", channels)
+    channels = POSITIVE_INTEGER.check("channels", channels)
     maps = feature_extractor(model, stages).output
     maps = {int(name.removeprefix("stage")): maps[name] for name in maps}
     layers = _Layers(channels, data_format(model), first_convolution(model).dtype_policy)

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_preact.layer_names import HEAD, in_encoder, stage_numbers, stage_of
+from keras_preact.spec.rules import COUNT, plain
 
 
 def freeze(model: keras.Model, up_to_stage: int) -> int:
@@ -36,6 +37,7 @@ def freeze(model: keras.Model, up_to_stage: int) -> int:
     last = stages[-1]
     if any(in_encoder(layer.name) for layer in model.layers):
         stages = (*stages, last + 1)
+    up_to_stage = plain(up_to_stage)
     _check_stage(model, up_to_stage, stages)
     trainable = _parameters(_unfrozen(model))
     for layer in model.layers:
@@ -45,8 +47,7 @@ def freeze(model: keras.Model, up_to_stage: int) -> int:
 
 
 def _check_stage(model: keras.Model, up_to_stage: Any, stages: tuple[int, ...]) -> None:
-    integer = isinstance(up_to_stage, int) and not isinstance(up_to_stage, bool)
-    if not integer or up_to_stage not in (0, *stages):
+    if not COUNT.holds(up_to_stage) or up_to_stage not in (0, *stages):
         raise ValueError(
             f"`up_to_stage` must be 0 or the number of a stage of {model.name!r}, which has "
             f"{stages}. Received: {up_to_stage!r} (of type {type(up_to_stage).__name__})"

@@ -8,6 +8,7 @@ import keras
 
 from keras_preact.blocks.head import classifier, global_pool
 from keras_preact.layer_names import body_end, data_format
+from keras_preact.spec.rules import COUNT, plain
 from keras_preact.tensor import Tensor
 
 
@@ -39,7 +40,8 @@ def replace_head(
         ValueError: If the model is no such net or goes on after its head, or `classes` is no
             number of classes.
     """
-    if not (classes is None or (_is_integer(classes) and classes >= 0)):
+    classes = plain(classes)
+    if not (classes is None or COUNT.holds(classes)):
         raise ValueError(
             "`classes` must be a positive integer, or None or 0 for no classifier. "
             f"Received: {classes!r} (of type {type(classes).__name__})"
@@ -49,10 +51,6 @@ def replace_head(
         policy = body_end(model).dtype_policy
         x = classifier(x, classes, classifier_activation, policy, name="predictions")
     return keras.Model(model.input, x, name=name or model.name)
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _pooled(model: Any) -> Tensor:

@@ -12,7 +12,7 @@ from keras_preact.input_channels import adapt_kernel
 from keras_preact.layer_names import data_format, first_convolution, stage_numbers
 from keras_preact.layers import SelfAttention2D, TokenEmbedding
 from keras_preact.named_weights import named_weights, set_named_weights
-from keras_preact.spec.rules import POSITIVE_INTEGER, is_positive_integer
+from keras_preact.spec.rules import POSITIVE_INTEGER, is_positive_integer, plain
 from keras_preact.transforms.graph_config import functional_config
 
 
@@ -33,7 +33,7 @@ def adapt_input_channels(model: keras.Model, channels: int) -> keras.Model:
         ValueError: If the model is no such net or has several inputs, or `channels` is not a
             positive integer.
     """
-    POSITIVE_INTEGER.check("channels", channels)
+    channels = POSITIVE_INTEGER.check("channels", channels)
     stage_numbers(model)
     axis = 1 if data_format(model) == "channels_first" else 3
     result = _with_input(model, {axis: channels})
@@ -68,6 +68,7 @@ def resize_input(model: keras.Model, height: int, width: int) -> keras.Model:
         ValueError: If the model is no such net or has several inputs, or the size is not of
             positive integers.
     """
+    height, width = plain((height, width))
     if not (is_positive_integer(height) and is_positive_integer(width)):
         raise ValueError(
             "`height` and `width` must be positive integers. "

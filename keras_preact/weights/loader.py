@@ -44,24 +44,40 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
     if entry:
         path, source = fetch(entry, functools.partial(_check, entry)), entry.source
         description = f"{entry.name!r}, in {str(path)!r},"
-        hint = f" {repair_hint(entry)}"
     else:
         path = Path(name)
-        source, description, hint = source_of(path), repr(str(path)), ""
+        source, description = source_of(path), repr(str(path))
         if not path.is_file():
             raise ValueError(f"`weights` names no file: {str(path)!r}")
+    misfit = (
+        f"{description} does not hold the weights of {model.name!r} "
+        f"({model.count_params():,} parameters): "
+    )
     try:
         named = read(path, source)
-        if all(layer.name != HEAD for layer in model.layers):
-            named.pop(HEAD, None)
         if entry:
-            _adapt_channels(named, model)
+            check_builder(named, entry.builder)
+    except ValueError as error:
+        hint = f" {repair_hint(entry)}" if entry else ""
+        raise ValueError(f"{misfit}{error}.{hint}") from error
+    if all(layer.name != HEAD for layer in model.layers):
+        named.pop(HEAD, None)
+    if entry:
+        _adapt_channels(named, model)
+    try:
         set_named_weights(model, named)
     except ValueError as error:
-        raise ValueError(
-            f"{description} does not hold the weights of {model.name!r} "
-            f"({model.count_params():,} parameters): {error}.{hint}"
-        ) from error
+        hint = f" {_published_hint(entry)}" if entry else ""
+        raise ValueError(f"{misfit}{error}.{hint}") from error
+
+
+def _published_hint(entry: Entry) -> str:
+    """Return sentences about a net that a whole file of an entry does not fit."""
+    return (
+        f"The file has the layers of `{entry.builder}` as it was published, the net has others: "
+        "leave out the options that change them (such as `attention` or `channels`), or start from "
+        "random weights by `weights=None`."
+    )
 
 
 def _adapt_channels(named: NamedWeights, model: keras.Model) -> None:

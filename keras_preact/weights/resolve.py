@@ -96,6 +96,8 @@ def _check_fits(
         )
     raise ValueError(
         f"With `weights={os.fspath(weights)!r}` and `include_top=True`, `classes` must be "
-        f"{entry.classes}, as {entry.name!r} has; `weights=None` starts from random weights. "
-        f"Received: classes={classes}"
+        f"{entry.classes}, as {entry.name!r} has. Received: classes={classes}. To fine-tune, build "
+        f"the net with `classes={entry.classes}` and give it a new head by "
+        f"`keras_preact.transforms.replace_head(net, {classes})`; `weights=None` starts from "
+        "random weights."
     )

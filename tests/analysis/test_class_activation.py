@@ -12,7 +12,7 @@ from tests.numerics import NET
 
 
 def _cam(model: keras.Model, classes: list[int]) -> np.ndarray:
-    """Class activation mapping (arXiv:1512.04150), which Grad-CAM is for the last maps."""
+    """Compute class activation mapping (arXiv:1512.04150), which Grad-CAM is for the last maps."""
     maps = scores(keras.Model(model.input, model.get_layer("head_act").output))
     kernel = keras.ops.convert_to_numpy(model.get_layer("predictions").kernel)
     heat = np.maximum(np.einsum("bhwc,cb->bhw", maps, kernel[:, classes]), 0)
@@ -41,7 +41,7 @@ def test_any_layer_of_any_form():
 
 
 def _corner_net() -> keras.Model:
-    """The first class's score is the sum of the upper left 4x4 pixels; the second's is 0."""
+    """Return a net whose first score is the sum of the upper left 4x4 pixels, the second 0."""
     inputs = keras.Input((8, 8, 1))
     x = keras.layers.Flatten()(inputs)
     model = keras.Model(inputs, keras.layers.Dense(2, use_bias=False)(x))

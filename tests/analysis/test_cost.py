@@ -1,4 +1,4 @@
-"""What a net costs, against the counters of torch and of TensorFlow."""
+"""Costs of nets, against the counters of torch and of TensorFlow."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_50_layers_have_the_figures_that_timm_publishes():
 
 
 def _tensorflow_flops(model: keras.Model) -> int:
-    """Multiply-adds of one example, by TensorFlow's profiler of the inference graph."""
+    """Return the multiply-adds of one example, by TensorFlow's profiler of the inference graph."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2,

@@ -86,7 +86,7 @@ def test_stacked_units_have_the_gradients_of_separate_ones():
 
 
 def linear_net(shortcut: str, factor: float) -> keras.Model:
-    """A net of one stage whose units are `shortcut + factor * x`, and whose head is linear."""
+    """Build a net of one stage with a linear head and units `shortcut + factor * x`."""
     model = net(
         {
             "units": (6,),

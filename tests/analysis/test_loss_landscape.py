@@ -23,7 +23,7 @@ LABELS = np.array([1, 2])
 
 
 def _quadratic() -> keras.Model:
-    """A linear net: its mean squared error is a quadratic of its weights."""
+    """Return a linear net: its mean squared error is a quadratic of its weights."""
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, use_bias=False)])
     model.set_weights([np.array([[1.0], [-1.0], [0.5], [2.0]], "float32")])
     return model

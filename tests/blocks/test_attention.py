@@ -42,7 +42,7 @@ def test_every_form_gives_the_same_scores(changes):
 
 
 def _timm_resnet(attention: str) -> ResNet:
-    """A post-activation net of timm's, one bottleneck a stage, no parameter at its first value."""
+    """Return timm's post-activation net, one bottleneck per stage, no parameter as it starts."""
     torch.manual_seed(0)
     model = ResNet(
         Bottleneck, (1, 1, 1, 1), num_classes=10, block_args={"attn_layer": attention}
@@ -55,7 +55,7 @@ def _timm_resnet(attention: str) -> ResNet:
 
 
 def _variables(module: torch.nn.Module) -> list[np.ndarray]:
-    """What a Keras layer of the same kind holds, in its order."""
+    """Return the weights of a Keras layer of the same kind, in its order."""
     named = {name: each.detach().numpy() for name, each in module.state_dict().items()}
     named.pop("num_batches_tracked", None)
     weight = named["weight"]

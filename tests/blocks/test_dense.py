@@ -42,7 +42,7 @@ def _trainable(model: keras.Model) -> int:
 
 @pytest.fixture(scope="module")
 def densenet_bc() -> keras.Model:
-    """The published net for CIFAR."""
+    """Return the published net for CIFAR."""
     return keras_preact.DenseNetBC100_12()
 
 

@@ -27,12 +27,12 @@ BLOCKS = {**ENCODER, "encoder_depth": 5, "encoder_drop_path": 0.4}
 
 @pytest.fixture(scope="module")
 def plain() -> keras.Model:
-    """A net for tests that change nothing."""
+    """Return a net for tests that change nothing."""
     return net(ENCODER)
 
 
 def _timm(name: str, **options) -> torch.nn.Module:
-    """A net of timm's with no weight at its first value, its scores far from zero."""
+    """Return a net of timm's with no weight at its first value, its scores far from zero."""
     torch.manual_seed(0)
     # timm's own first values take seconds to draw.
     with torch.device("meta"):

@@ -69,7 +69,7 @@ def test_depthwise_convolution_equals_pytorch(size, kernel_size, strides, dilati
     assert last.compute_output_shape(x.shape) == expected.shape
 
 
-def test_a_standardised_kernel_is_timms():
+def test_a_standardized_kernel_is_timms():
     torch.manual_seed(0)
     theirs = StdConv2d(6, 6, 3, padding=1, groups=6, bias=True, eps=1e-8)
     ours = StandardizedDepthwiseConv2D(3, data_format="channels_last")

@@ -1,4 +1,4 @@
-"""Nets without normalisation: scaled weight standardisation, SkipInit, NF-ResNet."""
+"""Nets without normalization: scaled weight standardization, SkipInit, NF-ResNet."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_form_gives_the_same_scores(changes):
     check_forms(changes)
 
 
-# Scaled weight standardisation.
+# Scaled weight standardization.
 
 
 def test_gain_of_relu_is_the_papers():
@@ -170,7 +170,7 @@ def test_variances_at_the_start_are_the_expected_ones():
     units = itertools.chain(*SMALL.replace(**changes).stages.values())
     expected = [unit.input_scale**-2 for unit in units][1:]
     assert max(expected) == pytest.approx(2.75)
-    # The stem's convolution multiplies by the gain. What is missing went into the padding.
+    # The stem's convolution multiplies by the gain. The rest went into the padding.
     received = _variances(changes, x / activation_gain("relu"))
     np.testing.assert_allclose(received, expected, rtol=0.12)
     bare = _variances({**layout, "norm": "none"}, x)
@@ -182,7 +182,7 @@ def test_variances_at_the_start_are_the_expected_ones():
     [(NORM_FREE, 0.1), ({"norm": "none", "residual_scaling": "skip_init"}, 0.85)],
     ids=["norm_free", "skip_init"],
 )
-def test_24_layers_train_without_normalisation(changes, share):
+def test_24_layers_train_without_normalization(changes, share):
     layout = {"units": (5, 6), "channels": (16, 32), "unit": "basic", "use_bias": True}
     model = net({**layout, "scan_units": True, **changes}, randomize=False)
     optimizer = keras.optimizers.Adam(0.003)

@@ -1,4 +1,4 @@
-"""Kinds of normalisation, none among them, and activations."""
+"""Kinds of normalization, none among them, and activations."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_net_of_response_norms_is_timms(tmp_path):
     np.testing.assert_allclose(scores(ours, x), expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_thresholds_are_the_only_weights_beyond_those_of_batch_normalisation():
+def test_thresholds_are_the_only_weights_beyond_those_of_batch_normalization():
     plain, frn = (
         sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
         for model in (net({}), net({"norm": "frn", "activation": "linear"}))
@@ -119,7 +119,7 @@ def test_response_norms_contain_the_activation():
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_without_normalisation_only_activations_stand_between(order):
+def test_without_normalization_only_activations_stand_between(order):
     model = net({"norm": "none", "order": order, "use_bias": "unnormalized"})
     assert not [layer.name for layer in model.layers if "norm" in layer.name]
     assert all(layer.use_bias for layer in model.layers if isinstance(layer, Conv2D))
@@ -129,7 +129,7 @@ def test_without_normalisation_only_activations_stand_between(order):
 
 
 @pytest.mark.parametrize("stem", STEMS)
-def test_stems_without_normalisation(stem):
+def test_stems_without_normalization(stem):
     model = net({"norm": "none", "stem": stem, "use_bias": "unnormalized"})
     convolutions = [layer for layer in model.layers if isinstance(layer, Conv2D)]
     assert all(layer.use_bias for layer in convolutions)
@@ -137,7 +137,7 @@ def test_stems_without_normalisation(stem):
 
 
 @pytest.mark.parametrize("order", ["full_preactivation", "original", "pyramid"])
-def test_units_without_normalisation_can_start_as_the_identity(order):
+def test_units_without_normalization_can_start_as_the_identity(order):
     changes = {"norm": "none", "order": order, "zero_init_residual": True, "units": (1, 2)}
     model = net(changes, randomize=False)
     _, branch = model.get_layer("stage3_unit2_add").input

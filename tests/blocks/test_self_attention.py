@@ -11,7 +11,7 @@ import torch
 from timm.layers.bottleneck_attn import BottleneckAttn
 
 import keras_preact
-from keras_preact import applications, transforms
+from keras_preact import published, transforms
 from keras_preact.layers import SelfAttention2D, StackedUnits
 from keras_preact.weights import convert, named_weights
 from tests.nets import SMALL, X, net, scores
@@ -74,7 +74,7 @@ def test_attention_stands_in_the_last_stages_alone(stride_in):
 
 
 @pytest.mark.parametrize("spatial", ["conv", "self_attention"])
-def test_attention_sees_every_pixel_and_a_convolution_its_neighbours(spatial):
+def test_attention_sees_every_pixel_and_a_convolution_its_neighbors(spatial):
     changes = {"units": (1, 1), "strides": (1, 1), "spatial": spatial, "spatial_stages": 1}
     model = net(changes, include_top=False)
     far = X.copy()
@@ -120,9 +120,9 @@ def test_stacked_units_start_as_separate_ones():
 
 
 def test_a_file_of_its_weights_is_identified(tmp_path, monkeypatch):
-    monkeypatch.setattr(applications, "BUILDERS", {})
-    applications._net("TinyBoTNet", "Tiny.", SMALL.replace(**LAST), 10)
-    model = applications.BUILDERS["TinyBoTNet"]()
+    tiny = published.Net("TinyBoTNet", "Tiny.", SMALL.replace(**LAST), 10)
+    monkeypatch.setitem(published.NETS, tiny.name, tiny)
+    model = keras_preact.PreActResNet(tiny.architecture, classes=tiny.classes)
     model.save_weights(tmp_path / "one.weights.h5")
     target = tmp_path / "other.weights.h5"
     assert convert(tmp_path / "one.weights.h5", target) == "TinyBoTNet"

@@ -13,7 +13,7 @@ from tests.variants import check_forms, check_training_and_saving, some_slow
 VARIANTS = {
     "group norm": {"norm": "group"},
     "EvoNorm-S0": {"norm": "evonorm_s0", "activation": "linear"},
-    "weight standardisation": {"norm": "group", "weight_standardization": True},
+    "weight standardization": {"norm": "group", "weight_standardization": True},
     "deep stem": {"stem": "deep", "downsample": "avg_pool"},
     "TF-slim": {
         "stride_unit": "last",
@@ -59,7 +59,7 @@ def test_subsampling_is_exact_and_keeps_nothing_for_the_backward_pass():
         np.testing.assert_array_equal(pool(maps), maps[:, ::2, ::2])
 
 
-def test_standardised_kernels_ignore_scale_and_shift():
+def test_standardized_kernels_ignore_scale_and_shift():
     model = net({"norm": "group", "weight_standardization": True})
     expected = scores(model)
     for layer in model.layers:
@@ -68,7 +68,7 @@ def test_standardised_kernels_ignore_scale_and_shift():
     np.testing.assert_allclose(scores(model), expected, atol=1e-5)
 
 
-def test_biases_stand_where_no_normalisation_follows():
+def test_biases_stand_where_no_normalization_follows():
     model = net({"use_bias": "unnormalized"})
     biased = {
         layer.name

@@ -25,7 +25,7 @@ def test_every_form_gives_the_same_scores():
 
 
 def _factors(rate: float, examples: int) -> tuple[np.ndarray, np.ndarray]:
-    """What multiplied each example in the forward pass, and each gradient in the backward pass."""
+    """Return the factors of each example forward, and of each gradient backward."""
     layer = ShakeDrop(rate, seed=1)
     x = np.random.default_rng(0).uniform(1, 2, (examples, 3, 2)).astype("float32")
     if keras.backend.backend() == "tensorflow":

@@ -34,7 +34,7 @@ def _images(model: keras.Model) -> np.ndarray:
 
 
 def _differ(first: keras.Model, second: keras.Model) -> float:
-    """The largest difference of weights, relative to the largest weight of the layer."""
+    """Return the largest difference of weights, relative to the largest weight of the layer."""
     one, other = named_weights(first), named_weights(second)
     assert one.keys() == other.keys()
     return max(
@@ -113,7 +113,7 @@ def test_rematerialised_random_layers_draw_the_same_masks_again():
 
 
 def _dropping_units(rates: list[float]) -> StackedUnits:
-    """Units that double a map, or, dropped, hand it on."""
+    """Return units that double a map, or, dropped, hand it on."""
     x, rate = keras.Input((None, None, 1)), keras.Input(batch_shape=(), name="drop_path_rate")
     branch = DropPath(0.0, name="unit_drop_path")(x, rate=rate)
     template = keras.Model([x, rate], keras.layers.Add(name="unit_add")([x, branch]))
@@ -245,7 +245,7 @@ def test_too_many_separate_units():
 
 
 def _train_step_nodes(depth: int, **changes) -> int:
-    """Nodes in the graph of Keras's own training step, those of its functions included."""
+    """Return the number of nodes in the graph of Keras's own training step and its functions."""
     units = ((depth - 2) // 9,) * 3
     model = keras_preact.PreActResNet1001(units=units, channels=(8, 16, 32), **changes)
     optimizer = keras.optimizers.SGD(0.1, momentum=0.9)

@@ -39,7 +39,7 @@ def _assert_equal(ours: np.ndarray, theirs: np.ndarray, atol: float) -> None:
 
 
 def _old_weights(model: keras.Model, folder: Path) -> Path:
-    """A file of weights in the format of the published ones."""
+    """Return a file of weights in the format of the published ones."""
     path = folder / "weights.h5"
     with h5py.File(path, "w") as file:
         legacy_h5_format.save_weights_to_hdf5_group(file, model)
@@ -149,7 +149,7 @@ def test_same_scores_as_keras_hub(tmp_path):
     )
     set_named_weights(ours, CONVERTERS["keras_hub"](path))
     _assert_equal(ours(X), theirs(X), atol=1e-4)
-    # A preset's folder also holds the backbone alone.
+    # A preset's folder also holds only the backbone.
     backbone.save_weights(tmp_path / "model.weights.h5")
     without_top = CONVERTERS["keras_hub"](tmp_path / "model.weights.h5")
     assert without_top.keys() | {"predictions"} == CONVERTERS["keras_hub"](path).keys()

@@ -78,7 +78,7 @@ def _assert_equal(ours: np.ndarray, theirs: np.ndarray) -> None:
 def _scores_and_maps(model: torch.nn.Module) -> tuple[np.ndarray, list[np.ndarray]]:
     x = torch.tensor(X.transpose(0, 3, 1, 2))
     last, maps = model.forward_intermediates(x)
-    # What opens the next stage; timm hands out the sum that comes before.
+    # This opens the next stage; timm hands out the sum that comes before.
     following = [stage.blocks[0].norm1 for stage in model.stages[1:]]
     maps = [norm(each) for norm, each in zip(following, maps[1:-1], strict=True)]
     maps = [each.numpy().transpose(0, 2, 3, 1) for each in (*maps, last)]

@@ -24,7 +24,7 @@ CHANNELS = st.sampled_from((8, 16, 24, 32, 40, 64))
 
 @st.composite
 def families(draw: st.DrawFn) -> tuple[Architecture, Architecture] | None:
-    """A random net, and one of other units and channels; None where there is no such net."""
+    """Draw a random net, and one of other units and channels; None where there is no such net."""
     fields = draw(changes(most=6))
     stages = draw(st.integers(1, 3))
 

@@ -30,12 +30,12 @@ LAYOUTS = {
 }
 PLAIN = (None, True, False, -1, 0, 1, 2, 3, 4, 8, 16, -6.0, 0.0, 1e-3, 0.1, 0.25, 0.5, 0.9, 1.5)
 NAMES = ("", "relu", "silu", "gelu", "leaky_relu", "linear", "tanh", "glu", "no_such_name")
-# What changes neither the result nor the layers' names.
+# These change neither the result nor the layers' names.
 FORMS = ("channels_last", "channels_first")
 
 
 def _allowed(field: str) -> list:
-    """Values of a field that its rule allows, other than the small net's."""
+    """Return values of a field that its rule allows, other than the small net's."""
     rule = RULES[field]
     values = LAYOUTS.get(field) or rule.choices or [*PLAIN, *NAMES]
     return [each for each in values if rule.holds(each) and each != getattr(SMALL, field)]
@@ -46,7 +46,7 @@ VALUES = {field: _allowed(field) for field in RULES}
 
 @st.composite
 def changes(draw: st.DrawFn, most: int = 2) -> dict:
-    """Values of two fields, or of up to `most`."""
+    """Return values of two fields, or of up to `most`."""
     fields = st.sampled_from(list(RULES))
     chosen = draw(st.lists(fields, min_size=2, max_size=most, unique=True))
     return {field: draw(st.sampled_from(VALUES[field])) for field in chosen}

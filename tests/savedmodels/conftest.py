@@ -34,13 +34,13 @@ def exported(net, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def photo():
-    """A photograph as a JPEG file."""
+    """Return a photograph as a JPEG file."""
     return (resources.files("sklearn.datasets.images") / "china.jpg").read_bytes()
 
 
 @pytest.fixture(scope="session")
 def picture(photo):
-    """The photograph, small, as a PIL image."""
+    """Return the photograph, small, as a PIL image."""
     return Image.open(io.BytesIO(photo)).resize((60, 40))
 
 

@@ -18,14 +18,14 @@ def pixels(files):
 
 
 def encoded(image, file_format, **options):
-    """A PIL image as the content of a file."""
+    """Return a PIL image as the content of a file."""
     file = io.BytesIO()
     image.save(file, file_format, **options)
     return file.getvalue()
 
 
 def claiming(file, width, height):
-    """An image file whose header claims another size."""
+    """Return an image file whose header claims another size."""
     file = bytearray(file)
     if file.startswith(b"\xff\xd8"):
         start = file.index(b"\xff\xc0")
@@ -46,7 +46,7 @@ def claiming(file, width, height):
 
 
 def exif(orientation, byte_order=">", directory=8):
-    """An EXIF block of two entries, the orientation second."""
+    """Return an EXIF block of two entries, the orientation second."""
     header = (b"II" if byte_order == "<" else b"MM") + struct.pack(byte_order + "HI", 42, directory)
     entries = struct.pack(byte_order + "HHIHH", 0x0100, 3, 1, 640, 0)
     entries += struct.pack(byte_order + "HHIHH", 0x0112, 3, 1, orientation, 0)

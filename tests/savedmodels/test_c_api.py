@@ -30,7 +30,7 @@ def served(exported):
 
 @pytest.fixture(scope="module")
 def everything(net):
-    """The Keras model with its features, from normalized images."""
+    """Return the Keras model with its features, from normalized images."""
     outputs = {
         "probabilities": net.output,
         "embedding": net.get_layer("head_pool").output,
@@ -134,7 +134,7 @@ def test_weights_that_are_variables(net, everything, picture, tmp_path):
 
 
 def faulty(photo, picture):
-    """Files that cannot be scored, and what is said of them."""
+    """Return files that cannot be scored, and what is said of them."""
     huge = {
         f"{kind} of 20,000 x 20,000": (claiming(encoded(picture, kind), 20000, 20000), TOO_LARGE)
         for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP")

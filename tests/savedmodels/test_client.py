@@ -141,7 +141,7 @@ def test_no_server(target, photo, monkeypatch):
         connect(target, "net", timeout_s=0.5).classify([photo])
 
 
-# What TensorFlow Serving's REST interface documents, without our client.
+# As TensorFlow Serving's REST interface documents it, without our client.
 
 
 def post(server, body, verb="predict"):

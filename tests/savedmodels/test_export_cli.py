@@ -19,7 +19,7 @@ OPTIONS = ["--input-size", "16", "--mean", "0.3", "--std", "0.4"]
 
 @pytest.fixture(scope="module")
 def run(small_net, tmp_path_factory):
-    """The parts of a training run's folder that an export reads."""
+    """Return the parts of a training run's folder that an export reads."""
     folder = tmp_path_factory.mktemp("run")
     small_net(1, **NET).save(folder / "model.keras")
     small_net(2, **NET).save(folder / "best.keras")
@@ -30,7 +30,7 @@ def run(small_net, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bare(run, tmp_path_factory):
-    """A model file that lies in no run."""
+    """Return a model file that lies in no run."""
     path = tmp_path_factory.mktemp("bare") / "net.keras"
     path.write_bytes((run / "model.keras").read_bytes())
     return path
@@ -76,7 +76,7 @@ def labels(folder):
 
 
 def refused(capsys, *arguments):
-    """The message of a command that is to fail."""
+    """Return the message of a command that is to fail."""
     assert main([*map(str, arguments)]) == 2
     return capsys.readouterr().err
 

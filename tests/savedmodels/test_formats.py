@@ -26,7 +26,7 @@ BARE = ["--input-size", "32", "--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.
 
 @pytest.fixture(scope="module")
 def photographs(photo):
-    """The sample photographs, or where they are absent parts of one, as files."""
+    """Return the sample photographs, or where they are absent parts of one, as files."""
     if SAMPLES.exists():
         with tarfile.open(SAMPLES) as archive:
             members = [member for member in archive.getmembers() if member.isfile()]

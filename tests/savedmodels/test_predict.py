@@ -17,7 +17,7 @@ from tests.savedmodels.files import CLASS_NAMES, PREPROCESSING
 
 @pytest.fixture(scope="module")
 def served(exported, tmp_path_factory):
-    """A served model whose highest version is 10, beside an empty version 9."""
+    """Return a served model whose highest version is 10, beside an empty version 9."""
     folder = tmp_path_factory.mktemp("served") / "net"
     (folder / "9").mkdir(parents=True)
     shutil.copytree(exported, folder / "10")
@@ -26,7 +26,7 @@ def served(exported, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """A photograph as JPEG and a gray PNG."""
+    """Return a photograph as JPEG and a gray PNG."""
     folder = tmp_path_factory.mktemp("images")
     photo = (resources.files("sklearn.datasets.images") / "china.jpg").read_bytes()
     (folder / "photo.jpg").write_bytes(photo)
@@ -35,7 +35,7 @@ def images(tmp_path_factory):
 
 
 def best(model, image, count):
-    """Indices and probabilities of the classes that the Keras model finds most probable."""
+    """Return indices and probabilities of the classes that the Keras model finds most probable."""
     pixels = PREPROCESSING.resize_and_crop(decode_image(image.read_bytes(), PREPROCESSING.channels))
     scores = model.predict(PREPROCESSING.normalize(pixels)[None], verbose=0)[0]
     order = np.argsort(scores)[::-1][:count]

@@ -45,7 +45,7 @@ def exported(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def described(model, tmp_path_factory):
-    """An export without class names, of which something is known."""
+    """Return an export without class names, of which something is known."""
     path = tmp_path_factory.mktemp("described") / "1"
     return export_savedmodel(model, path, preprocessing=COLOUR, about=ABOUT)
 
@@ -59,7 +59,7 @@ def signatures(exported):
 
 
 def encoded(image, file_format):
-    """A PIL image as the content of a file."""
+    """Return a PIL image as the content of a file."""
     file = io.BytesIO()
     image.save(file, file_format)
     return file.getvalue()
@@ -71,7 +71,7 @@ def pixels(file, channels):
 
 
 def expected(model, preprocessing, files):
-    """What the Keras model says of image files."""
+    """Return the Keras model's probabilities of image files."""
     images = [pixels(file, preprocessing.channels) for file in files]
     batch = tf.stack([preprocessing.resize_and_crop(image) for image in images])
     return scores(model, preprocessing.normalize(batch))
@@ -278,7 +278,7 @@ def test_other_backends_are_told_what_to_do(model, tmp_path, monkeypatch):
         export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR)
 
 
-# What an export may be asked for.
+# Options of an export.
 
 
 def export(model, tmp_path, **options):

@@ -43,7 +43,7 @@ def test_pictures_are_turned_upright(read, byte_order):
         said, wanted, unturned = read(
             [file, encoded(upright, "PNG"), encoded(plain.convert("RGB"), "PNG")]
         )
-        # Decoders of JPEG differ by a few grey levels.
+        # Decoders of JPEG differ by a few gray levels.
         assert np.abs(said - wanted).max() < 24
         assert orientation == 1 or np.abs(said - unturned).max() > 100
 

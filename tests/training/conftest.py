@@ -70,7 +70,7 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def train(tiny_recipe: Path) -> Callable[..., int]:
-    """Runs the training command on the digits with the tiny recipe."""
+    """Return a function that runs the training command on the digits with the tiny recipe."""
     from training.train import main
 
     def run(output: Path, *options: str) -> int:
@@ -82,7 +82,7 @@ def train(tiny_recipe: Path) -> Callable[..., int]:
 
 @pytest.fixture(scope="session")
 def finished(train: Callable[..., int], tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """A finished run of the tiny recipe."""
+    """Return a finished run of the tiny recipe."""
     folder, options = (
         tmp_path_factory.mktemp("finished") / "run",
         ("--seed", "7", "--save-every", "3"),

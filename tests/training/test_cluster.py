@@ -56,7 +56,7 @@ def test_the_manifest_s_command_and_statuses_are_ours(manifest):
     assert failed["onExitCodes"]["values"] == [1, 2]
 
 
-# What Slurm's two commands do, as far as the script needs them: two hosts, each with one task.
+# Slurm's two commands, as far as the script needs them: two hosts, each with one task.
 SLURM = {
     "scontrol": """
 if [ "$1" = show ]; then printf 'node7\\nnode9\\n'; else echo "$@" > "$CALLS/requeue"; fi

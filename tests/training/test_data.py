@@ -96,7 +96,7 @@ def assert_equal_batches(first, second):
 
 @pytest.fixture(params=["memory", "files", "records"])
 def pipeline(request, tmp_path, monkeypatch):
-    """A source and a limit of memory that lead to each way of reading."""
+    """Return a source and a limit of memory that lead to each way of reading."""
     if request.param != "memory":
         monkeypatch.setitem(DEFAULTS, "cache_gib", 0)
     return make_source("records" if request.param == "records" else "files", tmp_path)
@@ -179,7 +179,7 @@ def test_a_resumed_run_sees_the_same_batches(pipeline, crop):
 
 
 def take_parts(make, workers, batches):
-    """Batches that several workers share, put together again."""
+    """Return batches that several workers share, put together again."""
     contexts = [tf.distribute.InputContext(workers, worker) for worker in range(workers)]
     parts = [take(make(context), batches) for context in contexts]
     return [

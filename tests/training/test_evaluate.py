@@ -11,7 +11,7 @@ from training.run import read_run
 
 
 def batches(labels: list[int], classes: int, size: int) -> tf.data.Dataset:
-    """Images that say which class the net answers: pixel k is the score of class k."""
+    """Return images that say which class the net answers: pixel k is the score of class k."""
     answers = [0, 1, 1, 5, 0, 6][: len(labels)]
     images = np.eye(classes, dtype="float32")[answers]
     images += np.linspace(0, 0.5, classes, dtype="float32")

@@ -21,7 +21,7 @@ DIGITS = [str(digit) for digit in range(10)]
 
 @pytest.fixture(scope="module")
 def pretrained(finished) -> Path:
-    """The folder of a finished run on the digits."""
+    """Return the folder of a finished run on the digits."""
     return finished.folder
 
 
@@ -43,7 +43,7 @@ def three_classes(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def finetune(pretrained, three_classes) -> Callable[..., int]:
-    """Runs the training command with the `finetune` recipe on the three classes."""
+    """Return a function that runs the training with the recipe `finetune` on the three classes."""
 
     def run(output: Path, *options: str) -> int:
         fixed = ["--recipe", "finetune", "--data", str(three_classes), "--output", str(output)]
@@ -59,7 +59,7 @@ def weights_of(path: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def unchanged(old: dict, new: dict) -> set[str]:
-    """Names of the layers whose arrays are the same in every bit."""
+    """Return the names of the layers whose arrays are the same in every bit."""
     return {
         name
         for name in old.keys() & new.keys()

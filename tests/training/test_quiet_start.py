@@ -50,7 +50,7 @@ def test_commands_print_nothing_to_standard_error(module, arguments, tmp_path):
 
 
 def tensorflow(folder: Path, code: str) -> Path:
-    """A package of the name of TensorFlow that runs some code when it is imported."""
+    """Return a package named as TensorFlow that runs some code when it is imported."""
     (folder / "tensorflow").mkdir()
     (folder / "tensorflow" / "__init__.py").write_text(f"import os, sys\n{code}")
     return folder

@@ -37,7 +37,7 @@ def net() -> keras.Model:
 
 
 def _theirs(pyramid: keras.Model, stages: tuple[int, ...]) -> FeaturePyramidNetwork:
-    """Torchvision's pyramid with the weights of ours."""
+    """Return Torchvision's pyramid with the weights of ours."""
     laterals = [pyramid.get_layer(f"fpn_lateral{stage}") for stage in stages]
     outputs = [pyramid.get_layer(f"fpn_output{stage}") for stage in stages]
     theirs = FeaturePyramidNetwork(

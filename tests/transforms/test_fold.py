@@ -26,7 +26,7 @@ REMOVED = (
 
 
 def randomized(model: keras.Model) -> keras.Model:
-    """The model with statistics that a norm does not start with, some scales below zero."""
+    """Return the model with statistics that a norm does not start with, some scales below zero."""
     rng = np.random.default_rng(3)
     for variable in model.weights:
         low, high = {
@@ -99,7 +99,7 @@ def test_outputs_are_the_nets(changes):
 
 
 # The shortcut of an identity unit takes the stem's output beside the norm. A projection takes the
-# norm's, which then alone follows the stem.
+# norm's, which is then the only one that follows the stem.
 @pytest.mark.parametrize(("stem_channels", "after_stem"), [(8, 0), (4, 1)])
 @pytest.mark.parametrize(("unit", "norms"), [("basic", 2), ("bottleneck", 3)])
 def test_only_norms_within_a_stage_stay(unit, norms, stem_channels, after_stem):
@@ -135,13 +135,13 @@ def test_the_graph_has_a_bias_in_place_of_each_folded_norm():
 
 
 def sum_of(model: keras.Model, unit: str) -> np.ndarray:
-    """What a unit gives."""
+    """Return the output of a unit."""
     return keras.ops.convert_to_numpy(
         keras.Model(model.input, model.get_layer(f"{unit}_add").output)(X)
     )
 
 
-def test_sums_are_centred():
+def test_sums_are_centered():
     """What a norm takes after a fold has the mean of before less the moving mean."""
     model = net()
     # A scale of zero, by which the stream cannot be divided again, is left in its norm.
@@ -179,7 +179,7 @@ def test_a_stage_is_in_the_units_of_the_norm_after_it():
         np.testing.assert_allclose(sum_of(folded, inside), expected, atol=NET)
 
 
-def test_a_sum_that_is_an_output_is_not_centred():
+def test_a_sum_that_is_an_output_is_not_centered():
     net_ = net()
     added = net_.get_layer("stage2_unit2_add").output
     model = keras.Model(net_.input, [added, net_.output])

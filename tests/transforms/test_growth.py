@@ -16,7 +16,7 @@ Y = np.array([1, 2])
 
 
 def _trained(changes: dict) -> keras.Model:
-    """A net in which nothing is at its first value; every test reads the same one."""
+    """Return a net in which nothing is at its first value; every test reads the same one."""
     return _trained_once(tuple(sorted(changes.items())))
 
 

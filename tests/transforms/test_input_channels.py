@@ -44,10 +44,10 @@ def test_the_rule_is_timms(channels):
 @pytest.mark.parametrize("changes", [{}, {"rematerialize": True}, {"scan_units": True}], ids=str)
 def test_one_channel_scores_as_three_alike(changes):
     model = _net(**changes)
-    grey = adapt_input_channels(model, 1)
-    assert grey.input_shape == (None, 16, 20, 1)
+    gray = adapt_input_channels(model, 1)
+    assert gray.input_shape == (None, 16, 20, 1)
     x = _images(1)
-    np.testing.assert_allclose(grey(x), model(np.repeat(x, 3, axis=-1)), atol=1e-5)
+    np.testing.assert_allclose(gray(x), model(np.repeat(x, 3, axis=-1)), atol=1e-5)
 
 
 def test_six_channels_and_back_from_channels_first():

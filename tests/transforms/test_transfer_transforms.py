@@ -35,7 +35,7 @@ Y = RNG.integers(0, 3, 8)
 
 @pytest.fixture
 def net(monkeypatch):
-    """Builds a net with its units in one of the forms."""
+    """Return a function that builds a net with its units in one of the forms."""
 
     def build(form: str = "flat", **arguments) -> keras.Model:
         if form == "nested":
@@ -49,7 +49,7 @@ def net(monkeypatch):
 
 @pytest.fixture(scope="module")
 def flat() -> keras.Model:
-    """A net for tests that change nothing."""
+    """Return a net for tests that change nothing."""
     return keras_preact.PreActResNet(TINY, classes=4, input_shape=(16, 16, 3))
 
 

@@ -24,7 +24,7 @@ LAST = "stage3_unit2to4"
 
 
 def _net(**changes) -> keras.Model:
-    """A net whose moving statistics are not those of a new one."""
+    """Return a net whose moving statistics are not those of a new one."""
     model = keras_preact.PreActResNet(TINY.replace(**changes), classes=4, input_shape=(16, 16, 3))
     rng = np.random.default_rng(3)
     for variable in model.weights:

@@ -24,7 +24,7 @@ NAME = "keras_preact/served"
 
 @dataclass
 class Server:
-    """What the server sends, and what it was asked.
+    """Answers of the server, and the requests to it.
 
     Attributes:
         url: Of the file, by way of a redirection.
@@ -92,7 +92,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """A server with nothing to send yet."""
+    """Yield a server with nothing to send yet."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as httpd:
         httpd.daemon_threads = True
         httpd.state = Server(url=f"http://127.0.0.1:{httpd.server_port}/net.weights.h5")
@@ -104,14 +104,14 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache."""
+    """Return an empty cache."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     return tmp_path / "models" / "keras_preact"
 
 
 @pytest.fixture
 def entry(server: Server, cache: Path, net_file: Path, monkeypatch: pytest.MonkeyPatch) -> Entry:
-    """An entry of the catalogue whose file the server has, without a hash."""
+    """Return an entry of the catalogue whose file the server has, without a hash."""
     server.content = net_file.read_bytes()
     entry = make_entry(server.url)
     monkeypatch.setitem(CATALOGUE, entry.name, entry)
@@ -119,7 +119,7 @@ def entry(server: Server, cache: Path, net_file: Path, monkeypatch: pytest.Monke
 
 
 def make_entry(url: str, content: bytes | None = None, **values) -> Entry:
-    """An entry for the small net; with the hash of a content if there is one."""
+    """Return an entry for the small net, with the hash of a content if there is one."""
     return Entry(
         **{
             "name": NAME,
@@ -137,14 +137,14 @@ def make_entry(url: str, content: bytes | None = None, **values) -> Entry:
 
 @pytest.fixture(scope="session")
 def net() -> keras.Model:
-    """The small net."""
+    """Return the small net."""
     keras.utils.set_random_seed(1)
     return BUILDER()
 
 
 @pytest.fixture(scope="session")
 def net_file(net: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small net's weights, as Keras saves them."""
+    """Return the small net's weights, as Keras saves them."""
     path = tmp_path_factory.mktemp("served") / "net.weights.h5"
     net.save_weights(path)
     return path
@@ -152,7 +152,7 @@ def net_file(net: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def other_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The weights of another net."""
+    """Return the weights of another net."""
     architecture = BUILDER.architecture.replace(units=(1, 1, 1))
     path = tmp_path_factory.mktemp("other") / "net.weights.h5"
     keras_preact.PreActResNet(architecture, classes=10).save_weights(path)

@@ -13,7 +13,7 @@ from tests.weights.conftest import BUILDER
 
 @pytest.fixture
 def saved(net, tmp_path):
-    """The small net in a file of another kind."""
+    """Return the small net in a file of another kind."""
     path = tmp_path / "net.keras"
     net.save(path)
     return path

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def _files(cache: Path) -> set[str]:
-    """Names of what is in the cache, but for lock files."""
+    """Return the names of what is in the cache, but for lock files."""
     files = (path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock")
     return {path.name for path in files}
 
@@ -45,14 +45,14 @@ def _same(model: keras.Model, other: keras.Model) -> bool:
 
 @pytest.fixture(scope="module")
 def fresh() -> keras.Model:
-    """A net with weights of its own, which no failure may change."""
+    """Return a net with weights of its own, which no failure may change."""
     keras.utils.set_random_seed(2)
     return BUILDER()
 
 
 @pytest.fixture
 def unchanged(fresh):
-    """Checks that a test leaves that net as it was."""
+    """Check that a test leaves that net as it was."""
     before = [weight.copy() for weight in fresh.get_weights()]
     yield fresh
     after = fresh.get_weights()

@@ -1,4 +1,4 @@
-"""What `weights=` accepts, and what it says of the rest."""
+"""Values that `weights=` accepts, and its messages about the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXISTING = r"For PreActResNet50 there are \['timm/resnetv2_50.a1h_in1k', 'keras_
 
 @pytest.fixture(autouse=True)
 def no_download(cache):
-    """An empty cache, so that a test that downloads fails; and checks that none has tried."""
+    """Empty the cache, so that a test that downloads fails, and check that none has tried."""
     yield
     assert not (cache / "timm").exists()
 

@@ -37,7 +37,7 @@ BY_NAME = pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: entry.name
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """A machine whose every connection fails."""
+    """Make every connection of this machine fail."""
 
     def refuse(*arguments, **options):
         raise AssertionError("a connection is opened")
@@ -94,7 +94,7 @@ def test_a_damaged_or_missing_file_says_so(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def cifar10_test(tmp_path_factory):
-    """The test images of CIFAR-10 as JPEG files, in class folders."""
+    """Return the test images of CIFAR-10 as JPEG files, in class folders."""
     if not ARCHIVE.exists():
         pytest.skip(f"needs {ARCHIVE.name} in ../shared/data")
     folder = tmp_path_factory.mktemp("images")

@@ -23,14 +23,14 @@ X = np.random.default_rng(0).standard_normal((1, 64, 64, 3)).astype("float32")
 
 @pytest.fixture(scope="module")
 def theirs() -> torch.nn.Module:
-    """A net of timm's with random weights."""
+    """Return a net of timm's with random weights."""
     torch.manual_seed(0)
     return timm.create_model("resnetv2_18d", pretrained=False).eval()
 
 
 @pytest.fixture(scope="module")
 def timm_file(theirs, tmp_path_factory):
-    """Its weights, as timm publishes them."""
+    """Return its weights, as timm publishes them."""
     path = tmp_path_factory.mktemp("timm") / "model.safetensors"
     save_file(theirs.state_dict(), path)
     return path
@@ -93,7 +93,7 @@ def test_weights_tell_the_nets_apart():
 
 
 def _shapes(name: str) -> dict:
-    """Shapes of a net's weights, cut to one unit a stage."""
+    """Return the shapes of a net's weights, cut to one unit per stage."""
     stages = len(keras_preact.BUILDERS[name].architecture.units)
     net = keras_preact.BUILDERS[name](include_top=False, weights=None, units=(1,) * stages)
     return {

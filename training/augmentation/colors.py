@@ -85,7 +85,7 @@ def color_jitter(images: tf.Tensor, seed: tf.Tensor, *, strength: float) -> Colo
 def lighting(images: tf.Tensor, seed: tf.Tensor, *, deviation: float) -> ColorMap:
     """Draw noise along the principal components of the colors of ImageNet for each image.
 
-    From AlexNet (Krizhevsky et al. 2012, 4.1), with the components published in
+    The method is that of AlexNet (Krizhevsky et al. 2012, 4.1), with the components published in
     https://github.com/facebookarchive/fb.resnet.torch.
 
     Args:

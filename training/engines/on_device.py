@@ -209,8 +209,7 @@ class SparseCallbacks(keras.callbacks.CallbackList):
 
     Args:
         callbacks: The callbacks.
-        log_every: Steps between two of which they hear, if that is more often than to check the
-            loss.
+        log_every: Steps from one call to the next, if that is more often than the loss is checked.
         **options: As for `keras.callbacks.CallbackList`.
     """
 

@@ -18,7 +18,7 @@ Batches = tf.data.Dataset | tf.distribute.DistributedDataset
 def make_strategy(devices: Sequence[str] = ()) -> tf.distribute.Strategy:
     """Choose the devices and how the work is spread over them.
 
-    Must be called before TensorFlow has used a device. Several CPU devices are logical ones that
+    It must be called before TensorFlow has used a device. Several CPU devices are logical ones that
     share the processor. As many as there are cores train faster than one where a net's operations
     are small; any number serves to try out what several GPUs would do.
 

@@ -25,7 +25,7 @@ MAX_BYTES = 2**33
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Labelled images in memory.
+    """Labeled images in memory.
 
     Attributes:
         name: The name that the user gave for the set.

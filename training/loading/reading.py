@@ -10,6 +10,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
+from keras_preact.images.orientation import (
+    exif_orientation,
+    oriented,
+    stored_box,
+    upright_shape,
+)
 from keras_preact.preprocessing import JPEG_DCT, decode_image, rgb_to_channels
 from training.augmentation.pixels import to_uint8
 from training.loading.corrupt import CorruptImages
@@ -31,7 +37,7 @@ SCALES = (1, 2, 4, 8)
 def part_of(
     image: tf.Tensor, choose: Callable[[tf.Tensor], tf.Tensor], size: int, channels: int
 ) -> tf.Tensor:
-    """Decode the part of an image that is about to be resized.
+    """Decode the part of an image that is about to be resized, upright.
 
     If it is 2, 4 or 8 times as large as needed, it comes at that fraction of its scale. Of a JPEG
     image only the blocks that hold the part are decoded, and at no larger scale.
@@ -39,7 +45,7 @@ def part_of(
     Args:
         image: Scalar string, the content of the file; or the decoded image, uint8
             `(height, width, channels)`.
-        choose: Maps the shape of the image to the top, left, height and width of the part.
+        choose: Maps the shape of the upright image to the top, left, height and width of the part.
         size: Height and width that the part is resized to afterwards, in pixels.
         channels: 1 for gray, 3 for RGB.
 
@@ -50,14 +56,17 @@ def part_of(
         return _part_of_pixels(image, choose(tf.shape(image)), size)
 
     def from_jpeg() -> tf.Tensor:
-        box = choose(tf.io.extract_jpeg_shape(image))
+        orientation = exif_orientation(image)
+        shape = upright_shape(tf.io.extract_jpeg_shape(image), orientation)
+        box = stored_box(choose(shape), shape, orientation)
 
         def decode(scale: int) -> tf.Tensor:
             return tf.io.decode_and_crop_jpeg(
                 image, box // scale, channels=3, ratio=scale, dct_method=JPEG_DCT
             )
 
-        return rgb_to_channels(_at_scale_for(size, box, decode), channels)
+        part = oriented(_at_scale_for(size, box, decode), orientation)
+        return rgb_to_channels(part, channels)
 
     def from_other() -> tf.Tensor:
         pixels = decode_image(image, channels)

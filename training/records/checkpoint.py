@@ -17,7 +17,7 @@ from training.records.files import replacing
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """Progress of a run.
 
     Args:
         history: One record for each completed epoch.

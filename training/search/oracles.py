@@ -169,13 +169,13 @@ class Random(Constrained, RandomSearchOracle):
 
 
 class Bayesian(Constrained, BayesianOptimizationOracle):
-    """Candidates where a Gaussian process expects much, or knows little.
+    """Oracle of candidates where a Gaussian process expects much, or knows little.
 
-    KerasTuner's process and acquisition function, a confidence bound. KerasTuner looks for the
-    best point of a cube, which it then rounds to a candidate: to one that was tried or is refused,
-    it may be. Here candidates that may run are drawn at random, and the best of them is proposed,
-    which is what SMAC does where hyperparameters are choices (Hutter et al., "Sequential
-    Model-Based Optimization for General Algorithm Configuration", 2011, section 4.3).
+    The process and the acquisition function, a confidence bound, are KerasTuner's. KerasTuner looks
+    for the best point of a cube and rounds it to a candidate, which may have been tried already or
+    may be refused. Here candidates that may run are drawn at random, and the best of them is
+    proposed, as in SMAC where hyperparameters are choices (Hutter et al., "Sequential Model-Based
+    Optimization for General Algorithm Configuration", 2011, section 4.3).
 
     Args:
         hypermodel: Holds the hyperparameters.
@@ -220,7 +220,7 @@ class Bayesian(Constrained, BayesianOptimizationOracle):
 class Rungs(Constrained, HyperbandOracle):
     """Brackets of rungs: the best trials of each rung are continued in the next.
 
-    Differs from KerasTuner's in what it does when not all goes well:
+    It differs from KerasTuner's where not all goes well:
 
     - A failed trial counts as the worst of its rung. KerasTuner leaves it out, so that fewer are
       continued: with a rung of 9 and 3 failures, none.

@@ -43,7 +43,7 @@ def net_without_norm() -> keras.Model:
 
 
 def images_and_labels(distinct: int, copies: int) -> tuple[np.ndarray, np.ndarray]:
-    """A batch of some images, each part of it the same."""
+    """Return a batch of some images, each part of it the same."""
     random = np.random.RandomState(0)
     images = random.normal(size=(distinct, 8, 8, 1)).astype("float32")
     labels = np.eye(CLASSES, dtype="float32")[random.randint(0, CLASSES, distinct)]

@@ -28,7 +28,7 @@ SPACE = SearchSpace(
 
 @pytest.fixture(scope="session")
 def recipe() -> Recipe:
-    """The recipe of all candidates."""
+    """Return the recipe of all candidates."""
     return TINY
 
 

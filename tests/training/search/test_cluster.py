@@ -39,7 +39,7 @@ sys.exit(int((folder / "status").read_text()) if name == "worker1" else 0)
 
 @pytest.fixture
 def member(tmp_path, monkeypatch) -> str:
-    """A module that a cluster can run."""
+    """Return a module that a cluster can run."""
     (tmp_path / "search_member.py").write_text(MEMBER)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     return "search_member"
@@ -68,7 +68,7 @@ def test_gpus_are_shared_out_and_cpus_are_not():
 
 @pytest.fixture
 def make_tuner(hypermodel, tmp_path, monkeypatch):
-    """Makes the tuner that a chief is, at its start or its restart."""
+    """Return a function that makes the tuner of a chief, at its start or its restart."""
     monkeypatch.setenv("KERASTUNER_TUNER_ID", CHIEF)
     monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
     monkeypatch.setenv("KERASTUNER_ORACLE_PORT", "1")

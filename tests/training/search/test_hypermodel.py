@@ -18,13 +18,13 @@ VALUES = {
     "attention": "se",
     "drop_path": 0.1,
     "learning_rate": 0.05,
-    # What Hyperband adds.
+    # Hyperband adds these.
     "tuner/epochs": 3,
 }
 
 
 def drawn(hypermodel, count):
-    """Values of candidates drawn at random."""
+    """Yield values of candidates drawn at random."""
     draw = random.Random(0)
     space = hypermodel.hyperparameters().space
     for _ in range(count):

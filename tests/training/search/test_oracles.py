@@ -61,7 +61,7 @@ def chosen(trial):
 
 
 def rungs(trials):
-    """Trials by bracket and rung."""
+    """Return trials by bracket and rung."""
     found = collections.defaultdict(list)
     for trial in trials:
         values = trial.hyperparameters.values

@@ -37,7 +37,7 @@ channels = [8, 16]
 
 @pytest.fixture
 def required(recipe, tmp_path) -> list[str]:
-    """Options that every search must have."""
+    """Return options that every search must have."""
     write_recipe(tmp_path / "tiny.toml", recipe)
     (tmp_path / "space.toml").write_text(SPACE)
     return [
@@ -94,7 +94,7 @@ def test_a_wrong_argument_is_told(required, tmp_path, capsys, options, message):
 
 @pytest.fixture
 def make_tuner(hypermodel, tmp_path, monkeypatch) -> Callable[..., TrainingTuner]:
-    """Makes a tuner that runs its trials itself."""
+    """Return a function that makes a tuner that runs its trials itself."""
     # The tuner sets it.
     monkeypatch.setenv("KERASTUNER_TUNER_ID", "")
 
@@ -234,7 +234,7 @@ def test_a_cluster_survives_its_members_and_runs_nothing_twice(required, tmp_pat
     process = _start(_command(required, *options, "--workers", "2"), log)
 
     def busy() -> list[str]:
-        """The trial that worker0 is at, once it has completed an epoch."""
+        """Return the trial that worker0 is at, once it has completed an epoch."""
         records = SearchFolder(output).records()
         return [
             record.trial

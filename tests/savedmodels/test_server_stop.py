@@ -1,0 +1,116 @@
+"""A server that stops answers the requests it has, and only then deletes the session."""
+
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import requests
+
+from savedmodels import server as server_module
+from savedmodels.client import connect
+from savedmodels.server import LocalServer
+
+WAIT_S = 30
+
+
+class SlowModel:
+    """A model whose answers wait until they may go on."""
+
+    def __init__(self, folder):
+        del folder
+        self.signatures = {"serving_default": SimpleNamespace(inputs={"x": None})}
+        self.entered, self.release = threading.Event(), threading.Event()
+        self.closed = threading.Event()
+        self.running, self.running_at_close = 0, None
+        self.changed = threading.Condition()
+
+    def run(self, inputs, signature):
+        del inputs, signature
+        with self.changed:
+            self.running += 1
+            self.changed.notify_all()
+        self.entered.set()
+        assert self.release.wait(WAIT_S)
+        with self.changed:
+            self.running -= 1
+        return {"y": np.ones(1, np.float32)}
+
+    def close(self):
+        self.running_at_close = self.running
+        self.closed.set()
+
+
+@pytest.fixture
+def slow(tmp_path, monkeypatch):
+    """Return a server of a slow model that has started. The test stops it."""
+    folder = tmp_path / "net" / "1"
+    folder.mkdir(parents=True)
+    (folder / "saved_model.pb").touch()
+    monkeypatch.setattr(server_module, "ServedModel", SlowModel)
+    monkeypatch.setattr(server_module, "GRACE_S", 0.1)
+    server = LocalServer(folder)
+    server.start()
+    yield server
+    server.model.release.set()
+
+
+def in_thread(function):
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_call_over_grpc_that_outlasts_the_grace_is_waited_for(slow):
+    client = connect(f"127.0.0.1:{slow.port}", "net", timeout_s=WAIT_S)
+
+    def call():
+        with pytest.raises(Exception):  # noqa: B017 - cancelled, in the words of whatever version
+            client.predict({"x": np.zeros(1, np.float32)})
+
+    calling = in_thread(call)
+    assert slow.model.entered.wait(WAIT_S)
+    stopping = in_thread(slow.stop)
+    # Ten times the grace.
+    assert not slow.model.closed.wait(1)
+    slow.model.release.set()
+    stopping.join(WAIT_S)
+    assert slow.model.running_at_close == 0
+    client.close()
+    calling.join(WAIT_S)
+    assert not calling.is_alive()
+
+
+def test_requests_over_rest_are_answered(slow):
+    url = f"http://127.0.0.1:{slow.rest_port}/v1/models/net"
+    # A connection that is kept waits for another request, which must not hold the server up.
+    kept = requests.Session()
+    assert kept.get(url, timeout=WAIT_S).status_code == 200
+    answers = []
+
+    def call():
+        answers.append(requests.post(f"{url}:predict", json={"inputs": [0]}, timeout=WAIT_S))
+
+    calling = [in_thread(call) for _ in range(3)]
+    assert slow.model.entered.wait(WAIT_S)
+    with slow.model.changed:
+        assert slow.model.changed.wait_for(lambda: slow.model.running == len(calling), WAIT_S)
+    stopping = in_thread(slow.stop)
+    assert not slow.model.closed.wait(1)
+    slow.model.release.set()
+    for thread in (*calling, stopping):
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+    assert slow.model.running_at_close == 0
+    assert [answer.json() for answer in answers] == [{"outputs": [1.0]}] * 3
+    with pytest.raises(requests.ConnectionError):
+        kept.get(url, timeout=WAIT_S)
+
+
+def test_an_idle_server_stops(slow):
+    url = f"http://127.0.0.1:{slow.rest_port}/v1/models/net"
+    kept = requests.Session()
+    assert kept.get(url, timeout=WAIT_S).status_code == 200
+    stopping = in_thread(slow.stop)
+    stopping.join(WAIT_S)
+    assert slow.model.closed.is_set() and not stopping.is_alive()

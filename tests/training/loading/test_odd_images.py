@@ -1,0 +1,269 @@
+"""One set of odd image files through every reader: all give the pixels that Pillow gives."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from keras_preact.preprocessing import Preprocessing, Preprocessor
+
+tf = pytest.importorskip("tensorflow")
+
+from keras_preact.images.orientation import exif_orientation  # noqa: E402
+from keras_preact.preprocessing import decode_image  # noqa: E402
+from keras_preact.serving.reading import ImageReader  # noqa: E402
+from savedmodels.quantize import read_images  # noqa: E402
+from tests.savedmodels.files import encoded, exif  # noqa: E402
+from training import data  # noqa: E402
+from training.loading import reading  # noqa: E402
+from training.loading.decoded import DecodedImages  # noqa: E402
+from training.loading.image_set import load_image_set  # noqa: E402
+from training.recipe import Recipe, preprocessing_of  # noqa: E402
+from training.sources import open_source  # noqa: E402
+
+# Another color in each corner, so that each of the eight orientations looks different.
+ROWS, COLUMNS = np.mgrid[:48, :64].astype(float)
+PIXELS = np.stack([4 * COLUMNS, 5 * ROWS, 2 * (ROWS + COLUMNS)], axis=-1).astype(np.uint8)
+PICTURE = Image.fromarray(PIXELS)
+GRAY = PICTURE.convert("L")
+ALPHA = Image.fromarray(np.dstack([PIXELS, PIXELS[..., 0]]))
+
+
+def files():
+    turned = {
+        f"{kind.lower()} {orientation}": encoded(PICTURE, kind, exif=exif(orientation), **options)
+        for kind, options in (
+            ("JPEG", {"quality": 95}),
+            ("PNG", {}),
+            ("WEBP", {"lossless": True}),
+        )
+        for orientation in range(1, 9)
+    }
+    # The marker belongs to JPEG; some writers leave it before the data of others.
+    block = exif(6)
+    assert block in turned["jpeg 6"] and block not in turned["png 6"]
+    return {
+        **turned,
+        "gray jpeg": encoded(GRAY, "JPEG", exif=exif(8), quality=95),
+        "cmyk jpeg": encoded(PICTURE.convert("CMYK"), "JPEG", exif=exif(5), quality=95),
+        "progressive jpeg": encoded(PICTURE, "JPEG", progressive=True, exif=exif(6, "<")),
+        "plain jpeg": encoded(PICTURE, "JPEG"),
+        "gray png": encoded(GRAY, "PNG"),
+        "gray png with alpha": encoded(ALPHA.convert("LA"), "PNG"),
+        "png with alpha": encoded(ALPHA, "PNG", exif=exif(3)),
+        "palette png": encoded(PICTURE.quantize(64), "PNG"),
+        "1-bit png": encoded(PICTURE.convert("1"), "PNG"),
+        "gray png of 16 bits": encoded(
+            Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 250), "PNG"
+        ),
+        "png of 16 bits": tf.io.encode_png(PIXELS.astype(np.uint16) * 250).numpy(),
+        "gif": encoded(PICTURE, "GIF"),
+        "bmp": encoded(PICTURE, "BMP"),
+        "webp": encoded(PICTURE, "WEBP", lossless=True),
+    }
+
+
+FILES = files()
+
+
+def upright(file, channels=3):
+    """Return the pixels of a file as Pillow reads them."""
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(file)))
+    if image.mode == "I;16":
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert("RGB").convert("L" if channels == 1 else "RGB")
+    return np.asarray(image).reshape(*image.size[::-1], channels)
+
+
+def tolerance(name):
+    # Pillow and TensorFlow each bring the colors of CMYK to RGB in their own whole numbers.
+    return 1 if name == "cmyk jpeg" else 0
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", FILES)
+def test_whole_images_are_those_of_pillow(name, channels):
+    expected = upright(FILES[name], channels)
+    pixels = decode_image(FILES[name], channels).numpy()
+    assert pixels.shape == expected.shape
+    np.testing.assert_allclose(pixels.astype(int), expected, atol=tolerance(name))
+    if name[-1] in "5678":
+        assert pixels.shape == (64, 48, channels)
+
+
+# Even places, at which a JPEG's colors, of which each has four pixels, are not mixed anew.
+@pytest.mark.parametrize("size", [24, 8])
+@pytest.mark.parametrize("name", FILES)
+def test_parts_lie_in_the_upright_image(name, size):
+    shapes = []
+
+    def choose(shape):
+        shapes.append(shape.numpy())
+        return tf.constant([16, 8, 24, 32])
+
+    part = reading.part_of(tf.constant(FILES[name]), choose, size, 3).numpy().astype(float)
+    whole = upright(FILES[name]).astype(float)
+    assert [tuple(shape[:2]) for shape in shapes] == [whole.shape[:2]]
+    expected = whole[16:40, 8:40]
+    scale = {24: 1, 8: 2}[size]
+    expected = expected.reshape(24 // scale, scale, 32 // scale, scale, 3).mean(axis=(1, 3))
+    assert part.shape == expected.shape
+    is_jpeg = "jpeg" in name
+    # Decoders smooth colors across the border of the part, and shrink by their own transform.
+    np.testing.assert_allclose(part, expected, atol=16 if is_jpeg else 0.5)
+    assert np.abs(part - expected).mean() < (2 if is_jpeg else 0.51)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Each file as a class of its own, in both splits; a reader goes by content, not by ending."""
+    root = tmp_path_factory.mktemp("odd")
+    for split in ("train", "test"):
+        for name, content in FILES.items():
+            path = root / split / name / "image.jpg"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(content)
+    return root
+
+
+RECIPE = Recipe(
+    batch_size=1,
+    epochs=1,
+    input_size=32,
+    crop="none",
+    mean=(0.0,) * 3,
+    std=(1 / 255,) * 3,
+    crop_fraction=0.8,
+    flip=False,
+)
+PREPROCESSING = preprocessing_of(RECIPE)
+
+
+def by_class(batches):
+    """Return the pixels by the name of the class."""
+    names = sorted(FILES)
+    return {names[int(np.argmax(labels[0]))]: np.asarray(images[0]) for images, labels in batches}
+
+
+def evaluation(folder):
+    return by_class(data.evaluation_pipeline(open_source(str(folder)), RECIPE))
+
+
+def training(folder):
+    source = open_source(str(folder))
+    return by_class(data.training_pipeline(source, RECIPE).take(len(FILES)))
+
+
+def device(folder):
+    images = load_image_set(str(folder), PREPROCESSING)
+    places = images.places("test")
+    return {
+        images.class_names[images.labels[place]]: images.images[place].astype(float)
+        for place in places
+    }
+
+
+def serving(folder):
+    del folder
+    images, errors = tf.function(ImageReader(PREPROCESSING, 10**6).read)(
+        tf.constant(list(FILES.values()))
+    )
+    assert not any(errors.numpy())
+    return dict(zip(FILES, images.numpy(), strict=True))
+
+
+def quantization(folder):
+    paths = [folder / "test" / name / "image.jpg" for name in FILES]
+    batches = read_images(paths, PREPROCESSING)
+    return dict(zip(FILES, np.concatenate(batches), strict=True))
+
+
+def preprocessor(folder):
+    del folder
+    return dict(zip(FILES, Preprocessor(PREPROCESSING)([*FILES.values()]), strict=True))
+
+
+@pytest.mark.parametrize(
+    "read", [evaluation, training, device, serving, quantization, preprocessor]
+)
+def test_every_reader_prepares_the_pixels_of_pillow(read, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    prepared = read(folder)
+    assert set(prepared) == set(FILES)
+    for name, file in FILES.items():
+        expected = Preprocessor(PREPROCESSING)(Image.fromarray(upright(file)))
+        np.testing.assert_allclose(
+            prepared[name], expected, atol=tolerance(name) + 1e-3, err_msg=name
+        )
+
+
+def test_random_crops_are_upright_in_and_out_of_memory(folder):
+    """A crop of nearly the whole image, resized, is close to the whole image, resized."""
+    source = open_source(str(folder))
+    for gib in (1, 0):
+        recipe = RECIPE.replace(crop="random_resized", min_area=0.98, cache_gib=gib)
+        crops = by_class(data.training_pipeline(source, recipe).take(len(FILES)))
+        for name, file in FILES.items():
+            whole = tf.image.resize(upright(file), [32, 32], "bicubic").numpy()
+            turned = [whole[::rows, ::columns] for rows in (1, -1) for columns in (1, -1)]
+            turned += [image.transpose(1, 0, 2) for image in turned]
+            distances = [np.abs(crops[name] - image).mean() for image in turned]
+            assert np.argmin(distances) == 0, (name, gib, distances)
+
+
+def test_tfrecords_are_read_upright(tmp_path):
+    (tmp_path / "labels.txt").write_text("\n".join(sorted(FILES)))
+    for split in ("train", "test"):
+        with tf.io.TFRecordWriter(str(tmp_path / f"{split}-0.tfrecord")) as writer:
+            for label, name in enumerate(sorted(FILES)):
+                features = {
+                    "image/encoded": tf.train.Feature(
+                        bytes_list=tf.train.BytesList(value=[FILES[name]])
+                    ),
+                    "image/class/label": tf.train.Feature(
+                        int64_list=tf.train.Int64List(value=[label])
+                    ),
+                }
+                example = tf.train.Example(features=tf.train.Features(feature=features))
+                writer.write(example.SerializeToString())
+    for read in (evaluation, training):
+        for name, pixels in read(tmp_path).items():
+            expected = Preprocessor(PREPROCESSING)(Image.fromarray(upright(FILES[name])))
+            np.testing.assert_allclose(pixels, expected, atol=tolerance(name) + 1e-3)
+
+
+def test_images_kept_decoded_are_upright(folder):
+    images = DecodedImages.of(reading.ImageReader(open_source(str(folder)), "test", 0), 3, 2**30)
+    read = images.read(
+        images.examples().enumerate(),
+        lambda image, place: tf.cast(PREPROCESSING.resize_and_crop(image), tf.uint8),
+        tf.TensorSpec([32, 32, 3], tf.uint8),
+    )
+    for pixels, label in read:
+        expected = Preprocessor(PREPROCESSING)(
+            Image.fromarray(upright(FILES[sorted(FILES)[label]]))
+        )
+        np.testing.assert_allclose(pixels.numpy().astype(float), expected, atol=1.001)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_data_turn_nothing_and_stop_nothing(kind):
+    whole = encoded(PICTURE, kind, exif=exif(6))
+    rng = np.random.default_rng(0)
+    orientation = tf.function(exif_orientation, input_signature=[tf.TensorSpec((), tf.string)])
+    assert orientation(whole) == 6
+    for length in (0, 1, 2, 3, 8, 12, 20, 25, 33, 40, 60, 64, 70):
+        assert 1 <= orientation(whole[:length]) <= 8
+    for _ in range(200):
+        file = bytearray(whole)
+        for place in rng.integers(len(file), size=6) % 120:
+            file[place] = rng.integers(256)
+        assert 1 <= orientation(bytes(file)) <= 8
+
+
+def test_preprocessing_without_exif_is_unchanged():
+    small = Preprocessing(input_size=16, mean=(0.0,), std=(1 / 255,))
+    plain = small.resize_and_crop(decode_image(encoded(GRAY, "PNG"), 1))
+    said = small.resize_and_crop(decode_image(encoded(GRAY, "PNG", exif=exif(1)), 1))
+    np.testing.assert_array_equal(said, plain)
