@@ -301,7 +301,9 @@ class Preprocessor:
 
         if images.shape.rank != 4:
             return prepare(images)
-        return tf.map_fn(prepare, images, fn_output_signature=tf.float32)
+        values = self.preprocessing
+        shape = (values.input_size, values.input_size, values.channels)
+        return tf.map_fn(prepare, images, fn_output_signature=tf.TensorSpec(shape, tf.float32))
 
     def _normalize(self, images: Any) -> Any:
         """Normalize images, and bring their axes into the order of `data_format`."""
