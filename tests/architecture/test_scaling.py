@@ -10,6 +10,7 @@ import torch
 
 import keras_preact
 from keras_preact import Architecture, compound_scale
+from keras_preact.blocks.units import UNITS
 
 # The table of arXiv:1905.11946; the stride of the fifth stage is 1 there.
 B0 = Architecture(
@@ -50,7 +51,8 @@ def test_published_scales_are_timms(name):
     strides = [stage[0].conv_dw.stride[0] for stage in theirs.blocks]
     assert list(scaled.strides) == strides
     expanded = [stage[-1].conv_dw.in_channels for stage in theirs.blocks]
-    assert expanded == [scaled.expanded_channels(units[-1]) for units in scaled.stages.values()]
+    inside = UNITS[scaled.unit].inside
+    assert expanded == [inside(scaled, units[-1]) for units in scaled.stages.values()]
 
 
 def _multiplications(architecture: Architecture, size: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import keras_preact
-from keras_preact import Architecture
+from keras_preact import Architecture, published
 from keras_preact.transforms import fold
 from keras_preact.weights import named_weights, set_named_weights
 from keras_preact.weights.identify import check_builder
@@ -163,8 +162,8 @@ def test_folding():
 
 def test_weights_tell_which_net_they_are_of(monkeypatch):
     named = named_weights(net(PYRAMID))
-    tiny = SimpleNamespace(architecture=SMALL.replace(**PYRAMID))
-    monkeypatch.setitem(keras_preact.BUILDERS, "Tiny", tiny)
+    tiny = published.Net("Tiny", "Tiny.", SMALL.replace(**PYRAMID), 10)
+    monkeypatch.setitem(published.NETS, tiny.name, tiny)
     check_builder(named, "Tiny")
     message = r"has basic units \(18, .*\) of \(44, 72, 100\) .* basic units \(2, 2\) of \(21, 26\)"
     with pytest.raises(ValueError, match=message):

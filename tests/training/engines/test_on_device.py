@@ -13,7 +13,7 @@ from training.engines.on_device import SparseCallbacks
 from training.run import read_run
 from training.train import main
 
-NET = ["--model-options", "units=[1, 1]", "channels=[16, 32]", "strides=[1, 2]"]
+NET = ["--model-options", "units=[1, 1, 1]"]
 JOB = ["--recipe", "digits", "--data", "digits", "--data-on-device", *NET, "--warmup-epochs", "1"]
 # Two epochs and one checkpoint.
 TWO = ["--epochs", "2", "--save-every", "2"]
