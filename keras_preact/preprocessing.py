@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_preact.images.decoding import JPEG_DCT, decode_image, rgb_to_channels
+from keras_preact.images.levels import to_levels_in_graph
 from keras_preact.images.pillow import is_symbolic, is_tensorflow, to_array, to_pillow
 from keras_preact.images.preprocessing import CIFAR10, IMAGENET, INTERPOLATIONS, Preprocessing
 from keras_preact.tensor import Tensor
@@ -295,9 +296,15 @@ class Preprocessor:
         """Resize and crop a tensor of one image or a batch in a TensorFlow graph."""
         import tensorflow as tf
 
+        def prepare(image: Any) -> Any:
+            levels = to_levels_in_graph(image, self.preprocessing.channels)
+            return self.preprocessing.resize_and_crop(levels)
+
         if images.shape.rank != 4:
-            return self.preprocessing.resize_and_crop(images)
-        return tf.map_fn(self.preprocessing.resize_and_crop, images, fn_output_signature=tf.float32)
+            return prepare(images)
+        values = self.preprocessing
+        shape = (values.input_size, values.input_size, values.channels)
+        return tf.map_fn(prepare, images, fn_output_signature=tf.TensorSpec(shape, tf.float32))
 
     def _normalize(self, images: Tensor) -> Tensor:
         """Normalize images, and bring their axes into the order of `data_format`."""

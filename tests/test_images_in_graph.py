@@ -18,7 +18,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (20, 28, 3)).astype(np.uint8)
 
 def in_graph(preprocessor, image, spec):
     """Map the preprocessor over a tensor of which the graph knows only the spec."""
-    function = tf.function(preprocessor, input_signature=[spec])
+    function = tf.function(preprocessor.__call__, input_signature=[spec])
     return function(tf.constant(image)).numpy()
 
 

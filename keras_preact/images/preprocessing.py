@@ -12,7 +12,6 @@ import numpy as np
 from keras import ops
 
 from keras_preact.images import resampling
-from keras_preact.images.levels import to_levels_in_graph
 from keras_preact.images.pillow import is_tensorflow
 from keras_preact.tensor import Tensor
 
@@ -117,17 +116,14 @@ class Preprocessing:
                 0..255, of any size. Fractions of a gray level are rounded.
 
         Returns:
-            A float32 tensor `(input_size, input_size, channels)`, whole gray levels in 0..255. The
-            graph raises `tf.errors.InvalidArgumentError` where pixels are not in 0..255, or look
-            scaled to 0..1.
-
-        Raises:
-            TypeError: If the tensor does not hold numbers.
-            ValueError: If the shape is another.
+            A float32 tensor `(input_size, input_size, channels)`, whole gray levels in 0..255.
         """
         import tensorflow as tf
 
-        image = to_levels_in_graph(tf.convert_to_tensor(image), self.channels)
+        image = tf.convert_to_tensor(image)
+        if image.dtype.is_floating:
+            image = tf.round(image)
+        image = tf.saturate_cast(image, tf.uint8)
         size = tf.shape(image)[:2]
         target = tf.maximum(size * self.resize_size // tf.reduce_min(size), self.resize_size)
         # Halves go to the even side, as in torchvision's CenterCrop.

@@ -96,8 +96,7 @@ def _check_fits(
         )
     raise ValueError(
         f"With `weights={os.fspath(weights)!r}` and `include_top=True`, `classes` must be "
-        f"{entry.classes}, as {entry.name!r} has. Received: classes={classes}. To fine-tune, build "
-        f"the net with `classes={entry.classes}` and give it a new head by "
-        f"`keras_preact.transforms.replace_head(net, {classes})`; `weights=None` starts from "
-        "random weights."
+        f"{entry.classes}, as {entry.name!r} has. To fine-tune, build the net with these and give "
+        f"it a new head by `keras_preact.transforms.replace_head(net, {classes})`; `weights=None` "
+        f"starts from random weights. Received: classes={classes}"
     )
