@@ -149,7 +149,7 @@ def draw_path_gradients(
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    figure = new_figure(figsize=(10, 4))
+    figure = new_figure(figsize=(10, 4), layout="constrained")
     single, together = figure.subplots(1, 2)
     for label, each in nets.items():
         single.semilogy(each.lengths, each.norms, marker=".", label=label)

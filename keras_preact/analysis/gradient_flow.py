@@ -156,7 +156,7 @@ def draw_gradient_flow(
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    figure = new_figure(figsize=(10, 4))
+    figure = new_figure(figsize=(10, 4), layout="constrained")
     whole, parts = figure.subplots(1, 2)
     for place, (label, flow) in enumerate(flows.items()):
         depth = np.linspace(0, 1, len(flow.units))

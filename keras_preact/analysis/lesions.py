@@ -190,7 +190,7 @@ def draw_lesion_study(
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    figure = new_figure(figsize=(14, 4))
+    figure = new_figure(figsize=(14, 4), layout="constrained")
     single, several, order = figure.subplots(1, 3, sharey=True)
     for place, (label, study) in enumerate(studies.items()):
         style = {"color": f"C{place}", "label": label}

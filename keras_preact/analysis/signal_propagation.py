@@ -78,7 +78,7 @@ def draw_signal_propagation(
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    figure = new_figure(figsize=(13, 4))
+    figure = new_figure(figsize=(13, 4), layout="constrained")
     fields = {
         "means": "mean square of the channels' means",
         "variances": "mean variance of the channels",
