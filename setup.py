@@ -58,7 +58,7 @@ TEST = [
     "pytest-xdist",
     "ruff",
     "torch",
-    # What timm and keras-hub need; both are installed without their dependencies, see the Makefile.
+    # Needed by timm and keras-hub, which the Makefile installs without their dependencies.
     "huggingface-hub",
     "kagglehub",
     "pillow",

@@ -3,8 +3,8 @@
     python -m benchmarks.depth
     KERAS_BACKEND=jax python -m benchmarks.depth --forms stacked rematerialised PyTorch
 
-CIFAR nets of bottleneck units, batch 32, a process a net. Their units are stacked and run in a
-loop, the same compiled by XLA, stacked and rematerialised, or separate; beside them the same nets
+CIFAR nets of bottleneck units, batch 32, one process per net. Their units are stacked and run in a
+loop, the same compiled by XLA, stacked and rematerialized, or separate; beside them the same nets
 in PyTorch, eager and channels last (`benchmarks/torch_resnet.py`). On JAX all of Keras's are
 compiled. A GPU is used where JAX and PyTorch have one.
 """

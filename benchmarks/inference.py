@@ -128,7 +128,7 @@ def export_choices(folder: Path, size: int, dtype: str) -> None:
             )
 
 
-# Our exports: the peer's own net, then what each part of the optimisation is worth. The last net
+# Our exports: the peer's own net, then what each part of the optimization is worth. The last net
 # stays, to be written in the other formats.
 _EXPORTS: dict[str, dict[str, dict[str, Any]]] = {
     "ResNet50V2": {"folded, frozen": {}, "folded, frozen, Winograd": {"winograd": True}},

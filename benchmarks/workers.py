@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 Step = Callable[[], Any]
-# What prepares the work and returns the step to be timed, and its arguments.
+# A function that prepares the work and returns the step to be timed, and its arguments.
 Candidate = tuple[Callable[..., Step], tuple[Any, ...]]
 
 

@@ -63,7 +63,7 @@ def without_start_lines() -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(stderr, 2)
         os.close(stderr)
-        # What comes later must not overtake what was printed until here.
+        # Later lines must not overtake those printed until here.
         os.waitpid(reader, 0)
 
 

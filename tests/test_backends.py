@@ -170,7 +170,7 @@ def test_same_numbers_as_on_tensorflow(tmp_path):
         np.testing.assert_allclose(ours[name], expected, atol=1e-4, rtol=1e-4, err_msg=name)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="about JAX alone")
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="only about JAX")
 def test_moments_take_one_pass_over_the_maps():
     import jax
 

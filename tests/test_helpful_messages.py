@@ -1,4 +1,4 @@
-"""What is often given by mistake is refused with what to do."""
+"""Frequent mistakes are refused with advice."""
 
 import numpy as np
 import pytest

@@ -18,7 +18,7 @@ def linearize(
 ) -> tuple[list[Tensor], PullBack]:
     """Evaluate a function, ready to take gradients back through it as often as one likes.
 
-    What the function assigns to variables, such as the moving statistics of norms, does not last.
+    Assignments to variables, such as the moving statistics of norms, do not last.
 
     Args:
         function: From one tensor to a sequence of tensors.

@@ -71,7 +71,7 @@ def to_levels_in_graph(pixels: Tensor, channels: int) -> Tensor:
         low, high = (
             tf.cast(reduce(pixels), tf.float64) for reduce in (tf.reduce_min, tf.reduce_max)
         )
-        # What is not a number is in no range.
+        # NaN is in no range.
         pixels = _require(pixels, (low >= 0) & (high <= 255), _RANGE, low, "to", high)
     if pixels.dtype.is_floating:
         dtype = f"dtype {pixels.dtype.name}"

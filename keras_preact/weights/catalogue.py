@@ -238,7 +238,7 @@ def _timm() -> Iterator[Entry]:
 
 
 def _keras_applications() -> Iterator[Entry]:
-    # Keras publishes the scaling alone; size, crop and interpolation are those that TF-slim, where
+    # Keras publishes only the scaling; size, crop and interpolation are those that TF-slim, where
     # these weights come from, evaluates with.
     preprocessing = _preprocessing(224, 0.875, "bilinear")
     for depth, top1, md5, md5_notop in _KERAS_APPLICATIONS:

@@ -12,7 +12,7 @@ import numpy as np
 def own_variables(group: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
     """Name and arrays of every layer below a group of a `.weights.h5` file of Keras 3.
 
-    The state of an optimiser, which lies beside the layers, is left out.
+    The state of an optimizer, which lies beside the layers, is left out.
     """
     for key, each in group.items():
         if key == "optimizer":

@@ -25,7 +25,7 @@ PHOTOS = [
     for name in ("china.jpg", "flower.jpg")
 ]
 SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "imagenet-samples.tar"
-COLOUR = Preprocessing(input_size=32)
+COLOR = Preprocessing(input_size=32)
 GRAY = Preprocessing(input_size=32, mean=(0.3,), std=(0.4,), crop_fraction=1.0)
 OPTIONS = {"input_shape": (32, 32, 3), "classes": 7}
 ABOUT = {"licence": "Apache-2.0", "metrics": {"top1": 0.9}}
@@ -40,14 +40,14 @@ def model(small_net):
 def exported(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / "1"
     names = [f"class {index}" for index in range(7)]
-    return export_savedmodel(model, path, preprocessing=COLOUR, class_names=names)
+    return export_savedmodel(model, path, preprocessing=COLOR, class_names=names)
 
 
 @pytest.fixture(scope="module")
 def described(model, tmp_path_factory):
     """Return an export without class names, of which something is known."""
     path = tmp_path_factory.mktemp("described") / "1"
-    return export_savedmodel(model, path, preprocessing=COLOUR, about=ABOUT)
+    return export_savedmodel(model, path, preprocessing=COLOR, about=ABOUT)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_image_signature_equals_the_model(model, signatures, batch):
     served = signatures["serving_default"](images=tf.constant(images))["probabilities"]
     assert served.shape == (batch, 7)
     if batch:
-        wanted = scores(model, COLOUR.normalize(images))
+        wanted = scores(model, COLOR.normalize(images))
         np.testing.assert_allclose(served, wanted, atol=NET)
 
 
@@ -99,7 +99,7 @@ def test_outputs_tell_images_apart(signatures):
 def test_bytes_signature_equals_the_model_on_photographs(model, signatures):
     files = [encoded(Image.open(io.BytesIO(photo)), "PNG") for photo in PHOTOS] + PHOTOS
     np.testing.assert_allclose(
-        probabilities(signatures, files), expected(model, COLOUR, files), atol=NET
+        probabilities(signatures, files), expected(model, COLOR, files), atol=NET
     )
 
 
@@ -110,7 +110,7 @@ def test_bytes_signature_equals_the_model_on_imagenet_samples(model, signatures)
         members = [member for member in archive.getmembers() if member.isfile()][:8]
         files = [archive.extractfile(member).read() for member in members]
     np.testing.assert_allclose(
-        probabilities(signatures, files), expected(model, COLOUR, files), atol=NET
+        probabilities(signatures, files), expected(model, COLOR, files), atol=NET
     )
 
 
@@ -131,11 +131,11 @@ def test_every_kind_of_file_is_read(model, signatures, file_format, mode):
     image = Image.open(io.BytesIO(PHOTOS[0])).resize((60, 40)).convert(mode)
     file = encoded(image, file_format)
     np.testing.assert_allclose(
-        probabilities(signatures, [file]), expected(model, COLOUR, [file]), atol=NET
+        probabilities(signatures, [file]), expected(model, COLOR, [file]), atol=NET
     )
 
 
-def test_net_of_one_channel_reads_colour_and_gray(small_net, tmp_path):
+def test_net_of_one_channel_reads_color_and_gray(small_net, tmp_path):
     model = small_net(**{**OPTIONS, "input_shape": (32, 32, 1)})
     path = export_savedmodel(model, tmp_path / "1", preprocessing=GRAY)
     loaded = tf.saved_model.load(str(path))
@@ -154,27 +154,27 @@ def test_gray_levels_survive_decoding():
 
 def test_net_without_a_size_takes_images_of_any(small_net, tmp_path):
     model = small_net(**{**OPTIONS, "input_shape": (None, None, 3)})
-    path = export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR)
+    path = export_savedmodel(model, tmp_path / "1", preprocessing=COLOR)
     loaded = tf.saved_model.load(str(path))
     images = np.random.default_rng(0).uniform(0, 255, (2, 40, 24, 3)).astype("float32")
     served = loaded.signatures["serving_default"](images=tf.constant(images))["probabilities"]
-    wanted = scores(model, COLOUR.normalize(images))
+    wanted = scores(model, COLOR.normalize(images))
     np.testing.assert_allclose(served, wanted, atol=NET)
     np.testing.assert_allclose(
-        probabilities(loaded.signatures, PHOTOS), expected(model, COLOUR, PHOTOS), atol=NET
+        probabilities(loaded.signatures, PHOTOS), expected(model, COLOR, PHOTOS), atol=NET
     )
 
 
 @pytest.mark.numerical
 def test_mixed_precision_serves_float32(model, small_net, tmp_path):
     half = small_net(**OPTIONS, dtype="mixed_bfloat16")
-    path = export_savedmodel(half, tmp_path / "1", preprocessing=COLOUR)
+    path = export_savedmodel(half, tmp_path / "1", preprocessing=COLOR)
     loaded = tf.saved_model.load(str(path))
     served = probabilities(loaded.signatures, PHOTOS)
     assert served.dtype == tf.float32
     # `model` has the same weights in float32. Probabilities move by less than half as far as the
     # scores before the softmax (see `net_tolerance`).
-    np.testing.assert_allclose(served, expected(model, COLOUR, PHOTOS), atol=0.02)
+    np.testing.assert_allclose(served, expected(model, COLOR, PHOTOS), atol=0.02)
 
 
 def test_signatures_say_what_they_take_and_give(signatures):
@@ -203,7 +203,7 @@ def test_labels_and_preprocessing_are_stored(exported):
     lines = (exported / "assets" / "labels.txt").read_text().splitlines()
     assert lines == [f"class {index}" for index in range(7)]
     card = json.loads((exported / "assets.extra" / "model.json").read_text())
-    assert Preprocessing(**card["preprocessing"]) == COLOUR
+    assert Preprocessing(**card["preprocessing"]) == COLOR
 
 
 def test_labels_are_indices_by_default(described):
@@ -214,7 +214,7 @@ def test_a_failing_export_leaves_nothing_behind(model, tmp_path):
     # The labels are the last but one thing written, and half a surrogate pair has no UTF-8 form.
     names = [*"abcdef", "\ud800"]
     with pytest.raises(UnicodeEncodeError):
-        export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR, class_names=names)
+        export_savedmodel(model, tmp_path / "1", preprocessing=COLOR, class_names=names)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -224,14 +224,14 @@ def test_an_export_leaves_its_folder_alone(exported):
 
 def test_existing_path_is_kept(model, tmp_path):
     with pytest.raises(FileExistsError, match="must not exist yet"):
-        export_savedmodel(model, tmp_path, preprocessing=COLOUR)
+        export_savedmodel(model, tmp_path, preprocessing=COLOR)
 
 
 @pytest.mark.parametrize(
     ("options", "preprocessing", "message"),
     [
-        ({"classifier_activation": None}, COLOUR, "must give probabilities"),
-        ({"include_top": False}, COLOUR, "one output .*Received: outputs"),
+        ({"classifier_activation": None}, COLOR, "must give probabilities"),
+        ({"include_top": False}, COLOR, "one output .*Received: outputs"),
         ({}, Preprocessing(input_size=64), r"\(None, 64, 64, 3\).*\(None, 32, 32, 3\)"),
         ({}, GRAY, r"\(None, 32, 32, 1\).*\(None, 32, 32, 3\)"),
     ],
@@ -253,36 +253,36 @@ def test_a_model_that_does_not_fit_is_refused(small_net, tmp_path, options, prep
 )
 def test_class_names_that_do_not_fit_are_refused(model, tmp_path, names, message):
     with pytest.raises(ValueError, match=message):
-        export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR, class_names=names)
+        export_savedmodel(model, tmp_path / "1", preprocessing=COLOR, class_names=names)
 
 
 def test_only_keras_models_are_exported(tmp_path):
     with pytest.raises(TypeError, match="keras.Model. Received: Dense"):
-        export_savedmodel(keras.layers.Dense(3), tmp_path / "1", preprocessing=COLOUR)
+        export_savedmodel(keras.layers.Dense(3), tmp_path / "1", preprocessing=COLOR)
 
 
 def test_a_model_not_built_is_refused(tmp_path):
     model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])
     with pytest.raises(ValueError, match=r"one input.*Received: inputs \[\]"):
-        export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR)
+        export_savedmodel(model, tmp_path / "1", preprocessing=COLOR)
 
 
 def test_preprocessing_has_its_type(model, tmp_path):
     with pytest.raises(TypeError, match="must be a Preprocessing. Received: dict"):
-        export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR.get_config())
+        export_savedmodel(model, tmp_path / "1", preprocessing=COLOR.get_config())
 
 
 def test_other_backends_are_told_what_to_do(model, tmp_path, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(RuntimeError, match="KERAS_BACKEND=tensorflow.*'jax'"):
-        export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR)
+        export_savedmodel(model, tmp_path / "1", preprocessing=COLOR)
 
 
 # Options of an export.
 
 
 def export(model, tmp_path, **options):
-    path = export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR, **options)
+    path = export_savedmodel(model, tmp_path / "1", preprocessing=COLOR, **options)
     return tf.saved_model.load(str(path))
 
 
@@ -298,7 +298,7 @@ def export(model, tmp_path, **options):
 def test_options_do_not_change_the_answers(model, tmp_path, options, atol):
     loaded = export(model, tmp_path, **options)
     served = probabilities(loaded.signatures, PHOTOS)
-    np.testing.assert_allclose(served, expected(model, COLOUR, PHOTOS), atol=atol)
+    np.testing.assert_allclose(served, expected(model, COLOR, PHOTOS), atol=atol)
     described = json.loads((tmp_path / "1" / "assets.extra" / "model.json").read_text())["export"]
     assert options.items() <= described.items()
     variables = tmp_path / "1" / "variables" / "variables.data-00000-of-00001"
@@ -312,7 +312,7 @@ def test_images_of_any_size_as_bytes(model, tmp_path):
     image = pixels(encoded(Image.open(io.BytesIO(PHOTOS[0])), "PNG"), 3)
     np.testing.assert_allclose(
         serve(images=tf.constant(np.stack([image, image])))["probabilities"],
-        np.repeat(expected(model, COLOUR, [encoded(Image.fromarray(image), "PNG")]), 2, axis=0),
+        np.repeat(expected(model, COLOR, [encoded(Image.fromarray(image), "PNG")]), 2, axis=0),
         atol=NET,
     )
     assert loaded.signatures["classify"].output_shapes["scores"] == (None, 7)
@@ -357,7 +357,7 @@ def test_warm_up_needs_the_servers_definitions(model, tmp_path, monkeypatch):
     with pytest.raises(ImportError, match="pip install tensorflow-serving-api"):
         export(model, tmp_path)
     assert list(tmp_path.iterdir()) == []
-    export_savedmodel(model, tmp_path / "1", preprocessing=COLOUR, warm_up_batch_sizes=())
+    export_savedmodel(model, tmp_path / "1", preprocessing=COLOR, warm_up_batch_sizes=())
     assert not [*tmp_path.rglob("*warmup*")]
 
 
@@ -376,5 +376,5 @@ def test_stacked_units_in_another_precision_unfolded(tmp_path):
     model = keras_preact.PreActResNet(architecture, weights=None, classes=3)
     loaded = export(model, tmp_path, fold=False, dtype="float16")
     np.testing.assert_allclose(
-        probabilities(loaded.signatures, PHOTOS), expected(model, COLOUR, PHOTOS), atol=0.01
+        probabilities(loaded.signatures, PHOTOS), expected(model, COLOR, PHOTOS), atol=0.01
     )

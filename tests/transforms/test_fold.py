@@ -142,7 +142,7 @@ def sum_of(model: keras.Model, unit: str) -> np.ndarray:
 
 
 def test_sums_are_centered():
-    """What a norm takes after a fold has the mean of before less the moving mean."""
+    """Check that the input of a norm after a fold has the mean of before less the moving mean."""
     model = net()
     # A scale of zero, by which the stream cannot be divided again, is left in its norm.
     for name in ("stage3_unit1_norm1", "head_norm"):

@@ -25,7 +25,7 @@ def new_figure(**options: Any) -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            "Pictures need matplotlib. Install it with `pip install keras_preact[show]`, or alone."
+            "Pictures need matplotlib. Install it with `pip install keras_preact[show]`."
         ) from error
     return Figure(**options)
 
