@@ -52,14 +52,14 @@ def table(pattern: str) -> str:
         raise ValueError(f"No weights are of a builder {pattern!r}. There are some of {builders}.")
     rows = [("weights", "builder", "classes", "input", "top-1", "trained on", "licence")]
     for entry in entries:
-        top1 = f"{entry.top1:.1f} at {entry.top1_size}" if entry.top1 else ""
+        figures = ", ".join(f"{each.top1:g} at {each.input_size}" for each in entry.figures)
         rows.append(
             (
                 entry.name,
                 entry.builder,
                 "" if entry.classes is None else str(entry.classes),
                 str(entry.input_size),
-                top1,
+                figures,
                 entry.training_data,
                 entry.licence,
             )

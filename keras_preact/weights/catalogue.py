@@ -1,12 +1,8 @@
 """Catalogue of the published weights of these nets.
 
 There is one row per checkpoint. Those of `keras_preact/` ship with the package, in `data/`, each
-with a model card (`python -m training.publish`). A published top-1 accuracy is that of its source,
-with the input size it was measured at. It is left out where none was found:
-
-- timm's checkpoints: `results/results-imagenet.csv` of timm's repository;
-- keras.applications': the table of https://keras.io/api/applications, measured at 224 pixels;
-- BiT's distilled nets: the README of https://github.com/google-research/big_transfer.
+with a model card (`python -m training.publish`). Published accuracies are in
+`keras_preact.weights.figures`.
 
 Hashes are those that the sources publish: MD5 in the code of keras.applications, SHA-256 on pages
 of Hugging Face. Files of rows without one are checked against the hash that the server sends with
@@ -22,11 +18,12 @@ from typing import Any
 
 from keras_preact.images.preprocessing import CIFAR10, Preprocessing
 from keras_preact.messages import did_you_mean
+from keras_preact.weights.figures import Figure, published_figures
 
 _IN1K = "ImageNet-1k"
 _IN21K = "ImageNet-21k"
 _IN21K_IN1K = "ImageNet-21k, then ImageNet-1k"
-_DISTILLED = "ImageNet-1k, labelled by BiT-M R152x2"
+_DISTILLED = "ImageNet-1k, labeled by BiT-M R152x2"
 
 # By the value of `weights=`, the name of the data set and its number of classes.
 DATASETS = {"imagenet": ("ImageNet-1k", 1000), "cifar10": ("CIFAR-10", 10)}
@@ -44,10 +41,7 @@ class Entry:
         licence: SPDX identifier.
         training_data: Data sets that it was trained on, in order.
         classes: Number of classes of its classifier; None where the file holds none.
-        top1: Published top-1 accuracy, in percent, on ImageNet-1k's validation images, or on
-            CIFAR-10's test images as JPEG files.
-        top1_size: Input size that `top1` was measured at, in pixels.
-        preprocessing: Preprocessing of the images it was evaluated on.
+        preprocessing: Preprocessing of the images, as its source sets it.
         reference: The paper, or the page of the source.
     """
 
@@ -58,8 +52,6 @@ class Entry:
     licence: str = "Apache-2.0"
     training_data: str
     classes: int | None = 1000
-    top1: float | None = None
-    top1_size: int | None = None
     preprocessing: Preprocessing
     reference: str
 
@@ -77,8 +69,28 @@ class Entry:
 
     @property
     def input_size(self) -> int:
-        """Height and width of the images it was evaluated on, in pixels."""
+        """Height and width of the images of `preprocessing`, in pixels."""
         return self.preprocessing.input_size
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """Published accuracies, one for each input size that one was measured at."""
+        return published_figures(self.name)
+
+    @property
+    def best_figure(self) -> Figure | None:
+        """The highest of the published accuracies; None where there is none."""
+        return max(self.figures, key=lambda figure: figure.top1, default=None)
+
+    @property
+    def top1(self) -> float | None:
+        """Highest published top-1 accuracy, in percent."""
+        return self.best_figure and self.best_figure.top1
+
+    @property
+    def top1_size(self) -> int | None:
+        """Input size that `top1` was measured at, in pixels."""
+        return self.best_figure and self.best_figure.input_size
 
 
 def _preprocessing(size: int, crop_fraction: float, interpolation: str) -> Preprocessing:
@@ -110,38 +122,38 @@ _SHA256 = {
         "07e053a7bb228d28b314fc9b141d7e60a82a4326154166407978f968a9ce2a7b"
     ),
 }
-# Checkpoint, builder, input size, crop fraction, top-1 at 288 pixels uncropped.
+# Checkpoint, builder, input size, crop fraction.
 _TIMM = (
-    ("resnetv2_18.ra4_e3600_r224_in1k", "PreActResNet18", 224, 0.9, None),
-    ("resnetv2_18d.ra4_e3600_r224_in1k", "PreActResNet18d", 224, 0.9, None),
-    ("resnetv2_34.ra4_e3600_r224_in1k", "PreActResNet34", 224, 0.9, None),
-    ("resnetv2_34d.ra4_e3600_r224_in1k", "PreActResNet34d", 224, 0.9, None),
-    ("resnetv2_34d.ra4_e3600_r384_in1k", "PreActResNet34d", 384, 1.0, None),
-    ("resnetv2_50.a1h_in1k", "PreActResNet50", 224, 0.95, 81.398),
-    ("resnetv2_50d_gn.ah_in1k", "PreActResNet50d_GN", 224, 0.95, 81.958),
-    ("resnetv2_50d_evos.ah_in1k", "PreActResNet50d_EvoS", 224, 0.95, 82.000),
-    ("resnetv2_101.a1h_in1k", "PreActResNet101", 224, 0.95, 83.002),
+    ("resnetv2_18.ra4_e3600_r224_in1k", "PreActResNet18", 224, 0.9),
+    ("resnetv2_18d.ra4_e3600_r224_in1k", "PreActResNet18d", 224, 0.9),
+    ("resnetv2_34.ra4_e3600_r224_in1k", "PreActResNet34", 224, 0.9),
+    ("resnetv2_34d.ra4_e3600_r224_in1k", "PreActResNet34d", 224, 0.9),
+    ("resnetv2_34d.ra4_e3600_r384_in1k", "PreActResNet34d", 384, 1.0),
+    ("resnetv2_50.a1h_in1k", "PreActResNet50", 224, 0.95),
+    ("resnetv2_50d_gn.ah_in1k", "PreActResNet50d_GN", 224, 0.95),
+    ("resnetv2_50d_evos.ah_in1k", "PreActResNet50d_EvoS", 224, 0.95),
+    ("resnetv2_101.a1h_in1k", "PreActResNet101", 224, 0.95),
 )
-# Width, input size of the fine-tuning on ImageNet-1k, top-1 at that size.
+# Width, input size of the fine-tuning on ImageNet-1k.
 _TIMM_BIT = (
-    ("50x1", 448, 80.340),
-    ("50x3", 448, 84.020),
-    ("101x1", 448, 82.342),
-    ("101x3", 448, 84.438),
-    ("152x2", 448, 84.510),
-    ("152x4", 480, 84.916),
+    ("50x1", 448),
+    ("50x3", 448),
+    ("101x1", 448),
+    ("101x3", 448),
+    ("152x2", 448),
+    ("152x4", 480),
 )
-# Checkpoint, width, input size, crop fraction, top-1 at that size, training data.
+# Checkpoint, width, input size, crop fraction, training data.
 _TIMM_DISTILLATION = (
-    ("goog_distilled_in1k", "50x1", 224, 0.875, 82.820, _DISTILLED),
-    ("goog_teacher_in21k_ft_in1k", "152x2", 224, 0.875, 82.876, _IN21K_IN1K),
-    ("goog_teacher_in21k_ft_in1k_384", "152x2", 384, 1.0, 83.834, _IN21K_IN1K),
+    ("goog_distilled_in1k", "50x1", 224, 0.875, _DISTILLED),
+    ("goog_teacher_in21k_ft_in1k", "152x2", 224, 0.875, _IN21K_IN1K),
+    ("goog_teacher_in21k_ft_in1k_384", "152x2", 384, 1.0, _IN21K_IN1K),
 )
-# Depth, top-1 at 224 pixels, MD5 of the file with the classifier and of the one without.
+# Depth, MD5 of the file with the classifier and of the one without.
 _KERAS_APPLICATIONS = (
-    (50, 76.0, "3ef43a0b657b3be2300d5770ece849e0", "fac2f116257151a9d068a22e544a4917"),
-    (101, 77.2, "6343647c601c52e1368623803854d971", "c0ed64b8031c3730f411d2eb4eea35b5"),
-    (152, 78.0, "a49b44d1979771252814e80f8ec446f9", "ed17cf2e0169df9d443503ef94b23b33"),
+    (50, "3ef43a0b657b3be2300d5770ece849e0", "fac2f116257151a9d068a22e544a4917"),
+    (101, "6343647c601c52e1368623803854d971", "c0ed64b8031c3730f411d2eb4eea35b5"),
+    (152, "a49b44d1979771252814e80f8ec446f9", "ed17cf2e0169df9d443503ef94b23b33"),
 )
 _KERAS_HUB_DEPTHS = (50, 101)
 # File, width, input size, crop fraction, classes, training data.
@@ -154,26 +166,18 @@ _BIT = tuple(
         (f"BiT-M-R{width}-ILSVRC2012", width, 480, 1.0, 1000, _IN21K_IN1K),
     )
 )
-# File, width, input size, crop fraction, top-1 at that size, training data.
+# File, width, input size, crop fraction, training data.
 _BIT_DISTILLATION = (
-    ("R50x1_224", "50x1", 224, 0.875, 82.8, _DISTILLED),
-    ("R50x1_160", "50x1", 160, 0.875, 80.5, _DISTILLED),
-    ("R152x2_T_224", "152x2", 224, 0.875, None, _IN21K_IN1K),
-    ("R152x2_T_384", "152x2", 384, 1.0, None, _IN21K_IN1K),
+    ("R50x1_224", "50x1", 224, 0.875, _DISTILLED),
+    ("R50x1_160", "50x1", 160, 0.875, _DISTILLED),
+    ("R152x2_T_224", "152x2", 224, 0.875, _IN21K_IN1K),
+    ("R152x2_T_384", "152x2", 384, 1.0, _IN21K_IN1K),
 )
 
-# Builder, top-1 at 32 pixels, SHA-256.
+# Builder, SHA-256.
 _SHIPPED = (
-    (
-        "PreActResNet20",
-        88.6,
-        "29b20b64ed79d02733a497bad57f29c2982a9ea2ba3ab3ea0574673fdc7ecbd0",
-    ),
-    (
-        "PreActResNet164",
-        90.3,
-        "6024548239b674a8b4e9d3e97f37677ba43dcdb0b4eefef9ee1a7db88ac72b36",
-    ),
+    ("PreActResNet20", "29b20b64ed79d02733a497bad57f29c2982a9ea2ba3ab3ea0574673fdc7ecbd0"),
+    ("PreActResNet164", "6024548239b674a8b4e9d3e97f37677ba43dcdb0b4eefef9ee1a7db88ac72b36"),
 )
 
 _BIT_PAPER = "https://arxiv.org/abs/1912.11370"
@@ -198,16 +202,14 @@ def _timm_entry(checkpoint: str, **values: Any) -> Entry:
 
 
 def _timm() -> Iterator[Entry]:
-    for checkpoint, builder, size, crop_fraction, top1 in _TIMM:
+    for checkpoint, builder, size, crop_fraction in _TIMM:
         yield _timm_entry(
             checkpoint,
             builder=builder,
             training_data=_IN1K,
-            top1=top1,
-            top1_size=288 if top1 else None,
             preprocessing=_preprocessing(size, crop_fraction, "bicubic"),
         )
-    for width, size, top1 in _TIMM_BIT:
+    for width, size in _TIMM_BIT:
         yield _timm_entry(
             f"resnetv2_{width}_bit.goog_in21k",
             builder=f"BiTResNet{width}",
@@ -220,28 +222,24 @@ def _timm() -> Iterator[Entry]:
             f"resnetv2_{width}_bit.goog_in21k_ft_in1k",
             builder=f"BiTResNet{width}",
             training_data=_IN21K_IN1K,
-            top1=top1,
-            top1_size=size,
             preprocessing=_preprocessing(size, 1.0, "bilinear"),
             reference=_BIT_PAPER,
         )
-    for tag, width, size, crop_fraction, top1, training_data in _TIMM_DISTILLATION:
+    for tag, width, size, crop_fraction, training_data in _TIMM_DISTILLATION:
         yield _timm_entry(
             f"resnetv2_{width}_bit.{tag}",
             builder=f"BiTResNet{width}",
             training_data=training_data,
-            top1=top1,
-            top1_size=size,
             preprocessing=_preprocessing(size, crop_fraction, "bicubic"),
             reference=_DISTILLATION_PAPER,
         )
 
 
 def _keras_applications() -> Iterator[Entry]:
-    # Keras publishes only the scaling; size, crop and interpolation are those that TF-slim, where
-    # these weights come from, evaluates with.
-    preprocessing = _preprocessing(224, 0.875, "bilinear")
-    for depth, top1, md5, md5_notop in _KERAS_APPLICATIONS:
+    # Keras publishes the scaling, and accuracies at 299 pixels; crop and interpolation are those
+    # that TF-slim, where these weights come from, evaluates with.
+    preprocessing = _preprocessing(299, 0.875, "bilinear")
+    for depth, md5, md5_notop in _KERAS_APPLICATIONS:
         for suffix, hash_, classes in (("", md5, 1000), ("_notop", md5_notop, None)):
             file_name = f"resnet{depth}v2_weights_tf_dim_ordering_tf_kernels{suffix}.h5"
             yield Entry(
@@ -251,8 +249,6 @@ def _keras_applications() -> Iterator[Entry]:
                 hash=f"md5:{hash_}",
                 training_data=_IN1K,
                 classes=classes,
-                top1=top1 if classes else None,
-                top1_size=224 if classes else None,
                 preprocessing=preprocessing,
                 reference="https://keras.io/api/applications",
             )
@@ -283,21 +279,19 @@ def _bit() -> Iterator[Entry]:
             preprocessing=_preprocessing(size, crop_fraction, "bilinear"),
             reference=_BIT_PAPER,
         )
-    for file, width, size, crop_fraction, top1, training_data in _BIT_DISTILLATION:
+    for file, width, size, crop_fraction, training_data in _BIT_DISTILLATION:
         yield Entry(
             name=f"bit/{file}",
             builder=f"BiTResNet{width}",
             url=f"{_BIT_FILES}/distill/{file}.npz",
             training_data=training_data,
-            top1=top1,
-            top1_size=size if top1 else None,
             preprocessing=_preprocessing(size, crop_fraction, "bilinear"),
             reference=_DISTILLATION_PAPER,
         )
 
 
 def _shipped() -> Iterator[Entry]:
-    for builder, top1, sha256 in _SHIPPED:
+    for builder, sha256 in _SHIPPED:
         yield Entry(
             name=f"keras_preact/{builder.lower()}_cifar10",
             builder=builder,
@@ -305,8 +299,6 @@ def _shipped() -> Iterator[Entry]:
             hash=f"sha256:{sha256}",
             training_data="CIFAR-10 (JPEG)",
             classes=10,
-            top1=top1,
-            top1_size=32,
             preprocessing=CIFAR10,
             reference="https://arxiv.org/abs/1603.05027",
         )
