@@ -20,13 +20,13 @@ import enum
 import numpy as np
 import tensorflow as tf
 
-from keras_preact.preprocessing import Preprocessing, decode_image
+from keras_preact.preprocessing import Preprocessing
 from training.augmentation import augment
 from training.augmentation.colors import ColorMap, color_jitter, lighting
 from training.augmentation.pixels import as_rows, to_uint8
 from training.augmentation.rand_augment import rand_augment
 from training.loading.decoded import DecodedImages
-from training.loading.reading import ImageReader, part_of
+from training.loading.reading import ImageReader, part_of, pixels_of
 from training.recipe import Recipe, preprocessing_of, steps_per_epoch
 from training.sources import ImageSource
 
@@ -136,7 +136,7 @@ def evaluation_pipeline(
     spec = _image_spec(recipe, tf.float32)
     images = reader.read(
         examples.shard(worker.num_input_pipelines, worker.input_pipeline_id),
-        lambda encoded, place: _resize_and_crop(encoded, preprocessing),
+        lambda image, place: _resize_and_crop(image, preprocessing),
         spec,
     )
     if _fits_into_memory(reader, spec, recipe):
@@ -171,13 +171,13 @@ def _stored_spec(recipe: Recipe) -> tf.TensorSpec:
     return tf.TensorSpec([size, size, recipe.channels], tf.uint8)
 
 
-def _stored_image(encoded: tf.Tensor, recipe: Recipe) -> tf.Tensor:
+def _stored_image(image: tf.Tensor, recipe: Recipe) -> tf.Tensor:
     """Decode a training image into its form before the random crop, uint8."""
     preprocessing = preprocessing_of(recipe)
     if recipe.crop != "random":
-        return to_uint8(_resize_and_crop(encoded, preprocessing))
+        return to_uint8(_resize_and_crop(image, preprocessing))
     # The whole image, whatever its shape, as in BiT (arXiv:1912.11370).
-    image = decode_image(encoded, preprocessing.channels)
+    image = pixels_of(image, preprocessing.channels)
     size = [recipe.resize_size] * 2
     return to_uint8(tf.image.resize(image, size, method=recipe.interpolation, antialias=True))
 
@@ -202,9 +202,9 @@ def _prefetched(batches: tf.data.Dataset) -> tf.data.Dataset:
     return batches.prefetch(AUTOTUNE).with_options(options)
 
 
-def _resize_and_crop(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+def _resize_and_crop(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """Decode an image as for evaluation: float32, pixels in 0..255."""
-    image = decode_image(encoded, preprocessing.channels)
+    image = pixels_of(image, preprocessing.channels)
     if preprocessing.resize_size != preprocessing.input_size:
         return preprocessing.resize_and_crop(image)
     # Resampling an image to its own size changes nothing, but takes longer than decoding it.
@@ -247,7 +247,7 @@ def _batches_from_memory(
 def _load(reader: ImageReader, recipe: Recipe) -> tuple[tf.Tensor, tf.Tensor]:
     """Decode all readable images of a split, uint8, with their labels."""
     spec = _stored_spec(recipe)
-    batches = reader.read_all(lambda encoded: _stored_image(encoded, recipe), spec)
+    batches = reader.read_all(lambda image: _stored_image(image, recipe), spec)
     images = np.empty((reader.split.num_examples, *spec.shape), np.uint8)
     labels = np.empty(len(images), np.int64)
     count = 0

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_preact.preprocessing import decode_image
+from training.loading.reading import pixels_of
 from training.recipe import Recipe
 from training.sources import ImageSource
 
@@ -86,7 +86,7 @@ def typical_area(source: ImageSource) -> float:
     split = source.split("train")
 
     def area(name: tf.Tensor, item: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_prod(tf.shape(decode_image(split.read(item)[0], channels=3))[:2])
+        return tf.reduce_prod(tf.shape(pixels_of(split.read(item)[0], channels=3))[:2])
 
     examples = split.examples(tf.constant([0, 0], tf.int64)).take(SAMPLE)
     areas = list(examples.map(area).ignore_errors().as_numpy_iterator())

@@ -10,12 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import tensorflow as tf
+
 from training.records.files import replacing
 from training.sources import ImageSource, open_source
 
 
 def write_samples(source: ImageSource, folder: Path, count: int) -> list[Path]:
-    """Write the first images of the test split, as they are stored.
+    """Write the first images of the test split, as they are stored; pixels as PNG files.
 
     Args:
         source: Where the images come from.
@@ -34,7 +36,7 @@ def write_samples(source: ImageSource, folder: Path, count: int) -> list[Path]:
     paths = []
     for place, (_, item) in split.examples().take(count).enumerate():
         image, label = split.read(item)
-        encoded = image.numpy()
+        encoded = (image if image.dtype == tf.string else tf.io.encode_png(image)).numpy()
         suffix = "png" if encoded.startswith(b"\x89PNG") else "jpg"
         path = folder / f"{int(place):05d}_class{int(label)}.{suffix}"
         with replacing(path) as partial:

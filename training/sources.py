@@ -1,4 +1,4 @@
-"""Sources of images: named, labeled, encoded images in splits."""
+"""Sources of images: named and labeled images in splits, encoded or as pixels."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import tensorflow as tf
 
 from keras_preact.messages import did_you_mean
-from training.listing import TEST_SPLITS, list_class_folders, list_digits, renamed
+from training.listing.find import find_listing
+from training.listing.listing import TEST_SPLITS, Listing, renamed
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
 SHARD_PATTERNS = ("{split}-*.tfrecord*", "{split}-?????-of-?????")
@@ -39,7 +41,15 @@ class Split(Protocol):
         """
 
     def read(self, item: tf.Tensor, /) -> tuple[tf.Tensor, tf.Tensor]:
-        """Read the encoded image (scalar string) and the label (scalar int64) of an example."""
+        """Read an example.
+
+        Args:
+            item: The second part of an element of `examples`.
+
+        Returns:
+            The image: a scalar string, the content of its file, or pixels
+            `(height, width, channels)`, uint8; and its label, scalar int64.
+        """
         ...
 
 
@@ -66,16 +76,22 @@ class IndexedSplit:
     Args:
         names: Name of each example.
         labels: Class of each example, 0 for the first.
-        encoded: Content of each example's image file. Without it the names are paths of files.
+        images: Content of each example's image file, or pixels
+            `(examples, height, width, channels)`, uint8. Without it the names are paths of files.
     """
 
     def __init__(
-        self, names: Sequence[str], labels: Sequence[int], encoded: Sequence[bytes] | None = None
+        self,
+        names: Sequence[str],
+        labels: Sequence[int],
+        images: Sequence[bytes] | np.ndarray | None = None,
     ) -> None:
         self.num_examples = len(names)
-        self._names = tf.constant(names, tf.string)
-        self._labels = tf.constant(labels, tf.int64)
-        self._encoded = None if encoded is None else tf.constant(encoded, tf.string)
+        # Where batches are made, whatever device trains on them.
+        with tf.device("CPU"):
+            self._names = tf.constant(names, tf.string)
+            self._labels = tf.constant(labels, tf.int64)
+            self._images = None if images is None else tf.constant(images)
 
     def examples(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
         """Return one pass over the examples as `(name, index)`; see `Split.examples`."""
@@ -84,10 +100,10 @@ class IndexedSplit:
         )
 
     def read(self, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Read the encoded image and the label of the example at index `item`."""
-        if self._encoded is None:
+        """Read the example at index `item`; see `Split.read`."""
+        if self._images is None:
             return tf.io.read_file(self._names[item]), self._labels[item]
-        return self._encoded[item], self._labels[item]
+        return self._images[item], self._labels[item]
 
 
 class RecordSplit:
@@ -199,6 +215,9 @@ def open_source(name: str, data_dir: str | None = None) -> ImageSource:
             - `digits`: the 1,797 handwritten digits (8x8, gray) that come with scikit-learn;
             - a folder `root/{train,test}/{class}/*.jpg` (or `.jpeg`, `.png`), where `test` may
               also be called `validation`, `val` or `valid`;
+            - a folder with the files of CIFAR-10 or CIFAR-100 in their binary format
+              (`data_batch_1.bin`, …), as their archives unpack it; of CIFAR-100 the fine labels;
+            - an `.npz` file, or a folder of them, as `training.listing.arrays.list_arrays` reads;
             - a folder of TFRecord shards named `train-*.tfrecord*` and `validation-*.tfrecord*`
               (or `test-*`, or the plain `train-00000-of-01024`), uncompressed, of `tf.Example`
               records with `image/encoded` (bytes of an image file) and `image/class/label`
@@ -219,60 +238,48 @@ def open_source(name: str, data_dir: str | None = None) -> ImageSource:
         FileNotFoundError: If the path does not exist, or the set is neither prepared nor to be
             downloaded from here. The message says what to do.
     """
-    if name == "digits":
-        return _open_digits()
     path = Path(name).expanduser()
     if name.lower().endswith(ARCHIVES):
         raise ValueError(
             f"{name!r} is an archive, which cannot be read at random: unpack it first and give "
             f"the folder, for example `tar xf {name} -C FOLDER`."
         )
-    if path.is_dir():
-        return _open_folder(path)
+    if path.is_dir() and (opened := _open_shard_folder(path)):
+        return opened
+    if listing := find_listing(name):
+        return _from_listing(name if name == "digits" else str(path), listing)
     if path.exists():
         raise ValueError(
             f"{name!r} is a file. Expected a folder with train/CLASS/*.jpg and test/CLASS/*.jpg, "
-            "a folder of TFRecord shards, or the name of a set."
+            "a folder of TFRecord shards, an .npz file, or the name of a set."
         )
     if path.is_absolute() or name.startswith((".", "~")):
         raise FileNotFoundError(f"There is no folder {str(path)!r}.")
     return _open_tfds(name, data_dir)
 
 
-def _open_digits() -> ImageSource:
-    """Open the digits of scikit-learn, as PNG files in memory."""
-    digits = list_digits()
-    splits = {
-        split: IndexedSplit(
-            names=digits.names[split],
-            labels=digits.labels[split],
-            encoded=[tf.io.encode_png(pixels).numpy() for pixels in digits.images[split]],
-        )
-        for split in digits.images
-    }
-    return ImageSource("digits", digits.class_names, splits)
-
-
-def _open_folder(root: Path) -> ImageSource:
-    """Open a folder: prepared by TensorFlow Datasets, of TFRecord shards, or of class folders."""
+def _open_shard_folder(root: Path) -> ImageSource | None:
+    """Open a folder prepared by TensorFlow Datasets, or of TFRecord shards, if it is one."""
     if (root / "dataset_info.json").exists():
         import tensorflow_datasets as tfds
 
         return _from_builder(str(root), tfds.builder_from_directory(root))
     shards = {split: _shards(root, split) for split in ("train", *TEST_SPLITS)}
     shards = {split: paths for split, paths in shards.items() if paths}
-    if shards:
-        return _open_shards(root, shards)
-    return _open_class_folders(root)
+    return _open_shards(root, shards) if shards else None
 
 
-def _open_class_folders(root: Path) -> ImageSource:
-    """Open image files in class folders in split folders."""
-    listing = list_class_folders(root)
+def _from_listing(name: str, listing: Listing) -> ImageSource:
+    """Open the images of a listing: files, or pixels in memory."""
     splits = {
-        split: IndexedSplit(paths, listing.labels[split]) for split, paths in listing.names.items()
+        split: IndexedSplit(
+            listing.names[split],
+            listing.labels[split],
+            images if isinstance(images, np.ndarray) else None,
+        )
+        for split, images in listing.images.items()
     }
-    return ImageSource(str(root), listing.class_names, splits)
+    return ImageSource(name, listing.class_names, splits)
 
 
 def _shards(root: Path, split: str) -> list[str]:

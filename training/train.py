@@ -79,7 +79,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="SOURCE",
         help="`digits`, a TensorFlow Datasets name, a folder train/CLASS/*.jpg + test/CLASS/*.jpg, "
-        "or a folder of TFRecord shards",
+        "CIFAR's binary files or TFRecord shards, or .npz files",
     )
     parser.add_argument(
         "--data-dir", metavar="DIR", help="where TensorFlow Datasets keeps its sets"

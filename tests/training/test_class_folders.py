@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.listing import list_class_folders
+from training.listing.folders import list_class_folders
 
 
 def write(root, *paths):

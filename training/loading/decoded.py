@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_preact.preprocessing import decode_image
-from training.loading.reading import ImageReader
+from training.loading.reading import ImageReader, pixels_of
 from training.sources import indices_in_order
 
 # Bytes in a row of the tensor that holds all pixels. One dimension of 2 GiB would be longer than
@@ -50,7 +49,7 @@ class DecodedImages:
         """
         # Of unlike shapes, which a string can hold and a batch of pixels cannot.
         contents = reader.read_all(
-            lambda encoded: tf.io.serialize_tensor(decode_image(encoded, channels)),
+            lambda image: tf.io.serialize_tensor(pixels_of(image, channels)),
             tf.TensorSpec([], tf.string),
         )
         images, labels, size = [], [], 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ import numpy as np
 import PIL
 
 from keras_preact.preprocessing import Preprocessing, Preprocessor
-from training.listing import Listing, list_class_folders, list_digits
+from training.listing.find import find_listing
+from training.listing.listing import Listing
 from training.loading.corrupt import CorruptImages
 from training.records.files import replacing
 
@@ -62,25 +64,28 @@ def load_image_set(
     the same images, unchanged, are wanted at the same size.
 
     Args:
-        name: `digits`, the 1,797 handwritten digits that come with scikit-learn; or a folder
+        name: `digits`, the 1,797 handwritten digits that come with scikit-learn; a folder
             `root/{train,test}/{class}/*.jpg` (or `.jpeg`, `.png`), where `test` may also be called
-            `validation`, `val` or `valid`.
+            `validation`, `val` or `valid`; CIFAR's binary files, or `.npz` files, as for
+            `training.sources.open_source`.
         preprocessing: How they are resized and cropped.
         max_corrupt_images: Unreadable images of a split that are left out before an error is
             raised.
 
     Returns:
-        The images, those of files in alphabetical order.
+        The images, those of image files in alphabetical order.
 
     Raises:
         ValueError: If there is no such set, a split is missing, the set is too large, or too many
             images are unreadable.
         FileNotFoundError: If there is no such folder.
     """
-    listing = list_digits() if name == "digits" else list_class_folders(_folder(name))
+    listing = find_listing(name)
+    if listing is None:
+        raise _not_found(name)
     _check_splits(name, listing)
     images, unreadable = _decoded(name, listing, preprocessing)
-    names, labels = (sum((each[split] for split in SPLITS), []) for each in _columns(listing))
+    names, labels = (_both(each) for each in (listing.names, listing.labels))
     train_images = len(listing.names["train"])
     corrupt = {
         split: CorruptImages(max_corrupt_images, len(listing.names[split])) for split in SPLITS
@@ -96,18 +101,18 @@ def load_image_set(
     )
 
 
-def _columns(listing: Listing) -> tuple[dict[str, list], dict[str, list]]:
-    return listing.names, listing.labels
+def _both(column: Mapping[str, Iterable[Any]]) -> list[Any]:
+    """Return the values of both splits, one after the other."""
+    return [value for split in SPLITS for value in column[split]]
 
 
-def _folder(name: str) -> Path:
+def _not_found(name: str) -> Exception:
     path = Path(name).expanduser()
-    if path.is_dir():
-        return path
     kind = ValueError if path.exists() or path.name == name else FileNotFoundError
-    raise kind(
+    return kind(
         "Images on the device come from `digits` or from a folder with train/CLASS/*.jpg and "
-        f"test/CLASS/*.jpg. Received: {name!r}, which is no folder"
+        "test/CLASS/*.jpg, CIFAR's binary files or .npz files. "
+        f"Received: {name!r}, which is no folder"
     )
 
 
@@ -121,7 +126,7 @@ def _decoded(
     name: str, listing: Listing, preprocessing: Preprocessing
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Decode all images, or read them from the cache, and say which ones are unreadable and why."""
-    sources = listing.images["train"] + listing.images["test"]
+    sources = _both(listing.images)
     shape = (preprocessing.input_size, preprocessing.input_size, preprocessing.channels)
     size = len(sources) * int(np.prod(shape))
     if size > MAX_BYTES:
@@ -129,7 +134,7 @@ def _decoded(
             f"{name!r} has {len(sources)} images, {size / 2**30:.1f} GiB at {shape}; images are "
             f"kept on the device up to {MAX_BYTES / 2**30:.0f} GiB."
         )
-    if name == "digits":
+    if isinstance(listing.images["train"], np.ndarray):
         return _decode(sources, preprocessing, shape)
     cache = _cache_file(sources, preprocessing)
     if cache.exists():

@@ -34,6 +34,23 @@ REPORT_EVERY = 10
 SCALES = (1, 2, 4, 8)
 
 
+def pixels_of(image: tf.Tensor, channels: int) -> tf.Tensor:
+    """Return the pixels of an image, whether it is a file or pixels already.
+
+    Args:
+        image: Scalar string, the content of a file; or uint8 `(height, width, 1 or 3)`.
+        channels: 1 for gray, 3 for RGB.
+
+    Returns:
+        A uint8 tensor `(height, width, channels)`.
+    """
+    if image.dtype == tf.string:
+        return decode_image(image, channels)
+    if image.shape[-1] == channels:
+        return image
+    return rgb_to_channels(image, channels) if channels == 1 else tf.repeat(image, 3, axis=-1)
+
+
 def part_of(
     image: tf.Tensor, choose: Callable[[tf.Tensor], tf.Tensor], size: int, channels: int
 ) -> tf.Tensor:
@@ -53,7 +70,7 @@ def part_of(
         A uint8 tensor `(height, width, channels)`.
     """
     if image.dtype != tf.string:
-        return _part_of_pixels(image, choose(tf.shape(image)), size)
+        return _part_of_pixels(pixels_of(image, channels), choose(tf.shape(image)), size)
 
     def from_jpeg() -> tf.Tensor:
         orientation = exif_orientation(image)
@@ -127,7 +144,7 @@ class ImageReader:
 
         Args:
             examples: The dataset from `examples`, each element with its place, an int64.
-            prepare: Maps an encoded image and its place to the image.
+            prepare: Maps an image as `Split.read` gives it, and its place, to the image.
             spec: Shape and dtype of a prepared image.
 
         Returns:
@@ -136,8 +153,8 @@ class ImageReader:
         """
 
         def load(place: tf.Tensor, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            encoded, label = self._read(item)
-            return tf.ensure_shape(prepare(encoded, place), spec.shape), label
+            image, label = self._read(item)
+            return tf.ensure_shape(prepare(image, place), spec.shape), label
 
         def load_chunk(places: tf.Tensor, examples: tuple) -> tuple:
             names, items = examples
@@ -170,7 +187,7 @@ class ImageReader:
         """Read and prepare all images, in the stored order, and say how far it has come.
 
         Args:
-            prepare: Maps an encoded image to the image.
+            prepare: Maps an image as `Split.read` gives it to the image.
             spec: Shape and dtype of a prepared image.
 
         Yields:
@@ -188,20 +205,20 @@ class ImageReader:
                 print(f"Decoded {count} of {self.split.num_examples} images.", flush=True)
 
     def _read(self, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Read the encoded image and the label of an example, and check the label."""
-        encoded, label = self.split.read(item)
+        """Read the image and the label of an example, and check the label."""
+        image, label = self.split.read(item)
         known = tf.debugging.Assert(
             (label >= 0) & (label < self._classes),
             ["label", label, "is none of", self._classes, "classes"],
         )
         with tf.control_dependencies([known]):
-            return tf.identity(encoded), label
+            return tf.identity(image), label
 
     def _report(self, names: tf.Tensor, items: tf.Tensor) -> bool:
         """Count examples that could not be read, and find out why not."""
         for name, item in zip(names, items, strict=True):
             try:
-                decode_image(self._read(item)[0], channels=3)
+                pixels_of(self._read(item)[0], channels=3)
                 reason = "no error when it was read again"
             except tf.errors.OpError as error:
                 reason = re.sub(r"\{\{.*?\}\} ?| \[Op:.*", "", error.message)

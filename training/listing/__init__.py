@@ -1,0 +1,1 @@
+"""Listings: which images a set has, and of which classes, before any of them is read."""
