@@ -61,6 +61,7 @@ from keras_preact.applications import (
     list_architectures,
 )
 from keras_preact.architecture import Architecture, compound_scale
+from keras_preact.composition import named_layers
 from keras_preact.features import FeatureExtractor, feature_extractor
 from keras_preact.ops import choices
 from keras_preact.parameter_groups import decayed_variables, layer_depths
@@ -134,6 +135,7 @@ __all__ = [
     "feature_extractor",
     "layer_depths",
     "layers",
+    "named_layers",
     "preprocess_input",
     "preprocessing",
     "transforms",

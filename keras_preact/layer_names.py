@@ -110,6 +110,12 @@ def parse(name: str) -> LayerName | None:
     )
 
 
+def is_container(name: str) -> bool:
+    """Return whether a name is that of a unit, or a block of an encoder, that is a nested model."""
+    unit = parse(name)
+    return bool(unit and not unit.role) or bool(re.fullmatch(r"encoder_block\d+", name))
+
+
 def unit_name(stage: int, unit: int) -> str:
     """Return the name of a unit, with which the names of its layers begin."""
     return f"stage{stage}_unit{unit}"
@@ -148,16 +154,26 @@ def stage_numbers(model: Any) -> tuple[int, ...]:
     Raises:
         ValueError: If it is no such model.
     """
-    names = [layer.name for layer in model.layers] if isinstance(model, keras.Model) else []
-    stages = {stage_of(name) for name in names}
-    numbers = tuple(sorted(stage for stage in stages if stage is not None))
-    if len(numbers) < 2 or numbers[0] != 1:
+    numbers = _stages(model)
+    if not has_stages(model):
         raise ValueError(
             "`model` must be a net of keras_preact, with layers named as "
             "`keras_preact.layer_names` documents. "
             f"Received: {getattr(model, 'name', model)!r} (of type {type(model).__name__})"
         )
     return numbers
+
+
+def has_stages(model: Any) -> bool:
+    """Return whether the layers of a model, not of those nested in it, are those of a net."""
+    numbers = _stages(model)
+    return len(numbers) > 1 and numbers[0] == 1
+
+
+def _stages(model: Any) -> tuple[int, ...]:
+    names = [layer.name for layer in model.layers] if isinstance(model, keras.Model) else []
+    stages = {stage_of(name) for name in names}
+    return tuple(sorted(stage for stage in stages if stage is not None))
 
 
 def stage_opening(model: keras.Model, stage: int) -> keras.layers.Layer:

@@ -16,7 +16,7 @@ LAYERS = (
     {"architecture"},
     {"blocks", "named_weights"},
     {"layers", "features", "parameter_groups", "input_channels"},
-    {"spec", "ops"},
+    {"spec", "ops", "composition"},
     {"images", "dense", "layer_names", "messages", "files", "version", "quiet_start"},
     {"tensor"},
 )

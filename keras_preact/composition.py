@@ -1,0 +1,144 @@
+"""Models that are made of models: every layer by its path, and the nets among them.
+
+A path is the names of the nested models and wrappers around a layer, and its own, joined by
+slashes: `body/stem_conv`. A unit that is a nested model adds nothing to it, so that a layer has the
+same path in every form of a net's units.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_preact.layer_names import has_stages, is_container, stage_numbers
+from keras_preact.tensor import Tensor
+
+
+def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yield every layer of a model with its path, whatever the model is made of.
+
+    `model.layers` ends at nested models, as which a deep net holds its units. This goes into nested
+    models, `keras.Sequential`, and wrappers such as `keras.layers.TimeDistributed`. A layer that is
+    called twice, or is part of two nested models, comes once. Stacked units are one layer,
+    `keras_preact.layers.StackedUnits`, whose variables hold all of them.
+
+        for path, layer in keras_preact.named_layers(model):
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
+
+    Args:
+        model: Any Keras model, built.
+
+    Yields:
+        Path and layer, a nested model before its layers.
+    """
+    seen = set()
+    for path, layer in layers_by_path(model):
+        if id(layer) not in seen:
+            seen.add(id(layer))
+            yield path, layer
+
+
+def layers_by_path(
+    layer: keras.layers.Layer, prefix: str = ""
+) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yield every path of every layer inside another, also of one that has several."""
+    for part in _parts(layer):
+        yield prefix + part.name, part
+        yield from layers_by_path(part, inside(prefix, part.name))
+
+
+def inside(prefix: str, name: str) -> str:
+    """Return how the paths of the layers in a nested model begin.
+
+    Args:
+        prefix: How the paths of the layers beside it begin.
+        name: Its name.
+    """
+    return prefix if is_container(name) else f"{prefix}{name}/"
+
+
+def _parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    if isinstance(layer, keras.Model):
+        return layer.layers
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
+def functional(model: Any) -> Any:
+    """Return the functional model that a built `keras.Sequential` is; any other model as it is."""
+    if isinstance(model, keras.Sequential) and hasattr(model, "inputs"):
+        return keras.Model(model.inputs, model.outputs, name=model.name)
+    return model
+
+
+def nets(model: keras.Model) -> list[keras.Model]:
+    """Return the nets of this package that a model is or holds, at any depth.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    layers = [model, *(layer for _, layer in named_layers(model))]
+    found = [each for each in layers if isinstance(each, keras.Model) and has_stages(each)]
+    if not found:
+        stage_numbers(model)  # Raises, and says what a net is.
+    return found
+
+
+@dataclass(frozen=True)
+class NestedNet:
+    """Nested model that is or holds a net, and its one call in the graph around it.
+
+    Attributes:
+        model: The nested model.
+        input: Tensor that it is called on.
+        output: Tensor that it gives.
+    """
+
+    model: keras.Model
+    input: Tensor
+    output: Tensor
+
+
+def nested_net(model: keras.Model) -> NestedNet:
+    """Find the one nested model that is or holds a net of this package, and its call.
+
+    Args:
+        model: A functional model, which is no such net itself.
+
+    Raises:
+        ValueError: If there is none, there are several, or it is not called just once.
+    """
+    found = nets(model)
+    holding = [
+        layer
+        for layer in model.layers
+        if any(each is net for net in found for each in (layer, *_models_in(layer)))
+    ]
+    if len(holding) != 1:
+        names = [each.name for each in found]
+        raise ValueError(
+            f"{model.name!r} holds several nets, {names}. Give one of them, such as "
+            f"`model.get_layer({holding[0].name!r})`."
+        )
+    (layer,) = holding
+    nodes = itertools.chain(*model._nodes_by_depth.values())
+    calls = [node for node in nodes if node.operation is layer]
+    if not isinstance(layer, keras.Model) or len(calls) != 1:
+        raise ValueError(
+            f"The net in {model.name!r} must be a nested model that is called once. Received: "
+            f"{layer.name!r}, a {type(layer).__name__} that is called {len(calls)} times"
+        )
+    (call,) = calls
+    return NestedNet(layer, _single(call.input_tensors), _single(call.outputs))
+
+
+def _models_in(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    return [each for _, each in named_layers(layer)]
+
+
+def _single(tensors: list[Tensor]) -> Any:
+    return tensors[0] if len(tensors) == 1 else tensors
