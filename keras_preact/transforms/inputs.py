@@ -79,9 +79,12 @@ def resize_input(model: keras.Model, height: int, width: int) -> keras.Model:
     axes = (2, 3) if data_format(model) == "channels_first" else (1, 2)
     result = _with_input(model, dict(zip(axes, (height, width), strict=True)))
     named = named_weights(model)
-    for old, new in zip(_embeddings(model), _embeddings(result), strict=True):
+    for old, new in zip(token_embeddings(model), token_embeddings(result), strict=True):
         class_token, positions = named[new.name].values()
-        named[new.name] = {"0": class_token, "1": _resized(positions, _grid(old), _grid(new))}
+        named[new.name] = {
+            "0": class_token,
+            "1": resized_positions(positions, token_grid(old), token_grid(new)),
+        }
     set_named_weights(result, named)
     return result
 
@@ -117,18 +120,30 @@ def _check_layers(model: keras.Model) -> None:
         )
 
 
-def _embeddings(model: keras.Model) -> list[TokenEmbedding]:
+def token_embeddings(model: keras.Model) -> list[TokenEmbedding]:
+    """Return the layers that make tokens of a net's maps."""
     return [layer for layer in model.layers if isinstance(layer, TokenEmbedding)]
 
 
-def _grid(layer: TokenEmbedding) -> tuple[int, int]:
+def token_grid(layer: TokenEmbedding) -> tuple[int, int]:
     """Return height and width of the maps that go into a layer."""
     first = layer.data_format == "channels_first"
     return tuple(layer.input.shape[2:] if first else layer.input.shape[1:3])
 
 
-def _resized(positions: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
-    """Resize the positions of a grid of tokens, which follow that of the class token."""
+def resized_positions(
+    positions: np.ndarray, old: tuple[int, int], new: tuple[int, int]
+) -> np.ndarray:
+    """Resize the positions of a grid of tokens, which follow that of the class token.
+
+    Args:
+        positions: `(1, 1 + height * width, channels)`.
+        old: Height and width of the grid.
+        new: Height and width that it gets.
+
+    Returns:
+        The positions, bit for bit where both are the same.
+    """
     if old == new:
         return positions
     class_token, grid = positions[:, :1], positions[:, 1:].reshape(*old, -1)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from keras_preact.images.preprocessing import CIFAR10, Preprocessing
+from keras_preact.images.preprocessing import CIFAR10, IMAGENET, Preprocessing
 from keras_preact.messages import did_you_mean
 from keras_preact.weights.figures import Figure, published_figures
 
@@ -25,8 +25,27 @@ _IN21K = "ImageNet-21k"
 _IN21K_IN1K = "ImageNet-21k, then ImageNet-1k"
 _DISTILLED = "ImageNet-1k, labeled by BiT-M R152x2"
 
-# By the value of `weights=`, the name of the data set and its number of classes.
-DATASETS = {"imagenet": ("ImageNet-1k", 1000), "cifar10": ("CIFAR-10", 10)}
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set whose name `weights=` takes.
+
+    Attributes:
+        title: Its own name.
+        classes: Number of its classes.
+        preprocessing: Pixels that a net sees whose weights go by the name of the data set: those
+            of `preprocess_input` with the same name.
+    """
+
+    title: str
+    classes: int
+    preprocessing: Preprocessing
+
+
+DATASETS = {
+    "imagenet": Dataset("ImageNet-1k", 1000, IMAGENET),
+    "cifar10": Dataset("CIFAR-10", 10, CIFAR10),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +113,7 @@ class Entry:
 
 
 def _preprocessing(size: int, crop_fraction: float, interpolation: str) -> Preprocessing:
-    """All of them see pixels in -1..1."""
+    """Return a preprocessing whose pixels are in -1..1."""
     return Preprocessing(
         input_size=size,
         mean=(0.5, 0.5, 0.5),
@@ -133,6 +152,20 @@ _TIMM = (
     ("resnetv2_50d_gn.ah_in1k", "PreActResNet50d_GN", 224, 0.95),
     ("resnetv2_50d_evos.ah_in1k", "PreActResNet50d_EvoS", 224, 0.95),
     ("resnetv2_101.a1h_in1k", "PreActResNet101", 224, 0.95),
+)
+# Checkpoint, builder, input size, crop fraction. They see pixels of mean 0 and deviation 1.
+_TIMM_STANDARDIZED = (
+    ("nf_resnet50.ra2_in1k", "NFPreActResNet50", 256, 0.94),
+    ("densenet121.ra_in1k", "PreActDenseNet121", 224, 0.875),
+    ("densenet121.tv_in1k", "PreActDenseNet121", 224, 0.875),
+    ("densenet169.tv_in1k", "PreActDenseNet169", 224, 0.875),
+    ("densenet201.tv_in1k", "PreActDenseNet201", 224, 0.875),
+)
+# Checkpoint, builder, input size, crop fraction.
+_TIMM_HYBRID = (
+    ("vit_small_r26_s32_224.augreg_in21k_ft_in1k", "PreActViTHybrid_R26_S32", 224, 0.9),
+    ("vit_small_r26_s32_384.augreg_in21k_ft_in1k", "PreActViTHybrid_R26_S32", 384, 1.0),
+    ("vit_base_r50_s16_384.orig_in21k_ft_in1k", "PreActViTHybrid_R50_B16", 384, 1.0),
 )
 # Width, input size of the fine-tuning on ImageNet-1k.
 _TIMM_BIT = (
@@ -207,6 +240,20 @@ def _timm() -> Iterator[Entry]:
             checkpoint,
             builder=builder,
             training_data=_IN1K,
+            preprocessing=_preprocessing(size, crop_fraction, "bicubic"),
+        )
+    for checkpoint, builder, size, crop_fraction in _TIMM_STANDARDIZED:
+        yield _timm_entry(
+            checkpoint,
+            builder=builder,
+            training_data=_IN1K,
+            preprocessing=Preprocessing(input_size=size, crop_fraction=crop_fraction),
+        )
+    for checkpoint, builder, size, crop_fraction in _TIMM_HYBRID:
+        yield _timm_entry(
+            checkpoint,
+            builder=builder,
+            training_data=_IN21K_IN1K,
             preprocessing=_preprocessing(size, crop_fraction, "bicubic"),
         )
     for width, size in _TIMM_BIT:
@@ -358,6 +405,10 @@ def find_entry(name: str) -> Entry:
 def best_weights(builder: str, dataset: str) -> Entry | None:
     """Find the entry that `weights="imagenet"` or `"cifar10"` means for a builder.
 
+    `preprocess_input` knows the data set, but not the net. So only weights count that see the
+    pixels which it makes: those of timm's DenseNets and `nf_resnet50` see others, and go by their
+    full names.
+
     Args:
         builder: Name of the builder.
         dataset: One of `DATASETS`.
@@ -366,6 +417,12 @@ def best_weights(builder: str, dataset: str) -> Entry | None:
         The entry that tells the data set's classes apart with the highest published top-1 accuracy;
         the first of the catalogue where none is published; None if the builder has no such entry.
     """
-    classes = DATASETS[dataset][1]
-    entries = [entry for entry in list_weights(builder) if entry.classes == classes]
+    expected = DATASETS[dataset]
+    entries = [
+        entry
+        for entry in list_weights(builder)
+        if entry.classes == expected.classes
+        and entry.preprocessing.mean == expected.preprocessing.mean
+        and entry.preprocessing.std == expected.preprocessing.std
+    ]
     return max(entries, key=lambda entry: entry.top1 or 0, default=None)

@@ -40,6 +40,16 @@ class Figure:
 
 # Checkpoint, input size, crop fraction, top-1, top-5.
 _TIMM = (
+    ("densenet121.ra_in1k", 224, 0.875, 75.574, 92.648),
+    ("densenet121.ra_in1k", 288, 0.95, 76.486, 93.378),
+    ("densenet121.tv_in1k", 224, 0.875, 74.75, 92.158),
+    ("densenet169.tv_in1k", 224, 0.875, 75.922, 92.976),
+    ("densenet201.tv_in1k", 224, 0.875, 77.284, 93.48),
+    ("nf_resnet50.ra2_in1k", 256, 0.94, 80.236, 95.104),
+    ("nf_resnet50.ra2_in1k", 288, 0.94, 80.658, 95.35),
+    ("vit_base_r50_s16_384.orig_in21k_ft_in1k", 384, 1.0, 84.988, 97.296),
+    ("vit_small_r26_s32_224.augreg_in21k_ft_in1k", 224, 0.9, 81.856, 96.038),
+    ("vit_small_r26_s32_384.augreg_in21k_ft_in1k", 384, 1.0, 84.066, 97.31),
     ("resnetv2_101.a1h_in1k", 224, 0.95, 82.042, 95.866),
     ("resnetv2_101.a1h_in1k", 288, 1.0, 83.002, 96.444),
     ("resnetv2_101x1_bit.goog_in21k_ft_in1k", 448, 1.0, 82.332, 96.524),

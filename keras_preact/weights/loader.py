@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import keras
 from keras_preact.input_channels import adapt_kernel
 from keras_preact.layer_names import first_convolution
 from keras_preact.named_weights import NamedWeights, set_named_weights
+from keras_preact.transforms.inputs import resized_positions, token_embeddings, token_grid
 from keras_preact.weights.catalogue import CATALOGUE, Entry
 from keras_preact.weights.download import fetch, repair_hint
 from keras_preact.weights.identify import check_builder
@@ -25,7 +27,8 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
     Keras matches layers by their order. Here their names match, so that a net whose first layers
     happen to fit is refused, and the file and the model may have their units in different forms:
     separate, nested or stacked. A model without the top needs no weights for it. Published weights
-    are adapted to a model for images of another number of channels (`adapt_kernel`).
+    are adapted to a model for images of another number of channels (`adapt_kernel`), and the
+    positions of an encoder's tokens to images of another size.
 
     Args:
         model: The model, built.
@@ -64,6 +67,7 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
         named.pop(HEAD, None)
     if entry:
         _adapt_channels(named, model)
+        adapt_positions(named, model)
     try:
         set_named_weights(model, named)
     except ValueError as error:
@@ -86,6 +90,21 @@ def _adapt_channels(named: NamedWeights, model: keras.Model) -> None:
     for key, array in named.get(first.name, {}).items():
         if array.ndim == 4:
             named[first.name][key] = adapt_kernel(array, first.kernel.shape[2])
+
+
+def adapt_positions(named: NamedWeights, model: keras.Model) -> None:
+    """Resize the positions of an encoder's tokens to a model's maps.
+
+    Args:
+        named: Weights of a net for square images, which are changed.
+        model: The same net, for images of any size.
+    """
+    for layer in token_embeddings(model):
+        if layer.name in named:
+            class_token, positions = named[layer.name].values()
+            side = math.isqrt(positions.shape[1] - 1)
+            resized = resized_positions(positions, (side, side), token_grid(layer))
+            named[layer.name] = {"0": class_token, "1": resized}
 
 
 def _check(entry: Entry, path: Path) -> None:

@@ -57,8 +57,9 @@ def _entry(weights: str | os.PathLike, builder: str | None) -> Entry | None:
         entry = builder and best_weights(builder, weights)
         if not entry:
             raise ValueError(
-                f'`weights="{weights}"`: there are no weights trained on {DATASETS[weights][0]} '
-                f"for {builder or 'a net of its own architecture'}. {_existing(builder)}"
+                f'`weights="{weights}"`: there are no weights trained on '
+                f"{DATASETS[weights].title} for {builder or 'a net of its own architecture'}, of "
+                f"pixels as `preprocess_input` makes them. {_existing(builder)}"
             )
         return entry
     name = os.fspath(weights)

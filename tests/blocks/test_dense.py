@@ -12,12 +12,13 @@ import pytest
 import torch
 import torchvision
 from keras.src.applications.densenet import DenseNet
+from safetensors.torch import save_file
 
 import keras_preact
 from keras_preact import Architecture
 from keras_preact.dense import dense_channels
 from keras_preact.transforms import fold, freeze, replace_head, stack, unroll
-from keras_preact.weights import named_weights, set_named_weights
+from keras_preact.weights import load_weights, named_weights, set_named_weights
 from keras_preact.weights.identify import identified_model
 from tests.nets import X, net, scores
 from tests.numerics import LAYER, NET, WIDE_NET
@@ -119,14 +120,18 @@ def _from_keras(name: str) -> str:
     raise ValueError(name)
 
 
-def test_scores_are_those_of_torchvision():
+# timm's DenseNets and torchvision's have the same names; training on several GPUs prefixes them.
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_files_of_timm_and_torchvision_give_their_scores(prefix, tmp_path):
     theirs = torchvision.models.DenseNet(8, (2, 3, 2), 64, num_classes=7).eval()
     generator = torch.Generator().manual_seed(0)
     for tensor in theirs.state_dict().values():
         if tensor.dim() == 1:
             tensor.uniform_(0.5, 1.5, generator=generator)
+    path = tmp_path / "model.safetensors"
+    save_file({prefix + name: each for name, each in theirs.state_dict().items()}, path)
     ours = _imagenet((2, 3, 2), 8, strides=(1, 2, 2))
-    set_named_weights(ours, _from_torchvision(theirs))
+    load_weights(ours, path)
     with torch.no_grad():
         expected = theirs(torch.tensor(IMAGES.transpose(0, 3, 1, 2))).numpy()
     np.testing.assert_allclose(
@@ -135,30 +140,6 @@ def test_scores_are_those_of_torchvision():
         rtol=WIDE_NET,
         atol=WIDE_NET * np.abs(expected).max(),
     )
-
-
-def _from_torchvision(model: torch.nn.Module) -> dict:
-    def name(theirs: str) -> str:
-        theirs = theirs.removeprefix("features.")
-        if match := re.fullmatch(r"denseblock(\d)\.denselayer(\d+)\.(.*)", theirs):
-            return f"stage{int(match[1]) + 1}_unit{match[2]}_{match[3]}"
-        if match := re.fullmatch(r"transition(\d)\.(.*)", theirs):
-            return f"stage{int(match[1]) + 2}_transition_{match[2]}"
-        fixed = {"conv0": "stem_conv", "norm0": "stem_norm", "classifier": "predictions"}
-        return fixed.get(theirs, "head_norm")
-
-    def arrays(module: torch.nn.Module) -> list[np.ndarray]:
-        values = [each.detach().numpy() for each in module.parameters()]
-        values += [each.numpy() for each in module.buffers() if each.dim()]
-        axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
-        return [each.transpose(axes[each.ndim]) for each in values]
-
-    kinds = (torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.Linear)
-    return {
-        name(key): {str(index): each for index, each in enumerate(arrays(module))}
-        for key, module in model.named_modules()
-        if isinstance(module, kinds)
-    }
 
 
 def test_growth_is_the_paper_s():

@@ -16,6 +16,7 @@ import keras_preact
 from keras_preact import transforms
 from keras_preact.weights import convert, named_weights, set_named_weights
 from keras_preact.weights.converters import CONVERTERS
+from keras_preact.weights.loader import adapt_positions
 from tests.nets import SMALL, X, net, scores
 from tests.variants import check_forms, check_training_and_saving
 
@@ -90,7 +91,11 @@ def test_the_large_hybrid_with_fewer_blocks_and_another_size(tmp_path):
     options = {"depth": 1, "img_size": (64, 96), "num_classes": 7}
     theirs = _timm("vit_base_r50_s16_224", **options)
     ours = keras_preact.PreActViTHybrid_R50_B16(
-        input_shape=(64, 96, 3), classes=7, classifier_activation=None, encoder_depth=1
+        weights=None,
+        input_shape=(64, 96, 3),
+        classes=7,
+        classifier_activation=None,
+        encoder_depth=1,
     )
     set_named_weights(ours, CONVERTERS["timm"](_save(theirs, tmp_path)))
     _check_equal(ours, theirs)
@@ -303,6 +308,13 @@ def test_positions_are_resized_as_timm_does(size):
     np.testing.assert_allclose(after, expected, atol=1e-5)
     x = rng.standard_normal((2, *size, 3)).astype("float32")
     assert scores(resized, x).shape == (2, 10)
+    # Published weights are of one size, whatever the net's.
+    named = named_weights(model)
+    loaded = net(ENCODER, input_shape=(*size, 3))
+    adapt_positions(named, loaded)
+    set_named_weights(loaded, named)
+    expected = transforms.resize_input(model, *size)
+    np.testing.assert_array_equal(scores(loaded, x), scores(expected, x))
 
 
 def test_the_same_size_is_the_same_net(plain):

@@ -48,10 +48,17 @@ def test_a_path_that_ends_otherwise(tmp_path):
 
 
 def test_imagenet_for_a_net_that_has_none():
-    with pytest.raises(ValueError, match="ImageNet-1k for PreActResNet56. There are none"):
+    with pytest.raises(ValueError, match="ImageNet-1k for PreActResNet56, .* There are none"):
         keras_preact.PreActResNet56(weights="imagenet")
     with pytest.raises(ValueError, match="ImageNet-1k for a net of its own architecture"):
         keras_preact.PreActResNet(BUILDER.architecture, weights="imagenet")
+
+
+def test_weights_that_see_other_pixels_go_by_their_names():
+    with pytest.raises(
+        ValueError, match=r"`preprocess_input` makes them. .*'timm/nf_resnet50\.ra2"
+    ):
+        keras_preact.NFPreActResNet50(weights="imagenet")
 
 
 def test_classes_must_be_those_of_the_entry(entry):

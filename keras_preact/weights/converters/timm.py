@@ -1,9 +1,14 @@
-"""timm's `resnetv2`, `nf_resnet` and hybrid `vit` checkpoints: a `.safetensors` file of PyTorch."""
+"""timm's checkpoints of these nets: a `.safetensors` file of PyTorch.
+
+They are those of `resnetv2`, `nf_resnet`, `densenet` and hybrid `vit` nets. What wrapped a net in
+training leaves a prefix before every name (`module.`), which is not read.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -45,6 +50,18 @@ _NORM_VARIABLES = {
     "tau": "tau",
 }
 _CONV_VARIABLES = {"weight": "kernel", "bias": "bias", "gain": "gain", "skipinit_gain": "gain"}
+# A DenseNet, as torchvision names it too.
+_DENSE = "features."
+_DENSE_UNIT = re.compile(r"denseblock(?P<stage>\d+)\.denselayer(?P<unit>\d+)\.(?P<part>\w+)")
+_TRANSITION = re.compile(r"transition(?P<stage>\d+)\.(?P<part>conv|norm)")
+_DENSE_FIXED = {
+    "conv0": "stem_conv",
+    "norm0": "stem_norm",
+    "norm5": "head_norm",
+    "classifier": "predictions",
+}
+# What `DataParallel`, `DistributedDataParallel` and `torch.compile` put before every name.
+_WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.)+")
 # Batches seen in training, which Keras does not count.
 _COUNTER = "num_batches_tracked"
 
@@ -73,13 +90,29 @@ def read(path: str | os.PathLike) -> NamedWeights:
         tensors = load_file(path)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{str(path)!r} is no whole safetensors file: {error}") from error
+    tensors = _unwrapped(tensors)
     arrays = (
         (name, array.ravel() if name.endswith("gain") else _channels_last(array))
         for name, array in tensors.items()
         if not name.endswith(_COUNTER)
     )
-    hybrid = any(name.startswith(_HYBRID) for name in tensors)
-    return by_layer(arrays, _rename_hybrid if hybrid else _rename, path)
+    return by_layer(arrays, _renaming(tensors), path)
+
+
+def _unwrapped(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Drop what wraps every name, if there is something."""
+    wrapped = [_WRAPPERS.match(name) for name in tensors]
+    if not all(wrapped):
+        return tensors
+    return {_WRAPPERS.sub("", name, count=1): array for name, array in tensors.items()}
+
+
+def _renaming(names: Iterable[str]) -> Callable[[str], tuple[str, str] | None]:
+    """Return the function that renames the variables of this kind of net."""
+    for prefix, rename in ((_HYBRID, _rename_hybrid), (_DENSE, _rename_dense)):
+        if any(name.startswith(prefix) for name in names):
+            return rename
+    return _rename
 
 
 def _channels_last(array: np.ndarray) -> np.ndarray:
@@ -111,6 +144,17 @@ def _rename_hybrid(name: str) -> tuple[str, str] | None:
         layer = part and f"encoder_block{int(match['block']) + 1}_{part}"
     else:
         layer = _HYBRID_FIXED.get(module)
+    return _with_variable(layer, module, variable)
+
+
+def _rename_dense(name: str) -> tuple[str, str] | None:
+    module, _, variable = name.removeprefix(_DENSE).rpartition(".")
+    if match := _DENSE_UNIT.fullmatch(module):
+        layer = f"stage{int(match['stage']) + 1}_unit{match['unit']}_{match['part']}"
+    elif match := _TRANSITION.fullmatch(module):
+        layer = f"stage{int(match['stage']) + 2}_transition_{match['part']}"
+    else:
+        layer = _DENSE_FIXED.get(module)
     return _with_variable(layer, module, variable)
 
 
