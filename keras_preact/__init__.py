@@ -67,11 +67,13 @@ from keras_preact.ops import choices
 from keras_preact.parameter_groups import decayed_variables, layer_depths
 from keras_preact.preprocessing import Preprocessor, decode_predictions, preprocess_input
 from keras_preact.serving.export import export_savedmodel
+from keras_preact.transforms import ImageEncoder, as_image_encoder
 from keras_preact.version import __version__
 
 __all__ = [
     "Architecture",
     "FeatureExtractor",
+    "ImageEncoder",
     "BUILDERS",
     "BiTResNet50x1",
     "BiTResNet50x3",
@@ -128,6 +130,7 @@ __all__ = [
     "__version__",
     "compound_scale",
     "analysis",
+    "as_image_encoder",
     "choices",
     "decayed_variables",
     "decode_predictions",
