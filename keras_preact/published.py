@@ -118,6 +118,16 @@ def _imagenet_d(depth: int, suffix: str = "", **changes: Any) -> Net:
     return Net(f"PreActResNet{depth}d{suffix}", summary, architecture, classes=1000)
 
 
+def _imagenet_t(depth: int) -> Net:
+    architecture = _imagenet_architecture(depth, stem="tiered", downsample="avg_pool")
+    summary = f"""Build the {depth}-layer pre-activation net with a stem of rising widths.
+
+    As `PreActResNet{depth}d`, with 24 and 32 channels in place of twice 32 within the stem: timm's
+    `resnetv2_{depth}t`.
+"""
+    return Net(f"PreActResNet{depth}t", summary, architecture, classes=1000)
+
+
 def _attention(depth: int, prefix: str, attention: str, source: str) -> Net:
     architecture = _imagenet_architecture(depth, attention=attention)
     summary = f"""Build the {depth}-layer pre-activation net with {source} in every unit.
@@ -357,6 +367,7 @@ NETS: dict[str, Net] = {
         _imagenet_d(50),
         _imagenet_d(50, "_GN", norm="group"),
         _imagenet_d(50, "_EvoS", norm="evonorm_s0", activation="linear"),
+        _imagenet_t(50),
         _attention(50, "SE", "se", "Squeeze-and-Excitation (arXiv:1709.01507)"),
         _attention(50, "ECA", "eca", "efficient channel attention (arXiv:1910.03151)"),
         _attention(50, "CBAM", "cbam", "CBAM (arXiv:1807.06521)"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from keras_preact.blocks.operations import stage_spatial
 from keras_preact.blocks.residual_scaling import with_input_scales
 from keras_preact.blocks.shortcuts import must_project
-from keras_preact.blocks.stem import STEMS
+from keras_preact.blocks.stem import STEMS, inner_channels
 from keras_preact.blocks.units import UNITS
 from keras_preact.layer_names import unit_name
 from keras_preact.spec.fields import Fields
@@ -59,6 +59,7 @@ class Plan:
                         drop_path=net.drop_path * next(count) / sum(net.units),
                         rate=rate,
                         spatial=stage_spatial(net, stage),
+                        activated=net.activated_stem and not units and not stages,
                     )
                 )
                 in_channels, reached, dilation = width.channels, reached * stride, after
@@ -116,7 +117,4 @@ class Plan:
         channels = {self.net.stem_channels} | self.inside_channels | self.res2_channels
         for unit in self.units:
             channels |= {unit.shortcut_channels, unit.channels}
-        inner = STEMS[self.net.stem].inner
-        if inner:
-            channels.add(int(self.net.stem_channels * inner))
-        return channels
+        return channels | set(inner_channels(self.net))

@@ -20,6 +20,8 @@ _VALUES = {
     "order": "full_preactivation",
     "shortcut": "identity",
     "downsample": "conv",
+    "projection_input": "activated",
+    "activated_stem": False,
     "stride_unit": "first",
     "widening": "stage",
     "zero_init_residual": False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,8 @@ class LayerFactory:
     def order(self) -> Order:
         """Places of normalization, if the net has any, and activation."""
         order = ORDERS[self.net.order]
+        if self.net.activated_stem:
+            order = dataclasses.replace(order, stem=order.stem + order.first)
         return order if NORMS[self.net.norm].layer else order.without_norms()
 
     @property

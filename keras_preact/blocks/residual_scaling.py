@@ -98,6 +98,13 @@ def check(net: Fields) -> None:
         "activation before every convolution and none after the last",
         net.order,
     )
+    for field, value in (("activated_stem", False), ("projection_input", "activated")):
+        require(
+            getattr(net, field) == value,
+            field,
+            f"{value!r} with {scaling}, which works out the variance of what each unit adds",
+            getattr(net, field),
+        )
     require(
         net.shortcut == "identity",
         "shortcut",

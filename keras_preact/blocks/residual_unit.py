@@ -22,8 +22,8 @@ def residual_unit(
     """Add a shortcut and a residual branch, in the order of steps that the net has.
 
     In full pre-activation, normalization and activation come before every convolution, and nothing
-    follows the addition. A shortcut with a convolution has the first activation as its input too.
-    The others have `x` itself.
+    follows the addition. A shortcut with a convolution has the first activation as its input too,
+    unless `Architecture.projection_input` says otherwise. The others have `x` itself.
 
     Args:
         x: Maps `(batch, height, width, unit.in_channels)`, or with the channels first.
@@ -35,7 +35,8 @@ def residual_unit(
         Maps with `unit.channels` channels, height and width divided by `unit.stride`.
     """
     activated = scale_input(x, unit, make)
-    activated = make.apply(activated, make.order.first, unit.name, 1)
+    first = () if unit.activated else make.order.first
+    activated = make.apply(activated, first, unit.name, 1)
     branch = residual_branch(activated, unit, operations, make)
     x, branch = shortcut(x, activated, branch, unit, make)
     x = make.add(x, branch, name=f"{unit.name}_add")
@@ -95,14 +96,21 @@ def drop_block_rate(net: Fields, unit: Unit) -> float:
 
 
 def check(net: Fields) -> None:
-    """Check that a branch that starts at zero can learn.
+    """Check that a branch that starts at zero can learn, and that a first unit can be activated.
 
     Raises:
-        ValueError: If it cannot.
+        ValueError: If they cannot.
     """
+    order = ORDERS[net.order]
     require(
-        not net.zero_init_residual or ORDERS[net.order].zero_residual is not None,
+        not net.zero_init_residual or order.zero_residual is not None,
         "zero_init_residual",
         f'False with `order="{net.order}"`, whose branches end in an activation',
         net.zero_init_residual,
+    )
+    require(
+        not net.activated_stem or order.first[-1:] == ("act",),
+        "activated_stem",
+        f'False with `order="{net.order}"`, whose units do not begin with an activation',
+        net.activated_stem,
     )

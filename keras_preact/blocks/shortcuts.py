@@ -25,7 +25,8 @@ def shortcut(x: Tensor, activated: Tensor, branch: Tensor, unit: Unit, make: Lay
     Args:
         x: Input of the unit, `(batch, height, width, unit.in_channels)`, or with the channels
             first.
-        activated: The same after the steps before the first convolution: input of a projection.
+        activated: The same after the steps before the first convolution: input of a projection,
+            unless `Architecture.projection_input` says otherwise.
         branch: Output of the residual branch.
         unit: The unit.
         make: Makes the layers.
@@ -35,7 +36,8 @@ def shortcut(x: Tensor, activated: Tensor, branch: Tensor, unit: Unit, make: Lay
         `unit.stride`.
     """
     if unit.projects:
-        x = PROJECTIONS[make.net.downsample](activated, unit, make)
+        source = x if make.net.projection_input == "raw" else activated
+        x = PROJECTIONS[make.net.downsample](source, unit, make)
         return make.apply(x, make.order.projection, f"{unit.name}_shortcut"), branch
     if unit.reshapes:
         return FOLLOW_UPS[make.net.downsample](x, unit, make), branch
@@ -138,7 +140,7 @@ def _average(x: Tensor, unit: Unit, make: LayerFactory) -> Tensor:
     return make.average_2x2(x, unit.stride, name=f"{unit.name}_shortcut_pool")
 
 
-# Shortcuts with weights. Their input is the activated one.
+# Shortcuts with weights.
 PROJECTIONS: dict[str, Callable[[Tensor, Unit, LayerFactory], Tensor]] = {
     "conv": _strided_convolution,
     "avg_pool": _pooled_convolution,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from keras_preact.blocks.layer_factory import LayerFactory
+from keras_preact.spec.fields import Fields
 from keras_preact.tensor import Tensor
 
 
@@ -17,14 +18,13 @@ class Stem:
         apply: Makes and applies its layers to images.
         stride: Factor by which height and width shrink.
         input_size: Height and width, in pixels, of the images it was designed for.
-        inner: Channels between its convolutions as a share of its output channels. None where it
-            has one convolution.
+        inner: Channels after each convolution but the last, as shares of its output channels.
     """
 
     apply: Callable[[Tensor, LayerFactory], Tensor]
     stride: int
     input_size: int
-    inner: float | None = None
+    inner: tuple[float, ...] = ()
 
 
 def stem(x: Tensor, make: LayerFactory) -> Tensor:
@@ -79,21 +79,28 @@ def _deep_unpooled(x: Tensor, make: LayerFactory) -> Tensor:
 
 
 def _three(x: Tensor, make: LayerFactory, steps: tuple[str, ...]) -> Tensor:
-    channels, between = make.net.stem_channels, make.order.between
-    normalized = "norm" in between
-    x = make.conv(x, channels // 2, 3, 2, normalized=normalized, name="stem_conv1")
-    x = make.apply(x, between, "stem", 1)
-    x = make.conv(x, channels // 2, 3, normalized=normalized, name="stem_conv2")
-    x = make.apply(x, between, "stem", 2)
-    x = make.conv(x, channels, 3, normalized="norm" in steps, name="stem_conv3")
+    between = make.order.between
+    for index, channels in enumerate(inner_channels(make.net), 1):
+        stride = 2 if index == 1 else 1
+        x = make.conv(
+            x, channels, 3, stride, normalized="norm" in between, name=f"stem_conv{index}"
+        )
+        x = make.apply(x, between, "stem", index)
+    x = make.conv(x, make.net.stem_channels, 3, normalized="norm" in steps, name="stem_conv3")
     return make.apply(x, steps, "stem", 3)
 
 
 STEMS = {
     "imagenet": Stem(_imagenet, stride=4, input_size=224),
     "imagenet_activated": Stem(_imagenet_activated, stride=4, input_size=224),
-    "deep": Stem(_deep, stride=4, input_size=224, inner=0.5),
+    "deep": Stem(_deep, stride=4, input_size=224, inner=(0.5, 0.5)),
+    "tiered": Stem(_deep, stride=4, input_size=224, inner=(0.375, 0.5)),
     "mobile": Stem(_mobile, stride=2, input_size=224),
-    "deep_unpooled": Stem(_deep_unpooled, stride=4, input_size=224, inner=0.5),
+    "deep_unpooled": Stem(_deep_unpooled, stride=4, input_size=224, inner=(0.5, 0.5)),
     "cifar": Stem(_cifar, stride=1, input_size=32),
 }
+
+
+def inner_channels(net: Fields) -> tuple[int, ...]:
+    """Return the channels after each convolution of a net's stem but the last."""
+    return tuple(int(share * net.stem_channels) for share in STEMS[net.stem].inner)

@@ -145,6 +145,12 @@ class Fields:
         one_of(("conv", "avg_pool", "subsample", "zero_pad")),
         "conv",
     )
+    projection_input: str = _field(
+        'Input of a shortcut that has a convolution: `"activated"` (the same as of the branch, as '
+        'in the authors\' code) or `"raw"` (that of the unit).',
+        one_of(("activated", "raw")),
+        "activated",
+    )
     shortcut: str = _field(
         "Shortcut where the shape stays the same (arXiv:1603.05027, section 3): "
         '`"identity"`, `"scaling"` (times `shortcut_scale`), `"scaling_both"` (the branch times '
@@ -217,13 +223,25 @@ class Fields:
         'First layers: `"imagenet"` (7x7 convolution of stride 2, 3x3 max pooling of stride 2), '
         '`"imagenet_activated"` (with normalization and activation between them in every order: '
         'DenseNet), `"deep"` (three 3x3 convolutions instead of one 7x7: ResNet-D), '
+        '`"tiered"` (the same, with 3/8 and 1/2 of the channels after the first two, instead of '
+        "1/2 each: timm), "
         '`"deep_unpooled"` (a fourth of them, of stride 2, instead of the pooling: ResNet-RS, '
         'arXiv:2103.07579), `"mobile"` (3x3 convolution of stride 2: MobileNetV2, EfficientNet) '
         'or `"cifar"` (3x3 convolution).',
-        one_of(("imagenet", "imagenet_activated", "deep", "mobile", "deep_unpooled", "cifar")),
+        one_of(
+            ("imagenet", "imagenet_activated", "deep", "tiered", "mobile", "deep_unpooled", "cifar")
+        ),
         "imagenet",
     )
     stem_channels: int = _field("Output channels of the stem.", POSITIVE_INTEGER, 64)
+    activated_stem: bool = _field(
+        "Whether the normalization and activation that a unit begins with follow the stem's "
+        "convolution, and the first unit has none: both its paths begin with the activated maps "
+        "(arXiv:1603.05027, section 3). Where the first unit projects, nothing else changes than "
+        "the names of its layers.",
+        BOOLEAN,
+        False,
+    )
     zero_pad_pool: bool = _field(
         "Whether the stem's pooling counts its padding as zeros (TF-slim, BiT) instead of leaving "
         "it out.",

@@ -28,6 +28,7 @@ class Unit:
             strides.
         spatial: Operation between the 1x1 convolutions of a bottleneck.
         input_scale: Factor of the branch's input.
+        activated: Whether its input is activated already, so that it does not begin with that.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Unit:
     rate: int = 1
     spatial: str = "conv"
     input_scale: float = 1.0
+    activated: bool = False
 
     @property
     def nominal_stride(self) -> int:

@@ -10,6 +10,7 @@ import keras_preact
 from keras_preact.blocks.shortcuts import SHORTCUTS
 from keras_preact.layers import BatchNormalization
 from keras_preact.spec.orders import ORDERS
+from keras_preact.weights import named_weights, set_named_weights
 from tests.nets import X, net, scores
 from tests.variants import check_forms, check_training_and_saving, some_slow
 
@@ -19,6 +20,7 @@ VARIANTS += [
     for each in SHORTCUTS
     if each != "identity"
 ]
+FIRST_UNITS = [{"activated_stem": True, "unit": "basic"}, {"projection_input": "raw"}]
 
 # Figure 4 of the paper: a unit's steps after `x_l`, and what follows the addition.
 STEPS = {
@@ -32,15 +34,15 @@ STEPS = {
 
 
 def _id(changes: dict) -> str:
-    return "-".join(changes.values())
+    return "-".join(map(str, changes.values()))
 
 
-@pytest.mark.parametrize("changes", VARIANTS, ids=_id)
+@pytest.mark.parametrize("changes", [*VARIANTS, *FIRST_UNITS], ids=_id)
 def test_trains_saves_and_loads(changes, tmp_path):
     check_training_and_saving(changes, tmp_path)
 
 
-@pytest.mark.parametrize("changes", some_slow(VARIANTS, 2), ids=_id)
+@pytest.mark.parametrize("changes", [*some_slow(VARIANTS, 2), *FIRST_UNITS], ids=_id)
 def test_every_form_gives_the_same_scores(changes):
     check_forms(changes)
 
@@ -122,3 +124,40 @@ def test_branches_that_start_at_zero_learn(order):
 def test_a_branch_that_ends_in_an_activation_cannot_start_at_zero():
     with pytest.raises(ValueError, match="`zero_init_residual` must be False"):
         net({"order": "relu_before_addition", "zero_init_residual": True})
+
+
+def _moved_to_the_stem(named: dict) -> dict:
+    """Name the first unit's first norm as that of an activated stem."""
+    return {"stem_norm" if name == "stage2_unit1_norm1" else name: named[name] for name in named}
+
+
+def test_both_paths_of_the_first_unit_begin_with_the_activated_stem():
+    # Where the channels stay, so that the shortcut is an identity.
+    changes = {"unit": "basic", "channels": (16, 32)}
+    ours, other = net({**changes, "activated_stem": True}), net(changes)
+    add, conv = (ours.get_layer(f"stage2_unit1_{name}") for name in ("add", "conv1"))
+    assert add.input[0] is conv.input is ours.get_layer("stem_act").output
+    assert ours.count_params() == other.count_params()
+    set_named_weights(ours, _moved_to_the_stem(named_weights(other)))
+    assert not np.allclose(scores(ours), scores(other), rtol=1e-3)
+
+
+def test_an_activated_stem_changes_names_only_where_the_first_unit_projects():
+    ours, other = net({"activated_stem": True}), net()
+    set_named_weights(ours, _moved_to_the_stem(named_weights(other)))
+    np.testing.assert_array_equal(scores(ours), scores(other))
+
+
+def test_a_shortcut_projects_the_raw_input():
+    ours, other = net({"projection_input": "raw"}), net()
+    assert named_weights(ours).keys() == named_weights(other).keys()
+    for stage, before in ((2, "stem_conv"), (3, "stage2_unit2_add")):
+        shortcut = ours.get_layer(f"stage{stage}_unit1_shortcut")
+        assert shortcut.input is ours.get_layer(before).output
+        assert other.get_layer(shortcut.name).input is not other.get_layer(before).output
+
+
+@pytest.mark.parametrize("order", ["original", "pyramid"])
+def test_a_stem_is_activated_only_before_units_that_begin_so(order):
+    with pytest.raises(ValueError, match=f'`activated_stem` must be False with `order="{order}"'):
+        net({"order": order, "activated_stem": True})

@@ -29,6 +29,7 @@ BUILDERS = {
     "resnetv2_50d": "PreActResNet50d",
     "resnetv2_50d_gn": "PreActResNet50d_GN",
     "resnetv2_50d_evos": "PreActResNet50d_EvoS",
+    "resnetv2_50t": "PreActResNet50t",
     "resnetv2_101": "PreActResNet101",
     "resnetv2_152": "PreActResNet152",
     "resnetv2_50x1_bit": "BiTResNet50x1",
