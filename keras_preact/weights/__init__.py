@@ -7,13 +7,16 @@ from keras_preact.weights.conversion import convert
 from keras_preact.weights.download import DownloadError, cached_path
 from keras_preact.weights.half_precision import save_half_precision
 from keras_preact.weights.loader import load_weights
+from keras_preact.weights.timm_export import TimmNet, export_timm
 
 __all__ = [
     "DownloadError",
     "Entry",
+    "TimmNet",
     "adapt_kernel",
     "cached_path",
     "convert",
+    "export_timm",
     "find_entry",
     "list_weights",
     "load_weights",

@@ -20,7 +20,7 @@ _KINDS = {kind.kernels: name for name, kind in UNITS.items() if kind.kernels}
 
 
 @dataclass(frozen=True)
-class _Outline:
+class Outline:
     """Values in which nets differ most.
 
     Attributes:
@@ -34,14 +34,14 @@ class _Outline:
     channels: tuple[int, ...]
 
     @classmethod
-    def of_architecture(cls, architecture: Architecture) -> _Outline:
+    def of_architecture(cls, architecture: Architecture) -> Outline:
         last = (units[-1] for units in architecture.stages.values())
         concatenates = UNITS[architecture.unit].concatenates
         channels = tuple(unit.growth if concatenates else unit.channels for unit in last)
         return cls(architecture.unit, architecture.units, channels)
 
     @classmethod
-    def of_weights(cls, named: NamedWeights) -> _Outline:
+    def of_weights(cls, named: NamedWeights) -> Outline:
         kernels = {
             (layer.stage, layer.unit, layer.convolution): named[name]["0"].shape
             for name in named
@@ -77,8 +77,8 @@ def check_builder(named: NamedWeights, builder: str) -> None:
     Raises:
         ValueError: If they belong to a net with other units.
     """
-    expected = _Outline.of_architecture(NETS[builder].architecture)
-    received = _Outline.of_weights(named)
+    expected = Outline.of_architecture(NETS[builder].architecture)
+    received = Outline.of_weights(named)
     if received != expected:
         raise ValueError(f"{builder} has {expected}, the file {received}")
 
@@ -112,15 +112,15 @@ def identified_model(
         )
     reasons = "; ".join(f"{name}: {error}" for name, error in misfits.items())
     raise ValueError(
-        f"The weights, of {_Outline.of_weights(named)}, fit no published net. "
+        f"The weights, of {Outline.of_weights(named)}, fit no published net. "
         + (reasons or f"There are {list(NETS)}.")
     )
 
 
 def _candidates(named: NamedWeights) -> list[str]:
-    received = _Outline.of_weights(named)
+    received = Outline.of_weights(named)
     return [
-        name for name, net in NETS.items() if _Outline.of_architecture(net.architecture) == received
+        name for name, net in NETS.items() if Outline.of_architecture(net.architecture) == received
     ]
 
 

@@ -15,7 +15,7 @@ import keras_preact
 from keras_preact.named_weights import _placeholders
 from keras_preact.weights import cached_path, convert, load_weights
 from keras_preact.weights.catalogue import CATALOGUE
-from keras_preact.weights.identify import _Outline
+from keras_preact.weights.identify import Outline
 from tests.weights.conftest import make_entry
 
 X = np.random.default_rng(0).standard_normal((1, 64, 64, 3)).astype("float32")
@@ -81,9 +81,9 @@ def test_a_truncated_safetensors_file(timm_file, tmp_path):
 
 
 def test_weights_tell_the_nets_apart():
-    outlines: dict[_Outline, list[str]] = {}
+    outlines: dict[Outline, list[str]] = {}
     for name, builder in keras_preact.BUILDERS.items():
-        outlines.setdefault(_Outline.of_architecture(builder.architecture), []).append(name)
+        outlines.setdefault(Outline.of_architecture(builder.architecture), []).append(name)
     similar = [names for names in outlines.values() if len(names) > 1]
     assert ["PreActResNet18", "PreActResNet18d"] in similar
     for names in similar:

@@ -17,6 +17,8 @@ _ORDERS = (
     ("class_token", "positions"),
     ("gamma", "beta", "tau"),
 )
+# By part of a layer's name, the first of its variables; others begin with the kernel.
+_FIRST = {"norm": "gamma", "skip_init": "gain", "tokens": "class_token"}
 
 
 def by_layer(
@@ -50,6 +52,18 @@ def by_layer(
     if not layers:
         raise ValueError(f"{str(path)!r} holds no weights.")
     return {layer: _numbered(layer, variables) for layer, variables in layers.items()}
+
+
+def variables_of(layer: str, count: int) -> tuple[str, ...]:
+    """Return the names of a layer's variables in their order, the inverse of numbering them.
+
+    Args:
+        layer: Name of the layer here.
+        count: Number of its variables. Of three, a norm's third is EvoNorm's `v`.
+    """
+    first = next((each for part, each in _FIRST.items() if part in layer), "kernel")
+    orders = [order[order.index(first) :] for order in _ORDERS if first in order]
+    return next(order[:count] for order in sorted(orders, key=len) if len(order) >= count)
 
 
 def _numbered(layer: str, variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,46 +1,94 @@
-"""timm's checkpoints of these nets: a `.safetensors` file of PyTorch.
+"""timm's `resnetv2`, `nf_resnet` and hybrid `vit` checkpoints: `.safetensors` files of PyTorch.
 
-They are those of `resnetv2`, `nf_resnet`, `densenet` and hybrid `vit` nets. What wrapped a net in
-training leaves a prefix before every name (`module.`), which is not read.
+Names and axes are written here once, for reading and for writing.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
 from keras_preact.named_weights import NamedWeights
-from keras_preact.weights.converters.arrays import by_layer
+from keras_preact.weights.converters.arrays import by_layer, variables_of
+from keras_preact.weights.converters.naming import Naming
 
-_STEM = re.compile(r"stem\.(?P<part>(?:conv|norm)\d?)")
-_UNIT = re.compile(
-    r"stages\.(?P<stage>\d+)\.(?:blocks\.)?(?P<unit>\d+)"
-    r"(?:\.(?P<part>(?:conv|norm)\d|downsample\.(?:conv|norm)))?"
+_UNIT = "stage{stage:2}_unit{unit:1}"
+_STEM = {
+    "stem.conv": "stem_conv",
+    "stem.norm": "stem_norm",
+    "stem.conv{n:1}": "stem_conv{n:1}",
+    "stem.norm{n:1}": "stem_norm{n:1}",
+}
+
+
+def _units(prefix: str, first_norm: int = 1) -> dict[str, str]:
+    """Return the templates of the layers in a unit, whose first norm has the number here."""
+    return {
+        f"{prefix}.conv{{n:1}}": f"{_UNIT}_conv{{n:1}}",
+        f"{prefix}.norm{{n:1}}": f"{_UNIT}_norm{{n:{first_norm}}}",
+        f"{prefix}.downsample.conv": f"{_UNIT}_shortcut",
+        f"{prefix}.downsample.norm": f"{_UNIT}_shortcut_norm",
+    }
+
+
+@dataclass(frozen=True)
+class Family:
+    """Nets of timm's whose entries are named alike.
+
+    Attributes:
+        naming: Their names.
+        convolutional_head: Whether the classifier is a 1x1 convolution.
+    """
+
+    naming: Naming
+    convolutional_head: bool = False
+
+
+_BLOCKS = "stages.{stage:0}.blocks.{unit:0}"
+_BACKBONE = "patch_embed.backbone."
+RESNETV2 = Family(
+    Naming(
+        {**_STEM, **_units(_BLOCKS), "norm": "head_norm", "head.fc": "predictions"},
+        {},
+    ),
+    convolutional_head=True,
 )
-# SkipInit's gain is a variable of the unit itself.
-_UNIT_PARTS = {None: "skip_init", "downsample.conv": "shortcut", "downsample.norm": "shortcut_norm"}
-_FIXED = {"norm": "head_norm", "head.fc": "predictions"}
-# A hybrid ViT: its maps come from a net in the original order, whose norms follow convolutions.
-_HYBRID = "patch_embed.backbone."
-_NORM_AFTER = re.compile(r"\.norm(?P<number>\d)\.")
-_BLOCK = re.compile(r"blocks\.(?P<block>\d+)\.(?P<part>.*)")
-_BLOCK_PARTS = {
-    "norm1": "norm1",
-    "attn.qkv": "qkv",
-    "attn.proj": "proj",
-    "norm2": "norm2",
-    "mlp.fc1": "mlp1",
-    "mlp.fc2": "mlp2",
-}
-_HYBRID_FIXED = {
-    "patch_embed.proj": "encoder_proj",
-    "norm": "encoder_norm",
-    "head": "predictions",
-}
-_TOKENS = {"cls_token": "class_token", "pos_embed": "positions"}
+NF_RESNET = Family(
+    Naming(
+        {**_STEM, **_units("stages.{stage:0}.{unit:0}"), "head.fc": "predictions"},
+        # SkipInit's gain is a variable of the unit itself.
+        {"stages.{stage:0}.{unit:0}.skipinit_gain": f"{_UNIT}_skip_init/gain"},
+    )
+)
+HYBRID = Family(
+    Naming(
+        {
+            # A net in the original order: norm i follows convolution i, and here stands before
+            # convolution i + 1.
+            **{
+                _BACKBONE + theirs: ours
+                for theirs, ours in {**_STEM, **_units(_BLOCKS, first_norm=2)}.items()
+            },
+            "patch_embed.proj": "encoder_proj",
+            **{
+                f"blocks.{{block:0}}.{theirs}": f"encoder_block{{block:1}}_{ours}"
+                for theirs, ours in {
+                    "norm1": "norm1",
+                    "attn.qkv": "qkv",
+                    "attn.proj": "proj",
+                    "norm2": "norm2",
+                    "mlp.fc1": "mlp1",
+                    "mlp.fc2": "mlp2",
+                }.items()
+            },
+            "norm": "encoder_norm",
+            "head": "predictions",
+        },
+        {"cls_token": "encoder_tokens/class_token", "pos_embed": "encoder_tokens/positions"},
+    )
+)
 _NORM_VARIABLES = {
     "weight": "gamma",
     "bias": "beta",
@@ -49,21 +97,11 @@ _NORM_VARIABLES = {
     "v": "v",
     "tau": "tau",
 }
-_CONV_VARIABLES = {"weight": "kernel", "bias": "bias", "gain": "gain", "skipinit_gain": "gain"}
-# A DenseNet, as torchvision names it too.
-_DENSE = "features."
-_DENSE_UNIT = re.compile(r"denseblock(?P<stage>\d+)\.denselayer(?P<unit>\d+)\.(?P<part>\w+)")
-_TRANSITION = re.compile(r"transition(?P<stage>\d+)\.(?P<part>conv|norm)")
-_DENSE_FIXED = {
-    "conv0": "stem_conv",
-    "norm0": "stem_norm",
-    "norm5": "head_norm",
-    "classifier": "predictions",
-}
-# What `DataParallel`, `DistributedDataParallel` and `torch.compile` put before every name.
-_WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.)+")
+_CONV_VARIABLES = {"weight": "kernel", "bias": "bias", "gain": "gain"}
 # Batches seen in training, which Keras does not count.
 _COUNTER = "num_batches_tracked"
+# Of a kernel and of a matrix, in the order of PyTorch's: outputs, inputs, height, width.
+_TO_KERAS = {4: (2, 3, 1, 0), 2: (1, 0)}
 
 
 def read(path: str | os.PathLike) -> NamedWeights:
@@ -90,79 +128,62 @@ def read(path: str | os.PathLike) -> NamedWeights:
         tensors = load_file(path)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{str(path)!r} is no whole safetensors file: {error}") from error
-    tensors = _unwrapped(tensors)
     arrays = (
         (name, array.ravel() if name.endswith("gain") else _channels_last(array))
         for name, array in tensors.items()
         if not name.endswith(_COUNTER)
     )
-    return by_layer(arrays, _renaming(tensors), path)
+    hybrid = any(name.startswith(_BACKBONE) for name in tensors)
+    families = (HYBRID,) if hybrid else (RESNETV2, NF_RESNET)
+
+    def rename(name: str) -> tuple[str, str] | None:
+        found = (family.naming.ours(name, _variables(name)) for family in families)
+        return next((each for each in found if each), None)
+
+    return by_layer(arrays, rename, path)
 
 
-def _unwrapped(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Drop what wraps every name, if there is something."""
-    wrapped = [_WRAPPERS.match(name) for name in tensors]
-    if not all(wrapped):
-        return tensors
-    return {_WRAPPERS.sub("", name, count=1): array for name, array in tensors.items()}
+def entries(named: NamedWeights, family: Family) -> dict[str, np.ndarray]:
+    """Return weights under timm's names and in PyTorch's order of axes; the inverse of `read`.
+
+    Args:
+        named: Weights by the names of this package's layers.
+        family: The nets of timm's that the result is for.
+
+    Returns:
+        Contiguous float32 arrays.
+
+    Raises:
+        ValueError: If a name is none of the family.
+    """
+    tensors = {}
+    for layer, arrays in named.items():
+        names = variables_of(layer, len(arrays))
+        for variable, array in zip(names, arrays.values(), strict=True):
+            name = family.naming.theirs(layer, variable, _variables(layer))
+            if name is None:
+                raise ValueError(f"timm has no name for {variable!r} of {layer!r}")
+            tensors[name] = np.ascontiguousarray(_as_theirs(name, array, family), "float32")
+    return tensors
 
 
-def _renaming(names: Iterable[str]) -> Callable[[str], tuple[str, str] | None]:
-    """Return the function that renames the variables of this kind of net."""
-    for prefix, rename in ((_HYBRID, _rename_hybrid), (_DENSE, _rename_dense)):
-        if any(name.startswith(prefix) for name in names):
-            return rename
-    return _rename
+def _variables(name: str) -> dict[str, str]:
+    """Return the variables of a layer or module of this name: theirs, each with ours."""
+    return _NORM_VARIABLES if "norm" in name else _CONV_VARIABLES
 
 
 def _channels_last(array: np.ndarray) -> np.ndarray:
     """Kernels `(out, in, height, width)` as Keras has them; matrices `(out, in)` likewise."""
-    axes = {4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim)
+    axes = _TO_KERAS.get(array.ndim)
     return array.transpose(axes) if axes else array
 
 
-def _rename(name: str) -> tuple[str, str] | None:
-    module, _, variable = name.rpartition(".")
-    if match := _UNIT.fullmatch(module):
-        part = _UNIT_PARTS.get(match["part"], match["part"])
-        layer = f"stage{int(match['stage']) + 2}_unit{int(match['unit']) + 1}_{part}"
-    elif match := _STEM.fullmatch(module):
-        layer = f"stem_{match['part']}"
-    else:
-        layer = _FIXED.get(module)
-    return _with_variable(layer, module, variable)
-
-
-def _rename_hybrid(name: str) -> tuple[str, str] | None:
-    if name in _TOKENS:
-        return "encoder_tokens", _TOKENS[name]
-    if name.startswith(_HYBRID):
-        return _rename(_NORM_AFTER.sub(_later, name.removeprefix(_HYBRID)))
-    module, _, variable = name.rpartition(".")
-    if match := _BLOCK.fullmatch(module):
-        part = _BLOCK_PARTS.get(match["part"])
-        layer = part and f"encoder_block{int(match['block']) + 1}_{part}"
-    else:
-        layer = _HYBRID_FIXED.get(module)
-    return _with_variable(layer, module, variable)
-
-
-def _rename_dense(name: str) -> tuple[str, str] | None:
-    module, _, variable = name.removeprefix(_DENSE).rpartition(".")
-    if match := _DENSE_UNIT.fullmatch(module):
-        layer = f"stage{int(match['stage']) + 1}_unit{match['unit']}_{match['part']}"
-    elif match := _TRANSITION.fullmatch(module):
-        layer = f"stage{int(match['stage']) + 2}_transition_{match['part']}"
-    else:
-        layer = _DENSE_FIXED.get(module)
-    return _with_variable(layer, module, variable)
-
-
-def _later(norm: re.Match) -> str:
-    """Number a norm after convolution i like convolution i + 1, which it stands before."""
-    return f".norm{int(norm['number']) + 1}."
-
-
-def _with_variable(layer: str | None, module: str, variable: str) -> tuple[str, str] | None:
-    variables = _NORM_VARIABLES if "norm" in module else _CONV_VARIABLES
-    return (layer, variables[variable]) if layer and variable in variables else None
+def _as_theirs(name: str, array: np.ndarray, family: Family) -> np.ndarray:
+    if name.endswith("skipinit_gain"):
+        return array.reshape(())
+    if name.endswith(".gain"):
+        return array.reshape(-1, 1, 1, 1)
+    if name.startswith("head") and array.ndim == 2 and family.convolutional_head:
+        array = array[np.newaxis, np.newaxis]
+    axes = _TO_KERAS.get(array.ndim)
+    return array.transpose(np.argsort(axes)) if axes else array

@@ -1,0 +1,241 @@
+"""Weights of a net in a file that timm reads, where timm has the net."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_preact.architecture import Architecture
+from keras_preact.build import build
+from keras_preact.files import replacing
+from keras_preact.layer_names import body_end, data_format, first_convolution
+from keras_preact.named_weights import NamedWeights, named_weights, set_named_weights
+from keras_preact.published import NETS
+from keras_preact.transforms import unroll, with_dtype
+from keras_preact.weights.converters.timm import HYBRID, NF_RESNET, RESNETV2, Family, entries
+from keras_preact.weights.identify import Outline
+
+# By builder, timm's name of the same net.
+NAMES = {
+    "PreActResNet18": "resnetv2_18",
+    "PreActResNet18d": "resnetv2_18d",
+    "PreActResNet34": "resnetv2_34",
+    "PreActResNet34d": "resnetv2_34d",
+    "PreActResNet50": "resnetv2_50",
+    "PreActResNet50d": "resnetv2_50d",
+    "PreActResNet50d_GN": "resnetv2_50d_gn",
+    "PreActResNet50d_EvoS": "resnetv2_50d_evos",
+    "PreActResNet101": "resnetv2_101",
+    "PreActResNet152": "resnetv2_152",
+    "BiTResNet50x1": "resnetv2_50x1_bit",
+    "BiTResNet50x3": "resnetv2_50x3_bit",
+    "BiTResNet101x1": "resnetv2_101x1_bit",
+    "BiTResNet101x3": "resnetv2_101x3_bit",
+    "BiTResNet152x2": "resnetv2_152x2_bit",
+    "BiTResNet152x4": "resnetv2_152x4_bit",
+    "NFPreActResNet50": "nf_resnet50",
+    "PreActViTHybrid_R26_S32": "vit_small_r26_s32_224",
+    "PreActViTHybrid_R50_B16": "vit_base_r50_s16_224",
+}
+# By the start of a name, the nets whose entries are named alike.
+_FAMILIES = {"resnetv2": RESNETV2, "nf_resnet": NF_RESNET, "vit": HYBRID}
+# Nets of timm's that take other units and channels as arguments.
+_CHANGEABLE = [name for name in NAMES.values() if name.startswith("resnetv2") and "bit" not in name]
+# timm makes every number of channels a multiple of it.
+_DIVISOR = 8
+HEAD = "predictions"
+# Side of the images on which two nets are compared, where the net takes any, in pixels.
+_SIDE = 64
+# Largest difference between the maps of two nets, as a share of their largest value, that is
+# rounding: single precision through some hundreds of layers.
+_ROUNDING = 1e-4
+
+
+@dataclass(frozen=True)
+class TimmNet:
+    """timm's form of a net: `timm.create_model(name, **arguments)`.
+
+    Attributes:
+        name: timm's name of it.
+        arguments: Arguments of `timm.create_model` in which it differs from the one of that name.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+
+
+def export_timm(model: keras.Model, path: str | os.PathLike) -> TimmNet:
+    """Write the weights of a net under timm's names, for `timm.create_model` to load.
+
+    The net is compared with the published one on an image before, so that weights are only written
+    for a net of timm's that computes the same scores.
+
+    Args:
+        model: A net, with the top or without, in any form of its units. Its input is one batch of
+            images.
+        path: The file, which ends in `.safetensors`; an older one there is replaced.
+
+    Returns:
+        How timm builds the net: `timm.create_model(net.name, checkpoint_path=path,
+        **net.arguments)`.
+
+    Raises:
+        ImportError: If the package safetensors is not installed.
+        ValueError: If timm has no such net; the message gives the reason. Nothing is written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"`path` must end in .safetensors. Received: {str(path)!r}")
+    net, tensors = timm_entries(model)
+    # Only this needs it.
+    from safetensors.numpy import save_file
+
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata={"format": "pt"})
+    return net
+
+
+def timm_entries(model: keras.Model) -> tuple[TimmNet, dict[str, np.ndarray]]:
+    """Return timm's form of a net, and its weights under timm's names.
+
+    Raises:
+        ValueError: If timm has no such net.
+    """
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise ValueError(
+            "timm's nets have one input and one output. "
+            f"Received: {model.name!r} with {len(model.inputs)} and {len(model.outputs)}"
+        )
+    named = named_weights(model)
+    reasons = []
+    for net, architecture in _candidates(model, named):
+        try:
+            difference = _difference(model, named, architecture)
+            _check_channels(named)
+        except ValueError as error:
+            reasons.append(f"{net.name}: {error}")
+            continue
+        if difference <= _ROUNDING:
+            return net, entries(named, _family(net.name))
+        reasons.append(
+            f"{net.name} has the same weights, and other outputs, by {difference:.1e} of their "
+            "largest: its options, such as its activation or its strides, differ"
+        )
+    raise ValueError(
+        f"timm has no net like {model.name!r}, of {Outline.of_weights(named)}. "
+        + ("; ".join(reasons) or f"There are {list(NAMES.values())}.")
+    )
+
+
+def _family(name: str) -> Family:
+    return next(family for start, family in _FAMILIES.items() if name.startswith(start))
+
+
+def _candidates(model: keras.Model, named: NamedWeights) -> Iterator[tuple[TimmNet, Architecture]]:
+    """Yield timm's nets that may be the one of these weights, those of published nets first.
+
+    A `resnetv2` may also have other units and channels than its name says.
+    """
+    outline = Outline.of_weights(named)
+    stem = [name for name in sorted(named) if name.startswith("stem_conv")][-1]
+    sizes = {
+        "units": outline.units,
+        "channels": outline.channels,
+        "stem_channels": named[stem]["0"].shape[-1],
+    }
+    changed: dict[Architecture, TimmNet] = {}
+    for builder, name in NAMES.items():
+        published = NETS[builder].architecture
+        try:
+            architecture = published.replace(**sizes)
+        except ValueError:
+            continue
+        arguments = _arguments(model, named, name)
+        if architecture == published:
+            yield TimmNet(name, arguments), architecture
+        elif published.unit == outline.unit and name in _CHANGEABLE:
+            theirs = (outline.units, outline.channels, sizes["stem_channels"])
+            arguments |= dict(zip(("layers", "channels", "stem_chs"), theirs, strict=True))
+            changed.setdefault(architecture, TimmNet(name, arguments))
+    yield from ((net, architecture) for architecture, net in changed.items())
+
+
+def _check_channels(named: NamedWeights) -> None:
+    """Refuse channels that timm would round.
+
+    Raises:
+        ValueError: If there are such.
+    """
+    channels = {arrays["0"].shape[-1] for arrays in named.values() if arrays["0"].ndim == 4}
+    if odd := sorted(count for count in channels if count % _DIVISOR):
+        raise ValueError(f"it makes all numbers of channels multiples of {_DIVISOR}, not {odd}")
+
+
+def _arguments(model: keras.Model, named: NamedWeights, name: str) -> dict[str, Any]:
+    """Return the arguments of `timm.create_model` for a net's images and classes."""
+    channels = first_convolution(model).kernel.shape[2]
+    head = named.get(HEAD)
+    arguments = {"num_classes": head["0"].shape[-1] if head else 0}
+    if channels != 3:
+        arguments["in_chans"] = channels
+    if _family(name) is HYBRID:
+        arguments["img_size"] = model.input_shape[2]
+    return arguments
+
+
+def _difference(model: keras.Model, named: NamedWeights, architecture: Architecture) -> float:
+    """Compare a net with one of an architecture and the same weights.
+
+    Args:
+        model: The net.
+        named: Its weights.
+        architecture: What it may be.
+
+    Returns:
+        The largest difference between their last maps and outputs for an image, as a share of the
+        largest value.
+
+    Raises:
+        ValueError: If the weights do not fit the architecture.
+    """
+    twin = _twin(model, named, architecture)
+    set_named_weights(twin, named)
+    if first_convolution(model).dtype_policy.name != "float32":
+        model = with_dtype(unroll(model), "float32")
+    shape = [_SIDE if side is None else side for side in model.input_shape[1:]]
+    x = np.random.default_rng(0).standard_normal((1, *shape)).astype("float32")
+    outputs = ([body_end(net).output, net.output] for net in (model, twin))
+    ours, theirs = (
+        keras.Model(net.input, each)(x, training=False)
+        for net, each in zip((model, twin), outputs, strict=True)
+    )
+    if [each.shape for each in ours] != [each.shape for each in theirs]:
+        raise ValueError(f"its maps have the shape {theirs[0].shape}, not {ours[0].shape}")
+    return max(
+        float(ops.max(ops.abs(a - b)) / ops.max(ops.abs(b)))
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def _twin(model: keras.Model, named: NamedWeights, architecture: Architecture) -> keras.Model:
+    """Build a net of an architecture with the inputs and outputs of another."""
+    head = named.get(HEAD)
+    return build(
+        architecture,
+        include_top=head is not None,
+        input_tensor=None,
+        input_shape=model.input_shape[1:],
+        pooling=None if head or len(model.output_shape) > 2 else "avg",
+        classes=head["0"].shape[-1] if head else 1,
+        classifier_activation=model.get_layer(HEAD).activation if head else None,
+        name=model.name,
+        data_format=data_format(model),
+        dtype="float32",
+    )

@@ -1,0 +1,136 @@
+"""Weights that timm loads: its nets compute what ours do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+import keras_preact
+from keras_preact.weights import export_timm
+from keras_preact.weights.converters import CONVERTERS
+from keras_preact.weights.converters.timm import HYBRID, NF_RESNET, RESNETV2, entries
+from tests import nets
+
+SIZES = {"units": (1, 2, 1, 1), "channels": (32, 64, 96, 128), "stem_channels": 16}
+# The least that norms of 32 groups allow.
+WIDE = {"units": (1, 1, 1, 1), "channels": (128, 256, 384, 512), "stem_channels": 64}
+
+
+def _net(builder: str, changes: dict | None = None, **options) -> keras.Model:
+    architecture = keras_preact.BUILDERS[builder].architecture
+    options = {
+        "input_shape": (64, 64, 3),
+        "classes": 5,
+        "classifier_activation": None,
+        **options,
+    }
+    return nets.net(changes, architecture=architecture, **options)
+
+
+@torch.inference_mode()
+def _check_timm_loads(model: keras.Model, path: Path) -> str:
+    """Check that timm's net with the exported weights has the same outputs; return its name."""
+    net = export_timm(model, path)
+    theirs = timm.create_model(net.name, checkpoint_path=str(path), **net.arguments).eval()
+    shape = [64 if side is None else side for side in model.input_shape[1:]]
+    x = nets.images(2, *shape)
+    expected = theirs(torch.tensor(x.transpose(0, 3, 1, 2))).numpy()
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(nets.scores(model, x) / scale, expected / scale, atol=1e-4)
+    return net.name
+
+
+@pytest.mark.parametrize(
+    ("builder", "changes", "options", "name"),
+    [
+        ("PreActResNet18", SIZES, {}, "resnetv2_18"),
+        ("PreActResNet34d", SIZES, {"input_shape": (64, 64, 1)}, "resnetv2_18d"),
+        # Neither the form of the units nor what acts in training changes the net.
+        (
+            "PreActResNet50",
+            {**SIZES, "units": (1, 3, 1, 1), "scan_units": True, "drop_path": 0.1},
+            {"input_shape": (None, None, 3), "include_top": False, "pooling": "avg"},
+            "resnetv2_50",
+        ),
+        ("PreActResNet50d", SIZES, {"classifier_activation": "linear"}, "resnetv2_50d"),
+        ("PreActResNet50d_GN", WIDE, {}, "resnetv2_50d_gn"),
+        ("PreActResNet50d_EvoS", WIDE, {}, "resnetv2_50d_evos"),
+        # Of their own size.
+        ("PreActResNet34", {}, {"classes": 1000}, "resnetv2_34"),
+        pytest.param("BiTResNet50x1", {}, {}, "resnetv2_50x1_bit", marks=pytest.mark.slow),
+        pytest.param("NFPreActResNet50", {}, {}, "nf_resnet50", marks=pytest.mark.slow),
+        pytest.param(
+            "PreActViTHybrid_R26_S32",
+            {},
+            {"input_shape": (96, 96, 3)},
+            "vit_small_r26_s32_224",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_timm_computes_the_same(builder, changes, options, name, tmp_path):
+    model = _net(builder, changes, **options)
+    assert _check_timm_loads(model, tmp_path / "model.safetensors") == name
+
+
+def test_a_net_in_mixed_precision_has_its_weights_exported(tmp_path):
+    model = _net("PreActResNet18", SIZES, dtype="mixed_bfloat16")
+    export_timm(model, tmp_path / "mixed.safetensors")
+    export_timm(_net("PreActResNet18", SIZES), tmp_path / "single.safetensors")
+    mixed, single = (load_file(tmp_path / f"{name}.safetensors") for name in ("mixed", "single"))
+    assert mixed.keys() == single.keys()
+    assert all(torch.equal(mixed[name], single[name]) for name in single)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "family"),
+    [
+        ("resnetv2_50d_evos", {"layers": (1, 1, 1, 1), "num_classes": 3}, RESNETV2),
+        ("nf_resnet50", {"depths": (1, 1, 1, 1), "num_classes": 3, "skipinit": True}, NF_RESNET),
+        ("vit_small_r26_s32_224", {"depth": 1, "img_size": 64, "num_classes": 3}, HYBRID),
+    ],
+)
+def test_writing_is_the_inverse_of_reading(name, options, family, tmp_path):
+    with torch.device("meta"):
+        theirs = timm.create_model(name, **options)
+    state = {
+        key: torch.arange(each.numel(), dtype=torch.float32).reshape(each.shape)
+        for key, each in theirs.state_dict().items()
+    }
+    save_file(state, tmp_path / "model.safetensors")
+    tensors = entries(CONVERTERS["timm"](tmp_path / "model.safetensors"), family)
+    assert tensors.keys() == state.keys()
+    for key, each in state.items():
+        np.testing.assert_array_equal(tensors[key], each.numpy())
+
+
+@pytest.mark.parametrize(
+    ("builder", "changes", "options", "reason"),
+    [
+        ("PreActResNet18", {**SIZES, "activation": "silu"}, {}, "resnetv2_18 has the same weights"),
+        ("PreActResNet18", {**SIZES, "output_stride": 16}, {}, r"maps have the shape \(1, 2, 2"),
+        ("PreActResNet18", SIZES, {"include_top": False, "pooling": "max"}, "and other outputs"),
+        ("PreActResNet18", {"channels": (12, 24, 36, 48)}, {}, r"multiples of 8, not \[12, 36\]"),
+        ("PreActResNet50", {**SIZES, "attention": "se"}, {}, "only given: .*_se_"),
+        ("PreActResNet20", {}, {"input_shape": (32, 32, 3)}, r"basic units \(3, 3, 3\).*There are"),
+        ("PreActDenseNet121", {"units": (1, 1, 1, 1)}, {}, "timm has no net like"),
+    ],
+)
+def test_what_timm_has_not_is_refused_with_the_reason(builder, changes, options, reason, tmp_path):
+    with pytest.raises(ValueError, match=reason):
+        export_timm(_net(builder, changes, **options), tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_models_and_other_files_are_refused(tmp_path):
+    model = _net("PreActResNet18", SIZES)
+    with pytest.raises(ValueError, match=r"must end in .safetensors. Received: 'model.bin'"):
+        export_timm(model, "model.bin")
+    with pytest.raises(ValueError, match="one input and one output. Received: .* with 1 and 2"):
+        export_timm(keras.Model(model.input, [model.output] * 2), tmp_path / "m.safetensors")
