@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-from keras_preact.layer_names import has_stages, is_container, stage_numbers
+from keras_preact.layer_names import first_convolution, has_stages, is_container, stage_numbers
 from keras_preact.tensor import Tensor
 
 
@@ -71,7 +71,7 @@ def _parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 def functional(model: Any) -> Any:
     """Return the functional model that a built `keras.Sequential` is; any other model as it is."""
     if isinstance(model, keras.Sequential) and hasattr(model, "inputs"):
-        return keras.Model(model.inputs, model.outputs, name=model.name)
+        return keras.Model(_single(model.inputs), _single(model.outputs), name=model.name)
     return model
 
 
@@ -81,11 +81,30 @@ def nets(model: keras.Model) -> list[keras.Model]:
     Raises:
         ValueError: If there is none.
     """
-    layers = [model, *(layer for _, layer in named_layers(model))]
+    layers = [model, *_layers_in(model)] if isinstance(model, keras.Model) else []
     found = [each for each in layers if isinstance(each, keras.Model) and has_stages(each)]
     if not found:
         stage_numbers(model)  # Raises, and says what a net is.
     return found
+
+
+def only_net(model: keras.Model) -> keras.Model:
+    """Return the one net of this package that a model is or holds, at any depth.
+
+    Raises:
+        ValueError: If there is none, or there are several.
+    """
+    found = nets(model)
+    if len(found) > 1:
+        raise _several(model, found)
+    return found[0]
+
+
+def _several(model: keras.Model, found: list[keras.Model]) -> ValueError:
+    return ValueError(
+        f"{model.name!r} holds several nets, {[each.name for each in found]}. Give one of them, "
+        f"such as `model.get_layer({found[0].name!r})`."
+    )
 
 
 @dataclass(frozen=True)
@@ -95,12 +114,18 @@ class NestedNet:
     Attributes:
         model: The nested model.
         input: Tensor that it is called on.
+        options: Other arguments of the call, such as `training=True`.
         output: Tensor that it gives.
     """
 
     model: keras.Model
     input: Tensor
+    options: dict[str, Any]
     output: Tensor
+
+    def called(self, model: keras.Model) -> Any:
+        """Call another model in its place."""
+        return model(self.input, **self.options)
 
 
 def nested_net(model: keras.Model) -> NestedNet:
@@ -116,14 +141,10 @@ def nested_net(model: keras.Model) -> NestedNet:
     holding = [
         layer
         for layer in model.layers
-        if any(each is net for net in found for each in (layer, *_models_in(layer)))
+        if any(each is net for net in found for each in (layer, *_layers_in(layer)))
     ]
     if len(holding) != 1:
-        names = [each.name for each in found]
-        raise ValueError(
-            f"{model.name!r} holds several nets, {names}. Give one of them, such as "
-            f"`model.get_layer({holding[0].name!r})`."
-        )
+        raise _several(model, found)
     (layer,) = holding
     nodes = itertools.chain(*model._nodes_by_depth.values())
     calls = [node for node in nodes if node.operation is layer]
@@ -133,10 +154,23 @@ def nested_net(model: keras.Model) -> NestedNet:
             f"{layer.name!r}, a {type(layer).__name__} that is called {len(calls)} times"
         )
     (call,) = calls
-    return NestedNet(layer, _single(call.input_tensors), _single(call.outputs))
+    return NestedNet(layer, call.arguments.args[0], call.arguments.kwargs, _single(call.outputs))
 
 
-def _models_in(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+def before_net(model: keras.Model) -> keras.Model:
+    """Build the model of what a model does before the first convolution of its net.
+
+    Raises:
+        ValueError: If there is no such net, there are several, or it is not called just once.
+    """
+    model = functional(model)
+    if has_stages(model):
+        return keras.Model(model.input, first_convolution(model).input)
+    net = nested_net(model)
+    return keras.Model(model.input, net.called(before_net(net.model)))
+
+
+def _layers_in(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return [each for _, each in named_layers(layer)]
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import keras
 
-from keras_preact.layer_names import maps_end, stage_numbers, stage_opening
+from keras_preact.composition import functional, nested_net
+from keras_preact.layer_names import activated_end, has_stages, stage_numbers, stage_opening
 from keras_preact.spec.rules import plain
 
 
@@ -27,11 +28,14 @@ def map_stride(tensor: keras.KerasTensor) -> int:
     """
     stride = 1
     while True:
-        operation, index, _ = tensor._keras_history
+        operation, index, place = tensor._keras_history
         node = operation._inbound_nodes[index]
         if node.is_input:
             return stride
-        stride *= getattr(operation, "strides", (1,))[0]
+        if isinstance(operation, keras.Model):
+            stride *= map_stride(operation.outputs[place])
+        else:
+            stride *= getattr(operation, "strides", (1,))[0]
         tensor = node.input_tensors[0]
 
 
@@ -46,15 +50,22 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] | None = None) -
     input of the encoder.
 
     Args:
-        model: A net built by this package, or one that contains its layers.
+        model: A net built by this package, or one that contains its layers or such a net.
         stages: Numbers of the stages, from 1 (the stem) on; every stage but the stem by default.
 
     Returns:
         A model from the same input to `{"stage2": map, …}`. Its `strides` are those of the maps.
 
     Raises:
-        ValueError: If the model is no such net, or has no stage of that number.
+        ValueError: If the model is no such net, has no stage of that number, or is cut between the
+            last of them and the norm and activation that follow it.
     """
+    model = functional(model)
+    name = f"{getattr(model, 'name', '')}_features"
+    if isinstance(model, keras.Model) and not has_stages(model):
+        net = nested_net(model)
+        maps = net.called(feature_extractor(net.model, stages))
+        return FeatureExtractor(model.input, maps, name=name)
     existing = stage_numbers(model)
     stages = existing[1:] if stages is None else plain(stages)
     if (
@@ -67,9 +78,9 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] | None = None) -
             f"{existing}. Received: {stages!r}"
         )
     outputs = {
-        f"stage{stage}": maps_end(model).output
+        f"stage{stage}": activated_end(model).output
         if stage == existing[-1]
         else stage_opening(model, stage + 1).input
         for stage in stages
     }
-    return FeatureExtractor(model.input, outputs, name=f"{model.name}_features")
+    return FeatureExtractor(model.input, outputs, name=name)

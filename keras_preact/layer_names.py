@@ -47,6 +47,8 @@ HEAD = ("head_norm", "head_act", "head_pool", "predictions")
 _UNIT = re.compile(
     r"(?P<prefix>.*)stage(?P<stage>\d+)_unit(?P<unit>\d+)(to(?P<last>\d+))?(_(?P<role>.*))?"
 )
+# Norm and activation before the first convolution of a stage, which close the stage before it.
+_OPENING = re.compile(r"stage\d+_(unit1_norm1|unit1_act1|transition_norm|transition_act)")
 _TRANSITION = re.compile(r"stage(?P<stage>\d+)_transition_.*")
 _CONVOLUTION = re.compile(r"conv(?P<number>\d+)")
 _ENCODER = "encoder_"
@@ -172,7 +174,8 @@ def has_stages(model: Any) -> bool:
 
 def _stages(model: Any) -> tuple[int, ...]:
     names = [layer.name for layer in model.layers] if isinstance(model, keras.Model) else []
-    stages = {stage_of(name) for name in names}
+    # In a net cut behind a stage, the next one may have left its norm and activation.
+    stages = {stage_of(name) for name in names if not _OPENING.fullmatch(name)}
     return tuple(sorted(stage for stage in stages if stage is not None))
 
 
@@ -194,8 +197,12 @@ def block_of(layer_name: str) -> int | None:
 
 
 def body_end(model: keras.Model) -> keras.layers.Layer:
-    """Return the layer whose output is pooled: the last maps, or the tokens of an encoder."""
-    end = maps_end(model)
+    """Return the layer whose output is pooled: the last maps, or the tokens of an encoder.
+
+    Raises:
+        ValueError: If the last maps are a raw sum (`activated_end`).
+    """
+    end = activated_end(model)
     return next((layer for layer in model.layers if layer.name == "encoder_norm"), end)
 
 
@@ -205,8 +212,28 @@ def maps_end(model: keras.Model) -> keras.layers.Layer:
     return [
         layer
         for layer in model.layers
-        if layer.name in ("head_norm", "head_act") or stage_of(layer.name) == last
+        if layer.name in ("head_norm", "head_act") or (stage_of(layer.name) or 0) >= last
     ][-1]
+
+
+def activated_end(model: keras.Model) -> keras.layers.Layer:
+    """Return the layer whose output is a net's last maps, which are no raw sum of a unit's.
+
+    Raises:
+        ValueError: If the net is of pre-activation, and cut before the norm and activation that
+            follow its last stage.
+    """
+    end, names = maps_end(model), {layer.name for layer in model.layers}
+    preactivated = any(name and name.role in ("norm1", "act1") for name in map(parse, names))
+    if preactivated and stage_of(end.name) and not _OPENING.fullmatch(end.name):
+        stage = stage_numbers(model)[-1]
+        raise ValueError(
+            f"{model.name!r} ends in a sum, the output of {end.name!r}: the norm and activation "
+            "that follow it in pre-activation are missing. Cut the net behind them, at "
+            f"`{unit_name(stage + 1, 1)}_act1` or after the last stage at `head_act`, or take the "
+            f"maps that `keras_preact.feature_extractor(net, ({stage},))` gives for the whole net."
+        )
+    return end
 
 
 def data_format(model: keras.Model) -> str:

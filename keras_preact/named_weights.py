@@ -1,7 +1,8 @@
-"""Weights of a net by the names of its layers, independent of the form of its units.
+"""Weights of a model by the paths of its layers, independent of the form of a net's units.
 
 A net with stacked units (`keras_preact.layers.StackedUnits`), with nested ones and with flat ones
-has the same names here: `stage2_unit5_conv1` is one slice of a stack, or a layer.
+has the same paths here: `stage2_unit5_conv1` is one slice of a stack, or a layer. In a model that
+holds the net `body` it is `body/stage2_unit5_conv1` (`keras_preact.composition`).
 """
 
 from __future__ import annotations
@@ -13,42 +14,44 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_preact.composition import layers_by_path
 from keras_preact.layer_names import parse, unit_name
 from keras_preact.layers import StackedUnits
 
-# By name of the layer, its arrays, under the keys that `Layer.save_own_variables` gives them.
+# By path of the layer, its arrays, under the keys that `Layer.save_own_variables` gives them.
 NamedWeights = dict[str, dict[str, np.ndarray]]
 
 
 def named_weights(model: keras.Model) -> NamedWeights:
-    """Copy the weights of a net.
+    """Copy the weights of a model.
 
     Args:
-        model: A built model.
+        model: A built model, such as a net of this package or one that holds several.
 
     Returns:
-        By name of each layer that has weights, its arrays.
+        By path of each layer that has weights, its arrays. A layer of two nested models has two
+        paths, and comes twice.
 
     Raises:
-        ValueError: If two layers have the same name.
+        ValueError: If two layers have the same path.
     """
     return collect(
-        (layer.name, {key: ops.convert_to_numpy(each) for key, each in variables.items()})
-        for layer, variables in _layers(model)
+        (path, {key: ops.convert_to_numpy(each) for key, each in variables.items()})
+        for path, _, variables in _layers(model)
     )
 
 
 def collect(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> NamedWeights:
-    """Collect weights of layers by name. Those of stacked units are split by unit.
+    """Collect weights of layers by path. Those of stacked units are split by unit.
 
     Raises:
-        ValueError: If two layers have the same name.
+        ValueError: If two layers have the same path.
     """
     named: NamedWeights = {}
-    for name, arrays in layers:
-        for each, own in _by_unit(name, {key: np.asarray(arrays[key]) for key in arrays}):
+    for path, arrays in layers:
+        for each, own in _by_unit(path, {key: np.asarray(arrays[key]) for key in arrays}):
             if each in named:
-                raise ValueError(f"Two layers with weights have the name {each!r}.")
+                raise ValueError(f"Two layers with weights have the path {each!r}.")
             named[each] = own
     return named
 
@@ -74,31 +77,31 @@ def set_named_weights(model: keras.Model, named: NamedWeights) -> None:
         shapes, given = _shapes(arrays), _shapes(named[name])
         if shapes != given:
             raise ValueError(f"{name!r} has weights of shapes {shapes}. Received: {given}")
-    for layer, variables in _layers(model):
-        layer.load_own_variables(_gathered(layer, variables, named))
+    for path, layer, variables in _layers(model):
+        layer.load_own_variables(_gathered(path, layer, variables, named))
 
 
 def _placeholders(model: keras.Model) -> NamedWeights:
     """Return arrays of the shapes of `named_weights`, which take no memory."""
     return collect(
-        (layer.name, {key: np.broadcast_to(0.0, each.shape) for key, each in variables.items()})
-        for layer, variables in _layers(model)
+        (path, {key: np.broadcast_to(0.0, each.shape) for key, each in variables.items()})
+        for path, _, variables in _layers(model)
     )
 
 
-def _layers(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, dict[str, Any]]]:
-    """Yield every layer that has variables, nested ones too, and its variables by their keys."""
-    for layer in model._flatten_layers():
+def _layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer, dict[str, Any]]]:
+    """Yield every layer that has variables of its own: its path, itself, and they by their keys."""
+    for path, layer in [(model.name, model), *layers_by_path(model)]:
         variables: dict[str, Any] = {}
         layer.save_own_variables(variables)
         if variables:
-            yield layer, variables
+            yield path, layer, variables
 
 
-def _by_unit(name: str, arrays: dict[str, np.ndarray]) -> Iterable[tuple[str, dict]]:
-    stack = parse(name)
+def _by_unit(path: str, arrays: dict[str, np.ndarray]) -> Iterable[tuple[str, dict]]:
+    stack = parse(path)
     if not stack or stack.last is None or stack.role:
-        return [(name, arrays)]
+        return [(path, arrays)]
     layers: NamedWeights = {}
     for key, stacked in arrays.items():
         layer, _, own_key = key.rpartition(".")
@@ -109,12 +112,13 @@ def _by_unit(name: str, arrays: dict[str, np.ndarray]) -> Iterable[tuple[str, di
 
 
 def _gathered(
-    layer: keras.layers.Layer, keys: Iterable[str], named: NamedWeights
+    path: str, layer: keras.layers.Layer, keys: Iterable[str], named: NamedWeights
 ) -> dict[str, np.ndarray]:
     if not isinstance(layer, StackedUnits):
-        return named[layer.name]
+        return named[path]
+    prefix = path.removesuffix(layer.name)
     return {
-        key: np.stack([named[f"{unit}_{inner}"][own_key] for unit in layer.unit_names])
+        key: np.stack([named[f"{prefix}{unit}_{inner}"][own_key] for unit in layer.unit_names])
         for key in keys
         for inner, _, own_key in [key.rpartition(".")]
     }

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_preact.composition import nets
 from keras_preact.layer_names import block_of, in_encoder, stage_numbers, stage_of
 
 
@@ -41,7 +42,8 @@ def layer_depths(model: keras.Model) -> dict[str, int]:
     BEiT; its last norm belongs to the head.
 
     Args:
-        model: A net built by this package, or a functional model that contains its layers.
+        model: A net built by this package, or a functional model that contains its layers or such
+            nets.
 
     Returns:
         Depth by `variable.path`, in the order of `model.trainable_variables`. Frozen variables are
@@ -50,12 +52,15 @@ def layer_depths(model: keras.Model) -> dict[str, int]:
     Raises:
         ValueError: If the model is no such net, or two of its variables have the same path.
     """
-    groups = _groups(model)
-    depths = {
-        id(variable): groups[layer.name]
-        for layer in model.layers
-        for variable in layer.trainable_variables
-    }
+    depths: dict[int, int] = {}
+    others = 0
+    for net in nets(model):
+        last = stage_numbers(net)[-1]
+        head = _head_depth(net, last)
+        others = max(others, head)
+        for layer in net.layers:
+            depth = _depth(layer.name, last, head)
+            depths |= {id(variable): depth for variable in layer.trainable_variables}
     by_path: dict[str, int] = {}
     for variable in model.trainable_variables:
         if variable.path in by_path:
@@ -63,21 +68,19 @@ def layer_depths(model: keras.Model) -> dict[str, int]:
                 f"Two variables of {model.name!r} have the path {variable.path!r}. "
                 "Give their layers different names."
             )
-        by_path[variable.path] = depths[id(variable)]
+        by_path[variable.path] = depths.get(id(variable), others)
     return by_path
 
 
-def _groups(model: keras.Model) -> dict[str, int]:
-    """Return the depth of each layer, by its name."""
-    last = stage_numbers(model)[-1]
-    names = [layer.name for layer in model.layers]
-    blocks = max((block_of(name) or 0 for name in names), default=0)
-    head = last + blocks + 1 if blocks else last
+def _head_depth(net: keras.Model, last: int) -> int:
+    """Return the depth of a net's head, which comes after the encoder, if there is one."""
+    blocks = max((block_of(layer.name) or 0 for layer in net.layers), default=0)
+    return last + blocks + 1 if blocks else last
 
-    def depth(name: str) -> int:
-        if in_encoder(name) and name != "encoder_norm":
-            return last + (block_of(name) or 0)
-        stage = stage_of(name)
-        return stage - 1 if stage else head
 
-    return {name: depth(name) for name in names}
+def _depth(name: str, last: int, head: int) -> int:
+    """Return the depth of a layer in a net of so many stages, whose head has a depth."""
+    if in_encoder(name) and name != "encoder_norm":
+        return last + (block_of(name) or 0)
+    stage = stage_of(name)
+    return stage - 1 if stage else head

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import keras
 
+from keras_preact.composition import functional, only_net
 from keras_preact.features import feature_extractor, map_stride
 from keras_preact.layer_names import data_format, first_convolution
 from keras_preact.layers import Conv2D, NearestResize
@@ -51,7 +52,8 @@ def feature_pyramid(
     biases, and nothing follows them.
 
     Args:
-        model: A net built by this package, or one that contains its layers. Its weights are shared.
+        model: A net built by this package, or one that contains its layers or such a net. Its
+            weights are shared.
         channels: Channels of every level.
         stages: Numbers of the stages; every stage but the stem by default.
         extra_level: Whether to add a level of half the last one's size, every second pixel of it.
@@ -68,7 +70,8 @@ def feature_pyramid(
     channels = POSITIVE_INTEGER.check("channels", channels)
     maps = feature_extractor(model, stages).output
     maps = {int(name.removeprefix("stage")): maps[name] for name in maps}
-    layers = _Layers(channels, data_format(model), first_convolution(model).dtype_policy)
+    net = only_net(model)
+    layers = _Layers(channels, data_format(net), first_convolution(net).dtype_policy)
     levels, above = {}, None
     for stage in sorted(maps, reverse=True):
         x = layers.conv(maps[stage], 1, name=f"fpn_lateral{stage}")
@@ -80,7 +83,7 @@ def feature_pyramid(
     if extra_level:
         last = max(maps)
         levels[f"P{last + 1}"] = layers.halved(levels[f"P{last}"], name=f"fpn_pool{last + 1}")
-    return FeaturePyramid(model.input, levels, name=f"{model.name}_pyramid")
+    return FeaturePyramid(functional(model).input, levels, name=f"{model.name}_pyramid")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from keras_preact.layers import (
     ShakeDrop,
     StackedUnits,
 )
-from keras_preact.named_weights import NamedWeights, named_weights, set_named_weights
+from keras_preact.named_weights import NamedWeights, named_weights
 from keras_preact.transforms.graph_config import (
     NORM_LAYERS,
     Config,
@@ -25,6 +25,7 @@ from keras_preact.transforms.graph_config import (
     bypass,
     consumers,
     functional_config,
+    graphs,
     has_single_consumer,
     inputs_of,
     insert,
@@ -32,9 +33,12 @@ from keras_preact.transforms.graph_config import (
     is_kind,
     is_of_channels,
     layers_of,
+    nested_graph,
+    rebuilt,
     scale_outputs,
     shift_outputs,
     source,
+    weights_in,
 )
 from keras_preact.transforms.residual_stream import center, rescale
 from keras_preact.transforms.stacking import unroll
@@ -75,22 +79,31 @@ def fold(model: keras.Model) -> keras.Model:
         ValueError: If the model is not functional, or too deep for `unroll`.
     """
     config = functional_config(model)
-    if any(is_kind(layer, (StackedUnits,)) for layer in config["layers"]):
-        config = unroll(model).get_config()
+    if any(layers_of(graph, (StackedUnits,)) for _, graph in graphs(config)):
+        config = functional_config(unroll(model))
     weights = named_weights(model)
-    _fold_layers(config, weights)
-    result = type(model).from_config(config)
-    set_named_weights(result, weights)
-    return result
+    _fold_graph(config, weights, "")
+    return rebuilt(model, config, weights)
+
+
+def _fold_graph(config: Config, weights: NamedWeights, prefix: str) -> None:
+    """Fold a graph and those nested in it, and their weights, in place.
+
+    Args:
+        config: The graph.
+        weights: Weights of the whole model.
+        prefix: How the paths of the graph's layers begin.
+    """
+    config["layers"] = [_kept_in_memory(layer) for layer in config["layers"]]
+    for layer in config["layers"]:
+        for own_prefix, graph in nested_graph(layer, prefix):
+            _fold_graph(graph, weights, own_prefix)
+    with weights_in(weights, prefix) as own:
+        _fold_layers(config, own)
 
 
 def _fold_layers(config: Config, weights: NamedWeights) -> None:
-    """Fold the configuration of a functional model, and its weights, in place."""
-    config["layers"] = [_kept_in_memory(layer) for layer in config["layers"]]
-    for layer in config["layers"]:
-        if "input_layers" in layer["config"]:
-            layer.pop("build_config", None)
-            _fold_layers(layer["config"], weights)
+    """Fold the layers of a graph, and their weights by their names, in place."""
     for layer in layers_of(config, _IDENTITIES):
         if is_called_once(layer) and not always_trains(layer):
             bypass(layer, config)

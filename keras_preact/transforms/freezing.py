@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_preact.composition import nets
 from keras_preact.layer_names import HEAD, in_encoder, stage_numbers, stage_of
 from keras_preact.spec.rules import COUNT, plain
 
@@ -23,8 +24,9 @@ def freeze(model: keras.Model, up_to_stage: int) -> int:
     again. Call `model.compile` afterwards: Keras reads what trains when it compiles.
 
     Args:
-        model: A net built by this package, or a functional model that contains its layers, such as
-            a feature extractor. Changed in place, as are models that share layers with it.
+        model: A net built by this package, a functional model that contains its layers, such as a
+            feature extractor, or a model that holds nets, each of which is frozen so; its other
+            layers are left as they are. Changed in place, as are models that share layers with it.
         up_to_stage: Number of the last stage to freeze; the stem is stage 1; 0 freezes nothing.
 
     Returns:
@@ -33,20 +35,21 @@ def freeze(model: keras.Model, up_to_stage: int) -> int:
     Raises:
         ValueError: If the model is no such net, or has no stage of that number.
     """
-    stages = stage_numbers(model)
-    last = stages[-1]
-    if any(in_encoder(layer.name) for layer in model.layers):
-        stages = (*stages, last + 1)
-    up_to_stage = plain(up_to_stage)
-    _check_stage(model, up_to_stage, stages)
-    trainable = _parameters(_unfrozen(model))
-    for layer in model.layers:
-        if (_closing_stage(layer.name, last) or math.inf) <= up_to_stage:
-            layer.trainable = False
+    up_to_stage, found = plain(up_to_stage), nets(model)
+    for net in found:
+        _check_stage(net, up_to_stage)
+    for net in found:
+        _unfreeze(net)
+    trainable = _parameters(model)
+    for net in found:
+        _freeze(net, up_to_stage)
     return trainable - _parameters(model)
 
 
-def _check_stage(model: keras.Model, up_to_stage: Any, stages: tuple[int, ...]) -> None:
+def _check_stage(model: keras.Model, up_to_stage: Any) -> None:
+    stages = stage_numbers(model)
+    if any(in_encoder(layer.name) for layer in model.layers):
+        stages = (*stages, stages[-1] + 1)
     if not COUNT.holds(up_to_stage) or up_to_stage not in (0, *stages):
         raise ValueError(
             f"`up_to_stage` must be 0 or the number of a stage of {model.name!r}, which has "
@@ -54,18 +57,26 @@ def _check_stage(model: keras.Model, up_to_stage: Any, stages: tuple[int, ...]) 
         )
 
 
-def _unfrozen(model: keras.Model) -> keras.Model:
+def _unfreeze(model: keras.Model) -> None:
     # Layer by layer: on TensorFlow, setting a model's flag to the value it has reaches no layer.
     for layer in model._flatten_layers():
         layer.trainable = True
-    return model
+
+
+def _freeze(model: keras.Model, up_to_stage: int) -> None:
+    last = stage_numbers(model)[-1]
+    for layer in model.layers:
+        if (_closing_stage(layer.name, last) or math.inf) <= up_to_stage:
+            layer.trainable = False
 
 
 def _closing_stage(name: str, last: int) -> int | None:
     """Return the stage that a layer is frozen with."""
     if in_encoder(name):
         return last + 1
-    return last if name in HEAD[:-1] else stage_of(name)
+    stage = last if name in HEAD[:-1] else stage_of(name)
+    # In a net cut behind a stage, the next one may have left the norm that closes it.
+    return min(stage, last) if stage else None
 
 
 def _parameters(model: keras.Model) -> int:

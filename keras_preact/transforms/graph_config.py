@@ -1,11 +1,13 @@
 """Configuration of a functional model, as surgery needs it.
 
 `keras.Model.get_config` lists layers, each with the calls made of it; a tensor is the name of the
-layer it came from. Cutting and joining graphs there needs nothing of Keras's inside.
+layer it came from. Cutting and joining graphs there needs nothing of Keras's inside. A model holds
+a graph of its own, and one for every functional model in it (`graphs`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections import defaultdict
@@ -15,12 +17,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_preact.layers import BatchNormalization, Conv2D, DepthwiseConv2D
-from keras_preact.named_weights import NamedWeights
+from keras_preact.composition import functional, inside
+from keras_preact.layers import BatchNormalization, Conv2D, DepthwiseConv2D, Rematerialized
+from keras_preact.named_weights import NamedWeights, set_named_weights
 
 DEPTHWISE_LAYERS = (DepthwiseConv2D, keras.layers.DepthwiseConv2D)
 CONVOLUTION_LAYERS = (Conv2D, keras.layers.Conv2D, *DEPTHWISE_LAYERS)
 NORM_LAYERS = (BatchNormalization, keras.layers.BatchNormalization)
+# Layers that apply the layer in them as it is. Other wrappers may do anything with it.
+_WRAPPERS = (Rematerialized, keras.layers.TimeDistributed)
 
 Config = dict[str, Any]
 
@@ -28,15 +33,96 @@ Config = dict[str, Any]
 def functional_config(model: Any) -> Config:
     """Return a copy of a functional model's configuration.
 
+    A `keras.Sequential`, the model itself or one in it, is the functional model that it stands for.
+
     Raises:
         ValueError: If the model is not functional.
     """
+    model = functional(model)
     if not (isinstance(model, keras.Model) and "input_layers" in model.get_config()):
         raise ValueError(
             f"`model` must be a functional Keras model. Received: {model!r} "
             f"(of type {type(model).__name__})"
         )
-    return copy.deepcopy(model.get_config())
+    config = copy.deepcopy(model.get_config())
+    _open_sequential(config, model)
+    return config
+
+
+def _open_sequential(config: Config, model: keras.Model) -> None:
+    """Write every `keras.Sequential` in a functional model as a functional model, in place."""
+    layers = {layer.name: layer for layer in model.layers}
+    for entry in config["layers"]:
+        layer = layers.get(entry["name"])
+        while isinstance(layer, keras.layers.Wrapper):
+            entry, layer = entry["config"]["layer"], layer.layer
+        opened = functional(layer)
+        if opened is not layer:
+            entry.pop("build_config", None)
+            entry.update(copy.deepcopy(keras.saving.serialize_keras_object(opened)))
+        if isinstance(opened, keras.Model) and "input_layers" in entry["config"]:
+            _open_sequential(entry["config"], opened)
+
+
+def graphs(config: Config, prefix: str = "") -> Iterator[tuple[str, Config]]:
+    """Yield the graphs in a functional model's configuration, a nested one before that around it.
+
+    Args:
+        config: The configuration.
+        prefix: How the paths of its layers begin.
+
+    Yields:
+        How the paths of a graph's layers begin, and the graph, a configuration too.
+    """
+    for layer in config["layers"]:
+        for own_prefix, graph in nested_graph(layer, prefix):
+            yield from graphs(graph, own_prefix)
+    yield prefix, config
+
+
+def nested_graph(layer: Config, prefix: str) -> Iterator[tuple[str, Config]]:
+    """Yield the graph that a layer stands for, if it is a functional model or wraps one.
+
+    Args:
+        layer: Configuration of the layer.
+        prefix: How the paths of the layers beside it begin.
+
+    Yields:
+        How the paths of the graph's layers begin, and the graph.
+    """
+    while is_kind(layer, _WRAPPERS):
+        prefix = inside(prefix, layer["config"]["name"])
+        layer = layer["config"]["layer"]
+    if "input_layers" in layer["config"]:
+        # It was built for other layers, perhaps.
+        layer.pop("build_config", None)
+        yield inside(prefix, layer["config"]["name"]), layer["config"]
+
+
+@contextlib.contextmanager
+def weights_in(weights: NamedWeights, prefix: str) -> Iterator[NamedWeights]:
+    """Give the weights of a graph by the names of its layers; what becomes of them is kept.
+
+    Args:
+        weights: Weights of the whole model, by path.
+        prefix: How the paths of the graph's layers begin.
+    """
+    paths = [path for path in weights if path.startswith(prefix)]
+    own = {path.removeprefix(prefix): weights.pop(path) for path in paths}
+    yield own
+    weights.update({prefix + path: arrays for path, arrays in own.items()})
+
+
+def rebuilt(model: keras.Model, config: Config, weights: NamedWeights) -> keras.Model:
+    """Build a model of a configuration that `functional_config(model)` gave, and of weights.
+
+    Raises:
+        ValueError: If the weights are not those of the configuration's layers.
+    """
+    kind = keras.Model if isinstance(model, keras.Sequential) else type(model)
+    result = kind.from_config(config)
+    set_named_weights(result, weights)
+    return result
 
 
 def tensors(value: Any) -> Iterator[Config]:

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 
 from keras_preact.blocks.head import classifier, global_pool
-from keras_preact.layer_names import body_end, data_format
+from keras_preact.composition import functional, nested_net
+from keras_preact.layer_names import body_end, data_format, has_stages
 from keras_preact.spec.rules import COUNT, plain
 from keras_preact.tensor import Tensor
 
@@ -27,7 +28,8 @@ def replace_head(
     (the mean, or a transformer encoder's class token), and `predictions`.
 
     Args:
-        model: A net built by this package, with or without its top.
+        model: A net built by this package, with or without its top, or a functional model that ends
+            in such a net.
         classes: Number of classes; None or 0 for no `predictions`: the model then returns the
             pooled vector of each image.
         classifier_activation: Activation of the last layer; None for logits.
@@ -37,8 +39,8 @@ def replace_head(
         A functional model from `model`'s input to the scores, not compiled.
 
     Raises:
-        ValueError: If the model is no such net or goes on after its head, or `classes` is no
-            number of classes.
+        ValueError: If the model is no such net, goes on after its head, or is cut before the norm
+            and activation that follow its last stage; or `classes` is no number of classes.
     """
     classes = plain(classes)
     if not (classes is None or COUNT.holds(classes)):
@@ -46,11 +48,25 @@ def replace_head(
             "`classes` must be a positive integer, or None or 0 for no classifier. "
             f"Received: {classes!r} (of type {type(classes).__name__})"
         )
+    model = functional(model)
+    if isinstance(model, keras.Model) and not has_stages(model):
+        net = nested_net(model)
+        _check_end(model, net.model, net.output)
+        inner = replace_head(net.model, classes, classifier_activation)
+        return keras.Model(model.input, net.called(inner), name=name or model.name)
     x = _pooled(model)
     if classes:
         policy = body_end(model).dtype_policy
         x = classifier(x, classes, classifier_activation, policy, name="predictions")
     return keras.Model(model.input, x, name=name or model.name)
+
+
+def _check_end(model: keras.Model, net: keras.Model, output: Tensor) -> None:
+    if len(model.outputs) != 1 or model.outputs[0] is not output:
+        raise ValueError(
+            f"`model` must end in its net, {net.name!r}, whose head is replaced. Received: "
+            f"{model.name!r}, which goes on after it to {model.layers[-1].name!r}"
+        )
 
 
 def _pooled(model: Any) -> Tensor:

@@ -2,49 +2,76 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 
+from keras_preact.composition import before_net, functional, named_layers, nested_net, only_net
 from keras_preact.images.resampling import cubic
 from keras_preact.input_channels import adapt_kernel
-from keras_preact.layer_names import data_format, first_convolution, stage_numbers
+from keras_preact.layer_names import data_format, first_convolution, has_stages
 from keras_preact.layers import SelfAttention2D, TokenEmbedding
 from keras_preact.named_weights import named_weights, set_named_weights
 from keras_preact.spec.rules import POSITIVE_INTEGER, is_positive_integer, plain
-from keras_preact.transforms.graph_config import functional_config
+from keras_preact.transforms.graph_config import Config, functional_config
 
 
 def adapt_input_channels(model: keras.Model, channels: int) -> keras.Model:
     """Build the same net for another number of channels, its first convolution adapted.
 
-    `keras_preact.weights.adapt_kernel` says how. Every other weight is copied.
+    `keras_preact.weights.adapt_kernel` says how. Every other weight is copied. Where layers before
+    the net spread one channel over several, as a normalization per channel does, the first
+    convolution stays as it is.
 
     Args:
-        model: A net built by this package, or a functional model that contains its layers, with one
-            input.
+        model: A net built by this package, or a functional model that contains its layers or such a
+            net, with one input.
         channels: Channels of the new input.
 
     Returns:
         A model with weights of its own, not compiled. Height and width of its input are `model`'s.
 
     Raises:
-        ValueError: If the model is no such net or has several inputs, or `channels` is not a
-            positive integer.
+        ValueError: If the model is no such net or has several inputs, layers before the net do not
+            take images of so many channels, or `channels` is not a positive integer.
     """
     channels = POSITIVE_INTEGER.check("channels", channels)
-    stage_numbers(model)
-    axis = 1 if data_format(model) == "channels_first" else 3
-    result = _with_input(model, {axis: channels})
+    net = only_net(model)
+    first = first_convolution(net)
+    path = next(path for path, layer in named_layers(model) if layer is first)
+    axis = 1 if first.data_format == "channels_first" else 3
     named = named_weights(model)
-    first = first_convolution(model).name
-    named[first] = {
-        key: adapt_kernel(array, channels) if array.ndim == 4 else array
-        for key, array in named[first].items()
-    }
-    set_named_weights(result, named)
+    # Each layer has its own errors for an input of another shape.
+    try:
+        result = _with_input(model, {axis: channels})
+        arriving = _channels_into(result, axis)
+        # Of one channel, layers before the net may make as many as ever.
+        if arriving != first.kernel.shape[2]:
+            named[path] = {
+                key: adapt_kernel(array, arriving) if array.ndim == 4 else array
+                for key, array in named[path].items()
+            }
+        set_named_weights(result, named)
+    except Exception as error:
+        raise ValueError(_unfit(model, channels, error)) from error
     return result
+
+
+def _channels_into(model: keras.Model, axis: int) -> int:
+    """Count the channels that come into a net's first convolution, by a blank image."""
+    shape = [size or 1 for size in model.inputs[0].shape]
+    return before_net(model)(np.zeros(shape, "float32")).shape[axis]
+
+
+def _unfit(model: keras.Model, channels: int, error: Exception) -> str:
+    before = [each.name for each in before_net(model).operations[1:]]
+    reason = (
+        f"The layers before its first convolution, {before}, must take images of as many channels: "
+        "one that normalizes has a value per channel. Leave it out, and normalize the images"
+    )
+    return (
+        f"{model.name!r} cannot be built for {channels} channels. {reason if before else ''}. "
+        f"{error}"
+    )
 
 
 def resize_input(model: keras.Model, height: int, width: int) -> keras.Model:
@@ -55,9 +82,9 @@ def resize_input(model: keras.Model, height: int, width: int) -> keras.Model:
     kept, and every other weight is copied. A net without an encoder only gets another input.
 
     Args:
-        model: A net built by this package, or a functional model that contains its layers, with one
-            input of known height and width. It has no `SelfAttention2D`, whose embeddings are of
-            distances, which stay the same in pixels.
+        model: A net built by this package, or a functional model that contains its layers or such a
+            net, with one input of known height and width. It has no `SelfAttention2D`, whose
+            embeddings are of distances, which stay the same in pixels.
         height: Height of the new input, in pixels.
         width: Width of the new input, in pixels.
 
@@ -74,14 +101,16 @@ def resize_input(model: keras.Model, height: int, width: int) -> keras.Model:
             "`height` and `width` must be positive integers. "
             f"Received: height={height!r}, width={width!r}"
         )
-    stage_numbers(model)
+    net = only_net(model)
     _check_layers(model)
-    axes = (2, 3) if data_format(model) == "channels_first" else (1, 2)
+    axes = (2, 3) if data_format(net) == "channels_first" else (1, 2)
     result = _with_input(model, dict(zip(axes, (height, width), strict=True)))
     named = named_weights(model)
-    for old, new in zip(token_embeddings(model), token_embeddings(result), strict=True):
-        class_token, positions = named[new.name].values()
-        named[new.name] = {
+    for (path, old), (_, new) in zip(
+        token_embeddings(model), token_embeddings(result), strict=True
+    ):
+        class_token, positions = named[path].values()
+        named[path] = {
             "0": class_token,
             "1": resized_positions(positions, token_grid(old), token_grid(new)),
         }
@@ -91,7 +120,7 @@ def resize_input(model: keras.Model, height: int, width: int) -> keras.Model:
 
 def _with_input(model: keras.Model, sizes: dict[int, int]) -> keras.Model:
     """Build a net anew with other sizes along some axes of its one input."""
-    config = functional_config(model)
+    model = functional(model)
     if len(model.inputs) != 1:
         raise ValueError(
             f"`model` must have one input. Received: {model.name!r}, which has {len(model.inputs)}"
@@ -99,12 +128,26 @@ def _with_input(model: keras.Model, sizes: dict[int, int]) -> keras.Model:
     shape = list(model.inputs[0].shape)
     for axis, size in sizes.items():
         shape[axis] = size
+    return type(model).from_config(_config_for(model, tuple(shape)))
+
+
+def _config_for(model: keras.Model, input_shape: tuple[int | None, ...]) -> Config:
+    """Return the configuration of a model for an input of another shape, and of the net in it."""
+    config = functional_config(model)
     for layer in config["layers"]:
-        _rebuild(layer, tuple(shape))
-    return type(model).from_config(config)
+        _rebuild(layer, input_shape)
+    if not has_stages(functional(model)):
+        net = nested_net(functional(model))
+        before = functional_config(keras.Model(functional(model).inputs, net.input))
+        for layer in before["layers"]:
+            _rebuild(layer, input_shape)
+        arriving = keras.Model.from_config(before).output.shape
+        (layer,) = (each for each in config["layers"] if each["name"] == net.model.name)
+        layer["config"] = _config_for(net.model, arriving)
+    return config
 
 
-def _rebuild(layer: dict[str, Any], input_shape: tuple[int | None, ...]) -> None:
+def _rebuild(layer: Config, input_shape: tuple[int | None, ...]) -> None:
     """Take the shapes out of a layer's configuration, so that it is built for a new input."""
     layer.pop("build_config", None)
     if "batch_shape" in layer["config"]:
@@ -112,7 +155,7 @@ def _rebuild(layer: dict[str, Any], input_shape: tuple[int | None, ...]) -> None
 
 
 def _check_layers(model: keras.Model) -> None:
-    attends = any(isinstance(layer, SelfAttention2D) for layer in model._flatten_layers())
+    attends = any(isinstance(layer, SelfAttention2D) for _, layer in named_layers(model))
     if attends:
         raise ValueError(
             f"{model.name!r} has layers `SelfAttention2D`, whose embeddings are of distances in "
@@ -120,9 +163,9 @@ def _check_layers(model: keras.Model) -> None:
         )
 
 
-def token_embeddings(model: keras.Model) -> list[TokenEmbedding]:
-    """Return the layers that make tokens of a net's maps."""
-    return [layer for layer in model.layers if isinstance(layer, TokenEmbedding)]
+def token_embeddings(model: keras.Model) -> list[tuple[str, TokenEmbedding]]:
+    """Return the layers that make tokens of a net's maps, each with its path."""
+    return [each for each in named_layers(model) if isinstance(each[1], TokenEmbedding)]
 
 
 def token_grid(layer: TokenEmbedding) -> tuple[int, int]:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import keras
 
-from keras_preact.layer_names import in_encoder
-from keras_preact.named_weights import named_weights, set_named_weights
-from keras_preact.transforms.graph_config import Config, functional_config
+from keras_preact.layer_names import in_encoder, is_container
+from keras_preact.named_weights import named_weights
+from keras_preact.transforms.graph_config import (
+    Config,
+    functional_config,
+    graphs,
+    inputs_of,
+    output_names,
+    rebuilt,
+    source,
+)
 
 
 def with_dtype(model: keras.Model, dtype: str) -> keras.Model:
@@ -27,23 +35,31 @@ def with_dtype(model: keras.Model, dtype: str) -> keras.Model:
     """
     policy = keras.dtype_policies.get(dtype)
     config = functional_config(model)
-    _set_dtype(config, policy, nested=False)
-    result = type(model).from_config(config)
-    set_named_weights(result, named_weights(model))
-    return result
+    for _, graph in graphs(config):
+        for layer in graph["layers"]:
+            _set_dtype(layer, graph, policy)
+    return rebuilt(model, config, named_weights(model))
 
 
-def _set_dtype(config: Config, policy: keras.DTypePolicy, nested: bool) -> None:
-    for layer in config["layers"]:
-        own = policy
-        if layer["class_name"] == "InputLayer":
-            if nested:
-                layer["config"]["dtype"] = policy.compute_dtype
-            continue
-        if layer["class_name"] == "Dense" and not in_encoder(layer["config"]["name"]):
-            own = keras.DTypePolicy(policy.variable_dtype)
-        if "input_layers" in layer["config"]:
-            layer.pop("build_config", None)
-            _set_dtype(layer["config"], policy, nested=True)
-        if "dtype" in layer["config"]:
-            layer["config"]["dtype"] = keras.saving.serialize_keras_object(own)
+def _set_dtype(layer: Config, graph: Config, policy: keras.DTypePolicy) -> None:
+    """Set the policy of a layer in a graph, in place."""
+    config = layer["config"]
+    if layer["class_name"] == "InputLayer":
+        # Maps come into a unit; into other models come images, tokens or anything else.
+        if is_container(graph["name"]):
+            config["dtype"] = policy.compute_dtype
+    # Of an operation, such as `keras.ops.cast`, the dtype is an argument.
+    elif isinstance(config.get("dtype"), dict):
+        own = keras.DTypePolicy(policy.variable_dtype) if _gives_scores(layer, graph) else policy
+        config["dtype"] = keras.saving.serialize_keras_object(own)
+
+
+def _gives_scores(layer: Config, graph: Config) -> bool:
+    """Return whether a layer is a classifier, the activation of one, or a model that ends so."""
+    if "input_layers" in layer["config"]:
+        graph, names = layer["config"], set(output_names(layer["config"]["output_layers"]))
+    elif layer["class_name"] in ("Activation", "Softmax"):
+        names = {source(each) for each in inputs_of(layer)}
+    else:
+        return layer["class_name"] == "Dense" and not in_encoder(layer["config"]["name"])
+    return all(_gives_scores(each, graph) for each in graph["layers"] if each["name"] in names)

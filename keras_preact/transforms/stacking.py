@@ -11,10 +11,12 @@ from keras_preact.layer_names import parse, stack_name
 from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.layers.stacked_units import TEMPLATE_PREFIX
 from keras_preact.layers.unit_numbers import UNIT_NUMBERS
-from keras_preact.named_weights import named_weights, set_named_weights
+from keras_preact.named_weights import named_weights
 from keras_preact.transforms.graph_config import (
     Config,
     functional_config,
+    graphs,
+    rebuilt,
     redirected,
     renamed,
     source,
@@ -42,17 +44,9 @@ def unroll(model: keras.Model) -> keras.Model:
         ValueError: If the model is not functional, or too deep for Keras to build unit by unit.
     """
     config = functional_config(model)
-    units = {name for layer in config["layers"] for name in _units_in(layer)}
-    check_separate_units(len(units))
-    nest = len(units) > FLAT_UNITS
-    layers, outputs = [], {}
-    for layer in config["layers"]:
-        if not _is(layer, StackedUnits):
-            layers.append(layer)
-            continue
-        layers += _separate_units(layer, nest)
-        outputs[layer["name"]] = layers[-1]["name"]
-    return _rebuilt(model, config, layers, outputs)
+    for _, graph in graphs(config):
+        _unroll_graph(graph)
+    return rebuilt(model, config, named_weights(model))
 
 
 def stack(model: keras.Model) -> keras.Model:
@@ -70,44 +64,49 @@ def stack(model: keras.Model) -> keras.Model:
             path rates.
     """
     config = functional_config(model)
-    stages = _stages(config["layers"])
-    if not stages:
+    if not sum(_stack_graph(graph) for _, graph in graphs(config)):
         raise ValueError(
             f"{model.name!r} has no stage with three or more separate units, named "
             "`stage{s}_unit{u}_…`, of which all but the first could be stacked."
         )
-    first_layers = {units[0][0]["name"]: units for units in stages}
-    inside = {layer["name"] for units in stages for unit in units for layer in unit}
-    layers, outputs = [], {}
-    for layer in config["layers"]:
-        if layer["name"] in first_layers:
-            units = first_layers[layer["name"]]
-            layers.append(_stacked_layer(units))
-            outputs[units[-1][-1]["name"]] = layers[-1]["name"]
-        elif layer["name"] not in inside:
-            layers.append(layer)
-    return _rebuilt(model, config, layers, outputs)
+    return rebuilt(model, config, named_weights(model))
 
 
 def _is(layer: Config, kind: type[keras.layers.Layer]) -> bool:
     return layer["registered_name"] == keras.saving.get_registered_name(kind)
 
 
-def _rebuilt(
-    model: keras.Model, config: Config, layers: list[Config], outputs: dict[str, str]
-) -> keras.Model:
-    """Build a model of layers. `outputs` maps layers that left to those that replace them."""
+def _set_layers(graph: Config, layers: list[Config], outputs: dict[str, str]) -> None:
+    """Set the layers of a graph, in place.
+
+    Args:
+        graph: The graph.
+        layers: Its new layers.
+        outputs: By name of a layer that is not among them, the layer that replaces it.
+    """
     for layer in layers:
         for each in tensors(layer["inbound_nodes"]):
             each["config"]["keras_history"][0] = outputs.get(source(each), source(each))
-    config["layers"] = layers
-    config["output_layers"] = redirected(config["output_layers"], outputs)
-    result = type(model).from_config(config)
-    set_named_weights(result, named_weights(model))
-    return result
+    graph["layers"] = layers
+    graph["output_layers"] = redirected(graph["output_layers"], outputs)
 
 
 # Unrolling.
+
+
+def _unroll_graph(graph: Config) -> None:
+    """Put separate units in the place of the stacks in a graph."""
+    units = {name for layer in graph["layers"] for name in _units_in(layer)}
+    check_separate_units(len(units))
+    nest = len(units) > FLAT_UNITS
+    layers, outputs = [], {}
+    for layer in graph["layers"]:
+        if not _is(layer, StackedUnits):
+            layers.append(layer)
+            continue
+        layers += _separate_units(layer, nest)
+        outputs[layer["name"]] = layers[-1]["name"]
+    _set_layers(graph, layers, outputs)
 
 
 def _units_in(layer: Config) -> list[str]:
@@ -183,6 +182,23 @@ def _spliced(unit: Config, x: Config) -> list[Config]:
 
 
 # Stacking.
+
+
+def _stack_graph(graph: Config) -> int:
+    """Put stacks in the place of the separate units in a graph; return the number of stacks."""
+    stages = _stages(graph["layers"])
+    first_layers = {units[0][0]["name"]: units for units in stages}
+    inside = {layer["name"] for units in stages for unit in units for layer in unit}
+    layers, outputs = [], {}
+    for layer in graph["layers"]:
+        if layer["name"] in first_layers:
+            units = first_layers[layer["name"]]
+            layers.append(_stacked_layer(units))
+            outputs[units[-1][-1]["name"]] = layers[-1]["name"]
+        elif layer["name"] not in inside:
+            layers.append(layer)
+    _set_layers(graph, layers, outputs)
+    return len(stages)
 
 
 def _stages(layers: list[Config]) -> list[list[list[Config]]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import keras
 
+from keras_preact.composition import layers_by_path
 from keras_preact.layers import Conv2D, WinogradConv2D
-from keras_preact.named_weights import named_weights, set_named_weights
+from keras_preact.named_weights import named_weights
 from keras_preact.ops.winograd import LEAST_CHANNELS, transformed_kernel
-from keras_preact.transforms.graph_config import functional_config, insert
+from keras_preact.transforms.graph_config import functional_config, graphs, insert, rebuilt
 
 # On smaller maps a kernel of four times the size serves few tiles, but for large batches
 # (`benchmarks/winograd.py`).
@@ -36,22 +37,25 @@ def winograd(model: keras.Model) -> keras.Model:
     """
     config = functional_config(model)
     weights = named_weights(model)
-    replaced = [layer for layer in config["layers"] if _is_faster(model.get_layer(layer["name"]))]
+    layers = dict(layers_by_path(model))
+    replaced = {
+        path: layer
+        for prefix, graph in graphs(config)
+        for layer in graph["layers"]
+        if (path := prefix + layer["name"]) in layers and _is_faster(layers[path])
+    }
     if not replaced:
         raise ValueError(
             f"{model.name!r} has no convolution that Winograd's algorithm makes faster: 3x3, of "
             f"stride 1, in float32, channels last, with {LEAST_CHANNELS} channels or more on "
             f"maps of a known size of {_SIDE}x{_SIDE} pixels or more."
         )
-    for layer in replaced:
-        name = layer["name"]
-        old = model.get_layer(name)
-        new = WinogradConv2D(old.filters, old.use_bias, name=name, dtype=old.dtype_policy)
+    for path, layer in replaced.items():
+        old = layers[path]
+        new = WinogradConv2D(old.filters, old.use_bias, name=old.name, dtype=old.dtype_policy)
         insert(layer, new)
-        weights[name] = {**weights[name], "0": transformed_kernel(weights[name]["0"])}
-    result = type(model).from_config(config)
-    set_named_weights(result, weights)
-    return result
+        weights[path] = {**weights[path], "0": transformed_kernel(weights[path]["0"])}
+    return rebuilt(model, config, weights)
 
 
 def _is_faster(layer: keras.layers.Layer) -> bool:

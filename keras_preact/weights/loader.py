@@ -99,12 +99,12 @@ def adapt_positions(named: NamedWeights, model: keras.Model) -> None:
         named: Weights of a net for square images, which are changed.
         model: The same net, for images of any size.
     """
-    for layer in token_embeddings(model):
-        if layer.name in named:
-            class_token, positions = named[layer.name].values()
+    for path, layer in token_embeddings(model):
+        if path in named:
+            class_token, positions = named[path].values()
             side = math.isqrt(positions.shape[1] - 1)
             resized = resized_positions(positions, (side, side), token_grid(layer))
-            named[layer.name] = {"0": class_token, "1": resized}
+            named[path] = {"0": class_token, "1": resized}
 
 
 def _check(entry: Entry, path: Path) -> None:

@@ -1,0 +1,301 @@
+"""Surgery on models that are made of nets: nested, several, shared, sequential, cut."""
+
+from collections import Counter
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_preact
+from keras_preact import transforms
+from keras_preact.weights import named_weights, set_named_weights
+from tests.nets import SMALL, TINY, X, images, net, scores
+
+SHAPE = X.shape[1:]
+BODY = {"include_top": False, "pooling": "avg"}
+
+
+def body(name="body", architecture=TINY, **options):
+    return net(architecture=architecture, name=name, **{**BODY, **options})
+
+
+def two():
+    """Return the mean of two nets of one architecture, one of them of two views of the image."""
+    x = keras.Input(SHAPE)
+    first, second = (net(architecture=TINY, name=name, seed=i) for i, name in enumerate("ab"))
+    outputs = [first(x), first(layers.Rescaling(0.5)(x)), second(x)]
+    return keras.Model(x, layers.Average()(outputs), name="two")
+
+
+def scanned():
+    """Return a classifier on two nets, one with stacked units, one with separate ones."""
+    x = keras.Input(SHAPE)
+    first = body("a", SMALL, changes={"scan_units": True})
+    second = body("b", SMALL)
+    y = layers.Concatenate()([first(x), second(x)])
+    return keras.Model(x, layers.Dense(3)(y), name="scanned")
+
+
+def sequential():
+    head = keras.Sequential([keras.Input((16,)), layers.Dense(4), layers.ReLU()], name="head")
+    return keras.Sequential([keras.Input(SHAPE), layers.Rescaling(2.0), body(), head])
+
+
+def each_frame():
+    x = keras.Input((3, *SHAPE))
+    return keras.Model(x, layers.TimeDistributed(body("frame"), name="frames")(x))
+
+
+MODELS = {each.__name__: each for each in (two, scanned, sequential, each_frame)}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def composed(request):
+    """Return a model of nets, images for it, and its outputs."""
+    model = MODELS[request.param]()
+    x = X if len(model.input_shape) == 4 else images(2, 3, *SHAPE)
+    return model, x, scores(model, x)
+
+
+@pytest.mark.parametrize("transform", [transforms.fold, transforms.unroll], ids=["fold", "unroll"])
+def test_every_net_in_a_model_is_transformed(composed, transform):
+    model, x, expected = composed
+    result = transform(model)
+    np.testing.assert_allclose(scores(result, x), expected, rtol=1e-4, atol=1e-5)
+    kinds = Counter(type(layer) for _, layer in keras_preact.named_layers(result))
+    assert not kinds[keras_preact.layers.StackedUnits]
+    assert bool(kinds[keras_preact.layers.BatchNormalization]) == (transform is transforms.unroll)
+
+
+def test_weights_go_from_one_composed_model_to_another(composed):
+    model, x, expected = composed
+    clone = keras.models.clone_model(model)
+    weights = named_weights(model)
+    set_named_weights(clone, weights)
+    np.testing.assert_array_equal(scores(clone, x), expected)
+    assert sum(a.size for each in weights.values() for a in each.values()) == model.count_params()
+
+
+def test_weights_are_keyed_by_the_path_of_nested_models():
+    assert {path.rpartition("/")[0] for path in named_weights(two())} == {"a", "b"}
+    paths = {*named_weights(scanned())}
+    units = {path.partition("/")[2] for path in paths if path.startswith("a/")}
+    assert units == {path.partition("/")[2] for path in paths if path.startswith("b/")}
+    head = {path for path in named_weights(sequential()) if not path.startswith("body/")}
+    assert len(head) == 1 and head.pop().startswith("head/dense")
+
+
+def test_stacks_are_made_in_every_net_and_undone():
+    model = scanned()
+    separate = transforms.unroll(model)
+    stacked = transforms.stack(separate)
+    assert {*named_weights(model)} == {*named_weights(separate)} == {*named_weights(stacked)}
+    np.testing.assert_allclose(scores(stacked), scores(model), rtol=1e-5, atol=1e-6)
+    names = [layer.name for layer in stacked.get_layer("b").layers]
+    assert "stage3_unit2to3" in names
+
+
+def test_precision_reaches_every_net_and_leaves_what_is_no_policy():
+    """`keras.ops.cast` has an argument `dtype`, and tokens are no floats."""
+    x, tokens = keras.Input(SHAPE), keras.Input((5,), dtype="int32")
+    text = keras.Sequential(
+        [keras.Input((5,), dtype="int32"), layers.Embedding(1000, 8), layers.Flatten()], name="text"
+    )
+    normalized = keras_preact.preprocess_input(x, weights="cifar10")
+    logits = layers.Dense(3)(layers.Concatenate()([body()(normalized), text(tokens)]))
+    model = keras.Model([x, tokens], layers.Activation("softmax")(logits))
+    given = [images(2, *SHAPE) * 50 + 100, np.full((2, 5), 999)]
+    half = transforms.with_dtype(model, "mixed_bfloat16")
+    policies = {path: layer.dtype_policy.name for path, layer in keras_preact.named_layers(half)}
+    assert policies["body/stage2_unit1_conv1"] == policies["text/embedding"] == "mixed_bfloat16"
+    assert policies[half.layers[-1].name] == policies[half.layers[-2].name] == "float32"
+    assert half.output.dtype == "float32"
+    np.testing.assert_allclose(scores(half, given), scores(model, given), atol=0.02)
+
+
+def test_convolutions_in_every_net_take_winograds_algorithm():
+    wide = TINY.replace(channels=(128, 128), units=(1, 1), strides=(1, 1))
+    x = keras.Input(SHAPE)
+    first, second = (body(name, wide) for name in "ab")
+    model = keras.Model(x, layers.Add()([first(x), second(x)]))
+    fast = transforms.winograd(transforms.fold(model))
+    found = [
+        path
+        for path, layer in keras_preact.named_layers(fast)
+        if isinstance(layer, keras_preact.layers.WinogradConv2D)
+    ]
+    assert {path[0] for path in found} == {"a", "b"}
+    expected = scores(model)
+    np.testing.assert_allclose(scores(fast), expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_a_net_and_its_features_in_one_model_are_folded_alike():
+    x = keras.Input(SHAPE)
+    inner = body(pooling=None)
+    features = keras_preact.feature_extractor(inner)(x)
+    model = keras.Model(x, [inner(x), features["stage2"]])
+    for got, expected in zip(transforms.fold(model)(X), model(X), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+# What is done to the one net in a model.
+
+
+def nested(inner, before=None, head=True):
+    x = keras.Input(inner.input_shape[1:])
+    y = inner(before(x) if before else x)
+    return keras.Model(x, layers.Dense(3)(y) if head else y, name="nested")
+
+
+def test_features_of_a_nested_net_are_those_of_the_net():
+    inner = body()
+    model = nested(keras.Sequential([keras.Input(SHAPE), inner]), layers.Rescaling(2.0))
+    found = keras_preact.feature_extractor(model)
+    expected = keras_preact.feature_extractor(inner)
+    assert found.strides == expected.strides == {"stage2": 1, "stage3": 2}
+    for name, maps in expected(2 * X).items():
+        np.testing.assert_array_equal(found(X)[name], maps)
+    pyramid = transforms.feature_pyramid(model, 8)
+    assert pyramid.strides == {"P2": 1, "P3": 2}
+
+
+def test_the_head_of_a_nested_net_is_replaced_where_the_model_ends_in_it():
+    inner = net(architecture=TINY, name="inner")
+    model = nested(inner, layers.Rescaling(2.0), head=False)
+    result = transforms.replace_head(model, 2)
+    assert result.output_shape == (None, 2) and result.name == "nested"
+    alone = transforms.replace_head(inner, None)
+    np.testing.assert_array_equal(
+        scores(transforms.replace_head(model, None)), scores(alone, 2 * X)
+    )
+    with pytest.raises(ValueError, match="must end in its net, 'inner'.*goes on after it to"):
+        transforms.replace_head(nested(inner), 2)
+
+
+def test_dropout_that_a_call_keeps_on_stays_on():
+    """`training=True` in a nested call is part of the model."""
+    x = keras.Input(SHAPE)
+    inner = body(changes={"dropout": 0.5})
+    model = keras.Model(x, layers.Dense(2)(inner(x, training=True)))
+    maps = keras_preact.feature_extractor(model)
+    assert np.ptp([maps(X)["stage3"] for _ in range(3)], axis=0).max() > 0
+
+
+def test_each_net_in_a_model_is_frozen_and_other_layers_are_left():
+    first, second = body("a"), body("b")
+    x = keras.Input(SHAPE)
+    tower = layers.Dense(2, trainable=False, name="tower")
+    y = layers.Concatenate()([first(x), second(x), tower(layers.Flatten()(x))])
+    model = keras.Model(x, layers.Dense(3, name="top")(y))
+    frozen = transforms.freeze(model, 3)
+    assert [each.path.split("/")[0] for each in model.trainable_variables] == ["top", "top"]
+    assert frozen == 2 * transforms.freeze(body(), 3)
+    transforms.freeze(model, 0)
+    assert not tower.trainable and len(first.trainable_variables) > 5
+
+
+def test_depths_of_a_nested_net_are_its_own_and_other_layers_come_last():
+    inner = body()
+    depths = keras_preact.layer_depths(nested(inner))
+    own = keras_preact.layer_depths(inner)
+    assert {path: depth for path, depth in depths.items() if path in own} == own
+    assert [depths[path] for path in depths if path not in own] == [3, 3]
+
+
+# Channels and sizes.
+
+
+@pytest.mark.parametrize(
+    "before",
+    [layers.Rescaling(0.5), lambda x: keras_preact.preprocess_input(x, weights="cifar10")],
+    ids=["alike", "per channel"],
+)
+def test_gray_images_score_as_they_would_with_three_equal_channels(before):
+    gray = images(2, *SHAPE[:2], 1)
+    for model in (
+        nested(body(), before),
+        keras.Sequential([keras.Input(SHAPE), nested(body(), before)]),
+    ):
+        result = transforms.adapt_input_channels(model, 1)
+        assert result.input_shape[-1] == 1
+        expected = scores(model, np.repeat(gray, 3, axis=-1))
+        np.testing.assert_allclose(scores(result, gray), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_net_on_normalized_input_takes_gray_images():
+    x = keras.Input(SHAPE)
+    inputs = keras_preact.preprocess_input(x, weights="cifar10")
+    model = net(architecture=TINY, input_shape=None, input_tensor=inputs)
+    gray = images(2, *SHAPE[:2], 1)
+    result = transforms.adapt_input_channels(model, 1)
+    expected = scores(model, np.repeat(gray, 3, axis=-1))
+    np.testing.assert_allclose(scores(result, gray), expected, rtol=1e-5)
+
+
+ADAPTED = layers.Normalization(name="seen")
+ADAPTED.adapt(images(4, *SHAPE))
+
+
+@pytest.mark.parametrize("channels", [1, 6])
+@pytest.mark.parametrize(
+    "before",
+    [
+        layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[1.0, 1.0, 1.0]),
+        ADAPTED,
+        layers.Rescaling([1.0, 2.0, 3.0]),
+        lambda x: keras_preact.preprocess_input(x, weights="cifar10"),
+    ],
+    ids=["normalization", "adapted", "rescaling", "operations"],
+)
+def test_layers_with_a_value_per_channel_are_named(before, channels):
+    x = keras.Input(SHAPE)
+    model = net(architecture=TINY, input_shape=None, input_tensor=before(x))
+    if channels == 1 and not isinstance(before, layers.Layer):
+        return
+    with pytest.raises(ValueError, match=rf"for {channels} channels. .* before its first conv"):
+        transforms.adapt_input_channels(model, channels)
+
+
+def test_a_nested_net_is_resized_with_its_positions():
+    inner = net({"encoder_depth": 1, "encoder_heads": 2}, architecture=TINY, include_top=False)
+    model = nested(inner, layers.Rescaling(2.0), head=False)
+    result = transforms.resize_input(model, 32, 32)
+    expected = transforms.resize_input(inner, 32, 32)
+    x = images(1, 32, 32, 3)
+    np.testing.assert_array_equal(scores(result, x), scores(expected, 2 * x))
+
+
+# Nets that were cut.
+
+
+def test_a_net_cut_before_its_norm_is_not_taken_for_whole():
+    model = net(architecture=SMALL)
+    cut = keras.Model(model.input, model.get_layer("stage2_unit2_add").output)
+    message = "ends in a sum, the output of 'stage2_unit2_add'.*`stage3_unit1_act1`"
+    for surgery in (keras_preact.feature_extractor, lambda each: transforms.replace_head(each, 2)):
+        with pytest.raises(ValueError, match=message):
+            surgery(cut)
+    stages = {"units": (2, 2, 3), "channels": (16, 32, 64), "strides": (1, 2, 1)}
+    model = net(stages)
+    cut = keras.Model(model.input, model.get_layer("stage3_unit2_add").output)
+    assert [*keras_preact.feature_extractor(cut, (2,)).output] == ["stage2"]
+
+
+def test_a_net_cut_behind_its_norm_is_a_net_of_fewer_stages():
+    model = net(architecture=SMALL)
+    cut = keras.Model(model.input, model.get_layer("stage3_unit1_act1").output)
+    maps = keras_preact.feature_extractor(cut)(X)
+    assert [*maps] == ["stage2"]
+    expected = keras_preact.feature_extractor(model, (2,))(X)["stage2"]
+    np.testing.assert_array_equal(maps["stage2"], expected)
+    pooled = scores(transforms.replace_head(cut, None))
+    np.testing.assert_allclose(pooled, np.mean(expected, axis=(1, 2)), rtol=1e-5)
+    transforms.freeze(cut, 2)
+    assert not cut.trainable_variables
+
+
+def test_a_net_whose_sums_are_activated_may_be_cut_at_them():
+    model = net({"order": "original"})
+    cut = keras.Model(model.input, model.get_layer("stage2_unit2_sum_act").output)
+    assert transforms.replace_head(cut, 2).output_shape == (None, 2)
