@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -75,6 +76,32 @@ def run(command: Sequence[str], log: Path, threads: int = 0) -> int:
             return process.wait()
         finally:
             stop(process)
+
+
+def wait_for(what: str, ready: Callable[[], bool], minutes: float) -> None:
+    """Wait for another process, and say so at once and every minute.
+
+    Args:
+        what: What is missing, such as `"the chief at 10.0.0.1:8000"`.
+        ready: Returns whether it is there. It is asked once a second.
+        minutes: Longest time to wait.
+
+    Raises:
+        TimeoutError: If it has not come by then.
+    """
+    started = time.monotonic()
+    told = 0
+    while not ready():
+        waited = (time.monotonic() - started) / 60
+        if waited >= minutes:
+            raise TimeoutError(
+                f"Waited {minutes:g} minutes for {what}. Start it, and this command again; "
+                "--wait-minutes allows for more."
+            )
+        if waited >= told:
+            print(f"Waiting for {what} ({told} of {minutes:g} minutes).", flush=True)
+            told += 1
+        time.sleep(min(1.0, 60 * (minutes - waited)))
 
 
 def last_lines(log: Path, count: int) -> str:

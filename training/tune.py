@@ -7,9 +7,11 @@ goes on after its last completed epoch.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 import grpc
 import tensorflow as tf
 
+from training import processes
 from training.hyperrule import apply_rule
 from training.recipe import (
     Recipe,
@@ -26,7 +29,6 @@ from training.recipe import (
     override_recipe,
     steps_per_epoch,
 )
-from training.records.files import write_json
 from training.search import (
     OBJECTIVES,
     ORACLES,
@@ -37,10 +39,10 @@ from training.search import (
     make_oracle,
 )
 from training.search.cluster import Cluster, share_devices
-from training.search.oracles import Constrained
+from training.search.oracles import Constrained, Rungs
 from training.search.report import Board, write_report
-from training.search.trials import SearchFolder
-from training.search.tuner import CHIEF, Training, TrainingTuner
+from training.search.trials import Record, SearchFolder
+from training.search.tuner import CHIEF, WAIT_MINUTES, SearchOver, Training, TrainingTuner
 from training.sources import ImageSource, open_source
 from training.train import named_recipe
 
@@ -95,10 +97,17 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
     recipe = named_recipe(arguments)
     add_recipe_arguments(parser, recipe)
     options = parser.parse_args(arguments)
-    for name, least in (("workers", 0), ("threads", 0), ("retries", 0)):
-        if getattr(options, name) < least:
-            value = getattr(options, name)
-            raise ValueError(f"--{name} must be {least} or more. Received: {value}")
+    for name, least in (
+        ("workers", 0),
+        ("threads", 0),
+        ("retries", 0),
+        ("keep_best", 1),
+        ("wait_minutes", 0),
+    ):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} must be {least} or more. Received: {value}")
     return options, override_recipe(recipe, options)
 
 
@@ -109,7 +118,8 @@ def _add_search_arguments(group: Any) -> None:
         type=int,
         required=True,
         metavar="N",
-        help="most trials; with hyperband and halving, to continue one is a trial as well",
+        help="most trials; with hyperband and halving, to continue one is a trial as well. A "
+        "larger number on the same command extends the search",
     )
     group.add_argument(
         "--objective",
@@ -134,6 +144,13 @@ def _add_search_arguments(group: Any) -> None:
     )
     group.add_argument(
         "--latency-batch-size", type=int, default=1, metavar="N", help="images of it (default: 1)"
+    )
+    group.add_argument(
+        "--keep-best",
+        type=int,
+        metavar="N",
+        help="remove the weights of all finished trials but the best N (default: keep all); with "
+        "hyperband and halving at the end, since any may be continued",
     )
 
 
@@ -167,6 +184,14 @@ def _add_machine_arguments(group: Any) -> None:
         metavar="N",
         help="how often a trial that was killed is taken up again (default: 1)",
     )
+    group.add_argument(
+        "--wait-minutes",
+        type=float,
+        default=WAIT_MINUTES,
+        metavar="M",
+        help="how long a worker of another machine waits for the chief "
+        f"(default: {WAIT_MINUTES:g})",
+    )
 
 
 def _count(text: str) -> int:
@@ -196,7 +221,7 @@ def check_folder(folder: SearchFolder, description: dict[str, Any]) -> None:
 
     Args:
         folder: The folder.
-        description: Of the search.
+        description: Of the search, which may have more trials than it had.
 
     Raises:
         FileExistsError: If it holds something else.
@@ -204,6 +229,8 @@ def check_folder(folder: SearchFolder, description: dict[str, Any]) -> None:
     output = folder.output
     if folder.description.exists():
         recorded = json.loads(folder.description.read_text(encoding="utf-8"))
+        if recorded["max_trials"] < description["max_trials"]:
+            recorded["max_trials"] = description["max_trials"]
         changes = []
         for name, value in description.items():
             if isinstance(value, dict):
@@ -286,13 +313,20 @@ def run_trials(
     if options.devices:
         training += ["--devices", *options.devices]
     board = Board(folder, options.objective, options.max_trials)
+
+    def changed(record: Record) -> None:
+        board.show(record)
+        if options.keep_best and not isinstance(oracle, Rungs):
+            folder.keep_best(options.keep_best, options.objective)
+
     TrainingTuner(
         oracle,
         hypermodel,
         folder,
         Training(training, options.threads),
         options.workers,
-        board.show,
+        changed,
+        options.wait_minutes,
     ).search()
 
 
@@ -315,6 +349,60 @@ def worker_options(options: argparse.Namespace) -> list[list[str]]:
         ["--threads", str(threads), *(["--devices", *names] if names else [])]
         for names in share_devices(devices, options.workers)
     ]
+
+
+def run_search(
+    arguments: Sequence[str],
+    options: argparse.Namespace,
+    search: tuple[PreActHyperModel, Constrained],
+    folder: SearchFolder,
+    description: dict[str, Any],
+) -> int:
+    """Run a search in its folder, and write the report.
+
+    Args:
+        arguments: The command line.
+        options: The same, parsed.
+        search: Hypermodel and oracle.
+        folder: Where everything goes.
+        description: Of the search.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        RuntimeError: If too many trials failed.
+    """
+    if not (folder.claimed(description) and folder.ended()):
+        folder.claim(description)
+        if options.workers and "KERASTUNER_ORACLE_IP" not in os.environ:
+            cluster = Cluster(["training.tune", *arguments], worker_options(options))
+            if status := cluster.run():
+                return status
+        else:
+            run_trials(options, *search, folder)
+        folder.end(description)
+    if options.keep_best:
+        folder.keep_best(options.keep_best, options.objective)
+    print(write_report(folder))
+    return _tell_of_deaths(folder)
+
+
+def _tell_of_deaths(folder: SearchFolder) -> int:
+    """Name the trials that a signal has ended, and return the exit status."""
+    records = folder.records()
+    died = [record for record in records if record.status == "failed" and record.signal]
+    if not died:
+        return 0
+    print(
+        f"training.tune: {len(died)} of {len(records)} trials were ended by a signal, so their "
+        "nets have no result:",
+        file=sys.stderr,
+    )
+    for record in died:
+        name = signal.Signals(record.signal).name
+        print(f"  trial {record.trial}: {name}; {folder.log(record.trial)}", file=sys.stderr)
+    return 1
 
 
 def tune(arguments: Sequence[str]) -> int:
@@ -340,22 +428,32 @@ def tune(arguments: Sequence[str]) -> int:
     recipe = override_recipe(apply_rule(recipe, source), options).replace(rule="none")
     folder = SearchFolder(options.output)
     description = describe(options, recipe, space, source)
-    check_folder(folder, description)
-    hypermodel, oracle = make_search(options, recipe, space, source)
-    member = "KERASTUNER_ORACLE_IP" in os.environ
-    if member and os.environ["KERASTUNER_TUNER_ID"] != CHIEF:
-        run_trials(options, hypermodel, oracle, folder)
-        return 0
-    folder.output.mkdir(parents=True, exist_ok=True)
-    write_json(folder.description, description)
-    status = 0
-    if options.workers and not member:
-        status = Cluster(["training.tune", *arguments], worker_options(options)).run()
-    else:
-        run_trials(options, hypermodel, oracle, folder)
-    if not status:
-        print(write_report(folder))
-    return status
+    if not _is_worker():
+        check_folder(folder, description)
+    search = make_search(options, recipe, space, source)
+    if not _is_worker():
+        return run_search(arguments, options, search, folder, description)
+    # A chief takes no folder in which others have written.
+    processes.wait_for(
+        f"the chief to begin {folder.description}",
+        lambda: _claimed(folder, description),
+        options.wait_minutes,
+    )
+    if not folder.ended():
+        with contextlib.suppress(SearchOver):
+            run_trials(options, *search, folder)
+    return 0
+
+
+def _claimed(folder: SearchFolder, description: dict[str, Any]) -> bool:
+    """Return whether the chief has begun a search; raise if it will not begin this one."""
+    if folder.description.exists():
+        check_folder(folder, description)
+    return folder.claimed(description)
+
+
+def _is_worker() -> bool:
+    return "KERASTUNER_ORACLE_IP" in os.environ and os.environ["KERASTUNER_TUNER_ID"] != CHIEF
 
 
 def _reported(arguments: Sequence[str]) -> SearchFolder | None:
@@ -374,7 +472,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line, without the program; that of the process by default.
 
     Returns:
-        The exit status: 0, 1 if too many trials failed, 2 for a wrong argument, 130 after Ctrl-C.
+        The exit status: 0, 1 if too many trials failed or a signal ended one, 2 for a wrong
+        argument, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # Latencies are measured in this process; the trials need the memory.

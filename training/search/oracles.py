@@ -11,10 +11,12 @@ import math
 import os
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import keras_tuner
 import numpy as np
+from keras_tuner.engine.trial import Trial
 from keras_tuner.oracles import BayesianOptimizationOracle, HyperbandOracle, RandomSearchOracle
 
 from training.records.files import replacing, write_json
@@ -156,6 +158,10 @@ class Constrained(keras_tuner.Oracle):
         A trial's file is written before the oracle's. Where a process was killed in between, what
         the trial's says counts if it has ended; if it has just begun, it is proposed again.
         """
+        # KerasTuner finds them by a pattern, which a name such as "runs [1]" would be part of.
+        for path in Path(self._project_dir).glob("trial_*/trial.json"):
+            trial = Trial.load(str(path))
+            self.trials[trial.trial_id] = trial
         super().reload()
         self.trials = {each: self.trials[each] for each in self.start_order}
         ended = [each for each in self._retry_queue if self.trials[each].status in _ENDED]
@@ -351,6 +357,8 @@ class Hyperband(Rungs):
 class SuccessiveHalving(Rungs):
     """One bracket, as large as `max_trials` allows.
 
+    A search that goes on with a larger `max_trials` has one more bracket, of the trials added.
+
     Args:
         hypermodel: Holds the hyperparameters.
         constraints: Limits on candidates.
@@ -369,9 +377,26 @@ class SuccessiveHalving(Rungs):
         factor: int,
         **options: Any,
     ) -> None:
+        # Trials that the brackets begun so far were planned for.
+        self._planned = 0
         self._sizes = halving_sizes(max_trials, max_epochs, factor)
         super().__init__(hypermodel, constraints, max_epochs=max_epochs, factor=factor, **options)
-        self.max_trials = max_trials
+        self.max_trials = self._planned = max_trials
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what was done."""
+        return {**super().get_state(), "planned": self._planned}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restore what was done; how much is to be done, the arguments say."""
+        super().set_state(state)
+        self._planned = state.get("planned", self.max_trials)
+
+    def _increment_bracket_num(self) -> None:
+        added = self.max_trials - self._planned
+        self._sizes = halving_sizes(added, self.max_epochs, self.factor)
+        self._current_bracket = self._get_num_brackets() - 1
+        self._planned = self.max_trials
 
     def _get_num_brackets(self) -> int:
         # KerasTuner begins with the bracket of the most rungs.
@@ -381,7 +406,7 @@ class SuccessiveHalving(Rungs):
         return self._sizes[round_num]
 
     def _more_brackets(self) -> bool:
-        return False
+        return self._planned < self.max_trials
 
 
 def halving_sizes(max_trials: int, max_epochs: int, factor: int) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,11 @@ from training.recipe import Recipe
 from training.records.files import replacing, write_json
 from training.run import read_run
 from training.search.oracles import OBJECTIVES
+
+# Files of a training run that hold weights.
+_WEIGHTS = ("model.keras", "best.keras", "checkpoint")
+# Entry of `search.json` once the oracle has nothing left to propose.
+_ENDED = "ended"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +44,7 @@ class Record:
         seconds: Time that these took.
         results: Record of its last epoch, once it is finished.
         message: Why it was interrupted or failed, with the end of its log.
+        signal: Number of the signal that ended its last training; 0 if none did.
     """
 
     trial: str
@@ -51,6 +58,7 @@ class Record:
     seconds: float = 0.0
     results: dict[str, Any] = field(default_factory=dict)
     message: str = ""
+    signal: int = 0
 
     def replace(self, **changes: Any) -> Record:
         """Return the record with some values changed."""
@@ -104,8 +112,51 @@ class SearchFolder:
 
     def records(self) -> list[Record]:
         """Read the records of all trials that have begun, by number."""
-        found = sorted(self.output.glob("trials/*/trial.json"))
-        return [Record(**json.loads(path.read_text(encoding="utf-8"))) for path in found]
+        paths = self.output.glob("trials/*/trial.json")
+        found = [Record(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+        # As text, "08" of a search that was extended would come before "1".
+        return sorted(found, key=lambda record: int(record.trial))
+
+    def claim(self, description: dict[str, Any]) -> None:
+        """Make the folder that of a search, which is under way from now on.
+
+        Args:
+            description: Of the search.
+        """
+        self.output.mkdir(parents=True, exist_ok=True)
+        write_json(self.description, description)
+
+    def end(self, description: dict[str, Any]) -> None:
+        """Note that a search has nothing left to do."""
+        write_json(self.description, {**description, _ENDED: True})
+
+    def claimed(self, description: dict[str, Any]) -> bool:
+        """Return whether the folder is that of this search, with as many trials."""
+        return {**self._recorded(), _ENDED: True} == {**description, _ENDED: True}
+
+    def ended(self) -> bool:
+        """Return whether its search has nothing left to do."""
+        return bool(self._recorded().get(_ENDED))
+
+    def _recorded(self) -> dict[str, Any]:
+        if not self.description.exists():
+            return {}
+        return json.loads(self.description.read_text(encoding="utf-8"))
+
+    def keep_best(self, count: int, objective: str) -> None:
+        """Remove the weights and checkpoints of all finished runs but the best.
+
+        Args:
+            count: Number of runs that keep theirs.
+            objective: The metric that they are compared by.
+        """
+        for record in leaderboard(self.records(), objective)[count:]:
+            for name in _WEIGHTS:
+                path = self.output / record.run / name
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
 
 def leaderboard(records: Iterable[Record], objective: str) -> list[Record]:

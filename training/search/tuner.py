@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -27,12 +28,14 @@ from training.search.trials import Record, SearchFolder, write_recipe
 # Name of the process that holds the oracle, whether or not it runs the trials itself. KerasTuner
 # goes on only from the files of that name, and takes a process for the chief by it.
 CHIEF = "chief"
-# How `training.train` ends when it was asked to stop, beside a death by a signal.
-_STOPPED = (0, 130, 143)
+# Exit status of `training.train` by the signal that asked it to stop, beside a death by a signal.
+_SIGNALS = {130: signal.SIGINT, 143: signal.SIGTERM, processes.PREEMPTED: signal.SIGTERM}
 # Hyperparameters of KerasTuner's own begin so.
 _INTERNAL = "tuner/"
 # Seconds between two questions to an oracle that waits for trials under way.
 _PATIENCE = 1.0
+# Minutes that a worker waits for the chief, unless it is told otherwise.
+WAIT_MINUTES = 60.0
 
 
 def worker_name(index: int) -> str:
@@ -66,6 +69,7 @@ class TrainingTuner(base_tuner.BaseTuner):
         training: How trials are trained.
         workers: Number of workers; 0 if the trials run one at a time in this process.
         on_change: Called whenever a trial has begun or ended, with its record.
+        wait_minutes: Longest time that a worker waits for a chief.
     """
 
     # The oracle of a chief; a `PatientClient` of a worker.
@@ -79,6 +83,7 @@ class TrainingTuner(base_tuner.BaseTuner):
         training: Training,
         workers: int = 0,
         on_change: Callable[[Record], None] = lambda record: None,
+        wait_minutes: float = WAIT_MINUTES,
     ) -> None:
         self._net = hypermodel
         self._folder = folder
@@ -91,7 +96,7 @@ class TrainingTuner(base_tuner.BaseTuner):
         # The oracle knows the space already.
         super().__init__(oracle, None, str(folder.output), "oracle")
         if self._is_worker():
-            self.oracle = PatientClient(self.oracle)
+            self.oracle = PatientClient(self.oracle, folder.ended, wait_minutes)
         else:
             self.oracle.verbose = 0
 
@@ -160,7 +165,7 @@ class TrainingTuner(base_tuner.BaseTuner):
         values = trial.hyperparameters.values
         record = self._folder.read(trial.trial_id) or self._new_record(trial.trial_id, values)
         attempt = {"worker": self.tuner_id, "after_epoch": len(self._folder.history(record))}
-        record = record.replace(status="running", attempts=[*record.attempts, attempt])
+        record = record.replace(status="running", attempts=[*record.attempts, attempt], signal=0)
         self._note(record)
         write_recipe(self._folder.recipe(trial.trial_id), self._net.recipe(values))
         return record
@@ -192,15 +197,21 @@ class TrainingTuner(base_tuner.BaseTuner):
     def _failure(self, record: Record, status: int) -> Exception:
         """Note why a trial has not come to its end."""
         log = self._folder.log(record.trial)
-        killed = status < 0 or status in _STOPPED
+        number = max(0, -status) or _SIGNALS.get(status, 0)
         how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
         message = f"Training ended early, {how}; {log}:\n{processes.last_lines(log, 12)}"
-        self._note(record.replace(status="failed", message=message))
-        return RuntimeError(message) if killed else keras_tuner.errors.FailedTrialError(message)
+        self._note(record.replace(status="failed", message=message, signal=int(number)))
+        if number or not status:
+            return RuntimeError(message)
+        return keras_tuner.errors.FailedTrialError(message)
 
     def _note(self, record: Record) -> None:
         self._folder.write(record)
         self._on_change(record)
+
+
+class SearchOver(Exception):
+    """Reason why a worker need not wait for a chief: nothing is left to do."""
 
 
 class PatientClient:
@@ -212,10 +223,17 @@ class PatientClient:
 
     Args:
         client: KerasTuner's `OracleClient`.
+        over: Returns whether the search is over, so that no chief will come. `SearchOver` is
+            raised then.
+        minutes: Longest time to wait for a chief that is not there.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, over: Callable[[], bool], minutes: float) -> None:
         self._client = client
+        self._over = over
+        self._minutes = minutes
+        self._address = ":".join(os.environ[f"KERASTUNER_ORACLE_{name}"] for name in ("IP", "PORT"))
+        self._channel = grpc.insecure_channel(self._address)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._client, name)
@@ -224,12 +242,22 @@ class PatientClient:
 
         def ask(*arguments: Any, **options: Any) -> Any:
             while True:
+                processes.wait_for(f"the chief at {self._address}", self._answers, self._minutes)
                 try:
                     return value(*arguments, **options)
                 except grpc.RpcError as error:
                     if error.code() != grpc.StatusCode.UNAVAILABLE:
                         raise
                     print("The chief is gone; waiting for another.", flush=True)
-                    time.sleep(_PATIENCE)
 
         return ask
+
+    def _answers(self) -> bool:
+        """Return whether there is a chief; a look at one that is there takes no time."""
+        try:
+            grpc.channel_ready_future(self._channel).result(timeout=_PATIENCE)
+        except grpc.FutureTimeoutError:
+            if self._over():
+                raise SearchOver from None
+            return False
+        return True

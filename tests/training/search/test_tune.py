@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,9 +22,9 @@ from training import processes
 from training.recipe import load_recipe
 from training.records.files import write_json
 from training.run import read_run
-from training.search import Constraints, load_space, make_oracle
-from training.search.trials import SearchFolder, write_recipe
-from training.search.tuner import Training, TrainingTuner
+from training.search import Constraints, load_space, make_oracle, tuner
+from training.search.trials import SearchFolder, leaderboard, write_recipe
+from training.search.tuner import CHIEF, Training, TrainingTuner
 from training.sources import open_source
 from training.train import main as train
 from training.tune import describe, main, parse_arguments
@@ -81,6 +83,8 @@ def test_a_folder_of_something_else_is_refused(required, tmp_path, capsys):
     ("options", "message"),
     [
         (["--workers", "-1"], "--workers must be 0 or more. Received: -1"),
+        (["--keep-best", "0"], "--keep-best must be 1 or more. Received: 0"),
+        (["--wait-minutes", "-1"], "--wait-minutes must be 0 or more. Received: -1"),
         (["--max-flops", "10"], "No candidate keeps to the limits"),
         (["--learning-rate", "-1"], "`learning_rate` must be above 0"),
         (["--space", "digit"], "Did you mean 'digits'"),
@@ -137,6 +141,89 @@ def test_a_training_that_is_killed_is_retried(make_tuner, tmp_path, monkeypatch)
             tuner.run_trial(trial)
         (record,) = SearchFolder(tmp_path / "search").records()
         assert len(started) == len(record.attempts) == attempt
+        assert record.signal == signal.SIGKILL
+
+
+# Before a test replaces them.
+RUN, START = processes.run, processes.start
+WEIGHTS = ("model.keras", "best.keras", "checkpoint/last.npz")
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list[tuple[str, int]]:
+    """Let a training only leave the files of one, and return the list of those done."""
+    done = []
+
+    def run(command, log, threads=0):
+        output = Path(command[command.index("--output") + 1])
+        epochs = int(command[command.index("--stop-after") + 1])
+        done.append((output.parent.name, epochs))
+        for name in WEIGHTS:
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
+            (output / name).touch()
+        accuracy = 0.5 + 0.01 * (7 * int(output.parent.name) % 10)
+        history = [{"epoch": epoch + 1, "val_top1": accuracy} for epoch in range(epochs)]
+        write_json(output / "run.json", {"status": "running", "history": history})
+        return 0
+
+    monkeypatch.setattr(processes, "run", run)
+    monkeypatch.setattr(tuner, "_PATIENCE", 0.0)
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "")
+    return done
+
+
+def test_a_search_in_which_trials_were_killed_says_so_and_fails(
+    required, trained, monkeypatch, capsys
+):
+    leave_files = processes.run
+
+    def run_and_kill(command, log, threads=0):
+        if "/trials/0/" in " ".join(command):
+            return leave_files(command, log, threads)
+        return RUN(command, log, threads)
+
+    def start_and_kill(command, *arguments, **options):
+        process = START(command, *arguments, **options)
+        process.send_signal(signal.SIGSEGV)
+        return process
+
+    monkeypatch.setattr(processes, "run", run_and_kill)
+    monkeypatch.setattr(processes, "start", start_and_kill)
+    command = [*required, "--oracle", "random", "--max-trials", "2", "--retries", "0"]
+    for _ in range(2):
+        assert main(command) == 1
+        captured = capsys.readouterr()
+        assert "Trials: 1 finished, 1 failed." in captured.out
+        assert "1 of 2 trials were ended by a signal" in captured.err
+        assert "trial 1: SIGSEGV; " in captured.err
+        assert "/trials/1/log.txt" in captured.err
+
+
+@pytest.mark.parametrize("oracle", ["random", "hyperband", "halving"])
+def test_a_search_is_extended_and_keeps_the_weights_of_the_best(
+    required, tmp_path, capsys, trained, oracle
+):
+    # A name that is a pattern too.
+    output = tmp_path / "runs [v1] *é?"
+    command = [*required, "--output", str(output), "--oracle", oracle, "--epochs", "3"]
+    assert main([*command, "--max-trials", "4"]) == 0
+    before = {record.trial: record for record in SearchFolder(output).records()}
+    assert len(trained) == len(before) == 4
+
+    assert main([*command, "--max-trials", "11", "--keep-best", "2"]) == 0
+    records = SearchFolder(output).records()
+    # Of the seven that halving may add, five candidates and one promotion make a bracket.
+    assert len(trained) == len(records) == (10 if oracle == "halving" else 11)
+    assert [int(record.trial) for record in records] == list(range(len(records)))
+    assert {each.trial: each for each in records if each.trial in before} == before
+    ranked = [output / record.run for record in leaderboard(records, "val_top1")]
+    for place, run in enumerate(ranked):
+        assert (run / "run.json").exists()
+        assert [(run / name).exists() for name in WEIGHTS] == [place < 2] * 3
+
+    capsys.readouterr()
+    assert main([*command, "--max-trials", "5"]) == 2
+    assert "max_trials: 11 then, 5 now" in capsys.readouterr().err
 
 
 def test_what_is_trained_already_is_not_trained_again(make_tuner, tmp_path, monkeypatch):
@@ -263,3 +350,87 @@ def test_a_cluster_survives_its_members_and_runs_nothing_twice(required, tmp_pat
     oracle = json.loads((output / "oracle" / "oracle.json").read_text())
     assert sorted(oracle["end_order"]) == sorted(records)
     assert len({json.dumps(record.values) for record in records.values()}) == 3
+
+
+# Chief, workers; a pause between two starts lets the earlier come to where it waits.
+ORDERS = [
+    (("worker0", "worker1", CHIEF), 2.0),
+    (("worker0", CHIEF, "worker1"), 2.0),
+    ((CHIEF, "worker0", "worker1"), 2.0),
+    ((CHIEF, "worker1", "worker0"), 0.0),
+    (("worker1", "worker0", CHIEF), 0.0),
+]
+
+
+def _be(environment: dict[str, str], arguments: list[str], log: Path) -> None:
+    """Be a member of a cluster whose trainings only leave the file of one."""
+
+    def run(command, log, threads=0):
+        output = Path(command[command.index("--output") + 1])
+        output.mkdir(parents=True, exist_ok=True)
+        epochs = int(command[command.index("--stop-after") + 1])
+        history = [{"epoch": epoch + 1, "val_top1": 0.5} for epoch in range(epochs)]
+        write_json(output / "run.json", {"status": "running", "history": history})
+        return 0
+
+    processes.run = run
+    os.environ.update(environment)
+    with open(log, "w", buffering=1) as file:
+        sys.stdout = sys.stderr = file
+        sys.exit(main(arguments))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("order", "pause"), ORDERS)
+def test_chief_and_workers_start_in_any_order(required, tmp_path, order, pause):
+    """Ten times each; a member that came too late ends as well."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["training.tune", "tests.training.search.test_tune"])
+    for turn in range(10):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = {
+                "KERASTUNER_ORACLE_IP": "127.0.0.1",
+                "KERASTUNER_ORACLE_PORT": str(probe.getsockname()[1]),
+            }
+        folder = SearchFolder(tmp_path / f"search{turn}")
+        command = [*required, "--oracle", "random", "--output", str(folder.output)]
+        members = {}
+        for name in order:
+            environment = {**address, "KERASTUNER_TUNER_ID": name}
+            log = tmp_path / f"{name}-{turn}.txt"
+            members[name] = context.Process(
+                target=_be, args=(environment, [*command, "--workers", "2"], log)
+            )
+            members[name].start()
+            time.sleep(pause)
+        for name, process in members.items():
+            process.join(120)
+            assert process.exitcode == 0, (tmp_path / f"{name}-{turn}.txt").read_text()
+        assert [record.status for record in folder.records()] == ["finished"] * 3
+        assert folder.ended()
+
+
+def test_a_worker_without_a_chief_writes_nothing_and_says_who_is_missing(
+    required, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
+    monkeypatch.setenv("KERASTUNER_ORACLE_PORT", "1")
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker0")
+    worker = [*required, "--wait-minutes", "0.001"]
+    folder = SearchFolder(tmp_path / "search")
+    assert main(worker) == 2
+    output, error = capsys.readouterr()
+    assert f"Waiting for the chief to begin {folder.description} (0 of 0.001 minutes)." in output
+    assert f"Waited 0.001 minutes for the chief to begin {folder.description}." in error
+    assert not folder.output.exists()
+
+    folder.claim(_described(required))
+    assert main(worker) == 2
+    assert "Waited 0.001 minutes for the chief at 127.0.0.1:1." in capsys.readouterr().err
+
+    folder.end(_described(required))
+    assert main(worker) == 0
+    folder.claim(_described([*required, "--oracle", "random"]))
+    assert main(worker) == 2
+    assert "oracle: 'random' then, 'hyperband' now" in capsys.readouterr().err
