@@ -37,7 +37,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 def written_whole(path: Path) -> Iterator[Path]:
     """Write a folder under a temporary name, and rename it once it is complete.
 
-    After an error, everything that was written is removed.
+    After an error, everything that was written is removed, with the folders made for it.
 
     Args:
         path: Where the folder ends up. It must not exist.
@@ -46,9 +46,15 @@ def written_whole(path: Path) -> Iterator[Path]:
         A path beside it that does not exist yet.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    made = [folder for folder in path.parents if not folder.exists()]
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.rename(path)
-    finally:
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        for folder in made:
+            # One in which another process has written meanwhile stays.
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise

@@ -18,6 +18,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf.config_pb2 import ConfigProto
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, TensorInfo
 
+from savedmodels.paths import literal
+
 _TAG = b"serve"
 _STRING = tf.string.as_datatype_enum
 _STRING_BYTES = 24  # of a TF_TString
@@ -160,11 +162,12 @@ class ServedModel:
             settings = (config or ConfigProto()).SerializeToString()
             _checked(lambda s: library.TF_SetConfig(options, settings, len(settings), s))
             tags = (ctypes.c_char_p * 1)(_TAG)
-            self._session = _checked(
-                lambda status: library.TF_LoadSessionFromSavedModel(
-                    options, None, str(folder).encode(), tags, 1, self._graph, buffer, status
+            with literal(folder) as path:
+                self._session = _checked(
+                    lambda status: library.TF_LoadSessionFromSavedModel(
+                        options, None, str(path).encode(), tags, 1, self._graph, buffer, status
+                    )
                 )
-            )
             content = _Buffer.from_address(buffer)
             graph = MetaGraphDef.FromString(ctypes.string_at(content.data, content.length))
         finally:

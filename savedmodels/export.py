@@ -14,11 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
+import numpy as np
+
+from keras_preact.files import written_whole
 from keras_preact.serving.export import DTYPES, export_savedmodel
-from savedmodels.formats import FORMATS, export_format
+from savedmodels.c_api import ServedModel
+from savedmodels.check import check
+from savedmodels.formats import FORMATS, Predict, check_scores, export_format
 from savedmodels.versions import versions
 from training.trained import Trained, add_trained_arguments, load_trained
 
+# Difference of a probability that 16 bits and another order of sums allow.
+_TOLERANCE = 0.05
 # Entries of a run's record that say how the model was trained.
 _TRAINING = ("recipe_name", "recipe", "source", "git_revision", "versions")
 _SAVEDMODEL_OPTIONS = (
@@ -73,21 +81,43 @@ def _export(options: argparse.Namespace) -> Path:
     }
     if options.format != "savedmodel":
         return export_format(trained.model, path, options.format, **shared)
-    return export_savedmodel(
-        trained.model,
-        path,
-        **shared,
-        image_dtype="uint8" if options.uint8 else "float32",
-        any_size=options.any_size,
-        top_k=options.top_k,
-        max_pixels=options.max_pixels,
-        winograd=options.winograd,
-        dtype=options.dtype,
-        jit_compile=options.xla,
-        freeze=not options.no_freeze,
-        warm_up_batch_sizes=options.warm_up,
-        about=_about(trained, options.licence),
-    )
+    if path.exists():
+        raise FileExistsError(f"the version must not exist yet. Received: {path}")
+    with written_whole(path) as unchecked:
+        export_savedmodel(
+            trained.model,
+            unchecked,
+            **shared,
+            image_dtype="uint8" if options.uint8 else "float32",
+            any_size=options.any_size,
+            top_k=options.top_k,
+            max_pixels=options.max_pixels,
+            winograd=options.winograd,
+            dtype=options.dtype,
+            jit_compile=options.xla,
+            freeze=not options.no_freeze,
+            warm_up_batch_sizes=options.warm_up,
+            about=_about(trained, options.licence),
+        )
+        _check_served(unchecked, trained, options)
+    return path
+
+
+def _check_served(folder: Path, trained: Trained, options: argparse.Namespace) -> None:
+    """Load a SavedModel as TensorFlow Serving does, and raise unless it answers as the net."""
+    preprocessing = trained.preprocessing
+    shape = (1, preprocessing.input_size, preprocessing.input_size, preprocessing.channels)
+    image = np.random.default_rng(0).integers(0, 256, shape)
+    scores = trained.model(preprocessing.normalize(image.astype("float32")), training=False)
+
+    def load() -> Predict:
+        served = ServedModel(folder)
+        return lambda batch: served.run({"images": batch})["probabilities"]
+
+    expected = keras.ops.convert_to_numpy(keras.ops.cast(scores, "float32"))
+    check_scores("SavedModel", load, image, expected, _TOLERANCE)
+    if options.warm_up:
+        check(folder)
 
 
 def _given(options: argparse.Namespace) -> list[str]:

@@ -16,6 +16,8 @@ from keras_preact.preprocessing import Preprocessing
 
 # From a batch of images, float32, pixels in 0..255, to probabilities.
 Predict = Callable[[np.ndarray], np.ndarray]
+# Probabilities of two runtimes in float32 differ by a thousandth of this.
+_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,10 @@ def export_format(
     """Write a net, from pixels to probabilities, through Keras's own exporter.
 
     Its input `images` is float32 `(batch, height, width, channels)`, pixels in 0..255, at the size
-    of the net's input. Beside it lie `labels.txt` and `model.json`, which holds the preprocessing.
+    of the net's input. It computes in float32, also a net trained in mixed precision: its weights
+    are float32, no converter writes a file of bfloat16 that a runtime loads, and each runtime has a
+    setting for 16 bits. Beside it lie `labels.txt` and `model.json`, which holds the preprocessing.
+    Its runtime opens the file, and must score an image as Keras does, before it appears.
 
     Args:
         model: A model with one input of images and one softmax output.
@@ -109,7 +114,8 @@ def export_format(
 
     Raises:
         FileExistsError: If `path` exists.
-        ImportError: If a package that Keras needs for the format is missing.
+        ImportError: If a package that writes or runs the format is missing.
+        RuntimeError: If the runtime cannot open the file, or gives other scores.
         ValueError: If there is no such format, or the names do not fit the classes.
     """
     if name not in FORMATS:
@@ -123,14 +129,19 @@ def export_format(
             f"`class_names` must have one name for each of the model's {classes} classes. "
             f"Received: {len(labels)} names"
         )
+    model = _in_float32(model)
     whole = _from_pixels(transforms.fold(model) if fold else model, preprocessing)
-    # Keras writes ONNX only of a model that was called.
     size = preprocessing.input_size
-    whole(np.zeros((1, size, size, preprocessing.channels), "float32"))
+    image = np.random.default_rng(0).uniform(0, 255, (1, size, size, preprocessing.channels))
+    image = image.astype("float32")
+    # Keras writes ONNX only of a model that was called.
+    expected = keras.ops.convert_to_numpy(whole(image))
     with written_whole(path) as folder:
         folder.mkdir()
         try:
-            whole.export(str(folder / FORMATS[name].file), format=name, verbose=False)
+            file = folder / FORMATS[name].file
+            whole.export(str(file), format=name, verbose=False)
+            check_scores(name, lambda: FORMATS[name].load(file), image, expected)
         except ImportError as error:
             raise ImportError(f"{error} (pip install {FORMATS[name].requires})") from error
         (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
@@ -139,9 +150,59 @@ def export_format(
     return path / FORMATS[name].file
 
 
+def check_scores(
+    name: str,
+    load: Callable[[], Predict],
+    image: np.ndarray,
+    expected: np.ndarray,
+    tolerance: float = _TOLERANCE,
+) -> None:
+    """Open an exported net in its own runtime, and check its scores.
+
+    Args:
+        name: Name of the format.
+        load: Opens it.
+        image: A batch of one image.
+        expected: Probabilities `(1, classes)`.
+        tolerance: Largest difference of a probability.
+
+    Raises:
+        ImportError: If the runtime is not installed.
+        RuntimeError: If it cannot open the file, or gives other scores.
+    """
+    try:
+        received = load()(image)
+    except ImportError:
+        raise
+    # Each runtime has errors of its own.
+    except Exception as error:
+        raise RuntimeError(f"The {name} file does not run: {error}") from error
+    if received.shape != expected.shape:
+        raise RuntimeError(
+            f"The {name} file gives scores of the shape {received.shape} for an image. Expected: "
+            f"{expected.shape}"
+        )
+    difference = np.abs(received - expected).max()
+    # A score that is no number fails too.
+    if not difference <= tolerance:
+        raise RuntimeError(
+            f"The {name} file gives other scores than the net: one differs by {difference:.3g}. "
+            f"Expected: {tolerance:g} at most"
+        )
+
+
+def _in_float32(model: keras.Model) -> keras.Model:
+    layers = model._flatten_layers(include_self=False)
+    if all(layer.compute_dtype == "float32" for layer in layers):
+        return model
+    return transforms.with_dtype(transforms.unroll(model), "float32")
+
+
 def _from_pixels(model: keras.Model, preprocessing: Preprocessing) -> keras.Model:
     """Put the normalization of images in front of a model."""
-    images = keras.Input(model.inputs[0].shape[1:], name="images")
+    images = keras.Input(model.inputs[0].shape[1:], name="images", dtype="float32")
     std, mean = np.array(preprocessing.std), np.array(preprocessing.mean)
-    normalize = keras.layers.Rescaling((1 / (255 * std)).tolist(), (-mean / std).tolist())
+    normalize = keras.layers.Rescaling(
+        (1 / (255 * std)).tolist(), (-mean / std).tolist(), dtype="float32"
+    )
     return keras.Model(images, model(normalize(images)), name=model.name)

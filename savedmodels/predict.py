@@ -14,6 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from savedmodels.paths import literal
 from savedmodels.versions import add_model_argument, version_folder
 
 SHOWN = 5  # classes per image
@@ -34,7 +35,8 @@ class Classifier:
         labels = self.folder / "assets" / "labels.txt"
         self.class_names = labels.read_text(encoding="utf-8").splitlines()
         # The signature does not keep the variables of the loaded object alive.
-        self._module = tf.saved_model.load(str(self.folder))
+        with literal(self.folder) as path:
+            self._module = tf.saved_model.load(str(path))
 
     def classify(self, encoded: bytes) -> list[dict[str, Any]]:
         """Classify an image.

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from keras_preact.preprocessing import Preprocessing, decode_image
 from savedmodels.formats import FORMATS
@@ -34,6 +35,7 @@ def quantize(file: Path, output: Path, batches: Sequence[np.ndarray]) -> None:
 
     Raises:
         ImportError: If ONNX Runtime is not installed.
+        RuntimeError: If it cannot open the file, or gives no probabilities.
     """
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -68,16 +70,56 @@ def quantize(file: Path, output: Path, batches: Sequence[np.ndarray]) -> None:
             op_types_to_quantize=["Conv", "Add", "MaxPool"],
             calibrate_method=CalibrationMethod.MinMax,
         )
+        _check_probabilities(output, batches[0][:1])
     finally:
         prepared.unlink(missing_ok=True)
 
 
+def _check_probabilities(file: Path, image: np.ndarray) -> None:
+    scores = FORMATS["onnx"].load(file)(image)
+    if not (scores.min() >= 0 and abs(scores.sum() - 1) < 0.02):
+        file.unlink()
+        raise RuntimeError(
+            f"The model in 8 bits gives no probabilities: {scores.min():.3g} to "
+            f"{scores.max():.3g}, which sum to {scores.sum():.3g}"
+        )
+
+
 def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> list[np.ndarray]:
-    """Yield image files in batches, as an exported model takes them."""
-    images = [
-        preprocessing.resize_and_crop(decode_image(file.read_bytes(), preprocessing.channels))
-        for file in files
-    ]
+    """Read image files in batches, as an exported model takes them.
+
+    Args:
+        files: The files. One that cannot be read is named on standard error, and left out.
+        preprocessing: The model's.
+
+    Returns:
+        The batches, float32.
+
+    Raises:
+        ValueError: If none can be read.
+    """
+    return _batches([image for _, image in _read(files, preprocessing)])
+
+
+def _read(files: Sequence[Path], preprocessing: Preprocessing) -> list[tuple[Path, np.ndarray]]:
+    """Return the files that can be read, each with its image."""
+    images = []
+    for file in files:
+        try:
+            image = decode_image(file.read_bytes(), preprocessing.channels)
+        except OSError as error:
+            print(f"savedmodels.quantize: {file} is left out: {error.strerror}", file=sys.stderr)
+        except tf.errors.InvalidArgumentError:
+            reason = "no image, or a damaged one"
+            print(f"savedmodels.quantize: {file} is left out: {reason}", file=sys.stderr)
+        else:
+            images.append((file, preprocessing.resize_and_crop(image)))
+    if not images:
+        raise ValueError(f"none of the {len(files)} images can be read")
+    return images
+
+
+def _batches(images: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [np.stack(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
 
 
@@ -94,7 +136,8 @@ def compare(file: Path, quantized: Path, images: Sequence[Path]) -> str:
         The sentence.
     """
     card = json.loads((file.parent / "model.json").read_text(encoding="utf-8"))
-    batches = read_images(images, Preprocessing(**card["preprocessing"]))
+    read = _read(images, Preprocessing(**card["preprocessing"]))
+    batches = _batches([image for _, image in read])
     load = FORMATS["onnx"].load
     before, after = (
         np.concatenate([predict(batch) for batch in batches])
@@ -106,7 +149,7 @@ def compare(file: Path, quantized: Path, images: Sequence[Path]) -> str:
         f"probabilities within {np.abs(before - after).max():.3f}"
     )
     names = (file.parent / "labels.txt").read_text(encoding="utf-8").splitlines()
-    classes = [image.parent.name for image in images]
+    classes = [file.parent.name for file, _ in read]
     if not {*classes} <= {*names}:
         return text
     truth = np.array([names.index(name) for name in classes])
@@ -145,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"int8: {output}, {output.stat().st_size / file.stat().st_size:.2f} of the size")
         if options.check:
             print(compare(file, output, options.check))
-    except (ImportError, OSError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         print(f"savedmodels.quantize: {error}", file=sys.stderr)
         return 2
     return 0

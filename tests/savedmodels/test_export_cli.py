@@ -4,12 +4,16 @@ import contextlib
 import io
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_preact.preprocessing import Preprocessing
+from keras_preact.serving.export import export_savedmodel
+from savedmodels import export
 from savedmodels.export import main
+from savedmodels.predict import main as predict
 
 PREPROCESSING = Preprocessing(input_size=16, mean=(0.3,), std=(0.4,), crop_fraction=1.0)
 CLASS_NAMES = ["zero", "one", "two"]
@@ -171,3 +175,35 @@ def test_a_broken_record_of_the_run_is_named(bare, tmp_path, capsys):
     (tmp_path / "run.json").write_text("{")
     message = refused(capsys, "--model", tmp_path, "--output", tmp_path / "out")
     assert "run.json is not the record of a run" in message
+
+
+@pytest.mark.parametrize("freeze", [[], ["--no-freeze"]])
+def test_names_are_not_patterns(run, tmp_path, capsys, freeze):
+    root = tmp_path / "runs [v1] *é?"
+    command = ["--model", str(run), "--output", str(root), "--name", "net [2] ü", "--warm-up"]
+    assert main([*command, *freeze]) == 0
+    image = tmp_path / "photo [1].png"
+    image.write_bytes(tf.io.encode_png(np.full((16, 16, 1), 99, np.uint8)).numpy())
+    assert predict([str(root / "net [2] ü"), str(image)]) == 0
+    assert "  1  " in capsys.readouterr().out
+
+
+def test_a_name_that_is_too_long_is_told(run, tmp_path, capsys):
+    error = refused(capsys, "--model", run, "--output", tmp_path, "--name", "n" * 300)
+    assert "File name too long" in error
+
+
+def test_a_savedmodel_that_does_not_answer_as_the_net_is_not_left(
+    run, tmp_path, capsys, monkeypatch
+):
+    def other(model, folder, **options):
+        images = keras.Input(NET["input_shape"])
+        scores = keras.layers.Dense(len(CLASS_NAMES), "softmax", name="predictions")
+        other = keras.Model(images, scores(keras.layers.Flatten()(images)))
+        scores.bias.assign([0.0, 9.0, 0.0])
+        return export_savedmodel(other, folder, **options)
+
+    monkeypatch.setattr(export, "export_savedmodel", other)
+    error = refused(capsys, "--model", run, "--output", tmp_path, "--name", "net")
+    assert "The SavedModel file gives other scores than the net" in error
+    assert not (tmp_path / "net").exists()

@@ -1,5 +1,6 @@
 """Every format predicts what the Keras model predicts, on photographs."""
 
+import dataclasses
 import io
 import re
 import tarfile
@@ -11,12 +12,15 @@ import pytest
 from PIL import Image
 
 import keras_preact
+from keras_preact.named_weights import named_weights, set_named_weights
 from keras_preact.preprocessing import Preprocessing, decode_image
 from keras_preact.serving.export import export_savedmodel
 from savedmodels.c_api import ServedModel
 from savedmodels.export import main
-from savedmodels.formats import FORMATS, export_format
+from savedmodels.formats import FORMATS, check_scores, export_format
 from savedmodels.quantize import main as quantize_main
+from tests import nets
+from tests.nets import TINY
 from tests.savedmodels.files import CLASS_NAMES, PREPROCESSING
 from tests.savedmodels.files import pixels as pixels_of
 
@@ -72,6 +76,52 @@ def test_other_formats(net, pixels, expected, tmp_path, name):
     assert_same(predict(pixels[:1]), expected[:1])
     assert (tmp_path / "1" / "labels.txt").read_text().splitlines() == CLASS_NAMES
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
+def test_nets_trained_in_sixteen_bits_are_written_in_float32(policy, tmp_path):
+    options = {"architecture": TINY, "input_shape": (32, 32, 3), "classes": len(CLASS_NAMES)}
+    trained, same = nets.net(**options, dtype=policy), nets.net(**options)
+    set_named_weights(same, named_weights(trained))
+    images = np.random.default_rng(0).uniform(0, 255, (5, 32, 32, 3)).astype("float32")
+    expected = same.predict(PREPROCESSING.normalize(images), verbose=0)
+    own = trained.predict(PREPROCESSING.normalize(images), verbose=0)
+    # Eight bits of bfloat16, in each of a few layers.
+    np.testing.assert_allclose(own.astype("float32"), expected, atol=0.03)
+    for name, each in FORMATS.items():
+        file = export_format(trained, tmp_path / name, name, preprocessing=PREPROCESSING)
+        assert_same(each.load(file)(images), expected)
+
+
+@pytest.mark.parametrize(
+    ("received", "message"),
+    [
+        (OSError("no such layer"), "does not run: no such layer"),
+        (np.zeros((2, 7), "float32"), r"shape \(2, 7\) for an image. Expected: \(1, 7\)"),
+        (np.full((1, 7), np.nan, "float32"), "one differs by nan. Expected: 0.001 at most"),
+        (np.full((1, 7), 0.002, "float32"), "one differs by 0.002. Expected: 0.001 at most"),
+    ],
+)
+def test_a_runtime_that_gives_other_scores_is_told(received, message):
+    def load():
+        if isinstance(received, Exception):
+            raise received
+        return lambda image: received
+
+    with pytest.raises(RuntimeError, match="The onnx file .*" + message):
+        check_scores("onnx", load, np.zeros((1, 9)), np.zeros((1, 7)))
+
+
+def test_a_file_that_its_runtime_cannot_read_is_not_left(net, tmp_path, monkeypatch):
+    def load(file):
+        assert file.exists()
+        raise RuntimeError("invalid graph")
+
+    monkeypatch.setitem(FORMATS, "onnx", dataclasses.replace(FORMATS["onnx"], load=load))
+    with pytest.raises(RuntimeError, match="The onnx file does not run: invalid graph"):
+        export_format(net, tmp_path / "net" / "1", "onnx", preprocessing=PREPROCESSING)
+    assert not (tmp_path / "net").exists()
 
 
 def test_savedmodel(exported, photographs, pixels, expected):
@@ -167,8 +217,16 @@ def test_int8(net, photographs, tmp_path, capsys):
     for index, content in enumerate(photographs):
         files.append(str(folder / f"{index}.image"))
         Path(files[-1]).write_bytes(content)
-    assert quantize_main([str(tmp_path / "1"), *files, "--check", *files]) == 0
-    size, check = capsys.readouterr().out.splitlines()[-2:]
+    (folder / "notes.txt").write_text("no image")
+    odd = [str(folder / "notes.txt"), str(folder / "absent.png")]
+    assert quantize_main([str(tmp_path / "1"), *odd, *files, "--check", *files, *odd]) == 0
+    output, errors = capsys.readouterr()
+    size, check = output.splitlines()[-2:]
+    reasons = ("no image, or a damaged one", "No such file or directory")
+    told = [f"{file} is left out: {reason}" for file, reason in zip(odd, reasons, strict=True)]
+    assert errors.splitlines()[-4:] == [f"savedmodels.quantize: {each}" for each in told] * 2
+    assert quantize_main([str(tmp_path / "1"), *odd]) == 2
+    assert "none of the 2 images can be read" in capsys.readouterr().err
     assert (tmp_path / "1" / "model.int8.onnx").exists()
     assert {path.name for path in (tmp_path / "1").iterdir()} == {
         "model.onnx",
