@@ -31,8 +31,9 @@ if name == "chief":
 if name == "worker0":
     while not (folder / "worker1").exists() or (folder / "worker1").read_text().count("\\n") < 2:
         time.sleep(0.05)
-    while (folder / "chief").read_text().count("\\n") < 2:
-        time.sleep(0.05)
+# A refusal ends the others at once.
+while (folder / "chief").read_text().count("\\n") < 2:
+    time.sleep(0.05)
 sys.exit(int((folder / "status").read_text()) if name == "worker1" else 0)
 """
 
