@@ -32,6 +32,7 @@ NAMES = {
     "PreActResNet50d": "resnetv2_50d",
     "PreActResNet50d_GN": "resnetv2_50d_gn",
     "PreActResNet50d_EvoS": "resnetv2_50d_evos",
+    "PreActResNet50t": "resnetv2_50t",
     "PreActResNet101": "resnetv2_101",
     "PreActResNet152": "resnetv2_152",
     "BiTResNet50x1": "resnetv2_50x1_bit",

@@ -1,11 +1,14 @@
-"""timm's `resnetv2`, `nf_resnet` and hybrid `vit` checkpoints: `.safetensors` files of PyTorch.
+"""timm's checkpoints of these nets: `.safetensors` files of PyTorch.
 
-Names and axes are written here once, for reading and for writing.
+They are those of `resnetv2`, `nf_resnet`, `densenet` and hybrid `vit` nets; torchvision's DenseNets
+have the same names. Names and axes are written here once, for reading and for writing. The prefix
+that training on several GPUs leaves before every name (`module.`) is not read.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,6 +92,27 @@ HYBRID = Family(
         {"cls_token": "encoder_tokens/class_token", "pos_embed": "encoder_tokens/positions"},
     )
 )
+DENSENET = Family(
+    Naming(
+        {
+            "features.conv0": "stem_conv",
+            "features.norm0": "stem_norm",
+            **{
+                f"features.denseblock{{stage:1}}.denselayer{{unit:1}}.{part}{{n:1}}": (
+                    f"{_UNIT}_{part}{{n:1}}"
+                )
+                for part in ("norm", "conv")
+            },
+            **{
+                f"features.transition{{stage:1}}.{part}": f"stage{{stage:3}}_transition_{part}"
+                for part in ("norm", "conv")
+            },
+            "features.norm5": "head_norm",
+            "classifier": "predictions",
+        },
+        {},
+    )
+)
 _NORM_VARIABLES = {
     "weight": "gamma",
     "bias": "beta",
@@ -100,6 +124,8 @@ _NORM_VARIABLES = {
 _CONV_VARIABLES = {"weight": "kernel", "bias": "bias", "gain": "gain"}
 # Batches seen in training, which Keras does not count.
 _COUNTER = "num_batches_tracked"
+# What `DataParallel`, `DistributedDataParallel` and `torch.compile` put before every name.
+_WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.)+")
 # Of a kernel and of a matrix, in the order of PyTorch's: outputs, inputs, height, width.
 _TO_KERAS = {4: (2, 3, 1, 0), 2: (1, 0)}
 
@@ -128,13 +154,15 @@ def read(path: str | os.PathLike) -> NamedWeights:
         tensors = load_file(path)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{str(path)!r} is no whole safetensors file: {error}") from error
+    if all(_WRAPPERS.match(name) for name in tensors):
+        tensors = {_WRAPPERS.sub("", name, count=1): array for name, array in tensors.items()}
     arrays = (
         (name, array.ravel() if name.endswith("gain") else _channels_last(array))
         for name, array in tensors.items()
         if not name.endswith(_COUNTER)
     )
     hybrid = any(name.startswith(_BACKBONE) for name in tensors)
-    families = (HYBRID,) if hybrid else (RESNETV2, NF_RESNET)
+    families = (HYBRID,) if hybrid else (RESNETV2, NF_RESNET, DENSENET)
 
     def rename(name: str) -> tuple[str, str] | None:
         found = (family.naming.ours(name, _variables(name)) for family in families)
