@@ -16,6 +16,7 @@ mirroring are those of a single process.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -182,6 +183,13 @@ def _stored_image(image: tf.Tensor, recipe: Recipe) -> tf.Tensor:
     return to_uint8(tf.image.resize(image, size, method=recipe.interpolation, antialias=True))
 
 
+def _keeps_size(size: Sequence[int], recipe: Recipe) -> bool:
+    """Return whether `_stored_image` leaves pixels of this height and width as they are."""
+    stored = _stored_spec(recipe).shape[0]
+    resized = stored if recipe.crop == "random" else preprocessing_of(recipe).resize_size
+    return {*size} == {stored} == {resized}
+
+
 def _seed(recipe: Recipe, purpose: _Purpose, number: tf.Tensor) -> tf.Tensor:
     """Return the seed of an epoch or a step by its number, int64 `(2,)`."""
     return _fold(tf.constant([recipe.seed, purpose], tf.int64), number)
@@ -247,6 +255,9 @@ def _batches_from_memory(
 def _load(reader: ImageReader, recipe: Recipe) -> tuple[tf.Tensor, tf.Tensor]:
     """Decode all readable images of a split, uint8, with their labels."""
     spec = _stored_spec(recipe)
+    split = reader.split
+    if split.pixels is not None and _keeps_size(split.pixels.shape[1:3], recipe):
+        return pixels_of(split.pixels, recipe.channels), split.labels
     batches = reader.read_all(lambda image: _stored_image(image, recipe), spec)
     images = np.empty((reader.split.num_examples, *spec.shape), np.uint8)
     labels = np.empty(len(images), np.int64)

@@ -28,6 +28,9 @@ class Split(Protocol):
     """The labeled images of one part of a data set."""
 
     num_examples: int
+    # All images, uint8 `(examples, height, width, channels)`, where they are in memory as pixels.
+    pixels: tf.Tensor | None
+    labels: tf.Tensor | None
 
     def examples(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
         """Return one pass over the examples, none of them read yet.
@@ -76,22 +79,19 @@ class IndexedSplit:
     Args:
         names: Name of each example.
         labels: Class of each example, 0 for the first.
-        images: Content of each example's image file, or pixels
-            `(examples, height, width, channels)`, uint8. Without it the names are paths of files.
+        pixels: The images, uint8 `(examples, height, width, channels)`. Without it the names are
+            paths of files.
     """
 
     def __init__(
-        self,
-        names: Sequence[str],
-        labels: Sequence[int],
-        images: Sequence[bytes] | np.ndarray | None = None,
+        self, names: Sequence[str], labels: Sequence[int], pixels: np.ndarray | None = None
     ) -> None:
         self.num_examples = len(names)
         # Where batches are made, whatever device trains on them.
         with tf.device("CPU"):
             self._names = tf.constant(names, tf.string)
-            self._labels = tf.constant(labels, tf.int64)
-            self._images = None if images is None else tf.constant(images)
+            self.labels = tf.constant(labels, tf.int64)
+            self.pixels = None if pixels is None else tf.constant(pixels)
 
     def examples(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
         """Return one pass over the examples as `(name, index)`; see `Split.examples`."""
@@ -101,9 +101,9 @@ class IndexedSplit:
 
     def read(self, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Read the example at index `item`; see `Split.read`."""
-        if self._images is None:
-            return tf.io.read_file(self._names[item]), self._labels[item]
-        return self._images[item], self._labels[item]
+        if self.pixels is None:
+            return tf.io.read_file(self._names[item]), self.labels[item]
+        return self.pixels[item], self.labels[item]
 
 
 class RecordSplit:
@@ -125,6 +125,7 @@ class RecordSplit:
         parse: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
     ) -> None:
         self.num_examples = num_examples
+        self.pixels = self.labels = None
         self.read = parse
         self._shards = tf.constant(shards, tf.string)
 

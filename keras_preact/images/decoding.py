@@ -40,7 +40,7 @@ def rgb_to_channels(image: Tensor, channels: int) -> Tensor:
     """Convert an RGB image to its luma (ITU-R BT.601) if one channel is wanted.
 
     Args:
-        image: uint8 TensorFlow tensor `(height, width, 3)`.
+        image: uint8 TensorFlow tensor `(..., height, width, 3)`.
         channels: 1 or 3.
 
     Returns:

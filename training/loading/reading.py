@@ -38,11 +38,11 @@ def pixels_of(image: tf.Tensor, channels: int) -> tf.Tensor:
     """Return the pixels of an image, whether it is a file or pixels already.
 
     Args:
-        image: Scalar string, the content of a file; or uint8 `(height, width, 1 or 3)`.
+        image: Scalar string, the content of a file; or uint8 `(..., height, width, 1 or 3)`.
         channels: 1 for gray, 3 for RGB.
 
     Returns:
-        A uint8 tensor `(height, width, channels)`.
+        A uint8 tensor `(..., height, width, channels)`.
     """
     if image.dtype == tf.string:
         return decode_image(image, channels)
