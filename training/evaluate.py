@@ -9,7 +9,7 @@ import argparse
 import csv
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ import numpy as np
 import tensorflow as tf
 
 from training.data import evaluation_pipeline
+from training.listing.find import add_source_arguments
+from training.listing.listing import summary
 from training.recipe import recipe_for
 from training.records.files import replacing, write_json
 from training.records.report import draw_confusion
-from training.sources import open_source
+from training.sources import ImageSource, open_source
 from training.trained import Trained, add_trained_arguments, load_trained
 
 
@@ -139,9 +141,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data", metavar="SOURCE", help="as for training.train (default: what the run used)"
     )
-    parser.add_argument(
-        "--data-dir", metavar="DIR", help="where TensorFlow Datasets keeps its sets"
-    )
+    add_source_arguments(parser)
     parser.add_argument("--split", choices=("test", "train"), default="test", help="default: test")
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="where to write (default: the model's folder)"
@@ -173,7 +173,8 @@ def _run(options: argparse.Namespace) -> None:
     name = options.data or trained.record.get("source")
     if name is None:
         raise ValueError("--data is needed for a model outside the folder of its run.")
-    source = open_source(name, options.data_dir)
+    source = open_for(trained.record, name, options.data_dir, options.validation_split)
+    print(summary(source), flush=True)
     _check_fit(trained, source.class_names)
     if trained.record and trained.record["class_names"] != list(source.class_names):
         print(f"Note: the classes of {name} are not named as those the net was trained on.")
@@ -185,6 +186,37 @@ def _run(options: argparse.Namespace) -> None:
     write_evaluation(output, evaluation, about)
     print(describe(evaluation))
     print(f"Written: {output}/evaluation.json, confusion.csv, confusion.png")
+
+
+def open_for(
+    record: Mapping[str, Any],
+    name: str,
+    data_dir: str | None = None,
+    validation_split: float | None = None,
+) -> ImageSource:
+    """Open the images that a net is evaluated on, those that it was trained on left out.
+
+    Where the images of its run had no test split, the same ones are held out of any set without
+    one: the hashes of their names decide, wherever the set lies. Else all images of such a set are
+    for testing.
+
+    Args:
+        record: The record of its run; empty where there is none.
+        name: As for `training.sources.open_source`.
+        data_dir: The same.
+        validation_split: The same.
+
+    Returns:
+        The source.
+
+    Raises:
+        ValueError: If there is no such set.
+        FileNotFoundError: If there is no such folder.
+    """
+    recorded = record.get("validation_split")
+    if validation_split is None and name == record.get("source"):
+        validation_split = recorded
+    return open_source(name, data_dir, validation_split, default_split=recorded or 1)
 
 
 def _check_fit(trained: Trained, class_names: Sequence[str]) -> None:

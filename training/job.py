@@ -5,31 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import keras
 
+from training.listing.listing import Images
 from training.recipe import Recipe
 from training.records.checkpoint import Progress
 from training.run import Run
-
-
-class Images(Protocol):
-    """Facts about the images of a run, wherever they are."""
-
-    @property
-    def name(self) -> str:
-        """The name that the user gave for the set."""
-        ...
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Name of each class, in the order of the labels."""
-        ...
-
-    def num_examples(self, split: str) -> int:
-        """Return the number of images in a split, `"train"` or `"test"`."""
-        ...
 
 
 @dataclass(frozen=True)

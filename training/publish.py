@@ -19,11 +19,10 @@ from typing import Any
 from keras_preact.preprocessing import Preprocessing
 from keras_preact.weights import save_half_precision
 from training.data import evaluation_pipeline
-from training.evaluate import Evaluation, evaluate
+from training.evaluate import Evaluation, evaluate, open_for
 from training.net import build_net
 from training.recipe import Recipe, recipe_for
 from training.records.files import replacing
-from training.sources import open_source
 from training.trained import Trained, add_trained_arguments, load_trained, read_record
 
 
@@ -47,7 +46,7 @@ def publish(trained: Trained, source: str, output: Path, name: str, data: str) -
         raise ValueError(
             f"a card tells how the net was trained, and there is no run.json beside {trained.file}"
         )
-    images = open_source(source)
+    images = open_for(trained.record, source)
     if list(images.class_names) != trained.record["class_names"]:
         raise ValueError(
             f"{source} has the classes {list(images.class_names)}. The net was trained on "

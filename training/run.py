@@ -108,8 +108,9 @@ class Run:
         for name in ("source", "class_names", "images"):
             changes += differences({name: recorded[name]}, {name: self._description[name]})
         # Each loader draws random numbers of its own.
-        name = "data_on_device"
-        changes += differences({name: recorded.get(name, False)}, {name: self._description[name]})
+        for name, default in (("data_on_device", False), ("validation_split", None)):
+            then = recorded.get(name, default)
+            changes += differences({name: then}, {name: self._description.get(name, default)})
         if changes:
             raise FileExistsError(
                 f"{self.output} holds another run. Give another --output, or the same values:\n  "

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from training.listing.find import add_source_arguments
 from training.records.files import replacing
 from training.sources import ImageSource, open_source
 
@@ -64,14 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="SOURCE",
         help="digits, a folder of class folders or TFRecord shards, or a TFDS name",
     )
-    parser.add_argument("--data-dir", help="where TensorFlow Datasets keeps its prepared sets")
+    add_source_arguments(parser)
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder of the files"
     )
     parser.add_argument("--count", type=int, default=3, help="number of images (default: 3)")
     arguments = parser.parse_args(argv)
     try:
-        source = open_source(arguments.data, arguments.data_dir)
+        source = open_source(arguments.data, arguments.data_dir, arguments.validation_split)
         paths = write_samples(source, arguments.output, arguments.count)
     except (OSError, ValueError) as error:
         print(f"training.samples: {error}", file=sys.stderr)

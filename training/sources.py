@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from keras_preact.messages import did_you_mean
 from training.listing.find import find_listing
+from training.listing.held_out import DEFAULT_SHARE
 from training.listing.listing import TEST_SPLITS, Listing, renamed
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
@@ -171,11 +172,23 @@ class ImageSource:
         name: The name that the user gave for the source.
         class_names: Name of each class, in the order of the labels.
         splits: The examples, under the names `"train"` and `"test"`; either may be missing.
+        left_out: What there is beside the images, in words.
+        held_out: Share of the images that was held out for testing, if a part was.
     """
 
-    def __init__(self, name: str, class_names: Sequence[str], splits: Mapping[str, Split]) -> None:
+    def __init__(
+        self,
+        name: str,
+        class_names: Sequence[str],
+        splits: Mapping[str, Split],
+        *,
+        left_out: Sequence[str] = (),
+        held_out: float | None = None,
+    ) -> None:
         self.name = name
         self.class_names = tuple(class_names)
+        self.left_out = tuple(left_out)
+        self.held_out = held_out
         self._splits = dict(splits)
 
     @property
@@ -198,7 +211,8 @@ class ImageSource:
         if name not in self._splits:
             raise ValueError(
                 f"Source {self.name!r} has no {name!r} split. It has: {list(self._splits)}. "
-                f"The test split may also be called one of {list(TEST_SPLITS)}."
+                f"The test split may also be called one of {list(TEST_SPLITS)}, or, with "
+                "`--validation-split 0.2`, be a part of the training images."
             )
         return self._splits[name]
 
@@ -207,7 +221,13 @@ class ImageSource:
         return self.split(split).num_examples
 
 
-def open_source(name: str, data_dir: str | None = None) -> ImageSource:
+def open_source(
+    name: str,
+    data_dir: str | None = None,
+    validation_split: float | None = None,
+    *,
+    default_split: float = DEFAULT_SHARE,
+) -> ImageSource:
     """Open a set of labeled images.
 
     Args:
@@ -215,7 +235,8 @@ def open_source(name: str, data_dir: str | None = None) -> ImageSource:
 
             - `digits`: the 1,797 handwritten digits (8x8, gray) that come with scikit-learn;
             - a folder `root/{train,test}/{class}/*.jpg` (or `.jpeg`, `.png`), where `test` may
-              also be called `validation`, `val` or `valid`;
+              also be called `validation`, `val` or `valid`; or `root/{class}/*.jpg`, of which a
+              part is held out for testing;
             - a folder with the files of CIFAR-10 or CIFAR-100 in their binary format
               (`data_batch_1.bin`, …), as their archives unpack it; of CIFAR-100 the fine labels;
             - an `.npz` file, or a folder of them, as `training.listing.arrays.list_arrays` reads;
@@ -229,13 +250,18 @@ def open_source(name: str, data_dir: str | None = None) -> ImageSource:
             - a folder prepared by TensorFlow Datasets (it holds `dataset_info.json`);
             - the name of a set in TensorFlow Datasets, such as `cifar10` or `imagenet2012`.
         data_dir: Where TensorFlow Datasets keeps its prepared sets; its own default otherwise.
+        validation_split: Share of the images that is held out for testing, of class folders or
+            `.npz` files without a test split, as `training.listing.held_out.hold_out` does; 1 for
+            all.
+        default_split: The same, where it is not given, of a set without any split.
 
     Returns:
         The source, with its splits renamed to `"train"` and `"test"`. Of a set that has both, the
         validation split is taken as `"test"`.
 
     Raises:
-        ValueError: If the name or what lies there is no set of labeled images.
+        ValueError: If the name or what lies there is no set of labeled images, or
+            `validation_split` is given for another kind of set, or one that has a test split.
         FileNotFoundError: If the path does not exist, or the set is neither prepared nor to be
             downloaded from here. The message says what to do.
     """
@@ -246,8 +272,9 @@ def open_source(name: str, data_dir: str | None = None) -> ImageSource:
             f"the folder, for example `tar xf {name} -C FOLDER`."
         )
     if path.is_dir() and (opened := _open_shard_folder(path)):
+        _check_no_split(name, validation_split)
         return opened
-    if listing := find_listing(name):
+    if listing := find_listing(name, validation_split, default_split):
         return _from_listing(name if name == "digits" else str(path), listing)
     if path.exists():
         raise ValueError(
@@ -256,7 +283,16 @@ def open_source(name: str, data_dir: str | None = None) -> ImageSource:
         )
     if path.is_absolute() or name.startswith((".", "~")):
         raise FileNotFoundError(f"There is no folder {str(path)!r}.")
+    _check_no_split(name, validation_split)
     return _open_tfds(name, data_dir)
+
+
+def _check_no_split(name: str, validation_split: float | None) -> None:
+    if validation_split is not None:
+        raise ValueError(
+            "A part is held out of class folders and .npz files only: `validation_split` must not "
+            f"be given for {name!r}. Received: {validation_split}"
+        )
 
 
 def _open_shard_folder(root: Path) -> ImageSource | None:
@@ -280,7 +316,13 @@ def _from_listing(name: str, listing: Listing) -> ImageSource:
         )
         for split, images in listing.images.items()
     }
-    return ImageSource(name, listing.class_names, splits)
+    return ImageSource(
+        name,
+        listing.class_names,
+        splits,
+        left_out=listing.left_out,
+        held_out=listing.held_out,
+    )
 
 
 def _shards(root: Path, split: str) -> list[str]:

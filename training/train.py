@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from training.engines.stopping import Preempted
-from training.job import Images, Job
+from training.job import Job
+from training.listing.find import add_source_arguments
+from training.listing.listing import Images
+from training.listing.listing import summary as images_summary
 from training.net import find_pretrained
 from training.processes import PREEMPTED
 from training.recipe import (
@@ -81,9 +84,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="`digits`, a TensorFlow Datasets name, a folder train/CLASS/*.jpg + test/CLASS/*.jpg, "
         "CIFAR's binary files or TFRecord shards, or .npz files",
     )
-    parser.add_argument(
-        "--data-dir", metavar="DIR", help="where TensorFlow Datasets keeps its sets"
-    )
+    add_source_arguments(parser)
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="the folder of the run"
     )
@@ -179,6 +180,7 @@ def describe(options: argparse.Namespace, recipe: Recipe, images: Images) -> dic
         "source": images.name,
         "class_names": images.class_names,
         "images": {split: images.num_examples(split) for split in ("train", "test")},
+        "validation_split": images.held_out,
         "preprocessing": preprocessing_of(recipe).get_config(),
         "data_on_device": options.data_on_device,
         "deterministic": options.deterministic,
@@ -222,6 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"training.train: {error}", file=sys.stderr)
         return 2
     if job.writes:
+        print(images_summary(job.images), flush=True)
         run.start(["python", "-m", "training.train", *arguments], job.device_names)
     try:
         # Only now: TensorFlow sets a handler of its own when its workers find one another.

@@ -22,6 +22,8 @@ import tensorflow as tf
 
 from training import processes
 from training.hyperrule import apply_rule
+from training.listing.find import add_source_arguments
+from training.listing.listing import summary
 from training.recipe import (
     Recipe,
     add_recipe_arguments,
@@ -79,7 +81,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
         help="values that stay the same; see training.train",
     )
     parser.add_argument("--data", required=True, metavar="SOURCE", help="see training.train")
-    parser.add_argument("--data-dir", metavar="DIR", help="see training.train")
+    add_source_arguments(parser)
     parser.add_argument(
         "--space", required=True, metavar="NAME", help="a name in training/spaces, or a TOML file"
     )
@@ -210,6 +212,7 @@ def describe(
         "source": source.name,
         "class_names": source.class_names,
         "images": {split: source.num_examples(split) for split in ("train", "test")},
+        "validation_split": source.held_out,
         **{name: getattr(options, name) for name in (*names, *limits)},
     }
     # As it will be read back: lists instead of tuples.
@@ -236,7 +239,7 @@ def check_folder(folder: SearchFolder, description: dict[str, Any]) -> None:
             if isinstance(value, dict):
                 changes += differences(recorded[name], value)
             else:
-                changes += differences({name: recorded[name]}, {name: value})
+                changes += differences({name: recorded.get(name)}, {name: value})
         if changes:
             raise FileExistsError(
                 f"{output} holds another search. Give another --output, or the same values:\n  "
@@ -423,7 +426,7 @@ def tune(arguments: Sequence[str]) -> int:
     """
     options, recipe = parse_arguments(arguments)
     space = load_space(options.space)
-    source = open_source(options.data, options.data_dir)
+    source = open_source(options.data, options.data_dir, options.validation_split)
     # The rule has then decided, for all trials alike.
     recipe = override_recipe(apply_rule(recipe, source), options).replace(rule="none")
     folder = SearchFolder(options.output)
@@ -432,6 +435,7 @@ def tune(arguments: Sequence[str]) -> int:
         check_folder(folder, description)
     search = make_search(options, recipe, space, source)
     if not _is_worker():
+        print(summary(source), flush=True)
         return run_search(arguments, options, search, folder, description)
     # A chief takes no folder in which others have written.
     processes.wait_for(

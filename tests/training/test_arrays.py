@@ -180,9 +180,11 @@ RAGGED = np.array([np.zeros((2, 2, 3)), np.zeros((3, 2, 3))], object)
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"x_train": None}, r"no images for the train split.*x_train.*Received: y_train \(4,\)"),
-        ({"y_train": None}, "no labels for the train split"),
-        ({"images": pixels(4)}, "two arrays of images for the train split: 'x_train' and 'images'"),
+        ({"x_train": None}, r"'y_train', but no images.*x_train.*Received: y_train \(4,\)"),
+        ({"y_train": None}, "'x_train', but no labels"),
+        ({"image_train": pixels(4)}, "two arrays of images for the train split: 'x_train' and"),
+        ({"images": pixels(4)}, "'images', but no labels"),
+        ({"x": pixels(4), "y": np.arange(4)}, ", x' tells no split, but other arrays of the set"),
         ({"x_train": GOOD["x_train"] / 255}, r"x_train: expected uint8.*float64 in 0\.0.*round"),
         ({"x_train": GOOD["x_train"].astype(int) - 300}, "int64 in -300"),
         ({"x_train": pixels(4, 3, 8, 8)}, r"\(4, 3, 8, 8\).*np\.moveaxis"),

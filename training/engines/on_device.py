@@ -59,7 +59,10 @@ def prepare(options: argparse.Namespace, recipe: Recipe) -> Job:
     _check(options, recipe)
     keras.utils.set_random_seed(recipe.seed)
     images = load_image_set(
-        options.data, preprocessing_of(recipe), max_corrupt_images=recipe.max_corrupt_images
+        options.data,
+        preprocessing_of(recipe),
+        max_corrupt_images=recipe.max_corrupt_images,
+        validation_split=options.validation_split,
     )
     steps_per_epoch(images, recipe)
 

@@ -47,7 +47,7 @@ def prepare(options: argparse.Namespace, recipe: Recipe) -> Job:
         FileNotFoundError: If there are no such images.
     """
     strategy = prepare_machine(recipe, options.devices, options.deterministic)
-    source = open_source(options.data, options.data_dir)
+    source = open_source(options.data, options.data_dir, options.validation_split)
     recipe = override_recipe(apply_rule(recipe, source), options)
     check_images(source, recipe, strategy)
 

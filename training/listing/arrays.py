@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.listing.listing import TEST_SPLITS, Listing, check_classes, renamed
+from training.listing.listing import TEST_SPLITS, UNSPLIT, Listing, check_classes, renamed
 
 # Words in the keys of a file.
 _IMAGES = ("x", "image", "images", "data")
@@ -42,14 +42,14 @@ def list_arrays(paths: Sequence[Path]) -> Listing:
 
     Keys are those of `keras.datasets`: `x_train`, `y_train`, `x_test`, `y_test`. `train_images`,
     `train_labels` and the like are taken, too; so are `images` and `labels`, or `x` and `y`, where
-    the name of the file tells the split, as in `train.npz` or `test_2.npz`. `class_names` may name
-    the classes.
+    the name of the file tells the split, as in `train.npz` or `test_2.npz`, or there is none.
+    `class_names` may name the classes.
 
     Args:
         paths: The files. Those of a split are put together in this order.
 
     Returns:
-        The listing, of pixels.
+        The listing, of pixels. Of files that tell no split, its only split is `UNSPLIT`.
 
     Raises:
         ValueError: If a file is damaged or does not hold uint8 images and their labels.
@@ -63,7 +63,12 @@ def list_arrays(paths: Sequence[Path]) -> Listing:
             class_names = [str(name) for name in named]
         for split, part in _parts(path, arrays):
             parts.setdefault(split, []).append(part)
-    splits = renamed(parts)
+    splits = renamed(parts) or parts
+    if UNSPLIT in parts and len(parts) > 1:
+        raise ValueError(
+            f"{str(parts[UNSPLIT][0].name)!r} tells no split, but other arrays of the set do. "
+            f"{_EXPECTED}."
+        )
     where = str(paths[0] if len(paths) == 1 else paths[0].parent)
     if not splits:
         raise ValueError(f"No images found in {where!r}. {_EXPECTED}.")
@@ -118,7 +123,7 @@ def _parts(path: Path, arrays: dict[str, np.ndarray]) -> Iterator[tuple[str, _Pa
     for key in arrays:
         role = _role(key)
         if role and key not in _CLASS_NAMES:
-            split = _split(key) or _split(path.stem) or "train"
+            split = _split(key) or _split(path.stem) or UNSPLIT
             keys = found.setdefault(split, {})
             if role in keys:
                 raise ValueError(
@@ -129,9 +134,10 @@ def _parts(path: Path, arrays: dict[str, np.ndarray]) -> Iterator[tuple[str, _Pa
     for split, keys in found.items():
         if len(keys) < 2:
             shapes = ", ".join(f"{key} {array.shape}" for key, array in arrays.items())
+            ((role, key),) = keys.items()
             raise ValueError(
-                f"{str(path)!r} has no {({'images', 'labels'} - {*keys}).pop()} for the {split} "
-                f"split. {_EXPECTED}. Received: {shapes}"
+                f"{str(path)!r} has {key!r}, but no {({'images', 'labels'} - {role}).pop()} to go "
+                f"with it. {_EXPECTED}. Received: {shapes}"
             )
         name = f"{path}, {keys['images']}"
         images = _checked_images(name, arrays[keys["images"]])

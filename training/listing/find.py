@@ -2,35 +2,81 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from training.listing.arrays import list_arrays
 from training.listing.cifar import find_cifar
 from training.listing.digits import list_digits
 from training.listing.folders import list_class_folders
-from training.listing.listing import Listing
+from training.listing.held_out import DEFAULT_SHARE, hold_out
+from training.listing.listing import UNSPLIT, Listing
 
 
-def find_listing(name: str) -> Listing | None:
+def find_listing(
+    name: str, validation_split: float | None = None, default_split: float = DEFAULT_SHARE
+) -> Listing | None:
     """List the images of a set.
 
     Args:
         name: `digits`; a folder of class folders, of CIFAR's binary files or of `.npz` files; or
             an `.npz` file.
+        validation_split: Share of the images that is held out for testing, of a set without a test
+            split; 1 for all.
+        default_split: The same, where it is not given, of a set without any split.
 
     Returns:
         The listing; None if the name is no folder and none of these.
 
     Raises:
-        ValueError: If what lies there is no set of labeled images.
+        ValueError: If what lies there is no set of labeled images, or `validation_split` is given
+            for one that has its own test split.
         FileNotFoundError: If some of its files are missing.
     """
+    listing = _find(name)
+    if listing is None:
+        return None
+    if validation_split is None and UNSPLIT in listing.images:
+        validation_split = default_split
+    return listing if validation_split is None else _split(name, listing, validation_split)
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a set beside its name.
+
+    Args:
+        parser: Where to add them.
+    """
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="where TensorFlow Datasets keeps its sets"
+    )
+    parser.add_argument(
+        "--validation-split",
+        type=float,
+        metavar="X",
+        help="share of the images that is held out for testing, by the hashes of their names, of "
+        f"class folders or .npz files without a test split (default: {DEFAULT_SHARE} where there "
+        "is no split at all)",
+    )
+
+
+def _find(name: str) -> Listing | None:
     if name == "digits":
         return list_digits()
     path = Path(name).expanduser()
     if path.is_dir():
         return find_cifar(path) or _find_arrays(path) or list_class_folders(path)
     return list_arrays([path]) if _is_array_file(path) else None
+
+
+def _split(name: str, listing: Listing, validation_split: float) -> Listing:
+    """Hold out a part of a set that has no test split."""
+    if "test" in listing.images:
+        raise ValueError(
+            f"{name!r} has a test split of its own: `validation_split` must not be given. "
+            f"Received: {validation_split}"
+        )
+    return hold_out(listing, Path(name).expanduser(), validation_split)
 
 
 def _find_arrays(root: Path) -> Listing | None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
 # Names of the split that a run is validated on; the first one found wins. A set's own
 # "test" comes last because its labels may be withheld, as ImageNet's are.
 TEST_SPLITS = ("validation", "val", "valid", "test")
+# Name of the only split of a set that comes without any.
+UNSPLIT = "all"
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,63 @@ class Listing:
             channels.
         names: Name of each image in messages.
         labels: Class of each image, 0 for the first.
+        left_out: What there is beside the images, and how often, in words.
+        held_out: Share of the images that was held out for testing, if a part was.
     """
 
     class_names: tuple[str, ...]
     images: Mapping[str, list[str] | np.ndarray]
     names: dict[str, list[str]]
     labels: dict[str, list[int]]
+    left_out: tuple[str, ...] = field(default=(), compare=False)
+    held_out: float | None = None
+
+
+class Images(Protocol):
+    """Facts about the images of a set, wherever they are."""
+
+    @property
+    def name(self) -> str:
+        """The name that the user gave for the set."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class, in the order of the labels."""
+        ...
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What there is beside the images; see `Listing`."""
+        ...
+
+    @property
+    def held_out(self) -> float | None:
+        """Share of the images that was held out for testing; see `Listing`."""
+        ...
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits: `"train"`, `"test"` or both."""
+        ...
+
+    def num_examples(self, split: str) -> int:
+        """Return the number of images in a split."""
+        ...
+
+
+def summary(images: Images) -> str:
+    """Say in a line how many images a set has, and what of it is left out."""
+    counts = " and ".join(
+        f"{images.num_examples(split)} for {'training' if split == 'train' else 'testing'}"
+        for split in images.splits
+    )
+    line = f"{images.name}: {len(images.class_names)} classes, images: {counts}"
+    if images.held_out == 1:
+        line += " (there is no split: all of them)"
+    elif images.held_out:
+        line += f" ({images.held_out:.0%} held out, by the hashes of their names)"
+    return f"{line}. Left out: {', '.join(images.left_out)}." if images.left_out else f"{line}."
 
 
 def renamed(splits: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,4 +115,15 @@ def check_classes(
         lacks = "; ".join(
             f"{names} in the {split} split" for split, names in missing.items() if names
         )
-        raise ValueError(f"Classes without images in {name!r}: {lacks}. {advice}")
+        raise ValueError(
+            f"Classes without images in {name!r}: {lacks}. {advice}{_look_alikes(class_names)}"
+        )
+
+
+def _look_alikes(names: Sequence[str]) -> str:
+    """Return a sentence on names of classes that read alike; none if there are none."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+    found = [ascii(name) for group in alike.values() if len(group) > 1 for name in group]
+    return f" These differ in case or Unicode form only: {', '.join(found)}." if found else ""

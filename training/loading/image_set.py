@@ -36,6 +36,8 @@ class ImageSet:
             `(images, input_size, input_size, channels)`.
         labels: Class of each image, int64 `(images,)`.
         train_images: Number of images of the training split.
+        left_out: What there is beside the images, in words.
+        held_out: Share of the images that was held out for testing, if a part was.
     """
 
     name: str
@@ -43,6 +45,13 @@ class ImageSet:
     images: np.ndarray
     labels: np.ndarray
     train_images: int
+    left_out: tuple[str, ...] = ()
+    held_out: float | None = None
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        return SPLITS
 
     def places(self, split: str) -> range:
         """Return the indices of the images of a split, `"train"` or `"test"`, among all images."""
@@ -56,7 +65,11 @@ class ImageSet:
 
 
 def load_image_set(
-    name: str, preprocessing: Preprocessing, *, max_corrupt_images: int = 0
+    name: str,
+    preprocessing: Preprocessing,
+    *,
+    max_corrupt_images: int = 0,
+    validation_split: float | None = None,
 ) -> ImageSet:
     """Decode a small set of images into memory.
 
@@ -71,6 +84,7 @@ def load_image_set(
         preprocessing: How they are resized and cropped.
         max_corrupt_images: Unreadable images of a split that are left out before an error is
             raised.
+        validation_split: As for `training.sources.open_source`.
 
     Returns:
         The images, those of image files in alphabetical order.
@@ -80,7 +94,7 @@ def load_image_set(
             images are unreadable.
         FileNotFoundError: If there is no such folder.
     """
-    listing = find_listing(name)
+    listing = find_listing(name, validation_split)
     if listing is None:
         raise _not_found(name)
     _check_splits(name, listing)
@@ -98,6 +112,8 @@ def load_image_set(
         np.delete(images, list(unreadable), axis=0) if unreadable else images,
         np.delete(labels, list(unreadable)).astype(np.int64),
         train_images - len(corrupt["train"].names),
+        listing.left_out,
+        listing.held_out,
     )
 
 
@@ -119,7 +135,10 @@ def _not_found(name: str) -> Exception:
 def _check_splits(name: str, listing: Listing) -> None:
     missing = [split for split in SPLITS if split not in listing.names]
     if missing:
-        raise ValueError(f"{name!r} has no {missing[0]!r} split. It has: {list(listing.names)}")
+        raise ValueError(
+            f"{name!r} has no {missing[0]!r} split. It has: {list(listing.names)}. "
+            "`--validation-split 0.2` makes a part of the training images the test split."
+        )
 
 
 def _decoded(

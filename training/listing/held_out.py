@@ -1,0 +1,82 @@
+"""Images that are held out of a set for testing."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.listing.listing import Listing, check_classes
+
+DEFAULT_SHARE = 0.2
+
+
+def hold_out(listing: Listing, root: Path, share: float) -> Listing:
+    """Hold out a share of the images of each class for testing.
+
+    A hash decides about each image: of its path within the set, or of its pixels where it is no
+    file. So an image stays on its side when others are added or removed, or when the set is moved;
+    the share of a class is that of its hashes, and not exact. Two images of a class or more have at
+    least one on either side.
+
+    Args:
+        listing: Images without a test split.
+        root: The folder of the set.
+        share: Share of the images, above 0. With 1 all images are for testing.
+
+    Returns:
+        The listing with the splits `"train"` and `"test"`.
+
+    Raises:
+        ValueError: If there is a test split, the share is out of its range, or a class has one
+            image only.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"`validation_split` must be in (0, 1]. Received: {share}")
+    (split,) = listing.images
+    images, labels = listing.images[split], np.asarray(listing.labels[split])
+    ranks = np.array([_rank(image, root) for image in images])
+    tested = ranks < share
+    if share < 1:
+        for number in range(len(listing.class_names)):
+            _keep_both(tested, ranks, np.flatnonzero(labels == number))
+    sides = {"train": np.flatnonzero(~tested), "test": np.flatnonzero(tested)}
+    sides = {side: places for side, places in sides.items() if len(places)}
+    labels = {side: labels[places].tolist() for side, places in sides.items()}
+    advice = "To hold some out, every class needs two images or more."
+    check_classes(str(root), listing.class_names, labels, advice)
+    return dataclasses.replace(
+        listing,
+        images={side: _chosen(images, places) for side, places in sides.items()},
+        names={side: _chosen(listing.names[split], places) for side, places in sides.items()},
+        labels=labels,
+        held_out=share,
+    )
+
+
+def _rank(image: str | np.ndarray, root: Path) -> float:
+    """Return a number in 0..1 that only the image decides."""
+    if isinstance(image, str):
+        content = Path(os.path.relpath(image, root)).as_posix().encode()
+    else:
+        content = image.tobytes()
+    return int.from_bytes(hashlib.sha256(content).digest()[:6], "big") / 2**48
+
+
+def _keep_both(tested: np.ndarray, ranks: np.ndarray, places: np.ndarray) -> None:
+    """See to it that a class with two images or more has at least one on either side."""
+    if len(places) < 2:
+        tested[places] = False
+        return
+    ordered = places[ranks[places].argsort()]
+    tested[ordered[0]] = True
+    tested[ordered[-1]] = False
+
+
+def _chosen(values: Sequence[Any] | np.ndarray, places: np.ndarray) -> Any:
+    return values[places] if isinstance(values, np.ndarray) else [values[place] for place in places]
