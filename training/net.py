@@ -15,7 +15,9 @@ from keras_preact import transforms
 from keras_preact.applications import Builder
 from keras_preact.architecture import Architecture
 from keras_preact.messages import did_you_mean
-from keras_preact.weights import find_entry
+from keras_preact.preprocessing import CIFAR10_CLASSES
+from keras_preact.weights import Entry, find_entry, list_weights
+from keras_preact.weights.catalogue import DATASETS, best_weights
 from keras_preact.weights.sources import is_weights_file, read
 from training.recipe import Recipe, differences
 from training.run import read_run
@@ -71,12 +73,16 @@ class Pretrained:
         return any(array.shape[-1] == len(class_names) for array in head.values())
 
 
-def find_pretrained(init: str) -> Pretrained:
+def find_pretrained(init: str, model: str | None = None) -> Pretrained:
     """Find what `init` of a recipe names.
 
     Args:
-        init: The folder of a run (its `model.keras`), a file of weights, or the name of an entry
-            of `keras_preact.weights.list_weights()`.
+        init: `"imagenet"` or `"cifar10"`, which mean what they mean to a builder; the name of an
+            entry of `keras_preact.weights.list_weights()`; the folder of a run (its
+            `model.keras`); or a file of weights.
+        model: Name of the builder, where it is chosen already. Without it, `"imagenet"` and
+            `"cifar10"` are for the default net of recipes, or, where that has no such weights,
+            for the net with the highest published accuracy.
 
     Returns:
         Facts about the weights, none of which is loaded yet. In a run's folder its `run.json`
@@ -86,6 +92,8 @@ def find_pretrained(init: str) -> Pretrained:
         FileNotFoundError: If there is no such file.
         ValueError: If there are no published weights of that name.
     """
+    if init in DATASETS:
+        return _published(_of_dataset(init, model))
     path = Path(init).expanduser()
     if path.is_dir():
         path /= "model.keras"
@@ -99,14 +107,36 @@ def find_pretrained(init: str) -> Pretrained:
     if is_weights_file(init):
         raise FileNotFoundError(f"`init`: there is no file {init!r}.")
     try:
-        entry = find_entry(init)
+        return _published(find_entry(init))
     except ValueError as error:
-        raise ValueError(f"`init`: there is no folder {init!r}. {error}") from error
+        hint = did_you_mean(init, DATASETS, quote="'")
+        raise ValueError(f"`init`: there is no folder {init!r}. {error}{hint}") from error
+
+
+def _of_dataset(dataset: str, model: str | None) -> Entry:
+    """Find the entry that `weights="imagenet"` or `"cifar10"` means for a builder."""
+    models = [model] if model else [Recipe.model, "*"]
+    entry = next(filter(None, (best_weights(name, dataset) for name in models)), None)
+    if entry is None:
+        others = {each.builder for each in list_weights() if best_weights(each.builder, dataset)}
+        raise ValueError(
+            f"`init`: there are no weights trained on {DATASETS[dataset].title} for {model}, of "
+            "pixels as `preprocess_input` makes them. There are some for: "
+            + ", ".join(sorted(others))
+        )
+    return entry
+
+
+def _published(entry: Entry) -> Pretrained:
     preprocessing = entry.preprocessing
     values = {**preprocessing.get_config(), "channels": preprocessing.channels}
-    # Some are published without a head.
-    classes = entry.classes or 0
-    return Pretrained(entry.name, _inherited({**values, "model": entry.builder}), classes=classes)
+    return Pretrained(
+        entry.name,
+        _inherited({**values, "model": entry.builder}),
+        CIFAR10_CLASSES if entry.classes == len(CIFAR10_CLASSES) else None,
+        # Some are published without a head.
+        classes=entry.classes or 0,
+    )
 
 
 def _from_file(path: Path) -> Pretrained:
@@ -174,7 +204,7 @@ def prepare_net(recipe: Recipe, class_names: Sequence[str]) -> keras.Model:
     classes = len(class_names)
     if not recipe.init:
         return build_net(recipe, classes)
-    pretrained = find_pretrained(recipe.init)
+    pretrained = find_pretrained(recipe.init, recipe.model)
     _check_architecture(pretrained, recipe)
     keep_head = pretrained.predicts(class_names)
     channels = pretrained.values.get("channels", recipe.channels)

@@ -60,8 +60,8 @@ class Recipe:
 
     # Fine-tuning.
     init: str = _value(
-        "weights to start from: the folder of a run, a .keras or .weights.h5 file, or the name of "
-        "published weights; the head is replaced if its classes are others",
+        "weights to start from: the folder of a run, a .keras or .weights.h5 file, the name of "
+        "published weights, imagenet or cifar10; the head is replaced if its classes are others",
         "",
     )
     grow: bool = _value(

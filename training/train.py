@@ -162,13 +162,16 @@ def named_recipe(arguments: Sequence[str]) -> Recipe:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--recipe")
     parser.add_argument("--init")
+    parser.add_argument("--model")
     named = parser.parse_known_args(arguments)[0]
     if not named.recipe:
         return Recipe()
-    init = named.init or recipe_values(named.recipe).get("init")
+    values = recipe_values(named.recipe)
+    init = named.init or values.get("init")
     if not init:
         return load_recipe(named.recipe)
-    return load_recipe(named.recipe, {**find_pretrained(init).values, "init": init})
+    pretrained = find_pretrained(init, named.model or values.get("model"))
+    return load_recipe(named.recipe, {**pretrained.values, "init": init})
 
 
 def describe(options: argparse.Namespace, recipe: Recipe, images: Images) -> dict[str, Any]:

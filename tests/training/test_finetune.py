@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_preact import PreActResNet20
 from keras_preact.layers import StackedUnits
-from keras_preact.weights import list_weights, named_weights
+from keras_preact.preprocessing import CIFAR10_CLASSES
+from keras_preact.weights import find_entry, list_weights, named_weights
+from keras_preact.weights.catalogue import best_weights
 from training.net import build_net, find_pretrained, prepare_net
-from training.recipe import load_recipe
+from training.recipe import load_recipe, preprocessing_of
 from training.run import read_run
 from training.train import main, parse_arguments
 
@@ -152,6 +155,44 @@ def test_published_weights_bring_their_net_and_preprocessing():
 
 
 @pytest.mark.parametrize(
+    ("options", "builder", "weights"),
+    [
+        (["--init", "cifar10"], "PreActResNet164", "keras_preact/preactresnet164_cifar10"),
+        (
+            ["--init", "cifar10", "--model", "PreActResNet20"],
+            "PreActResNet20",
+            "keras_preact/preactresnet20_cifar10",
+        ),
+        (["--init", "imagenet"], "PreActResNet50", "timm/resnetv2_50.a1h_in1k"),
+        (
+            ["--init", "imagenet", "--model", "PreActResNet18"],
+            "PreActResNet18",
+            "timm/resnetv2_18.ra4_e3600_r224_in1k",
+        ),
+    ],
+)
+def test_a_data_set_means_what_it_means_to_a_builder(options, builder, weights):
+    recipe = recipe_of("--recipe", "finetune", *options)
+    assert recipe.model == builder
+    entry = find_entry(weights)
+    assert entry == best_weights(builder, options[1])
+    assert preprocessing_of(recipe) == entry.preprocessing
+    assert find_pretrained(recipe.init, recipe.model).weights == weights
+
+
+def test_the_head_of_cifar_tells_its_own_ten_classes_apart(monkeypatch, tmp_path):
+    # A folder of that name is not meant.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cifar10").mkdir()
+    recipe = recipe_of("--recipe", "finetune", "--init", "cifar10", "--model", "PreActResNet20")
+    shipped = named_weights(PreActResNet20(weights="cifar10"))
+    for names, kept in ((CIFAR10_CLASSES, True), (DIGITS, False)):
+        weights = named_weights(prepare_net(recipe, names))
+        assert ("predictions" in unchanged(shipped, weights)) == kept
+        assert unchanged(shipped, weights) >= shipped.keys() - {"predictions"}
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--freeze", "stage9"], "has (1, 2, 3). Received: 9"),
@@ -159,6 +200,11 @@ def test_published_weights_bring_their_net_and_preprocessing():
         (["--init", "", "--freeze", "body"], "`init`, which is not given"),
         (["--init", "nowhere/run"], "no folder 'nowhere/run'"),
         (["--init", "nowhere/net.keras"], "no file 'nowhere/net.keras'"),
+        (["--init", "cifar"], "Did you mean 'cifar10'?"),
+        (
+            ["--init", "cifar10", "--model", "PreActResNet50"],
+            "There are some for: PreActResNet164, PreActResNet20",
+        ),
         (["--init", "timm/resnetv2_50x1_bit.goog_in22k"], "Did you mean"),
         (["--model", "PreActResNet164"], "unit: 'basic' then, 'bottleneck' now"),
         (["--model-options", "strides=[2, 1]"], "strides: (1, 2) then, (2, 1) now"),

@@ -25,6 +25,7 @@ class DecodedImages:
 
     def __init__(self, images: Sequence[tf.Tensor], labels: Sequence[int]) -> None:
         self._num_examples = len(images)
+        self._channels = images[0].shape[-1]
         shapes = np.array([image.shape for image in images])
         rows = -(-shapes.prod(axis=1) // ROW)
         with tf.device("CPU"):
@@ -86,6 +87,7 @@ class DecodedImages:
             shape = self._shapes[index]
             rows = self._rows[self._starts[index] : self._ends[index]]
             image = tf.reshape(tf.reshape(rows, [-1])[: tf.reduce_prod(shape)], shape)
+            image.set_shape([None, None, self._channels])
             return tf.ensure_shape(prepare(image, place), spec.shape), self._labels[index]
 
         return examples.map(load, num_parallel_calls=tf.data.AUTOTUNE)
