@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "pattern", nargs="?", default="*", help='pattern of builders, such as "BiT*"'
     )
     conversion = commands.add_parser("convert", help="write another library's weights for Keras")
-    conversion.add_argument("source_file", help=".safetensors, .h5, .weights.h5 or .npz")
+    conversion.add_argument("source_file", help=".safetensors, .npz, .weights.h5, .keras or .h5")
     conversion.add_argument("--to", required=True, metavar="OUT.weights.h5")
     conversion.add_argument("--architecture", help="builder of the net; identified by default")
     options = parser.parse_args(arguments)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from keras_preact.files import replacing
 from keras_preact.weights.identify import identified_model
-from keras_preact.weights.sources import read
+from keras_preact.weights.sources import of_one_net, read
 
 
 def convert(
@@ -19,9 +19,9 @@ def convert(
     complete.
 
     Args:
-        source_file: A `.safetensors` file of timm, an `.h5` file of keras.applications, a
-            `.weights.h5` file of keras_hub or an `.npz` file of BiT. A pickle (`.pth`, `.bin`) is
-            never read.
+        source_file: A `.safetensors` file of timm, an `.npz` file of BiT, or a file of
+            keras.applications, keras_hub or this package in any of Keras's formats (`.h5`,
+            `.weights.h5`, `.keras`). A pickle (`.pth`, `.bin`) is never read.
         to: Path of the file to write, which ends in `.weights.h5`.
         architecture: Name of the builder whose net the weights are of; by default it is identified.
 
@@ -37,7 +37,7 @@ def convert(
         raise ValueError(f"`to` must end in .weights.h5. Received: {str(to)!r}")
     if not to.parent.is_dir():
         raise ValueError(f"`to` must be in a folder that exists. Received: {str(to)!r}")
-    name, model = identified_model(read(source_file), architecture)
+    name, model = identified_model(of_one_net(read(source_file)), architecture)
     with replacing(to) as partial:
         model.save_weights(partial)
     return name

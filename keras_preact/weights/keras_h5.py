@@ -1,67 +1,88 @@
-"""Arrays in the HDF5 files that Keras writes, of old and of new."""
+"""Arrays in the files that Keras writes, of old and of new."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import zipfile
 from collections.abc import Iterator
 
 import h5py
 import numpy as np
 
+from keras_preact.composition import inside
 
-def own_variables(group: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
-    """Name and arrays of every layer below a group of a `.weights.h5` file of Keras 3.
-
-    The state of an optimizer, which lies beside the layers, is left out.
-    """
-    for key, each in group.items():
-        if key == "optimizer":
-            continue
-        if key == "vars" and len(each):
-            if "name" not in each.attrs:
-                raise KeyError(f"{each.name} does not tell its layer's name, as old Keras left it")
-            yield str(each.attrs["name"]), each
-        elif key != "vars" and isinstance(each, h5py.Group):
-            yield from own_variables(each)
+# By path of a layer its arrays: under numbers, as `Layer.save_own_variables` gives them, or in the
+# old format under the variables' names, in the order of the numbers.
+SavedLayers = dict[str, dict[str, np.ndarray]]
 
 
-def arrays(path: str | os.PathLike) -> Iterator[tuple[str, np.ndarray]]:
-    """Arrays of a file of weights, under `layer/variable`.
+def saved_layers(path: str | os.PathLike) -> SavedLayers:
+    """Read the arrays of a file of weights or of a whole model, whatever its name ends in.
 
     Args:
-        path: A file of weights or a whole model in Keras's HDF5 format, or a `.weights.h5` file
-            of Keras 3, whose variables are numbered: `layer/0`.
-
-    Yields:
-        Name and array.
+        path: A file that `save_weights` or `save` wrote: a `.keras` archive, or HDF5 in Keras's old
+            format or its new one. The state of an optimizer is left out.
 
     Raises:
         ValueError: If the file is damaged, or is none of these.
     """
     try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{str(path)!r} is no whole HDF5 file: {error}") from error
-    with file:
-        try:
-            yield from _arrays(file)
-        except (KeyError, OSError, RuntimeError) as error:
-            raise ValueError(f"{str(path)!r} is no file of Keras weights: {error}") from error
+        with _opened(path) as file:
+            return _layers(file)
+    except (KeyError, OSError, RuntimeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{str(path)!r} is no whole file of Keras weights: {error}") from error
 
 
-def _arrays(file: h5py.File) -> Iterator[tuple[str, np.ndarray]]:
-    legacy = file.get("model_weights", file)
-    if "layer_names" in legacy.attrs:
-        for layer in legacy.attrs["layer_names"]:
-            group = legacy[layer]
-            for name in group.attrs["weight_names"]:
-                # `conv1_conv/kernel:0`, `conv1_conv/conv1_conv/kernel`, or just `kernel`.
-                variable = _text(name).rpartition("/")[2].partition(":")[0]
-                yield f"{_text(layer)}/{variable}", np.asarray(group[name])
-    else:
-        for layer, variables in own_variables(file):
-            for number, array in variables.items():
-                yield f"{layer}/{number}", np.asarray(array)
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[h5py.File]:
+    content: str | os.PathLike | io.BytesIO = path
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            content = io.BytesIO(archive.read("model.weights.h5"))
+    with h5py.File(content, "r") as file:
+        yield file
+
+
+def _layers(file: h5py.File) -> SavedLayers:
+    old = file.get("model_weights", file)
+    found: SavedLayers = {}
+    for path, key, array in _old_arrays(old) if "layer_names" in old.attrs else _arrays(file, ""):
+        arrays = found.setdefault(path, {})
+        if key in arrays:
+            raise KeyError(f"two layers have the path {path!r}")
+        arrays[key] = np.asarray(array)
+    return found
+
+
+def _arrays(group: h5py.Group, prefix: str) -> Iterator[tuple[str, str, h5py.Dataset]]:
+    """Yield path, number and array of each variable of the layers below a group."""
+    for key, each in group.items():
+        if key in ("vars", "optimizer") or not isinstance(each, h5py.Group):
+            continue
+        variables = each.get("vars", {})
+        # A list of layers has none. A `keras.Sequential` has its layers inside a model of its own.
+        name = None if key == "_functional" else getattr(variables, "attrs", {}).get("name")
+        if len(variables) and name is None:
+            raise KeyError(f"{each.name} does not tell its layer's name, as old Keras left it")
+        for number, array in variables.items():
+            yield f"{prefix}{name}", number, array
+        yield from _arrays(each, inside(prefix, str(name)) if name else prefix)
+
+
+def _old_arrays(file: h5py.Group) -> Iterator[tuple[str, str, h5py.Dataset]]:
+    """Yield path, name and array of each variable in Keras's old format."""
+    # Before Keras 3, the first part of a weight's name was not always that of its layer.
+    tells_layers = _text(file.attrs.get("keras_version", "")).startswith("3")
+    for layer in map(_text, file.attrs["layer_names"]):
+        group = file[layer]
+        for name in group.attrs["weight_names"]:
+            # `conv1_conv/kernel:0`, `conv1_conv/conv1_conv/kernel`, or just `kernel`.
+            parts = _text(name).partition(":")[0].split("/")
+            inner = parts[-2] if tells_layers and len(parts) > 1 else layer
+            path = layer if inner == layer else inside("", layer) + inner
+            yield path, parts[-1], group[name]
 
 
 def _text(name: bytes | str) -> str:

@@ -10,13 +10,13 @@ from pathlib import Path
 import keras
 
 from keras_preact.input_channels import adapt_kernel
-from keras_preact.layer_names import first_convolution
+from keras_preact.layer_names import first_convolution, has_stages
 from keras_preact.named_weights import NamedWeights, set_named_weights
 from keras_preact.transforms.inputs import resized_positions, token_embeddings, token_grid
 from keras_preact.weights.catalogue import CATALOGUE, Entry
 from keras_preact.weights.download import fetch, repair_hint
 from keras_preact.weights.identify import check_builder
-from keras_preact.weights.sources import read, source_of
+from keras_preact.weights.sources import of_one_net, read, source_of
 
 HEAD = "predictions"
 
@@ -33,9 +33,9 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
     Args:
         model: The model, built.
         weights: Name of an entry of the catalogue, whose file ships with the package, or is
-            downloaded unless it is in the cache; or the path of a `.weights.h5` file
-            (`model.save_weights`), of a `.keras` file (`model.save`), or of a file as timm
-            (`.safetensors`), keras.applications (`.h5`) or BiT (`.npz`) publish them.
+            downloaded unless it is in the cache; or the path of a file of timm
+            (`.safetensors`), of BiT (`.npz`), or of Keras (`.weights.h5`, `.keras` or `.h5`),
+            written by this package, keras.applications or keras_hub.
 
     Raises:
         ValueError: If the name ends otherwise, there is no such file, or its weights are those of
@@ -63,6 +63,8 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
     except ValueError as error:
         hint = f" {repair_hint(entry)}" if entry else ""
         raise ValueError(f"{misfit}{error}.{hint}") from error
+    if has_stages(model):
+        named = of_one_net(named)
     if all(layer.name != HEAD for layer in model.layers):
         named.pop(HEAD, None)
     if entry:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import os
-import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import h5py
+import numpy as np
 
+from keras_preact.layer_names import parse, stage_of
 from keras_preact.named_weights import NamedWeights, collect
-from keras_preact.weights.converters import CONVERTERS
-from keras_preact.weights.keras_h5 import own_variables
+from keras_preact.weights.converters import CONVERTERS, keras_applications, keras_hub
+from keras_preact.weights.converters.arrays import VARIABLES
+from keras_preact.weights.keras_h5 import saved_layers
 
-# Longer endings first.
+# Keras's files are of this package, of keras.applications or of keras_hub: the names of the layers
+# tell them apart. Longer endings come first.
 SUFFIXES = {
-    ".weights.h5": "keras_preact",
-    ".keras": "keras_preact",
+    ".weights.h5": "keras",
+    ".keras": "keras",
     ".safetensors": "timm",
     ".npz": "bit",
-    ".h5": "keras_applications",
+    ".h5": "keras",
 }
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".tar")
 
@@ -51,14 +53,14 @@ def source_of(path: Path) -> str:
 
 
 def read(path: str | os.PathLike, source: str | None = None) -> NamedWeights:
-    """Read the weights in a file, under the names that the layers have here.
+    """Read the weights in a file, under the paths that the layers have here.
 
     Args:
         path: A file that Keras saved of one of these nets, or one of a source of the catalogue.
         source: The source, as in `Entry.source`; by the ending of the name by default.
 
     Returns:
-        By name of each layer, its arrays.
+        By path of each layer, its arrays.
 
     Raises:
         ValueError: If there is no such file, or it cannot be read as one of its source.
@@ -76,22 +78,54 @@ def read(path: str | os.PathLike, source: str | None = None) -> NamedWeights:
         raise ValueError(f"{str(path)!r} cannot be read as a file of {source}: {error}") from error
 
 
-def _read_saved(path: Path) -> NamedWeights:
-    """Read a file that `save_weights` or `save` wrote: of one of these nets, or a preset.
+def of_one_net(named: NamedWeights) -> NamedWeights:
+    """Return weights by the names of a net's layers, where all are in one nested model."""
+    outer = {path.partition("/")[0] for path in named if "/" in path}
+    if len(outer) != 1 or not all("/" in path for path in named):
+        return named
+    return of_one_net({path.partition("/")[2]: arrays for path, arrays in named.items()})
 
-    The names of keras_hub's files end like those of this package. The names of the layers tell
-    them apart.
-    """
-    if path.name.endswith(".keras"):
-        with zipfile.ZipFile(path) as archive:
-            file = io.BytesIO(archive.read("model.weights.h5"))
-    else:
-        file = path
-    with h5py.File(file, "r") as groups:
-        if "conv1_conv" not in (name for name, _ in own_variables(groups)):
-            return collect(own_variables(groups["layers"]))
-    return CONVERTERS["keras_hub"](path)
+
+def _read_keras(path: Path) -> NamedWeights:
+    """Read a file that `save_weights` or `save` wrote, of a net of whatever source."""
+    layers = saved_layers(path)
+    names = {each.rpartition("/")[2] for each in layers}
+    if any(map(stage_of, names)) or not layers:
+        return collect((each, _numbered(each, layers[each])) for each in layers)
+    for naming in (keras_applications.NAMING, keras_hub.NAMING):
+        if naming.knows(names):
+            return naming.renamed(layers, path)
+    if "conv1_conv" in names:  # Of the stem, in both.
+        return keras_hub.NAMING.renamed(layers, path)
+    raise ValueError(
+        f"its layers with weights are {[*layers][:4]}, of {len(layers)}. Those of a net are named "
+        "`stem_conv`, `stage2_unit1_conv1`, … by this package, `conv1_conv`, "
+        "`conv2_block1_1_conv`, … by keras.applications, and `conv1_conv`, "
+        "`stack0_block0_1_conv`, … by keras_hub"
+    )
+
+
+def _numbered(path: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return a layer's arrays under the keys of `Layer.save_own_variables`."""
+    if all(key[-1].isdecimal() for key in arrays):
+        return arrays
+    stack = parse(path)
+    if not stack or stack.last is None:
+        return {str(number): array for number, array in enumerate(arrays.values())}
+    # `conv1_kernel` is the first variable of `conv1` in every unit.
+    counts: Counter[str] = Counter()
+    numbered = {}
+    for key, array in arrays.items():
+        variable = next(each for each in VARIABLES if key.endswith(f"_{each}"))
+        layer = key.removesuffix(f"_{variable}")
+        numbered[f"{layer}.{counts[layer]}"] = array
+        counts[layer] += 1
+    return numbered
 
 
 # By source, the function that reads its files.
-READERS: dict[str, Callable[[Path], NamedWeights]] = {"keras_preact": _read_saved, **CONVERTERS}
+READERS: dict[str, Callable[[Path], NamedWeights]] = {
+    "keras": _read_keras,
+    "keras_preact": _read_keras,
+    **CONVERTERS,
+}

@@ -19,6 +19,8 @@ _ORDERS = (
 )
 # By part of a layer's name, the first of its variables; others begin with the kernel.
 _FIRST = {"norm": "gamma", "skip_init": "gain", "tokens": "class_token"}
+# All of them, those that end in another's name first.
+VARIABLES = sorted({name for order in _ORDERS for name in order}, key=len, reverse=True)
 
 
 def by_layer(

@@ -6,9 +6,13 @@ import os
 import re
 
 from keras_preact.named_weights import NamedWeights
-from keras_preact.weights.converters.keras_resnet import read_resnet
+from keras_preact.weights.converters.keras_resnet import KerasNaming
 
-_UNIT = re.compile(r"stack(?P<stage>\d+)_block(?P<unit>\d+)_(?P<part>\w+)")
+NAMING = KerasNaming(
+    re.compile(r"stack(?P<stage>\d+)_block(?P<unit>\d+)_(?P<part>\w+)"),
+    first_stage=0,
+    first_unit=0,
+)
 
 
 def read(path: str | os.PathLike) -> NamedWeights:
@@ -24,4 +28,4 @@ def read(path: str | os.PathLike) -> NamedWeights:
     Raises:
         ValueError: If the file holds something else.
     """
-    return read_resnet(path, _UNIT, first_stage=0, first_unit=0)
+    return NAMING.read(path)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from keras_preact.named_weights import NamedWeights
 from keras_preact.weights.converters.arrays import by_layer
-from keras_preact.weights.keras_h5 import arrays
+from keras_preact.weights.keras_h5 import SavedLayers, saved_layers
 
 _PARTS = {
     "preact_bn": "norm1",
@@ -30,32 +33,62 @@ _NORM_VARIABLES = ("gamma", "beta", "moving_mean", "moving_variance")
 _CONV_VARIABLES = ("kernel", "bias")
 
 
-def read_resnet(
-    path: str | os.PathLike, unit: re.Pattern, first_stage: int, first_unit: int
-) -> NamedWeights:
-    """Read a file of Keras weights whose layers are called `STAGE_UNIT_1_conv` and so on.
+@dataclass(frozen=True)
+class KerasNaming:
+    """Names of a source's layers: `STAGE_UNIT_1_conv` and so on.
 
-    Args:
-        path: The file.
+    Attributes:
         unit: Matches a layer of a unit, with the groups `stage`, `unit` and `part`.
         first_stage: Number that the source gives to the first stage of units, our stage 2.
         first_unit: Number that the source gives to a stage's first unit.
-
-    Returns:
-        Weights by the names of this package's layers.
-
-    Raises:
-        ValueError: If the file holds something else.
     """
 
-    def rename(name: str) -> tuple[str, str] | None:
+    unit: re.Pattern
+    first_stage: int
+    first_unit: int
+
+    def knows(self, names: Iterable[str]) -> bool:
+        """Return whether some of the names of layers are those of this source's units."""
+        return any(map(self.unit.fullmatch, names))
+
+    def read(self, path: str | os.PathLike) -> NamedWeights:
+        """Read a file of Keras's that holds a net of this source.
+
+        Args:
+            path: The file, of any of Keras's formats.
+
+        Returns:
+            Weights by the names of this package's layers.
+
+        Raises:
+            ValueError: If the file holds something else.
+        """
+        return self.renamed(saved_layers(path), path)
+
+    def renamed(self, layers: SavedLayers, path: str | os.PathLike) -> NamedWeights:
+        """Return the weights in a file by the names of this package's layers.
+
+        A net that is part of another model, as the backbone of a classifier is, has their names
+        alone, unless the file holds several nets.
+        """
+        names = Counter(each.rpartition("/")[2] for each in layers)
+        alone = max(names.values(), default=0) == 1
+        arrays = (
+            (f"{each.rpartition('/')[2] if alone else each}/{key}", array)
+            for each, own in layers.items()
+            for key, array in own.items()
+        )
+        return by_layer(arrays, self._rename, path)
+
+    def _rename(self, name: str) -> tuple[str, str] | None:
         module, _, variable = name.rpartition("/")
+        prefix, slash, module = module.rpartition("/")
         layer = _FIXED.get(module)
-        match = unit.fullmatch(module)
+        match = self.unit.fullmatch(module)
         if match and match["part"] in _PARTS:
             stage, number = (
-                int(match["stage"]) - first_stage + 2,
-                int(match["unit"]) - first_unit + 1,
+                int(match["stage"]) - self.first_stage + 2,
+                int(match["unit"]) - self.first_unit + 1,
             )
             layer = f"stage{stage}_unit{number}_{_PARTS[match['part']]}"
         if layer is None:
@@ -64,6 +97,4 @@ def read_resnet(
         if variable.isdecimal():
             # Keras 3 numbers variables in the order in which a layer made them.
             variable = dict(enumerate(variables)).get(int(variable), variable)
-        return (layer, variable) if variable in variables else None
-
-    return by_layer(arrays(path), rename, path)
+        return (prefix + slash + layer, variable) if variable in variables else None
