@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -23,6 +23,21 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 10, 10)
+
+
+@pytest.fixture(autouse=True)
+def graphs_as_traced(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run TensorFlow's graphs as they are traced, except in numerical tests.
+
+    A graph that runs a few times takes longer to optimize than to run. Numbers that depend on
+    kernels are those of optimized graphs, which fuse operations, as in the commands.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        as_traced = request.node.get_closest_marker("numerical") is None
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": as_traced})
+    yield
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """The test suites: `python tests/suites.py [NAME ...]`, without a name all of them.
 
-Keras takes one backend per process, so each suite is a run of pytest of its own. A suite that fails
-does not keep the next one from running. The last line says what passed where.
+Keras takes one backend per process, so each suite is a run of pytest of its own. They run at the
+same time, so that no core idles where one waits. The first one prints as it goes, the others after
+it. A suite that fails does not end the others. The last line says what passed where.
 """
 
 from __future__ import annotations
@@ -12,13 +13,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache"
-OPTIONS = ("--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal", "--durations=10")
+OPTIONS = ("--durations=10",)
+ALL_CORES = ("--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal")
+# Those that mark a test, so that a run of the mark need not import the others.
+NUMERICAL = tuple(
+    sorted(
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if "pytest.mark.numerical" in path.read_text()
+    )
+)
 ON_ANY_BACKEND = (
     "tests/test_backends.py",
     "tests/analysis/test_effective_depth.py",
@@ -42,11 +53,11 @@ class Suite:
 
 
 SUITES = {
-    "tensorflow": Suite("tensorflow", (), {"KERAS_BACKEND": "tensorflow"}),
+    "tensorflow": Suite("tensorflow", ALL_CORES, {"KERAS_BACKEND": "tensorflow"}),
     # Other processors' numbers: oneDNN has kernels for some instruction sets only.
     "onednn-off": Suite(
         "oneDNN off",
-        ("-m", "numerical and not slow"),
+        ("-m", "numerical and not slow", *NUMERICAL),
         {"KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "0"},
     ),
     "jax": Suite(
@@ -62,32 +73,63 @@ SUITES = {
 }
 
 
+@dataclass(frozen=True)
+class Result:
+    """The outcome of a suite.
+
+    Attributes:
+        status: Exit status of pytest.
+        line: Its part of the last line.
+        printed: Its output, if it was kept.
+    """
+
+    status: int
+    line: str
+    printed: str
+
+
 def run_all(suites: Iterable[Suite], reports: Path = CACHE / "tests") -> int:
-    """Run every suite and print the line that sums them up.
+    """Run all suites at the same time and print the line that sums them up.
 
     Args:
-        suites: The suites, in the order in which they run.
+        suites: The suites, in the order in which they are reported.
         reports: Folder for pytest's reports in JUnit's format.
 
     Returns:
         The exit status: 0 if every suite passed, else 1.
     """
-    lines, statuses = [], []
-    for suite in suites:
-        report = reports / f"{suite.title}.xml"
-        report.unlink(missing_ok=True)
-        print(f"\n{suite.title}: pytest {' '.join(suite.arguments)}", flush=True)
-        start = time.monotonic()
-        status = subprocess.run(
-            [sys.executable, "-m", "pytest", *OPTIONS, f"--junit-xml={report}", *suite.arguments],
-            cwd=ROOT,
-            env={**os.environ, **suite.variables},
-        ).returncode
-        seconds = time.monotonic() - start
-        lines.append(f"{suite.title} {outcome(report, status)} in {seconds:.0f} s")
-        statuses.append(status)
-    print("\n" + "; ".join(lines))
-    return int(any(statuses))
+    first, *others = suites
+    with ThreadPoolExecutor(1 + len(others)) as pool:
+        running = [pool.submit(run, first, reports)]
+        running += [pool.submit(run, suite, reports, stdout=subprocess.PIPE) for suite in others]
+    results = [each.result() for each in running]
+    print("\n".join(result.printed for result in results))
+    print("; ".join(result.line for result in results))
+    return int(any(result.status for result in results))
+
+
+def run(suite: Suite, reports: Path, stdout: int | None = None) -> Result:
+    """Run a suite.
+
+    Args:
+        suite: The suite.
+        reports: Folder for its report.
+        stdout: Where its output goes, as in `subprocess.run`; by default to the terminal.
+    """
+    report = reports / f"{suite.title}.xml"
+    report.unlink(missing_ok=True)
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *OPTIONS, f"--junit-xml={report}", *suite.arguments],
+        cwd=ROOT,
+        env={**os.environ, **suite.variables},
+        stdout=stdout,
+        stderr=stdout and subprocess.STDOUT,
+        text=True,
+    )
+    seconds = time.monotonic() - start
+    line = f"{suite.title} {outcome(report, done.returncode)} in {seconds:.0f} s"
+    return Result(done.returncode, line, f"\n{suite.title}:\n{done.stdout}" if stdout else "")
 
 
 def outcome(report: Path, status: int) -> str:

@@ -137,14 +137,19 @@ def _batch() -> tuple[np.ndarray, np.ndarray]:
     return images, np.eye(6, dtype="float32")[[0, 2, 4, 5]]
 
 
-def compute() -> dict[str, np.ndarray]:
+def compute(run_eagerly: bool = False) -> dict[str, np.ndarray]:
     """Outputs, and the loss and weights after one training step, of every architecture."""
     results = {}
     images, labels = _batch()
     for name in ARCHITECTURES:
         model = _filled(name)
+        model.run_eagerly = run_eagerly
         results[f"{name}/outputs"] = model.predict_on_batch(images)
-        model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "categorical_crossentropy")
+        model.compile(
+            keras.optimizers.SGD(0.01, momentum=0.9),
+            "categorical_crossentropy",
+            run_eagerly=run_eagerly,
+        )
         results[f"{name}/loss"] = np.asarray(model.train_on_batch(images, labels))
         for layer in model.layers:
             if layer.name in COMPARED_LAYERS:
@@ -270,4 +275,5 @@ def test_import_needs_no_tensorflow():
 
 
 if __name__ == "__main__":
-    np.savez(sys.argv[1], **compute())
+    # TensorFlow's kernels are the same outside of a graph, which would take longer to trace.
+    np.savez(sys.argv[1], **compute(run_eagerly=True))

@@ -1,4 +1,4 @@
-"""Runs of pytest one after the other, and the line that sums them up."""
+"""Runs of pytest side by side, and the line that sums them up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def suite(folder, title, text, *arguments):
     file.write_text(text)
     return Suite(
         title,
-        (str(file), "--noconftest", "-p", "xdist", "--numprocesses=0", *arguments),
+        (str(file), "--noconftest", *arguments),
         {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
     )
 
