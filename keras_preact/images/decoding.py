@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from keras_preact.images.orientation import exif_orientation, oriented
+from keras_preact.images.tracing import traced_once
 from keras_preact.tensor import Tensor
 
 # Red, green and blue in the luma of ITU-R BT.601, of 2**16 as in Pillow: whole numbers, and their
@@ -12,6 +13,7 @@ LUMA = (19595, 38470, 7471)
 JPEG_DCT = "INTEGER_ACCURATE"
 
 
+@traced_once
 def decode_image(encoded: Tensor, channels: int) -> Tensor:
     """Decode an image file and turn it upright, in a TensorFlow graph.
 

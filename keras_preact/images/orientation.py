@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from keras_preact.images.tracing import traced_once
 from keras_preact.tensor import Tensor
 
 # Orientations as EXIF numbers them, after transposing those from 5 on.
@@ -23,6 +24,7 @@ _MAX_PARTS = 64
 _HEADER = 10
 
 
+@traced_once
 def exif_orientation(file: Tensor) -> Tensor:
     """Read the orientation of the camera from an image file.
 

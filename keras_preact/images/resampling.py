@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from keras_preact.images.tracing import traced_once
 from keras_preact.tensor import Tensor
 
 # Weights are whole numbers of 2**-22: with them, 255 and the sign, sums fit 32 bits.
@@ -51,6 +52,7 @@ def _cubic(distance: Tensor) -> Tensor:
 KERNELS = {"bilinear": Kernel(_triangle, 1.0), "bicubic": Kernel(_cubic, 2.0)}
 
 
+@traced_once
 def resize_and_crop(
     image: Tensor, target: Tensor, corner: Tensor, size: int, interpolation: str
 ) -> Tensor:
@@ -68,20 +70,20 @@ def resize_and_crop(
     """
     import tensorflow as tf
 
+    kernel = KERNELS[interpolation]
     height, width, _ = tf.unstack(tf.shape(image))
-
-    def rows(image: Tensor) -> Tensor:
-        return _resample(image, target[0], corner[0], size, KERNELS[interpolation])
-
-    def columns(image: Tensor) -> Tensor:
-        turned = tf.transpose(image, [1, 0, 2])
-        turned = _resample(turned, target[1], corner[1], size, KERNELS[interpolation])
-        return tf.transpose(turned, [1, 0, 2])
-
     # Since version 13, Pillow begins with the rows of an image that loses most of them.
     lost = height - target[0]
     rows_first = (lost > 0) & (lost > 2 * (width - target[1]))
-    return tf.cond(rows_first, lambda: columns(rows(image)), lambda: rows(columns(image)))
+    first, second = tf.unstack(tf.where(rows_first, [0, 1], [1, 0]))
+
+    def turned(image: Tensor) -> Tensor:
+        return tf.transpose(image, [1, 0, 2])
+
+    image = tf.cond(rows_first, lambda: image, lambda: turned(image))
+    image = turned(_resample(image, target[first], corner[first], size, kernel))
+    image = _resample(image, target[second], corner[second], size, kernel)
+    return tf.cond(rows_first, lambda: turned(image), lambda: image)
 
 
 def _resample(image: Tensor, target: Tensor, first: Tensor, count: int, kernel: Kernel) -> Tensor:
