@@ -154,7 +154,8 @@ def nested_net(model: keras.Model) -> NestedNet:
             f"{layer.name!r}, a {type(layer).__name__} that is called {len(calls)} times"
         )
     (call,) = calls
-    return NestedNet(layer, call.arguments.args[0], call.arguments.kwargs, _single(call.outputs))
+    options = {key: each for key, each in call.arguments.kwargs.items() if not _holds_tensor(each)}
+    return NestedNet(layer, _single(call.input_tensors), options, _single(call.outputs))
 
 
 def before_net(model: keras.Model) -> keras.Model:
@@ -172,6 +173,10 @@ def before_net(model: keras.Model) -> keras.Model:
 
 def _layers_in(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return [each for _, each in named_layers(layer)]
+
+
+def _holds_tensor(value: Any) -> bool:
+    return any(map(keras.utils.is_keras_tensor, keras.tree.flatten(value)))
 
 
 def _single(tensors: list[Tensor]) -> Any:

@@ -6,11 +6,13 @@ units, and no deep recursion.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import keras
 
-from keras_preact.layer_names import data_format, parse
+from keras_preact.composition import NestedNet, functional, named_layers, nested_net
+from keras_preact.layer_names import data_format, has_stages, parse
 from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.tensor import Tensor
 from keras_preact.transforms import unroll
@@ -74,16 +76,21 @@ def take_apart(model: keras.Model) -> Chain:
     """Take a net apart into stem, residual units and head.
 
     Args:
-        model: A net built by this package; stacked units are unrolled, with copies of the weights.
+        model: A net built by this package, or a functional model that holds one: what is around the
+            net is part of stem and head. Stacked units are unrolled, with copies of the weights.
 
     Returns:
         The parts. Those of a net without stacked units share its weights.
 
     Raises:
-        ValueError: If the model is no such net, or its units do not end in an addition.
+        ValueError: If the model is no such net, its units do not end in an addition, or its output
+            depends on more than the last unit's.
     """
-    if any(isinstance(layer, StackedUnits) for layer in model.layers):
+    model = functional(model)
+    if any(isinstance(layer, StackedUnits) for _, layer in named_layers(model)):
         model = unroll(model)
+    if not has_stages(model):
+        return _around(model, nested_net(model))
     groups = _layers_by_unit(model)
     if not groups:
         raise ValueError(
@@ -99,9 +106,38 @@ def take_apart(model: keras.Model) -> Chain:
     return Chain(
         stem=keras.Model(model.input, inputs[0]),
         units=tuple(units),
-        head=keras.Model(outputs[-1], model.output),
+        head=_rest(model, outputs[-1]),
         channel_axis=1 if data_format(model) == "channels_first" else 3,
     )
+
+
+def _around(model: keras.Model, net: NestedNet) -> Chain:
+    """Take apart the net in a model; what is before and after it becomes part of stem and head."""
+    if net.options.get("training") is not None:
+        raise ValueError(
+            f"{model.name!r} calls its net, {net.model.name!r}, with "
+            f"`training={net.options['training']}`, whatever it is called with itself. Its units "
+            "cannot be run one by one: give the net."
+        )
+    chain = take_apart(net.model)
+    last = keras.Input(batch_shape=chain.head.input.shape, dtype=chain.head.input.dtype)
+    return dataclasses.replace(
+        chain,
+        stem=keras.Model(model.input, net.called(chain.stem)),
+        head=keras.Model(last, _rest(model, net.output)(chain.head(last))),
+    )
+
+
+def _rest(model: keras.Model, tensor: Tensor) -> keras.Model:
+    """Build the model from a tensor in another one to its output."""
+    try:
+        return keras.Model(tensor, model.output)
+    except ValueError as error:
+        raise ValueError(
+            f"The output of {model.name!r} must depend on that of its last unit only. Received a "
+            f"model with the inputs {[each.name for each in model.inputs]}, which goes on from "
+            "further tensors"
+        ) from error
 
 
 def _layers_by_unit(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:

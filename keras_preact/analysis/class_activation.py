@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,46 +13,52 @@ from keras import ops
 
 from keras_preact.analysis.differentiation import linearize
 from keras_preact.analysis.pictures.figures import new_figure, save_figure
+from keras_preact.analysis.tap import tapped
+from keras_preact.composition import functional, named_layers, nets
 from keras_preact.layer_names import maps_end
+from keras_preact.messages import did_you_mean
 from keras_preact.tensor import Tensor
 
 
 def grad_cam(
     model: keras.Model,
-    images: Tensor,
+    images: Any,
     classes: Sequence[int] | np.ndarray | None = None,
     layer: str | None = None,
 ) -> np.ndarray:
     """Compute where the maps of a layer speak for a class (Grad-CAM, arXiv:1610.02391).
 
     Each map is weighted by the mean gradient of the class's score, before the softmax, over its
-    pixels. Only the positive part of the sum counts.
+    pixels. Only the positive part of the sum counts. The gradient is that of the whole model, by
+    whatever ways the layer acts on the score.
 
     Args:
-        model: A functional net with a dense layer at its end.
-        images: Inputs of the net, `(batch, height, width, channels)`, or with the channels first.
+        model: A functional model with a dense layer at its end, such as a net or one that holds
+            nets.
+        images: Inputs of the model: images `(batch, height, width, channels)`, or with the channels
+            first; where it has several inputs, as it is called with them.
         classes: Number of a class per image; by default the one that the net predicts.
-        layer: Name of a layer that returns maps, also of stacked units; by default the last one.
+        layer: Name of a layer that returns maps, or its path in nested models
+            (`keras_preact.named_layers`); by default the last one of the net.
 
     Returns:
         `(batch, height, width)` of the layer's maps, each from 0 to 1, its largest value; all 0
         where nothing speaks for the class.
 
     Raises:
-        ValueError: If there is no such layer, it gives no maps, or the net has no classifier.
+        ValueError: If there is no such layer or several, it gives no maps, it is not called just
+            once, or the model has no classifier.
     """
-    classifier = _classifier(model)
-    maps = _maps(model, layer)
-    rest = keras.Model(maps, classifier.input)
-    body = keras.Model(model.input, maps)
-    activations = body(ops.convert_to_tensor(images))
-    weights = _class_weights(model, classifier, images, classes, activations.shape[0])
+    model = functional(model)
+    run = _Run(model, _layer_of_maps(model, layer), _classifier(model), _as_tensors(model, images))
+    activations, features, predicted = run(None)
+    weights = _class_weights(run.classifier, classes, predicted)
 
-    def scores(x: Tensor) -> list[Tensor]:
-        features = ops.cast(rest(x), "float32")
+    def scores(change: Tensor) -> list[Tensor]:
+        features = ops.cast(run(change)[1], "float32")
         return [ops.sum(features * weights)]
 
-    (value,), pull = linearize(scores, activations)
+    (value,), pull = linearize(scores, ops.zeros_like(activations))
     gradients = ops.cast(pull([ops.ones_like(value)]), "float32")
     axis = 1 if _channels_first(model) else 3
     pixels = [each for each in (1, 2, 3) if each != axis]
@@ -82,8 +90,13 @@ def occlusion(
         `(batch, rows, columns)`: the score less the score with the square at that place.
 
     Raises:
-        ValueError: If the square is larger than the image, or a size is not positive.
+        ValueError: If the model has several inputs, the square is larger than the image, or a size
+            is not positive.
     """
+    if len(model.inputs) != 1:
+        raise ValueError(
+            f"`model` must have one input. Received: {model.name!r}, which has {len(model.inputs)}"
+        )
     images = np.array(ops.convert_to_numpy(images))
     height_axis = 2 if _channels_first(model) else 1
     height, width = images.shape[height_axis : height_axis + 2]
@@ -142,38 +155,113 @@ def draw_class_activation(
     save_figure(figure, path)
 
 
+@dataclass(frozen=True)
+class _Run:
+    """Model, run in inference with a change of the maps of one of its layers.
+
+    Attributes:
+        model: The model.
+        layer: The layer of maps, at any depth.
+        classifier: The dense layer at the end, at any depth.
+        inputs: Tensors that the model is called on.
+    """
+
+    model: keras.Model
+    layer: keras.layers.Layer
+    classifier: keras.layers.Dense
+    inputs: Any
+
+    def __call__(self, change: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the maps, what the classifier takes, and what it gives.
+
+        Args:
+            change: What is added to the maps.
+        """
+        maps, taken, given = [], [], []
+
+        def at_layer(inputs: Tensor, outputs: Tensor) -> Tensor:
+            maps.append(outputs)
+            return outputs if change is None else outputs + change
+
+        def at_classifier(inputs: Tensor, outputs: Tensor) -> Tensor:
+            taken.append(inputs)
+            given.append(outputs)
+            return outputs
+
+        with tapped(self.layer, at_layer), tapped(self.classifier, at_classifier):
+            self.model(self.inputs, training=False)
+        for layer, calls in ((self.layer, maps), (self.classifier, given)):
+            if len(calls) != 1:
+                raise ValueError(
+                    f"{layer.name!r} must be called once in {self.model.name!r}. Received: a layer "
+                    f"that is called {len(calls)} times"
+                )
+        if getattr(maps[0], "ndim", 0) != 4:
+            raise ValueError(
+                f"`layer` must give maps. Received: {self.layer.name!r}, which gives "
+                f"{getattr(maps[0], 'shape', type(maps[0]).__name__)}"
+            )
+        return maps[0], taken[0], given[0]
+
+
 def _classifier(model: keras.Model) -> keras.layers.Dense:
-    last = model.layers[-1]
-    if not isinstance(last, keras.layers.Dense):
+    """Return the dense layer that gives a model's one output of scores, but for an activation."""
+    found = [each for each in map(_dense_before, model.outputs) if each is not None]
+    if len(found) != 1:
+        last = model.layers[-1]
         raise ValueError(
             f"`model` must end in a dense layer to class scores. Received: {model.name!r}, which "
             f"ends in a {type(last).__name__}"
         )
-    return last
+    return found[0]
 
 
-def _maps(model: keras.Model, layer: str | None) -> Tensor:
-    if layer is None:
-        return maps_end(model).output
-    maps = model.get_layer(layer).output
-    if len(maps.shape) != 4:
-        raise ValueError(f"`layer` must give maps. Received: {layer!r}, which gives {maps.shape}")
-    return maps
+def _dense_before(tensor: Tensor) -> keras.layers.Dense | None:
+    operation, node, place = tensor._keras_history
+    if isinstance(operation, keras.layers.Dense):
+        return operation
+    if isinstance(operation, keras.layers.Activation | keras.layers.Softmax):
+        return _dense_before(operation._inbound_nodes[node].input_tensors[0])
+    if isinstance(operation, keras.Model):
+        return _dense_before(operation.outputs[place])
+    return None
+
+
+def _layer_of_maps(model: keras.Model, name: str | None) -> keras.layers.Layer:
+    """Return the layer of a name or path; by default that of the last maps of the one net."""
+    found = nets(model) if name is None else []
+    if len(found) == 1:
+        return maps_end(found[0])
+    layers = dict(named_layers(model))
+    if name in layers:
+        return layers[name]
+    paths = [path for path in layers if path.rpartition("/")[2] == name]
+    if len(paths) == 1:
+        return layers[paths[0]]
+    if found or paths:
+        ends = [maps_end(net) for net in found]
+        paths = paths or [path for path in layers if layers[path] in ends]
+        raise ValueError(f"`layer` must tell which one of {paths}. Received: {name!r}")
+    raise ValueError(
+        f"{model.name!r} has no layer {name!r}.{did_you_mean(str(name), layers, quote=chr(39))}"
+    )
+
+
+def _as_tensors(model: keras.Model, images: Any) -> Any:
+    if len(model.inputs) == 1:
+        return ops.convert_to_tensor(images)
+    return keras.tree.map_structure(ops.convert_to_tensor, images)
 
 
 def _class_weights(
-    model: keras.Model,
     classifier: keras.layers.Dense,
-    images: Tensor,
     classes: Sequence[int] | np.ndarray | None,
-    batch: int,
+    predicted: Tensor,
 ) -> Tensor:
     """Return the weights of the class of each image, float32 `(batch, features)`."""
-    if classes is None:
-        classes = np.argmax(ops.convert_to_numpy(model(ops.convert_to_tensor(images))), axis=1)
     kernel = ops.convert_to_numpy(ops.cast(classifier.kernel, "float32"))
-    classes = _checked_classes(classes, np.empty((batch, kernel.shape[1])))
-    return ops.convert_to_tensor(kernel.T[classes])
+    scores = ops.convert_to_numpy(ops.cast(predicted, "float32"))
+    return ops.convert_to_tensor(kernel.T[_checked_classes(classes, scores)])
 
 
 def _checked_classes(classes: Sequence[int] | np.ndarray | None, scores: np.ndarray) -> np.ndarray:
@@ -206,5 +294,5 @@ def _covered(
 
 
 def _channels_first(model: keras.Model) -> bool:
-    formats = (getattr(layer, "data_format", None) for layer in model.layers)
+    formats = (getattr(layer, "data_format", None) for _, layer in named_layers(model))
     return next(each for each in formats if each) == "channels_first"

@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_preact.analysis.pictures.figures import new_figure, save_figure
+from keras_preact.composition import named_layers
 from keras_preact.files import replacing
 from keras_preact.layers import StackedUnits
 from keras_preact.tensor import Tensor
@@ -51,7 +52,7 @@ def filter_normalized_direction(model: keras.Model, seed: int) -> Direction:
     rng = np.random.default_rng(seed)
     stacked = {
         id(variable)
-        for layer in model.layers
+        for _, layer in named_layers(model)
         if isinstance(layer, StackedUnits)
         for variable in layer.trainable_variables
     }

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_preact.composition import named_layers
 from keras_preact.layers import StackedUnits
 from keras_preact.tensor import Tensor
 from keras_preact.transforms import unroll
@@ -67,7 +68,7 @@ def sharpness(
     """
     if iterations < 1:
         raise ValueError(f"`iterations` must be 1 or more. Received: {iterations}")
-    if any(isinstance(layer, StackedUnits) for layer in model.layers):
+    if any(isinstance(layer, StackedUnits) for _, layer in named_layers(model)):
         model = unroll(model)
     if not model.trainable_variables:
         raise ValueError(f"`model` must have weights that are trained. Received: {model.name!r}")

@@ -51,7 +51,7 @@ def functional_config(model: Any) -> Config:
 
 def _open_sequential(config: Config, model: keras.Model) -> None:
     """Write every `keras.Sequential` in a functional model as a functional model, in place."""
-    layers = {layer.name: layer for layer in model.layers}
+    layers: dict[str, Any] = {layer.name: layer for layer in model.layers}
     for entry in config["layers"]:
         layer = layers.get(entry["name"])
         while isinstance(layer, keras.layers.Wrapper):

@@ -18,7 +18,7 @@ import keras_preact
 from keras_preact.preprocessing import Preprocessing, decode_image
 from keras_preact.serving.export import export_savedmodel
 from tests.nets import scores
-from tests.numerics import NET
+from tests.numerics import NET, net_tolerance
 
 PHOTOS = [
     (resources.files("sklearn.datasets.images") / name).read_bytes()
@@ -378,3 +378,34 @@ def test_stacked_units_in_another_precision_unfolded(tmp_path):
     np.testing.assert_allclose(
         probabilities(loaded.signatures, PHOTOS), expected(model, COLOR, PHOTOS), atol=0.01
     )
+
+
+def averaged(small_net):
+    x = keras.Input((32, 32, 3))
+    nets = [small_net(seed, name=name, **OPTIONS) for seed, name in enumerate("ab")]
+    return keras.Model(x, keras.layers.Average()([each(x) for each in nets]))
+
+
+def sequential(small_net):
+    body = small_net(include_top=False, pooling="avg", input_shape=(32, 32, 3))
+    head = keras.layers.Dense(7, activation="softmax")
+    return keras.Sequential([keras.Input((32, 32, 3)), body, head])
+
+
+def normalizing(small_net):
+    inputs = keras_preact.preprocess_input(keras.Input((32, 32, 3)), weights=COLOR)
+    return small_net(input_tensor=inputs, classes=7)
+
+
+@pytest.mark.parametrize("build", [averaged, sequential, normalizing])
+def test_what_is_built_from_nets_is_served_in_any_precision(build, small_net, tmp_path):
+    model = build(small_net)
+    loaded = export(model, tmp_path, dtype="bfloat16", warm_up_batch_sizes=())
+    wanted = expected(model, COLOR, PHOTOS)
+    np.testing.assert_allclose(
+        probabilities(loaded.signatures, PHOTOS), wanted, atol=net_tolerance("bfloat16")
+    )
+    unfolded = tmp_path / "unfolded"
+    export_savedmodel(model, unfolded, preprocessing=COLOR, fold=False, warm_up_batch_sizes=())
+    signatures = tf.saved_model.load(str(unfolded)).signatures
+    np.testing.assert_allclose(probabilities(signatures, PHOTOS), wanted, atol=NET)

@@ -11,6 +11,7 @@ import keras_preact
 from keras_preact import transforms
 from keras_preact.weights import named_weights, set_named_weights
 from tests.nets import SMALL, TINY, X, images, net, scores
+from tests.numerics import net_tolerance
 
 SHAPE = X.shape[1:]
 BODY = {"include_top": False, "pooling": "avg"}
@@ -111,7 +112,7 @@ def test_precision_reaches_every_net_and_leaves_what_is_no_policy():
     assert policies["body/stage2_unit1_conv1"] == policies["text/embedding"] == "mixed_bfloat16"
     assert policies[half.layers[-1].name] == policies[half.layers[-2].name] == "float32"
     assert half.output.dtype == "float32"
-    np.testing.assert_allclose(scores(half, given), scores(model, given), atol=0.02)
+    np.testing.assert_allclose(half(given), model(given), atol=net_tolerance("bfloat16"))
 
 
 def test_convolutions_in_every_net_take_winograds_algorithm():

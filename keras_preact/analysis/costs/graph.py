@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_preact.composition import functional, inside
 from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.layers.stacked_units import TEMPLATE_PREFIX
 from keras_preact.tensor import Tensor
@@ -21,7 +22,7 @@ class Call:
 
     Attributes:
         layer: Layer that is called.
-        name: Its name; in a stack, with the stack's name in place of the unit's.
+        name: Its path; in a stack, with the stack's name in place of the unit's.
         inputs: Symbolic tensors that go in.
         output: The symbolic tensor that comes out; the first, where there are several.
         units: How many units make the call, each with weights of its own.
@@ -49,6 +50,7 @@ def calls(model: keras.Model, input_shape: Shape | None = None) -> list[Call]:
     Raises:
         ValueError: If the model is not functional, or the shape is unknown or does not fit.
     """
+    model = functional(model)
     if not (isinstance(model, keras.Model) and hasattr(model, "_run_through_graph")):
         raise ValueError(
             f"`model` must be a functional Keras model. Received: {model!r} "
@@ -91,18 +93,19 @@ def _walk(
     def called(layer: Any) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             tensors = tuple(_tensors([arguments, options]))
-            inside = layer.layer if isinstance(layer, Rematerialized) else layer
-            if isinstance(inside, StackedUnits):
-                own_name = rename(inside.name)
+            part = functional(layer.layer if isinstance(layer, Rematerialized) else layer)
+            if isinstance(part, StackedUnits):
+                own_name = rename(part.name)
                 return _walk(
-                    inside.unit_model(),
-                    [*tensors, *inside.unit_model().inputs[1:]],
+                    part.unit_model(),
+                    [*tensors, *part.unit_model().inputs[1:]],
                     record,
                     lambda name: f"{own_name}_{name.removeprefix(TEMPLATE_PREFIX)}",
-                    units * len(inside.unit_names),
+                    units * len(part.unit_names),
                 )
-            if isinstance(inside, keras.Model) and hasattr(inside, "_run_through_graph"):
-                return _walk(inside, list(tensors), record, rename, units)
+            if isinstance(part, keras.Model) and hasattr(part, "_run_through_graph"):
+                prefix = inside("", part.name)
+                return _walk(part, list(tensors), record, lambda name: rename(prefix + name), units)
             output = layer.compute_output_spec(*arguments, **options)
             first = next(iter(_tensors(output)))
             record(Call(layer, rename(layer.name), tensors, first, units))
