@@ -92,6 +92,8 @@ setup(
         "images": ["pillow>=13"],
         # Of the pictures of python -m keras_preact.show.
         "show": ["matplotlib"],
+        # Of keras_preact.push_to_hub and weights="hf://user/repo".
+        "hub": ["huggingface-hub"],
         "formats": FORMATS,
         "train": TRAIN,
         "docs": [*TRAIN, *DOCS],

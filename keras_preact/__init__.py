@@ -64,6 +64,7 @@ from keras_preact.applications import (
 from keras_preact.architecture import Architecture, compound_scale
 from keras_preact.composition import named_layers
 from keras_preact.features import FeatureExtractor, feature_extractor
+from keras_preact.hub import from_config_folder, push_to_hub, to_config_folder
 from keras_preact.ops import choices
 from keras_preact.parameter_groups import decayed_variables, layer_depths
 from keras_preact.preprocessing import Preprocessor, decode_predictions, preprocess_input
@@ -138,11 +139,14 @@ __all__ = [
     "decode_predictions",
     "export_savedmodel",
     "feature_extractor",
+    "from_config_folder",
     "layer_depths",
     "layers",
     "named_layers",
     "preprocess_input",
     "preprocessing",
+    "push_to_hub",
+    "to_config_folder",
     "transforms",
     "weights",
 ]

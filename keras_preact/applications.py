@@ -24,8 +24,9 @@ _ARGUMENTS = """
         include_top: Whether to end in global average pooling and a dense layer of `classes`.
         weights: None for random weights; `"imagenet"` or `"cifar10"` for the net's best published
             ones that know the classes of ImageNet-1k or CIFAR-10; the name of an entry of
-            `keras_preact.weights.list_weights()`; or the path of a file. Published
-            weights are adapted to another number of channels than three.{default_weights}
+            `keras_preact.weights.list_weights()`; the address of a repository on the Hugging Face
+            Hub, `hf://user/repo`; or the path of a file. Published weights are adapted to another
+            number of channels than three.{default_weights}
         input_tensor: Symbolic Keras tensor to use as the input; a new `keras.Input` by default.
         input_shape: Shape of an image, `(height, width, channels)`, or with the channels first.
             Height and width may be None. The default is three channels, and with the top the size

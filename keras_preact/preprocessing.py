@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from keras_preact.images.pillow import is_symbolic, is_tensorflow, to_array, to_
 from keras_preact.images.preprocessing import CIFAR10, IMAGENET, INTERPOLATIONS, Preprocessing
 from keras_preact.tensor import Tensor
 from keras_preact.weights.catalogue import find_entry
+from keras_preact.weights.hugging_face import CONFIG, is_address, read_preprocessing
 
 __all__ = [
     "CIFAR10",
@@ -45,18 +47,20 @@ CIFAR10_CLASSES = (
 )
 
 
-def _preprocessing_of(weights: str | Preprocessing) -> Preprocessing:
-    """Return the preprocessing itself, or that of the entry in the catalogue with this name."""
+def _preprocessing_of(weights: str | os.PathLike | Preprocessing) -> Preprocessing:
+    """Return the preprocessing itself, or that of an entry, a folder or a repository."""
     if isinstance(weights, Preprocessing):
         return weights
     if weights == "cifar10":
         return CIFAR10
-    if not isinstance(weights, str):
+    if not isinstance(weights, str | os.PathLike):
         raise TypeError(
             "`weights` must be the name of an entry in keras_preact.weights, or a Preprocessing. "
             f"Received: {weights!r} (of type {type(weights).__name__})"
         )
-    return find_entry(weights).preprocessing
+    if is_address(weights) or (Path(weights) / CONFIG).is_file():
+        return read_preprocessing(weights)
+    return find_entry(os.fspath(weights)).preprocessing
 
 
 def preprocess_input(
@@ -181,8 +185,10 @@ class Preprocessor:
     ```
 
     Args:
-        weights: The name of an entry in `keras_preact.weights`, `"cifar10"`, or the
-            `Preprocessing` of a net of your own training.
+        weights: The name of an entry in `keras_preact.weights`, `"cifar10"`, the address
+            `hf://user/repo` of a net of this package or of timm on the Hugging Face Hub, a folder
+            of `keras_preact.to_config_folder`, or the `Preprocessing` of a net of your own
+            training.
         data_format: Order of the result's axes: `"channels_last"` or `"channels_first"`.
             `keras.config.image_data_format()` by default.
 

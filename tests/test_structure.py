@@ -9,7 +9,7 @@ from tests import structure
 # From the top down. A room imports from lower lines only.
 LAYERS = (
     {"__init__", "show"},
-    {"analysis", "serving"},
+    {"analysis", "serving", "hub"},
     {"applications", "preprocessing"},
     {"weights"},
     {"build", "published", "transforms"},

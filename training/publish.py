@@ -3,6 +3,9 @@
 It writes the weights with 16-bit kernels, `NAME.weights.h5`, evaluates the net again with the
 content of that file, and writes a model card, `NAME.md`, which it also prints. A row of
 `keras_preact.weights.catalogue` needs the SHA-256 and the accuracy.
+
+With `--hub` it writes a folder for the Hugging Face Hub in their place, `NAME`, as
+`keras_preact.to_config_folder` does, and with `--push USER/REPO` it uploads it.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
+
+from keras_preact import push_to_hub, to_config_folder
 from keras_preact.preprocessing import Preprocessing
 from keras_preact.weights import save_half_precision
 from training.data import evaluation_pipeline
@@ -23,6 +29,7 @@ from training.evaluate import Evaluation, evaluate, open_for
 from training.net import build_net
 from training.recipe import Recipe, recipe_for
 from training.records.files import replacing
+from training.sources import ImageSource
 from training.trained import Trained, add_trained_arguments, load_trained, read_record
 
 
@@ -42,6 +49,56 @@ def publish(trained: Trained, source: str, output: Path, name: str, data: str) -
     Raises:
         ValueError: If the net has no record of its run, or its classes are not the source's.
     """
+    images = _images(trained, source)
+    output.mkdir(parents=True, exist_ok=True)
+    weights = output / f"{name}.weights.h5"
+    save_half_precision(trained.model, weights)
+    # As whoever uses the file builds the net: in float32, whatever the run computed in.
+    recipe = Recipe(**trained.record["recipe"]).replace(dtype_policy="float32")
+    model = build_net(recipe, len(images.class_names), weights=str(weights))
+    card = _card(trained, weights, data, _evaluate(model, images, trained.preprocessing))
+    with replacing(output / f"{name}.md") as partial:
+        partial.write_text(card, encoding="utf-8")
+    return card
+
+
+def publish_for_hub(trained: Trained, source: str, output: Path, name: str, data: str) -> str:
+    """Write the folder of a trained net that the Hugging Face Hub expects.
+
+    Args:
+        trained: The net, with the record of its run.
+        source: Its images, as for `training.train`.
+        output: The folder in which it is written.
+        name: Its name.
+        data: Name of the images on the card.
+
+    Returns:
+        The card.
+
+    Raises:
+        ImportError: If the package huggingface_hub is not installed.
+        ValueError: If the net has no record of its run, its classes are not the source's, or there
+            is such a folder.
+    """
+    images = _images(trained, source)
+    result = _evaluate(trained.model, images, trained.preprocessing)
+    metrics = {"accuracy": result.top1}
+    if result.top5 is not None:
+        metrics["top-5 accuracy"] = result.top5
+    to_config_folder(
+        trained.model,
+        output / name,
+        trained.preprocessing,
+        class_names=result.class_names,
+        metrics=metrics,
+        dataset=data,
+        training=f"{_trained_on(trained, data)}\n\n{_per_class(result)}\n\n{_training(trained)}",
+    )
+    return (output / name / "README.md").read_text(encoding="utf-8")
+
+
+def _images(trained: Trained, source: str) -> ImageSource:
+    """Open the images of a net, which must have the classes that it was trained on."""
     if not trained.record:
         raise ValueError(
             f"a card tells how the net was trained, and there is no run.json beside {trained.file}"
@@ -52,48 +109,56 @@ def publish(trained: Trained, source: str, output: Path, name: str, data: str) -
             f"{source} has the classes {list(images.class_names)}. The net was trained on "
             f"{trained.record['class_names']}"
         )
-    output.mkdir(parents=True, exist_ok=True)
-    weights = output / f"{name}.weights.h5"
-    save_half_precision(trained.model, weights)
-    # As whoever uses the file builds the net: in float32, whatever the run computed in.
-    recipe = Recipe(**trained.record["recipe"]).replace(dtype_policy="float32")
-    model = build_net(recipe, len(images.class_names), weights=str(weights))
-    batches = evaluation_pipeline(images, recipe_for(trained.preprocessing))
-    result = evaluate(model, batches, images.class_names)
-    card = _card(trained, weights, data, result)
-    with replacing(output / f"{name}.md") as partial:
-        partial.write_text(card, encoding="utf-8")
-    return card
+    return images
+
+
+def _evaluate(model: keras.Model, images: ImageSource, preprocessing: Preprocessing) -> Evaluation:
+    batches = evaluation_pipeline(images, recipe_for(preprocessing))
+    return evaluate(model, batches, images.class_names)
 
 
 def _card(trained: Trained, weights: Path, data: str, result: Evaluation) -> str:
-    record = trained.record
-    # As it is in the record: lists instead of tuples.
-    default = json.loads(json.dumps(dataclasses.asdict(Recipe())))
-    recipe = record["recipe"]
-    changed = {key: value for key, value in recipe.items() if default.get(key) != value}
+    model = trained.record["recipe"]["model"]
     count = trained.model.count_params()
-    runs = _runs(record)
-    epochs = ", then ".join(f"{run['history'][-1]['epoch']}" for run in runs)
-    return f"""# {recipe["model"]}, {data}
+    return f"""# {model}, {data}
 
 - File: `{weights.name}`, {weights.stat().st_size:,} bytes, kernels in 16 bits, SHA-256
   `{hashlib.sha256(weights.read_bytes()).hexdigest()}`
-- Net: `keras_preact.{recipe["model"]}`, {count:,} parameters, {len(result.class_names)} classes:
+- Net: `keras_preact.{model}`, {count:,} parameters, {len(result.class_names)} classes:
   {", ".join(result.class_names)}
-- Trained on: the {record["images"]["train"]:,} training images of {data}, {epochs} epochs
+- {_trained_on(trained, data)}
 - Accuracy, evaluated from this file: {result.top1:.2%} of the {result.images:,} test images;
   {_percent(result.top5)} with the five likeliest classes
 - Images: {_preprocessing(trained.preprocessing)}
 - License: Apache-2.0
 
-| class | recognized |
-| --- | --- |
-{_rows({name: _percent(share) for name, share in result.per_class.items()})}
+{_per_class(result)}
 
 ## Training
 
-{_commands(runs)}
+{_training(trained)}
+"""
+
+
+def _trained_on(trained: Trained, data: str) -> str:
+    epochs = ", then ".join(f"{run['history'][-1]['epoch']}" for run in _runs(trained.record))
+    count = trained.record["images"]["train"]
+    return f"Trained on: the {count:,} training images of {data}, {epochs} epochs"
+
+
+def _per_class(result: Evaluation) -> str:
+    rows = _rows({name: _percent(share) for name, share in result.per_class.items()})
+    return f"| class | recognized |\n| --- | --- |\n{rows}"
+
+
+def _training(trained: Trained) -> str:
+    """Return the commands, the recipe and the versions of a net's training."""
+    # As it is in the record: lists instead of tuples.
+    default = json.loads(json.dumps(dataclasses.asdict(Recipe())))
+    record, runs = trained.record, _runs(trained.record)
+    changed = {key: value for key, value in record["recipe"].items() if default.get(key) != value}
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return f"""{_commands(runs)}
 
 The recipe{" of the last" if len(runs) > 1 else ""}, less its defaults:
 
@@ -101,8 +166,7 @@ The recipe{" of the last" if len(runs) > 1 else ""}, less its defaults:
 | --- | --- |
 {_rows({f"`{name}`": f"`{value}`" for name, value in changed.items()})}
 
-Versions: {", ".join(f"{name} {version}" for name, version in record["versions"].items())}.
-"""
+Versions: {versions}."""
 
 
 def _runs(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -159,11 +223,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-name", required=True, metavar="TEXT", help="what the card calls it")
     parser.add_argument("--name", required=True, help="of the files, less their endings")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder")
+    parser.add_argument(
+        "--hub", action="store_true", help="write a folder for the Hugging Face Hub instead"
+    )
+    parser.add_argument("--push", metavar="USER/REPO", help="upload that folder; implies --hub")
     options = parser.parse_args(arguments)
+    write = publish_for_hub if options.hub or options.push else publish
     try:
         trained = load_trained(options)
-        print(publish(trained, options.data, options.output, options.name, options.data_name))
-    except (ValueError, OSError) as error:
+        print(write(trained, options.data, options.output, options.name, options.data_name))
+        if options.push:
+            print(push_to_hub(options.output / options.name, options.push))
+    except (ValueError, OSError, ImportError) as error:
         print(f"training.publish: {error}", file=sys.stderr)
         return 2
     return 0

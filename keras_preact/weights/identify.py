@@ -6,15 +6,24 @@ import math
 from dataclasses import dataclass
 
 import keras
+import numpy as np
+from keras import ops
 
 from keras_preact.architecture import Architecture
 from keras_preact.blocks.units import UNITS
 from keras_preact.build import build
-from keras_preact.layer_names import parse
+from keras_preact.layer_names import body_end, data_format, first_convolution, parse, stage_numbers
 from keras_preact.messages import did_you_mean
 from keras_preact.named_weights import NamedWeights, set_named_weights
 from keras_preact.published import NETS
+from keras_preact.transforms import unroll, with_dtype
 
+HEAD = "predictions"
+# Side of the images on which two nets are compared, where the net takes any, in pixels.
+_SIDE = 64
+# Largest difference between the maps of two nets, as a share of their largest value, that is
+# rounding: single precision through some hundreds of layers.
+ROUNDING = 1e-4
 # By the sizes of its kernels, the kind of unit.
 _KINDS = {kind.kernels: name for name, kind in UNITS.items() if kind.kernels}
 
@@ -156,3 +165,79 @@ def _size(named: NamedWeights, architecture: Architecture) -> tuple[int | None, 
     tokens = named["encoder_tokens"]["1"].shape[1] - 1
     size = math.isqrt(tokens) * architecture.reached_strides[-1]
     return size, size
+
+
+def builder_of(model: keras.Model, named: NamedWeights) -> str | None:
+    """Return the name of the published net that a model is, by its weights and what it computes.
+
+    Args:
+        model: A model with one input and one output.
+        named: Its weights.
+
+    Returns:
+        The builder's name; None if the model is no published net, or one with other options than
+        those that act in training only.
+    """
+    try:
+        stage_numbers(model)
+        candidates = _candidates(named)
+    except ValueError:
+        return None
+    for name in candidates:
+        try:
+            if difference(model, named, NETS[name].architecture) <= ROUNDING:
+                return name
+        except ValueError:
+            continue
+    return None
+
+
+def difference(model: keras.Model, named: NamedWeights, architecture: Architecture) -> float:
+    """Compare a net with one of an architecture and the same weights.
+
+    Args:
+        model: The net.
+        named: Its weights.
+        architecture: What it may be.
+
+    Returns:
+        The largest difference between their last maps and outputs for an image, as a share of the
+        largest value.
+
+    Raises:
+        ValueError: If the weights do not fit the architecture.
+    """
+    twin = _twin(model, named, architecture)
+    set_named_weights(twin, named)
+    if first_convolution(model).dtype_policy.name != "float32":
+        model = with_dtype(unroll(model), "float32")
+    shape = [_SIDE if side is None else side for side in model.input_shape[1:]]
+    x = np.random.default_rng(0).standard_normal((1, *shape)).astype("float32")
+    outputs = ([body_end(net).output, net.output] for net in (model, twin))
+    ours, theirs = (
+        keras.Model(net.input, each)(x, training=False)
+        for net, each in zip((model, twin), outputs, strict=True)
+    )
+    if [each.shape for each in ours] != [each.shape for each in theirs]:
+        raise ValueError(f"its maps have the shape {theirs[0].shape}, not {ours[0].shape}")
+    return max(
+        float(ops.max(ops.abs(a - b)) / ops.max(ops.abs(b)))
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def _twin(model: keras.Model, named: NamedWeights, architecture: Architecture) -> keras.Model:
+    """Build a net of an architecture with the inputs and outputs of another."""
+    head = named.get(HEAD)
+    return build(
+        architecture,
+        include_top=head is not None,
+        input_tensor=None,
+        input_shape=model.input_shape[1:],
+        pooling=None if head or len(model.output_shape) > 2 else "avg",
+        classes=head["0"].shape[-1] if head else 1,
+        classifier_activation=model.get_layer(HEAD).activation if head else None,
+        name=model.name,
+        data_format=data_format(model),
+        dtype="float32",
+    )

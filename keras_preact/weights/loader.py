@@ -15,6 +15,7 @@ from keras_preact.named_weights import NamedWeights, set_named_weights
 from keras_preact.transforms.inputs import resized_positions, token_embeddings, token_grid
 from keras_preact.weights.catalogue import CATALOGUE, Entry
 from keras_preact.weights.download import fetch, repair_hint
+from keras_preact.weights.hugging_face import fetch_weights, is_address
 from keras_preact.weights.identify import check_builder
 from keras_preact.weights.sources import of_one_net, read, source_of
 
@@ -33,20 +34,24 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
     Args:
         model: The model, built.
         weights: Name of an entry of the catalogue, whose file ships with the package, or is
-            downloaded unless it is in the cache; or the path of a file of timm
+            downloaded unless it is in the cache; the address of a repository on the Hugging Face
+            Hub, `hf://user/repo`, of this package, timm or keras_hub; or the path of a file of timm
             (`.safetensors`), of BiT (`.npz`), or of Keras (`.weights.h5`, `.keras` or `.h5`),
             written by this package, keras.applications or keras_hub.
 
     Raises:
         ValueError: If the name ends otherwise, there is no such file, or its weights are those of
             another net. The model's weights are then as they were.
-        keras_preact.weights.DownloadError: If the file of an entry cannot be had.
+        keras_preact.weights.DownloadError: If the file of an entry or a repository cannot be had.
     """
     name = weights.name if isinstance(weights, Entry) else os.fspath(weights)
     entry = weights if isinstance(weights, Entry) else CATALOGUE.get(name)
     if entry:
         path, source = fetch(entry, functools.partial(_check, entry)), entry.source
         description = f"{entry.name!r}, in {str(path)!r},"
+    elif is_address(name):
+        path = fetch_weights(name)
+        source, description = source_of(path), f"{name!r}, in {str(path)!r},"
     else:
         path = Path(name)
         source, description = source_of(path), repr(str(path))
@@ -67,7 +72,7 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
         named = of_one_net(named)
     if all(layer.name != HEAD for layer in model.layers):
         named.pop(HEAD, None)
-    if entry:
+    if entry or is_address(name):
         _adapt_channels(named, model)
         adapt_positions(named, model)
     try:

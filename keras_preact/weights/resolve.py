@@ -13,22 +13,24 @@ from keras_preact.weights.catalogue import (
     best_weights,
     list_weights,
 )
+from keras_preact.weights.hugging_face import is_address, repository
 from keras_preact.weights.sources import is_weights_file, source_of
 
 
 def resolve_weights(
     weights: str | os.PathLike | None, builder: str | None, include_top: bool, classes: int
-) -> Entry | Path | None:
+) -> Entry | Path | str | None:
     """Find what `weights` names, before anything is built or downloaded.
 
     Args:
-        weights: None, one of `DATASETS`, the name of an entry of the catalogue, or a path.
+        weights: None, one of `DATASETS`, the name of an entry of the catalogue, the address of a
+            repository on the Hugging Face Hub, or a path.
         builder: Name of the builder; None for a net that is not published.
         include_top: Whether the net has a classifier.
         classes: Number of its classes.
 
     Returns:
-        An entry, a path, or None.
+        An entry, an address, a path, or None.
 
     Raises:
         ValueError: If there is nothing of that name, or it is of another net.
@@ -40,6 +42,9 @@ def resolve_weights(
             "`weights` must be None, a name or a path. "
             f"Received: {weights!r} (of type {type(weights).__name__})"
         )
+    if is_address(weights):
+        repository(weights)
+        return weights
     entry = _entry(weights, builder)
     if entry is None:
         path = Path(weights)
@@ -70,7 +75,8 @@ def _entry(weights: str | os.PathLike, builder: str | None) -> Entry | None:
     hint = did_you_mean(name, [*DATASETS, *CATALOGUE], quote="'")
     raise ValueError(
         '`weights` must be None, "imagenet", "cifar10", the name of an entry of '
-        "`keras_preact.weights.list_weights()`, or the path of a file of weights. "
+        "`keras_preact.weights.list_weights()`, the address of a repository (hf://user/repo), or "
+        "the path of a file of weights. "
         f"Received: {name!r}.{hint} {_existing(builder)}"
     )
 

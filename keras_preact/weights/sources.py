@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_preact.layer_names import parse, stage_of
 from keras_preact.named_weights import NamedWeights, collect
+from keras_preact.weights import safetensors_file
 from keras_preact.weights.converters import CONVERTERS, keras_applications, keras_hub
 from keras_preact.weights.converters.arrays import VARIABLES
 from keras_preact.weights.keras_h5 import saved_layers
@@ -123,9 +124,17 @@ def _numbered(path: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]
     return numbered
 
 
+def _read_safetensors(path: Path) -> NamedWeights:
+    """Read a file of timm's or of `keras_preact.to_config_folder`; the names tell them apart."""
+    if safetensors_file.has_own_names(path):
+        return safetensors_file.read(path)
+    return CONVERTERS["timm"](path)
+
+
 # By source, the function that reads its files.
 READERS: dict[str, Callable[[Path], NamedWeights]] = {
+    **CONVERTERS,
     "keras": _read_keras,
     "keras_preact": _read_keras,
-    **CONVERTERS,
+    "timm": _read_safetensors,
 }

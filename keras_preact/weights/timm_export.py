@@ -10,17 +10,21 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_preact.architecture import Architecture
-from keras_preact.build import build
-from keras_preact.files import replacing
-from keras_preact.layer_names import body_end, data_format, first_convolution
-from keras_preact.named_weights import NamedWeights, named_weights, set_named_weights
+from keras_preact.layer_names import first_convolution, stage_numbers
+from keras_preact.named_weights import NamedWeights, named_weights
 from keras_preact.published import NETS
-from keras_preact.transforms import unroll, with_dtype
-from keras_preact.weights.converters.timm import HYBRID, NF_RESNET, RESNETV2, Family, entries
-from keras_preact.weights.identify import Outline
+from keras_preact.weights.converters.timm import (
+    DENSENET,
+    HYBRID,
+    NF_RESNET,
+    RESNETV2,
+    Family,
+    entries,
+)
+from keras_preact.weights.identify import HEAD, ROUNDING, Outline, difference
+from keras_preact.weights.safetensors_file import save
 
 # By builder, timm's name of the same net.
 NAMES = {
@@ -42,21 +46,20 @@ NAMES = {
     "BiTResNet152x2": "resnetv2_152x2_bit",
     "BiTResNet152x4": "resnetv2_152x4_bit",
     "NFPreActResNet50": "nf_resnet50",
+    "PreActDenseNet121": "densenet121",
+    "PreActDenseNet169": "densenet169",
+    "PreActDenseNet201": "densenet201",
     "PreActViTHybrid_R26_S32": "vit_small_r26_s32_224",
     "PreActViTHybrid_R50_B16": "vit_base_r50_s16_224",
 }
 # By the start of a name, the nets whose entries are named alike.
-_FAMILIES = {"resnetv2": RESNETV2, "nf_resnet": NF_RESNET, "vit": HYBRID}
+_FAMILIES = {"resnetv2": RESNETV2, "nf_resnet": NF_RESNET, "densenet": DENSENET, "vit": HYBRID}
 # Nets of timm's that take other units and channels as arguments.
 _CHANGEABLE = [name for name in NAMES.values() if name.startswith("resnetv2") and "bit" not in name]
+# By field, timm's arguments for them.
+_SIZES = {"units": "layers", "channels": "channels", "stem_channels": "stem_chs"}
 # timm makes every number of channels a multiple of it.
 _DIVISOR = 8
-HEAD = "predictions"
-# Side of the images on which two nets are compared, where the net takes any, in pixels.
-_SIDE = 64
-# Largest difference between the maps of two nets, as a share of their largest value, that is
-# rounding: single precision through some hundreds of layers.
-_ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,7 @@ def export_timm(model: keras.Model, path: str | os.PathLike) -> TimmNet:
     if path.suffix != ".safetensors":
         raise ValueError(f"`path` must end in .safetensors. Received: {str(path)!r}")
     net, tensors = timm_entries(model)
-    # Only this needs it.
-    from safetensors.numpy import save_file
-
-    with replacing(path) as partial:
-        save_file(tensors, partial, metadata={"format": "pt"})
+    save(tensors, path)
     return net
 
 
@@ -114,19 +113,20 @@ def timm_entries(model: keras.Model) -> tuple[TimmNet, dict[str, np.ndarray]]:
             "timm's nets have one input and one output. "
             f"Received: {model.name!r} with {len(model.inputs)} and {len(model.outputs)}"
         )
+    stage_numbers(model)
     named = named_weights(model)
     reasons = []
     for net, architecture in _candidates(model, named):
         try:
-            difference = _difference(model, named, architecture)
+            distance = difference(model, named, architecture)
             _check_channels(named)
         except ValueError as error:
             reasons.append(f"{net.name}: {error}")
             continue
-        if difference <= _ROUNDING:
+        if distance <= ROUNDING:
             return net, entries(named, _family(net.name))
         reasons.append(
-            f"{net.name} has the same weights, and other outputs, by {difference:.1e} of their "
+            f"{net.name} has the same weights, and other outputs, by {distance:.1e} of their "
             "largest: its options, such as its activation or its strides, differ"
         )
     raise ValueError(
@@ -146,25 +146,22 @@ def _candidates(model: keras.Model, named: NamedWeights) -> Iterator[tuple[TimmN
     """
     outline = Outline.of_weights(named)
     stem = [name for name in sorted(named) if name.startswith("stem_conv")][-1]
-    sizes = {
-        "units": outline.units,
-        "channels": outline.channels,
-        "stem_channels": named[stem]["0"].shape[-1],
-    }
     changed: dict[Architecture, TimmNet] = {}
     for builder, name in NAMES.items():
         published = NETS[builder].architecture
+        arguments = _arguments(model, named, name)
+        if Outline.of_architecture(published) == outline:
+            yield TimmNet(name, arguments), published
+        if published.unit != outline.unit or name not in _CHANGEABLE:
+            continue
+        sizes = (outline.units, outline.channels, named[stem]["0"].shape[-1])
         try:
-            architecture = published.replace(**sizes)
+            architecture = published.replace(**dict(zip(_SIZES, sizes, strict=True)))
         except ValueError:
             continue
-        arguments = _arguments(model, named, name)
-        if architecture == published:
-            yield TimmNet(name, arguments), architecture
-        elif published.unit == outline.unit and name in _CHANGEABLE:
-            theirs = (outline.units, outline.channels, sizes["stem_channels"])
-            arguments |= dict(zip(("layers", "channels", "stem_chs"), theirs, strict=True))
-            changed.setdefault(architecture, TimmNet(name, arguments))
+        if architecture != published:
+            theirs = dict(zip(_SIZES.values(), sizes, strict=True))
+            changed.setdefault(architecture, TimmNet(name, arguments | theirs))
     yield from ((net, architecture) for architecture, net in changed.items())
 
 
@@ -189,54 +186,3 @@ def _arguments(model: keras.Model, named: NamedWeights, name: str) -> dict[str, 
     if _family(name) is HYBRID:
         arguments["img_size"] = model.input_shape[2]
     return arguments
-
-
-def _difference(model: keras.Model, named: NamedWeights, architecture: Architecture) -> float:
-    """Compare a net with one of an architecture and the same weights.
-
-    Args:
-        model: The net.
-        named: Its weights.
-        architecture: What it may be.
-
-    Returns:
-        The largest difference between their last maps and outputs for an image, as a share of the
-        largest value.
-
-    Raises:
-        ValueError: If the weights do not fit the architecture.
-    """
-    twin = _twin(model, named, architecture)
-    set_named_weights(twin, named)
-    if first_convolution(model).dtype_policy.name != "float32":
-        model = with_dtype(unroll(model), "float32")
-    shape = [_SIDE if side is None else side for side in model.input_shape[1:]]
-    x = np.random.default_rng(0).standard_normal((1, *shape)).astype("float32")
-    outputs = ([body_end(net).output, net.output] for net in (model, twin))
-    ours, theirs = (
-        keras.Model(net.input, each)(x, training=False)
-        for net, each in zip((model, twin), outputs, strict=True)
-    )
-    if [each.shape for each in ours] != [each.shape for each in theirs]:
-        raise ValueError(f"its maps have the shape {theirs[0].shape}, not {ours[0].shape}")
-    return max(
-        float(ops.max(ops.abs(a - b)) / ops.max(ops.abs(b)))
-        for a, b in zip(ours, theirs, strict=True)
-    )
-
-
-def _twin(model: keras.Model, named: NamedWeights, architecture: Architecture) -> keras.Model:
-    """Build a net of an architecture with the inputs and outputs of another."""
-    head = named.get(HEAD)
-    return build(
-        architecture,
-        include_top=head is not None,
-        input_tensor=None,
-        input_shape=model.input_shape[1:],
-        pooling=None if head or len(model.output_shape) > 2 else "avg",
-        classes=head["0"].shape[-1] if head else 1,
-        classifier_activation=model.get_layer(HEAD).activation if head else None,
-        name=model.name,
-        data_format=data_format(model),
-        dtype="float32",
-    )

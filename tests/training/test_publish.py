@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 
+import huggingface_hub
+import keras
+import numpy as np
 import pytest
 
+import keras_preact
 from training.evaluate import main as evaluate
 from training.publish import main as publish
 from training.records.files import write_json
@@ -46,6 +50,29 @@ def test_the_card_names_every_run_that_led_to_the_net(train, finished, tmp_path)
     card = (output / "tiny_digits.md").read_text()
     assert f"1. `{lines[1]}`" in card and "2. `" not in card
     assert str(first / "best.keras") in card
+
+
+def test_a_folder_for_the_hub_has_the_net_and_what_the_card_tells(finished, tmp_path, capsys):
+    run, output = finished.copy(tmp_path / "run"), tmp_path / "published"
+    command = ["--model", str(run), "--data", "digits", *NAMES, "--output", str(output), "--hub"]
+    assert publish(command) == 0
+    assert "# " in capsys.readouterr().out
+    folder = output / "tiny_digits"
+    record = read_run(run)
+    net = keras.saving.load_model(run / "model.keras", compile=False)
+    copy = keras_preact.from_config_folder(folder)
+    x = np.random.default_rng(0).standard_normal((2, *net.input_shape[1:])).astype("float32")
+    np.testing.assert_array_equal(copy(x), net(x))
+    values = keras_preact.Preprocessor(folder).preprocessing
+    assert values == keras_preact.preprocessing.Preprocessing(**record["preprocessing"])
+    card = huggingface_hub.ModelCard.load(folder / "README.md")
+    accuracy, _ = card.data.eval_results
+    assert f"| accuracy | {accuracy.metric_value:.4g} |" in card.text
+    assert record["command"] in card.text and "3 epochs" in card.text
+    assert f"{len(record['class_names'])}: 0, 1" in card.text
+    # A folder is never written over.
+    assert publish(command) == 2
+    assert "must be a path that does not exist" in capsys.readouterr().err
 
 
 def test_what_cannot_be_published(finished, tmp_path, capsys):

@@ -64,6 +64,7 @@ def _check_timm_loads(model: keras.Model, path: Path) -> str:
         # Of their own size.
         ("PreActResNet34", {}, {"classes": 1000}, "resnetv2_34"),
         pytest.param("BiTResNet50x1", {}, {}, "resnetv2_50x1_bit", marks=pytest.mark.slow),
+        pytest.param("PreActDenseNet121", {}, {}, "densenet121", marks=pytest.mark.slow),
         pytest.param("NFPreActResNet50", {}, {}, "nf_resnet50", marks=pytest.mark.slow),
         pytest.param(
             "PreActViTHybrid_R26_S32",

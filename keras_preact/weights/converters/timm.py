@@ -16,6 +16,7 @@ import numpy as np
 from keras_preact.named_weights import NamedWeights
 from keras_preact.weights.converters.arrays import by_layer, variables_of
 from keras_preact.weights.converters.naming import Naming
+from keras_preact.weights.safetensors_file import load
 
 _UNIT = "stage{stage:2}_unit{unit:1}"
 _STEM = {
@@ -143,17 +144,7 @@ def read(path: str | os.PathLike) -> NamedWeights:
         ImportError: If the package safetensors is not installed.
         ValueError: If the file is no such checkpoint.
     """
-    try:
-        import safetensors
-        from safetensors.numpy import load_file
-    except ImportError as error:
-        raise ImportError(
-            f"Reading {str(path)!r} needs the package safetensors: `pip install safetensors`."
-        ) from error
-    try:
-        tensors = load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{str(path)!r} is no whole safetensors file: {error}") from error
+    tensors = load(path)
     if all(_WRAPPERS.match(name) for name in tensors):
         tensors = {_WRAPPERS.sub("", name, count=1): array for name, array in tensors.items()}
     arrays = (
