@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_preact.images.decoding import JPEG_DCT, decode_image, rgb_to_channels
 from keras_preact.images.levels import to_levels_in_graph
-from keras_preact.images.pillow import is_symbolic, is_tensorflow, to_array, to_pillow
+from keras_preact.images.pillow import is_symbolic, is_tensorflow, to_array
 from keras_preact.images.preprocessing import CIFAR10, IMAGENET, INTERPOLATIONS, Preprocessing
 from keras_preact.tensor import Tensor
 from keras_preact.weights.catalogue import find_entry
@@ -283,20 +283,7 @@ class Preprocessor:
             ValueError: If the image cannot be read.
             TypeError: If it is no image.
         """
-        values = self.preprocessing
-        image = to_pillow(image, values.channels)
-        from PIL.Image import Resampling
-
-        # Pillow gives the width first.
-        shorter = min(image.size)
-        resized = image.resize(
-            [side * values.resize_size // shorter for side in image.size],
-            Resampling[values.interpolation.upper()],
-        )
-        left, top = (round((side - values.input_size) / 2) for side in resized.size)
-        box = (left, top, left + values.input_size, top + values.input_size)
-        pixels = np.asarray(resized.crop(box))
-        return pixels.reshape(values.input_size, values.input_size, values.channels)
+        return self.preprocessing.prepared(image)
 
     def _resize_and_crop_in_graph(self, images: Tensor) -> Tensor:
         """Resize and crop a tensor of one image or a batch in a TensorFlow graph."""

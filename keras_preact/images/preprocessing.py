@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_preact.images import resampling
-from keras_preact.images.pillow import is_tensorflow
+from keras_preact.images.pillow import is_tensorflow, to_pillow
 from keras_preact.tensor import Tensor
 
 INTERPOLATIONS = tuple(resampling.KERNELS)
@@ -105,6 +105,36 @@ class Preprocessing:
             mean, std = (values[:, np.newaxis, np.newaxis] for values in (mean, std))
         scaled = cast(images, "float32") * constant(1 / (255 * std)) - constant(mean / std)
         return cast(scaled, dtype or keras.config.floatx())
+
+    def prepared(self, image: Tensor) -> np.ndarray:
+        """Resize the shorter side and crop the center, by Pillow.
+
+        Args:
+            image: One image, as for `keras_preact.Preprocessor`.
+
+        Returns:
+            uint8 `(input_size, input_size, channels)`.
+
+        Raises:
+            ImportError: If Pillow is not installed.
+            FileNotFoundError: If there is no such file.
+            ValueError: If the image cannot be read.
+            TypeError: If it is no image.
+        """
+        image = to_pillow(image, self.channels)
+        from PIL.Image import Resampling
+
+        # Pillow gives the width first.
+        shorter = min(image.size)
+        resized = image.resize(
+            [side * self.resize_size // shorter for side in image.size],
+            Resampling[self.interpolation.upper()],
+        )
+        left, top = (round((side - self.input_size) / 2) for side in resized.size)
+        pixels = np.asarray(
+            resized.crop((left, top, left + self.input_size, top + self.input_size))
+        )
+        return pixels.reshape(self.input_size, self.input_size, self.channels)
 
     def resize_and_crop(self, image: Tensor) -> Tensor:
         """Resize the shorter side and crop the center, in a TensorFlow graph.

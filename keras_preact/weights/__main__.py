@@ -1,4 +1,4 @@
-"""The command line: `python -m keras_preact.weights list | convert`."""
+"""The command line: `python -m keras_preact.weights list | verify | convert`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from keras_preact.weights import convert, list_weights
+from keras_preact.weights import convert
+from keras_preact.weights.catalogue import matching
+from keras_preact.weights.verify import cells, verify
+
+# Columns of `verify`.
+_LINE = "{:55} {:>7}  {:9}  {:17}  {}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,6 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     listing.add_argument(
         "pattern", nargs="?", default="*", help='pattern of builders, such as "BiT*"'
     )
+    checking = commands.add_parser(
+        "verify", help="download published weights, and check files, shapes and published outputs"
+    )
+    checking.add_argument("pattern", nargs="?", default="*", help="pattern of builders")
     conversion = commands.add_parser("convert", help="write another library's weights for Keras")
     conversion.add_argument("source_file", help=".safetensors, .npz, .weights.h5, .keras or .h5")
     conversion.add_argument("--to", required=True, metavar="OUT.weights.h5")
@@ -25,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "list":
             print(table(options.pattern))
+        elif options.command == "verify":
+            return report(options.pattern)
         else:
             name = convert(options.source_file, options.to, options.architecture)
             print(f"{options.to}: weights of {name}")
@@ -32,6 +43,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def report(pattern: str) -> int:
+    """Check the entries of some nets, with a line for each as soon as it is checked.
+
+    Args:
+        pattern: Shell-style pattern of builders' names.
+
+    Returns:
+        0 if all of them are as published, else 1.
+
+    Raises:
+        ValueError: If no entry is of such a builder.
+    """
+    failed, entries = 0, matching(pattern)
+    print(_LINE.format("weights", "MB", "hash", "outputs differ by", ""), flush=True)
+    for entry in entries:
+        verdict = verify(entry)
+        print(_LINE.format(*cells(verdict)), flush=True)
+        failed += bool(verdict.error)
+    print(f"{len(entries) - failed} of {len(entries)} entries are as published.")
+    return 1 if failed else 0
 
 
 def table(pattern: str) -> str:
@@ -46,12 +79,8 @@ def table(pattern: str) -> str:
     Raises:
         ValueError: If no entry is of such a builder.
     """
-    entries = list_weights(pattern)
-    if not entries:
-        builders = ", ".join(dict.fromkeys(entry.builder for entry in list_weights()))
-        raise ValueError(f"No weights are of a builder {pattern!r}. There are some of {builders}.")
     rows = [("weights", "builder", "classes", "input", "top-1", "trained on", "licence")]
-    for entry in entries:
+    for entry in matching(pattern):
         figures = ", ".join(f"{each.top1:g} at {each.input_size}" for each in entry.figures)
         rows.append(
             (

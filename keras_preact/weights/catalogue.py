@@ -384,6 +384,19 @@ def list_weights(architecture: str | Callable | None = None) -> list[Entry]:
     ]
 
 
+def matching(pattern: str) -> list[Entry]:
+    """Return the entries of builders whose names fit a shell-style pattern.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    entries = list_weights(pattern)
+    if not entries:
+        builders = ", ".join(dict.fromkeys(entry.builder for entry in list_weights()))
+        raise ValueError(f"No weights are of a builder {pattern!r}. There are some of {builders}.")
+    return entries
+
+
 def find_entry(name: str) -> Entry:
     """Find the entry of a name.
 
