@@ -12,7 +12,7 @@ them (`keras_preact.weights.download`).
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,6 +188,12 @@ _KERAS_APPLICATIONS = (
     (101, "6343647c601c52e1368623803854d971", "c0ed64b8031c3730f411d2eb4eea35b5"),
     (152, "a49b44d1979771252814e80f8ec446f9", "ed17cf2e0169df9d443503ef94b23b33"),
 )
+# The same of DenseNets.
+_KERAS_DENSENETS = (
+    (121, "9d60b8095a5708f2dcce2bca79d332c7", "30ee3e1110167f948a6b9946edeeb738"),
+    (169, "d699b8f76981ab1b30698df4c175e90b", "b8c4d4c20dd625c148057b9ff1c1176b"),
+    (201, "1ceb130c1ea1b78c3bf6114dbdfd8807", "c13680b51ded0fb44dff2d8f86ac8bb1"),
+)
 _KERAS_HUB_DEPTHS = (50, 101)
 # File, width, input size, crop fraction, classes, training data.
 _BIT = tuple(
@@ -216,7 +222,7 @@ _SHIPPED = (
 _BIT_PAPER = "https://arxiv.org/abs/1912.11370"
 _DISTILLATION_PAPER = "https://arxiv.org/abs/2106.05237"
 _BIT_FILES = "https://storage.googleapis.com/bit_models"
-_KERAS_FILES = "https://storage.googleapis.com/tensorflow/keras-applications/resnet"
+_KERAS_FILES = "https://storage.googleapis.com/tensorflow/keras-applications"
 
 
 def _on_hugging_face(name: str, repository: str, file_name: str, **values: Any) -> Entry:
@@ -283,22 +289,36 @@ def _timm() -> Iterator[Entry]:
 
 
 def _keras_applications() -> Iterator[Entry]:
-    # Keras publishes the scaling, and accuracies at 299 pixels; crop and interpolation are those
-    # that TF-slim, where these weights come from, evaluates with.
-    preprocessing = _preprocessing(299, 0.875, "bilinear")
-    for depth, md5, md5_notop in _KERAS_APPLICATIONS:
-        for suffix, hash_, classes in (("", md5, 1000), ("_notop", md5_notop, None)):
-            file_name = f"resnet{depth}v2_weights_tf_dim_ordering_tf_kernels{suffix}.h5"
-            yield Entry(
-                name=f"keras_applications/resnet{depth}v2{suffix}",
-                builder=f"ResNet{depth}V2",
-                url=f"{_KERAS_FILES}/{file_name}",
-                hash=f"md5:{hash_}",
-                training_data=_IN1K,
-                classes=classes,
-                preprocessing=preprocessing,
-                reference="https://keras.io/api/applications",
-            )
+    # Keras publishes the scaling, and accuracies at these sizes. Crop and interpolation are those
+    # that TF-slim, where the first of these weights come from, evaluates with.
+    resnet = _preprocessing(299, 0.875, "bilinear")
+    for depth, *hashes in _KERAS_APPLICATIONS:
+        yield from _with_and_without_top(
+            "resnet", f"resnet{depth}v2", hashes, builder=f"ResNet{depth}V2", preprocessing=resnet
+        )
+    densenet = Preprocessing(interpolation="bilinear")
+    for depth, *hashes in _KERAS_DENSENETS:
+        builder = f"PreActDenseNet{depth}"
+        yield from _with_and_without_top(
+            "densenet", f"densenet{depth}", hashes, builder=builder, preprocessing=densenet
+        )
+
+
+def _with_and_without_top(
+    folder: str, name: str, hashes: Sequence[str], **values: Any
+) -> Iterator[Entry]:
+    """Yield the two entries of a net of keras.applications."""
+    for suffix, md5, classes in zip(("", "_notop"), hashes, (1000, None), strict=True):
+        file_name = f"{name}_weights_tf_dim_ordering_tf_kernels{suffix}.h5"
+        yield Entry(
+            name=f"keras_applications/{name}{suffix}",
+            url=f"{_KERAS_FILES}/{folder}/{file_name}",
+            hash=f"md5:{md5}",
+            training_data=_IN1K,
+            classes=classes,
+            reference="https://keras.io/api/applications",
+            **values,
+        )
 
 
 def _keras_hub() -> Iterator[Entry]:

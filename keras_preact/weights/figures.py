@@ -78,8 +78,8 @@ _TIMM = (
     ("resnetv2_50x1_bit.goog_in21k_ft_in1k", 448, 1.0, 80.386, 95.694),
     ("resnetv2_50x3_bit.goog_in21k_ft_in1k", 448, 1.0, 83.982, 97.13),
 )
-# Net, input size, crop fraction, top-1, top-5, source. Keras's own figures are of 299 pixels, not
-# of the 224 that `keras.applications` builds by default.
+# Net, input size, crop fraction, top-1, top-5, source. Keras's own figures of ResNets are of 299
+# pixels, not of the 224 that `keras.applications` builds by default.
 _KERAS = (
     ("resnet50v2", 299, None, 75.960, 93.034, _KERAS_APPLICATIONS),
     ("resnet50v2", 224, 0.875, 69.73, 89.31, _CLASSIFICATION_MODELS),
@@ -87,6 +87,9 @@ _KERAS = (
     ("resnet101v2", 224, 0.875, 71.93, 90.41, _CLASSIFICATION_MODELS),
     ("resnet152v2", 299, None, 78.032, 94.162, _KERAS_APPLICATIONS),
     ("resnet152v2", 224, 0.875, 72.29, 90.61, _CLASSIFICATION_MODELS),
+    ("densenet121", 224, None, 74.972, 92.258, _KERAS_APPLICATIONS),
+    ("densenet169", 224, None, 76.176, 93.176, _KERAS_APPLICATIONS),
+    ("densenet201", 224, None, 77.320, 93.620, _KERAS_APPLICATIONS),
 )
 # File, input size, top-1.
 _BIT = (("R50x1_224", 224, 82.8), ("R50x1_160", 160, 80.5))

@@ -19,6 +19,7 @@ from keras_preact import Architecture
 from keras_preact.dense import dense_channels
 from keras_preact.transforms import fold, freeze, replace_head, stack, unroll
 from keras_preact.weights import load_weights, named_weights, set_named_weights
+from keras_preact.weights.converters.keras_applications import NAMING
 from keras_preact.weights.identify import identified_model
 from tests.nets import X, net, scores
 from tests.numerics import LAYER, NET, WIDE_NET
@@ -84,7 +85,8 @@ def _imagenet(units: tuple[int, ...], growth_rate: int, **changes) -> keras.Mode
 IMAGES = np.random.default_rng(0).standard_normal((2, 64, 96, 3)).astype("float32")
 
 
-def test_scores_are_those_of_keras_applications():
+@pytest.mark.parametrize("ending", [".weights.h5", ".h5"])
+def test_files_of_keras_applications_give_its_scores(ending, tmp_path):
     random.seed(0)
     theirs = DenseNet(
         (2, 3, 2, 1), weights=None, input_shape=IMAGES.shape[1:], include_top=False, pooling="avg"
@@ -93,31 +95,22 @@ def test_scores_are_those_of_keras_applications():
     for variable in theirs.weights:
         if len(variable.shape) == 1:
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))
-    ours = _imagenet((2, 3, 2, 1), 32, norm_epsilon=1.001e-5)
-    named = {_from_keras(name): arrays for name, arrays in named_weights(theirs).items()}
-    named["predictions"] = named_weights(ours)["predictions"]
-    set_named_weights(ours, named)
-    pooled = replace_head(ours, None)
-    np.testing.assert_allclose(scores(pooled, IMAGES), scores(theirs, IMAGES), rtol=WIDE_NET)
+    path = tmp_path / f"net{ending}"
+    theirs.save_weights(path) if "weights" in ending else theirs.save(path)
+    ours = replace_head(_imagenet((2, 3, 2, 1), 32, norm_epsilon=1.001e-5), None)
+    load_weights(ours, path)
+    np.testing.assert_allclose(scores(ours, IMAGES), scores(theirs, IMAGES), rtol=WIDE_NET)
 
 
-def _from_keras(name: str) -> str:
-    for pattern, ours in (
-        (r"conv1_(?:(conv)|bn)", lambda m: f"stem_{m[1] or 'norm'}"),
-        (
-            r"conv(\d)_block(\d+)_([01])_bn",
-            lambda m: f"stage{m[1]}_unit{m[2]}_norm{int(m[3]) + 1}",
-        ),
-        (r"conv(\d)_block(\d+)_([12])_conv", r"stage\1_unit\2_conv\3"),
-        (
-            r"pool(\d)_(?:(conv)|bn)",
-            lambda m: f"stage{int(m[1]) + 1}_transition_{m[2] or 'norm'}",
-        ),
-        (r"bn", "head_norm"),
-    ):
-        if re.fullmatch(pattern, name):
-            return re.sub(pattern, ours, name)
-    raise ValueError(name)
+def test_names_with_a_slash_in_the_published_densenets():
+    names = {"conv1/conv": "kernel", "conv1/bn": "gamma", "bn": "gamma", "fc1000": "kernel"}
+    layers = {name: {variable: np.zeros(1)} for name, variable in names.items()}
+    assert [*NAMING.renamed(layers, "net.h5")] == [
+        "stem_conv",
+        "stem_norm",
+        "head_norm",
+        "predictions",
+    ]
 
 
 # timm's DenseNets and torchvision's have the same names; training on several GPUs prefixes them.

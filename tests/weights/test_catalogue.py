@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import timm
-from keras.src.applications import resnet
+from keras.src.applications import densenet, resnet
 
 import keras_preact
 from keras_preact.weights import Entry, find_entry, list_weights
@@ -104,6 +104,31 @@ def test_figures_of_keras_applications_are_of_299_pixels(depth):
     ]
     # Whoever evaluates the entry as it stands gets the higher figure.
     assert entry.input_size == entry.top1_size == 299
+
+
+@needs_golden
+@pytest.mark.parametrize("place", range(3))
+def test_figures_of_keras_applications_densenets(place):
+    text = GOLDEN.read_text(encoding="utf-8")
+    row = next(line for line in text.splitlines() if line.startswith("| DenseNet121 / 169 / 201"))
+    depths, _, top1, top5, *_ = (
+        [number.strip() for number in cell.split("/")] for cell in row.strip("| ").split("|")
+    )
+    depth = depths[place].removeprefix("DenseNet")
+    (figure,) = find_entry(f"keras_applications/densenet{depth}").figures
+    assert (figure.input_size, figure.top1, figure.top5) == (
+        224,
+        float(top1[place]),
+        float(top5[place]),
+    )
+
+
+@pytest.mark.parametrize("depth", [121, 169, 201])
+@pytest.mark.parametrize(("suffix", "path"), [("", ""), ("_notop", "_NO_TOP")])
+def test_addresses_and_hashes_of_keras_applications_densenets(depth, suffix, path):
+    entry = find_entry(f"keras_applications/densenet{depth}{suffix}")
+    assert entry.url == getattr(densenet, f"DENSENET{depth}_WEIGHT_PATH{path}")
+    assert entry.hash.removeprefix("md5:") in inspect.getsource(densenet)
 
 
 @pytest.mark.parametrize("depth", [50, 101, 152])

@@ -1,4 +1,4 @@
-"""`keras.applications`' ResNetV2 files: HDF5, in Keras's old format or its new one."""
+"""ResNetV2 and DenseNet files of `keras.applications`: HDF5 in the old format or the new one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMING = KerasNaming(
 
 
 def read(path: str | os.PathLike) -> NamedWeights:
-    """Read the weights of a `keras.applications.ResNet…V2`.
+    """Read the weights of a `keras.applications.ResNet…V2` or `DenseNet…`.
 
     Args:
         path: The published `.h5` file, with the top or without, or one that Keras saved of such a

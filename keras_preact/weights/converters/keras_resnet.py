@@ -13,6 +13,7 @@ from keras_preact.weights.converters.arrays import by_layer
 from keras_preact.weights.keras_h5 import SavedLayers, saved_layers
 
 _PARTS = {
+    "0_bn": "norm1",
     "preact_bn": "norm1",
     "pre_activation_bn": "norm1",
     "1_conv": "conv1",
@@ -22,13 +23,19 @@ _PARTS = {
     "3_conv": "conv3",
     "0_conv": "shortcut",
 }
-# keras.applications' classifier was called "probs" before it was called "predictions".
+# keras.applications' classifiers were called "probs" and "fc1000" before "predictions".
 _FIXED = {
     "conv1_conv": "stem_conv",
+    "conv1_bn": "stem_norm",
     "post_bn": "head_norm",
+    "bn": "head_norm",
     "probs": "predictions",
+    "fc1000": "predictions",
     "predictions": "predictions",
 }
+# Names in the published DenseNets that a path could be taken for.
+_WITH_SLASH = {"conv1/conv": "conv1_conv", "conv1/bn": "conv1_bn"}
+_TRANSITION = re.compile(r"pool(?P<before>\d+)_(?P<part>conv|bn)")
 _NORM_VARIABLES = ("gamma", "beta", "moving_mean", "moving_variance")
 _CONV_VARIABLES = ("kernel", "bias")
 
@@ -71,6 +78,7 @@ class KerasNaming:
         A net that is part of another model, as the backbone of a classifier is, has their names
         alone, unless the file holds several nets.
         """
+        layers = {_WITH_SLASH.get(each, each): own for each, own in layers.items()}
         names = Counter(each.rpartition("/")[2] for each in layers)
         alone = max(names.values(), default=0) == 1
         arrays = (
@@ -83,14 +91,7 @@ class KerasNaming:
     def _rename(self, name: str) -> tuple[str, str] | None:
         module, _, variable = name.rpartition("/")
         prefix, slash, module = module.rpartition("/")
-        layer = _FIXED.get(module)
-        match = self.unit.fullmatch(module)
-        if match and match["part"] in _PARTS:
-            stage, number = (
-                int(match["stage"]) - self.first_stage + 2,
-                int(match["unit"]) - self.first_unit + 1,
-            )
-            layer = f"stage{stage}_unit{number}_{_PARTS[match['part']]}"
+        layer = _FIXED.get(module) or self._unit_layer(module) or _transition_layer(module)
         if layer is None:
             return None
         variables = _NORM_VARIABLES if "norm" in layer else _CONV_VARIABLES
@@ -98,3 +99,19 @@ class KerasNaming:
             # Keras 3 numbers variables in the order in which a layer made them.
             variable = dict(enumerate(variables)).get(int(variable), variable)
         return (prefix + slash + layer, variable) if variable in variables else None
+
+    def _unit_layer(self, module: str) -> str | None:
+        match = self.unit.fullmatch(module)
+        if not match or match["part"] not in _PARTS:
+            return None
+        stage = int(match["stage"]) - self.first_stage + 2
+        number = int(match["unit"]) - self.first_unit + 1
+        return f"stage{stage}_unit{number}_{_PARTS[match['part']]}"
+
+
+def _transition_layer(module: str) -> str | None:
+    match = _TRANSITION.fullmatch(module)
+    if not match:
+        return None
+    part = {"conv": "conv", "bn": "norm"}[match["part"]]
+    return f"stage{int(match['before']) + 1}_transition_{part}"
