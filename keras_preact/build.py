@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,7 +12,12 @@ from keras_preact.architecture import Architecture
 from keras_preact.blocks.encoder import encoder
 from keras_preact.blocks.head import POOLINGS
 from keras_preact.blocks.layer_factory import LayerFactory
-from keras_preact.blocks.nesting import check_separate_units
+from keras_preact.blocks.nesting import (
+    check_depth,
+    check_separate_units,
+    graph_depth,
+    is_too_deep,
+)
 from keras_preact.blocks.stages import residual_stage, separate_units
 from keras_preact.blocks.stem import stem
 from keras_preact.messages import require
@@ -38,20 +44,47 @@ def build(
     """Build a net with random weights. `keras_preact.PreActResNet` documents the arguments."""
     classes = plain(classes)
     _check_arguments(architecture, include_top, pooling, classes)
-    make = layer_factory(architecture, data_format, dtype)
-    inputs = net_inputs(make, architecture, include_top, input_tensor, input_shape)
-    x = stem(inputs, make)
     stages = architecture.stages.values()
     check_separate_units(separate_units(stages, architecture) + architecture.encoder_depth)
-    for units in stages:
+    make = layer_factory(architecture, data_format, dtype)
+    given = (architecture, include_top, input_tensor, input_shape, pooling, classes, classifier_activation)
+    inputs, x = graph(make, *given)
+    if is_too_deep(graph_depth(x)):
+        inputs, x = graph(dataclasses.replace(make, nests=True), *given)
+        check_depth(graph_depth(x))
+    sources = keras.utils.get_source_inputs(inputs)
+    return keras.Model(sources[0] if len(sources) == 1 else sources, x, name=name)
+
+
+def graph(
+    make: LayerFactory,
+    architecture: Architecture,
+    include_top: bool,
+    input_tensor: Tensor | None,
+    input_shape: tuple[int | None, ...] | None,
+    pooling: str | None,
+    classes: int,
+    classifier_activation: Any,
+) -> tuple[Tensor, Tensor]:
+    """Make the layers of a net, and apply them.
+
+    Args:
+        make: Makes the layers.
+        architecture: As for `build`, as are the other arguments.
+
+    Returns:
+        Images and outputs.
+    """
+    inputs = net_inputs(make, architecture, include_top, input_tensor, input_shape)
+    x = stem(inputs, make)
+    for units in architecture.stages.values():
         x = residual_stage(x, units, make)
     x = body_end(x, make)
     if include_top:
         x = top(x, make, classes, classifier_activation)
     elif pooling:
         x = make.global_pool(x, pooling, name="head_pool")
-    sources = keras.utils.get_source_inputs(inputs)
-    return keras.Model(sources[0] if len(sources) == 1 else sources, x, name=name)
+    return inputs, x
 
 
 def layer_factory(architecture: Architecture, data_format: str | None, dtype: Any) -> LayerFactory:
@@ -60,6 +93,7 @@ def layer_factory(architecture: Architecture, data_format: str | None, dtype: An
         architecture,
         data_format=keras.config.image_data_format() if data_format is None else data_format,
         dtype=keras.dtype_policies.get(dtype),
+        nests=architecture.rematerialize,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from keras_preact.blocks.layer_factory import LayerFactory
-from keras_preact.blocks.nesting import nested, nests
+from keras_preact.blocks.nesting import nested
 from keras_preact.layers import Conv2D, TokenAttention, TokenEmbedding
 from keras_preact.messages import require
 from keras_preact.spec.fields import Fields
@@ -60,7 +60,7 @@ def _tokens(x: Tensor, make: LayerFactory) -> Tensor:
 
 
 def _block(x: Tensor, rate: float, make: LayerFactory, name: str) -> Tensor:
-    if not nests(make.net):
+    if not make.nests:
         return _layers(x, rate, make, name)
     inputs = keras.Input(x.shape[1:], dtype=make.dtype.compute_dtype, name=f"{name}_input")
     return nested(x, keras.Model(inputs, _layers(inputs, rate, make, name), name=name), make)

@@ -45,6 +45,7 @@ class LayerFactory:
             `dropout` is called.
         unit_numbers: In the template of stacked units, scalar tensors by field of `Unit`: the
             numbers that differ from unit to unit.
+        nests: Whether separate units, and the blocks of an encoder, are models of their own.
     """
 
     net: Fields
@@ -52,6 +53,7 @@ class LayerFactory:
     dtype: keras.DTypePolicy
     dropout_after_conv: bool = False
     unit_numbers: Mapping[str, Tensor] | None = None
+    nests: bool = False
 
     @property
     def order(self) -> Order:

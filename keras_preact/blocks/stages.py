@@ -3,8 +3,8 @@
 Units that may change the shape, the first of a stage and in some nets the last, always consist of
 layers of their own. The others are identical, and may be
 
-- layers of their own too, in nets of up to `nesting.FLAT_UNITS` units;
-- nested models, one per unit, in deeper nets, since Keras walks a graph recursively;
+- layers of their own too, wherever Keras can build the net so;
+- nested models, one per unit, in nets that are deeper (`nesting`);
 - nested models that the backward pass computes again (`rematerialize`);
 - one loop over stacked weights (`scan_units`).
 """
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import keras
 
 from keras_preact.blocks.layer_factory import LayerFactory
-from keras_preact.blocks.nesting import nested, nests
+from keras_preact.blocks.nesting import nested
 from keras_preact.blocks.operations import SIZED
 from keras_preact.blocks.units import UNITS, branch_operations
 from keras_preact.layer_names import stack_name
@@ -30,8 +30,10 @@ from keras_preact.spec.fields import Fields
 from keras_preact.spec.unit import Unit
 from keras_preact.tensor import Tensor
 
-# `scan_units="auto"` runs a stage as a loop from this number of units on.
+# `scan_units="auto"` runs a stage as a loop from this number of units on, in nets of more than this
+# number of layers: to build and trace one layer takes a tenth of a second (`benchmarks.flat_nets`).
 AUTO_SCAN_UNITS = 24
+AUTO_SCAN_LAYERS = 300
 
 
 def residual_stage(x: Tensor, units: Sequence[Unit], make: LayerFactory) -> Tensor:
@@ -50,7 +52,7 @@ def residual_stage(x: Tensor, units: Sequence[Unit], make: LayerFactory) -> Tens
     for run, scans in _runs(units, net):
         if scans:
             x = _stacked(x, run, make)
-        elif run[0] is units[0] or run[0].stride != 1 or not nests(net):
+        elif run[0] is units[0] or run[0].stride != 1 or not make.nests:
             for unit in run:
                 x = join(x, unit, branch_operations(net, unit), make)
         else:
@@ -80,7 +82,8 @@ def _runs(units: Sequence[Unit], net: Fields) -> Iterator[tuple[Sequence[Unit], 
 def _scans(units: Sequence[Unit], net: Fields) -> bool:
     """Return whether the units of a stage, after its first, run as one loop."""
     if net.scan_units == "auto":
-        return len(units) >= AUTO_SCAN_UNITS
+        layers = sum(net.units) * len(branch_operations(net, units[-1]))
+        return layers > AUTO_SCAN_LAYERS and len(units) >= AUTO_SCAN_UNITS
     return bool(net.scan_units) and len(units) > 2
 
 

@@ -117,9 +117,10 @@ _CHOICES = (
     ),
     Choice(
         "loops",
-        "Stages of many like units are loops, which take less time to trace.",
-        "keras_preact.blocks.stages.AUTO_SCAN_UNITS",
-        "python -m benchmarks.depth",
+        "In nets of more than 300 layers, stages of many like units are loops, which take less time "
+        "to trace.",
+        "keras_preact.blocks.stages.AUTO_SCAN_LAYERS",
+        "python -m benchmarks.flat_nets",
         {},
         switch="`scan_units=False` of `keras_preact.Architecture`",
     ),

@@ -382,8 +382,8 @@ class Fields:
     scan_units: bool | str = _field(
         "Whether the units of a stage after its first, which are identical, run as one loop over "
         "stacked weights (`keras_preact.layers.StackedUnits`), so that building and tracing take "
-        'the same time at any depth. `"auto"`: in stages of 24 units or more. It is impossible '
-        "where channels change from unit to unit.",
+        'the same time at any depth. `"auto"`: in nets of more than 300 layers, the stages of 24 '
+        "units or more. It is impossible where channels change from unit to unit.",
         one_of((True, False, "auto")),
         "auto",
     )

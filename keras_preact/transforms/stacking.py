@@ -6,7 +6,7 @@ import copy
 
 import keras
 
-from keras_preact.blocks.nesting import FLAT_UNITS, check_separate_units
+from keras_preact.blocks.nesting import check_separate_units, is_too_deep, walk_depth
 from keras_preact.layer_names import parse, stack_name
 from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.layers.stacked_units import TEMPLATE_PREFIX
@@ -30,9 +30,8 @@ _NUMBER_INPUTS = {number.input for number in UNIT_NUMBERS.values()}
 def unroll(model: keras.Model) -> keras.Model:
     """Build the same net with separate units in place of stacked ones.
 
-    The units become layers of the net, or, where the net has more than
-    `keras_preact.blocks.nesting.FLAT_UNITS` of them or rematerializes, nested models named
-    `stage{s}_unit{u}`.
+    The units become layers of the net, or, where it is too deep for Keras to build so or
+    rematerializes, nested models named `stage{s}_unit{u}`.
 
     Args:
         model: A functional model. One without stacked units is copied.
