@@ -47,44 +47,21 @@ def build(
     stages = architecture.stages.values()
     check_separate_units(separate_units(stages, architecture) + architecture.encoder_depth)
     make = layer_factory(architecture, data_format, dtype)
-    given = (architecture, include_top, input_tensor, input_shape, pooling, classes, classifier_activation)
-    inputs, x = graph(make, *given)
+    given = (architecture, include_top, input_tensor, input_shape)
+    inputs = net_inputs(make, *given)
+    x = body(inputs, make, architecture)
     if is_too_deep(graph_depth(x)):
-        inputs, x = graph(dataclasses.replace(make, nests=True), *given)
+        make = dataclasses.replace(make, nests=True)
+        # New inputs, since the old ones hold on to everything that they went into.
+        inputs = net_inputs(make, *given)
+        x = body(inputs, make, architecture)
         check_depth(graph_depth(x))
-    sources = keras.utils.get_source_inputs(inputs)
-    return keras.Model(sources[0] if len(sources) == 1 else sources, x, name=name)
-
-
-def graph(
-    make: LayerFactory,
-    architecture: Architecture,
-    include_top: bool,
-    input_tensor: Tensor | None,
-    input_shape: tuple[int | None, ...] | None,
-    pooling: str | None,
-    classes: int,
-    classifier_activation: Any,
-) -> tuple[Tensor, Tensor]:
-    """Make the layers of a net, and apply them.
-
-    Args:
-        make: Makes the layers.
-        architecture: As for `build`, as are the other arguments.
-
-    Returns:
-        Images and outputs.
-    """
-    inputs = net_inputs(make, architecture, include_top, input_tensor, input_shape)
-    x = stem(inputs, make)
-    for units in architecture.stages.values():
-        x = residual_stage(x, units, make)
-    x = body_end(x, make)
     if include_top:
         x = top(x, make, classes, classifier_activation)
     elif pooling:
         x = make.global_pool(x, pooling, name="head_pool")
-    return inputs, x
+    sources = keras.utils.get_source_inputs(inputs)
+    return keras.Model(sources[0] if len(sources) == 1 else sources, x, name=name)
 
 
 def layer_factory(architecture: Architecture, data_format: str | None, dtype: Any) -> LayerFactory:
@@ -95,6 +72,23 @@ def layer_factory(architecture: Architecture, data_format: str | None, dtype: An
         dtype=keras.dtype_policies.get(dtype),
         nests=architecture.rematerialize,
     )
+
+
+def body(x: Tensor, make: LayerFactory, architecture: Architecture) -> Tensor:
+    """Apply everything but the head.
+
+    Args:
+        x: Images, `(batch, height, width, channels)`, or with the channels first.
+        make: Makes the layers.
+        architecture: The net.
+
+    Returns:
+        Maps, or an encoder's tokens.
+    """
+    x = stem(x, make)
+    for units in architecture.stages.values():
+        x = residual_stage(x, units, make)
+    return body_end(x, make)
 
 
 def body_end(x: Tensor, make: LayerFactory) -> Tensor:

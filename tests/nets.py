@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 import keras_preact
 from keras_preact import Architecture
+from keras_preact.build import body, layer_factory, net_inputs, top
 
 # Two stages with every kind of unit: projecting with and without a stride, and alike (they scan).
 SMALL = Architecture(
@@ -38,6 +40,7 @@ def net(
     *,
     architecture: Architecture = SMALL,
     seed: int = 0,
+    nested: bool = False,
     **options: Any,
 ) -> keras.Model:
     """Build a small net.
@@ -48,6 +51,7 @@ def net(
             neutral value that hides an error.
         architecture: The net before the changes.
         seed: Seed of the kernels.
+        nested: Whether units are nested models, as they are in nets that are deep enough.
         **options: Arguments of `PreActResNet`; by default images as `X`, and ten classes.
 
     Returns:
@@ -57,12 +61,29 @@ def net(
     # nothing in a net reads, would empty its cache of kernels: half of the time of a small net.
     random.seed(seed)
     options = {"input_shape": X.shape[1:], "classes": 10, **options}
-    model = keras_preact.PreActResNet(architecture.replace(**changes or {}), **options)
+    build = nested_net if nested else keras_preact.PreActResNet
+    model = build(architecture.replace(**changes or {}), **options)
     rng = np.random.default_rng(1)
     for variable in model.weights:
         if randomize and len(variable.shape) == 1:
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))
     return model
+
+
+def nested_net(
+    architecture: Architecture,
+    input_shape: tuple[int, ...],
+    classes: int,
+    classifier_activation: Any = "softmax",
+    dtype: str | None = None,
+    data_format: str | None = None,
+    name: str = "nested",
+) -> keras.Model:
+    """Build a net whose units, and blocks of an encoder, are nested models."""
+    make = dataclasses.replace(layer_factory(architecture, data_format, dtype), nests=True)
+    inputs = net_inputs(make, architecture, input_shape=input_shape)
+    x = body(inputs, make, architecture)
+    return keras.Model(inputs, top(x, make, classes, classifier_activation), name=name)
 
 
 def scores(model: Any, x: np.ndarray = X) -> np.ndarray:

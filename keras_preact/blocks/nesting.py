@@ -1,4 +1,4 @@
-"""Nested models: units and encoder blocks that are models of their own, so that Keras can walk the graph.
+"""Nested models: units and blocks of an encoder that are models, so that Keras can walk the graph.
 
 Keras walks a graph recursively when it makes a model of it, and Python's default recursion limit is
 1000 frames. The walk goes from the outputs against the edges, first through the first input of

@@ -117,8 +117,7 @@ _CHOICES = (
     ),
     Choice(
         "loops",
-        "In nets of more than 300 layers, stages of many like units are loops, which take less time "
-        "to trace.",
+        "Stages of many like units are loops in nets of more than 300 layers: less time to trace.",
         "keras_preact.blocks.stages.AUTO_SCAN_LAYERS",
         "python -m benchmarks.flat_nets",
         {},

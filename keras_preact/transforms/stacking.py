@@ -16,6 +16,8 @@ from keras_preact.transforms.graph_config import (
     Config,
     functional_config,
     graphs,
+    inputs_of,
+    output_names,
     rebuilt,
     redirected,
     renamed,
@@ -97,7 +99,14 @@ def _unroll_graph(graph: Config) -> None:
     """Put separate units in the place of the stacks in a graph."""
     units = {name for layer in graph["layers"] for name in _units_in(layer)}
     check_separate_units(len(units))
-    nest = len(units) > FLAT_UNITS
+    stacked = copy.deepcopy(graph)
+    _separate(graph, nest=False)
+    if is_too_deep(_walk_depth(graph)):
+        graph.update(stacked)
+        _separate(graph, nest=True)
+
+
+def _separate(graph: Config, nest: bool) -> None:
     layers, outputs = [], {}
     for layer in graph["layers"]:
         if not _is(layer, StackedUnits):
@@ -106,6 +115,14 @@ def _unroll_graph(graph: Config) -> None:
         layers += _separate_units(layer, nest)
         outputs[layer["name"]] = layers[-1]["name"]
     _set_layers(graph, layers, outputs)
+
+
+def _walk_depth(graph: Config) -> int:
+    """Return the number of frames that Keras's walk through a graph takes at most."""
+    layers = {layer["name"]: layer for layer in graph["layers"]}
+    return walk_depth(
+        output_names(graph["output_layers"]), lambda name: map(source, inputs_of(layers[name]))
+    )
 
 
 def _units_in(layer: Config) -> list[str]:

@@ -48,12 +48,10 @@ def test_the_units_in_a_row_are_the_net(changes):
     _assert_a_chain(net(changes))
 
 
-@pytest.mark.parametrize("scan_units", [False, True])
+@pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("order", ["full_preactivation", "original"])
-def test_a_deep_net_whose_units_are_models_is_taken_apart(order, scan_units, monkeypatch):
-    monkeypatch.setattr("keras_preact.blocks.nesting.FLAT_UNITS", 0)
-    monkeypatch.setattr("keras_preact.transforms.stacking.FLAT_UNITS", 0)
-    _assert_a_chain(net({"order": order, "scan_units": scan_units}))
+def test_a_deep_net_whose_units_are_models_is_taken_apart(order, nested):
+    _assert_a_chain(net({"order": order, "scan_units": not nested}, nested=nested))
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a TensorFlow tape")

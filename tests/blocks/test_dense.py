@@ -204,7 +204,7 @@ def test_a_transition_is_of_the_stage_that_it_opens():
     assert depths[model.get_layer("stage3_transition_conv").kernel.path] == 2
 
 
-def test_rematerialised_and_nested_units_are_the_same_net(monkeypatch):
+def test_rematerialised_units_are_the_same_net():
     flat = net(DENSE)
     lean = net({**DENSE, "rematerialize": True})
     set_named_weights(lean, named_weights(flat))

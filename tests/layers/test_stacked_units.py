@@ -9,6 +9,8 @@ import tensorflow as tf
 
 import keras_preact
 from keras_preact import Architecture
+from keras_preact.blocks.nesting import graph_depth
+from keras_preact.blocks.stages import separate_units
 from keras_preact.layers import DropPath, Rematerialized, StackedUnits
 from keras_preact.weights import named_weights, set_named_weights
 
@@ -206,34 +208,63 @@ def test_saving(tmp_path, scan_units, rematerialize):
     np.testing.assert_array_equal(model(_images(model)), clone(_images(model)))
 
 
-def test_auto_scans_stages_of_many_units():
-    def stacks(**changes) -> list[str]:
-        model = keras_preact.PreActResNet200(include_top=False, channels=(4,) * 4, **changes)
-        return [layer.name for layer in model.layers if isinstance(layer, StackedUnits)]
+@pytest.mark.parametrize(
+    ("units", "scan_units", "steps"),
+    [
+        # Two layers per unit: 300, and 302.
+        ((1, 149), "auto", 150),
+        ((1, 150), "auto", 3),
+        ((128, 23), "auto", 25),
+        ((1, 150), False, 151),
+        ((1, 3), True, 3),
+    ],
+)
+def test_auto_scans_the_long_stages_of_nets_of_more_than_300_layers(units, scan_units, steps):
+    net = TINY.replace(unit="basic", units=units, scan_units=scan_units)
+    assert separate_units(net.stages.values(), net) == steps
 
-    assert stacks() == ["stage3_unit2to24", "stage4_unit2to36"]
-    assert stacks(scan_units=True) == [
-        "stage2_unit2to3",
-        "stage3_unit2to24",
-        "stage4_unit2to36",
-        "stage5_unit2to3",
-    ]
+
+@pytest.mark.parametrize("name", keras_preact.BUILDERS)
+def test_published_nets_of_up_to_200_layers_do_not_scan(name):
+    net = keras_preact.BUILDERS[name].architecture
+    flat = separate_units(net.stages.values(), net) == sum(net.units)
+    assert flat == (name != "PreActResNet1001")
 
 
-def test_two_hundred_separate_units_build():
-    # Without norms, whose variables would be four of every five.
+def _build_deep_down(frames: int, **changes) -> keras.Model:
+    """Build a net of 200 layers from a caller that many frames deep."""
+    if frames:
+        return _build_deep_down(frames - 1, **changes)
+    return keras_preact.PreActResNet200(include_top=False, channels=(4,) * 4, **changes)
+
+
+def test_two_hundred_layers_are_layers_of_keras_wherever_they_are_built():
+    model = _build_deep_down(700)
+    assert not any(isinstance(layer, keras.Model | StackedUnits) for layer in model.layers)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+    assert not any(each.name in ("gamma", "beta") for each in model.trainable_variables)
+
+
+def test_units_are_models_where_keras_cannot_walk_their_layers():
+    # Three steps per unit, of which there are few layers.
     architecture = Architecture(
-        units=(200,),
+        unit="basic",
+        units=(260,),
         channels=(4,),
         strides=(1,),
         stem="cifar",
         stem_channels=4,
         norm="none",
+        order="original",
+        shortcut="scaling",
         scan_units=False,
     )
     model = keras_preact.PreActResNet(architecture, classes=2, input_shape=(8, 8, 3))
-    unit = model.get_layer("stage2_unit200")
-    assert unit.get_layer("stage2_unit200_conv3").kernel.shape == (1, 1, 1, 4)
+    assert graph_depth(model.output) == 267
+    unit = model.get_layer("stage2_unit260")
+    assert unit.get_layer("stage2_unit260_conv2").kernel.shape == (3, 3, 4, 4)
 
 
 def test_too_many_separate_units():

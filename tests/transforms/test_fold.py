@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import keras_preact
-from keras_preact.transforms import fold, unroll, with_dtype
+from keras_preact.transforms import fold, with_dtype
 from tests import nets
 from tests.nets import SMALL, X
 from tests.numerics import LAYER, NET, WIDE_NET, net_tolerance
@@ -42,7 +42,7 @@ def randomized(model: keras.Model) -> keras.Model:
     return model
 
 
-def net(dtype=None, data_format=None, **changes) -> keras.Model:
+def net(dtype=None, data_format=None, nested=False, **changes) -> keras.Model:
     shape = (3, 16, 16) if data_format == "channels_first" else (16, 16, 3)
     model = nets.net(
         {"channels": (8, 16), "stem_channels": 8, **changes},
@@ -52,6 +52,7 @@ def net(dtype=None, data_format=None, **changes) -> keras.Model:
         classifier_activation=None,
         dtype=dtype,
         data_format=data_format,
+        nested=nested,
     )
     return randomized(model)
 
@@ -216,9 +217,8 @@ def test_norms_that_follow_depthwise_convolutions():
     assert not kinds(folded)["BatchNormalization"]
 
 
-def test_many_units_are_nested_models(monkeypatch):
-    monkeypatch.setattr("keras_preact.transforms.stacking.FLAT_UNITS", 4)
-    model = net(scan_units=True)
+def test_units_that_are_nested_models():
+    model = net(nested=True)
     folded = fold(model)
     assert isinstance(folded.get_layer("stage3_unit3"), keras.Model)
     assert not set(REMOVED) & set(kinds(folded))
@@ -345,14 +345,13 @@ def test_not_a_functional_model():
 
 
 @pytest.mark.numerical
-@pytest.mark.parametrize("flat_units", [54, 4])
-def test_another_precision_is_that_of_a_net_built_with_it(monkeypatch, flat_units):
-    monkeypatch.setattr("keras_preact.transforms.stacking.FLAT_UNITS", flat_units)
-    model = net(scan_units=True)
-    half = with_dtype(unroll(model), "mixed_bfloat16")
+@pytest.mark.parametrize("nested", [False, True])
+def test_another_precision_is_that_of_a_net_built_with_it(nested):
+    model = net(nested=nested)
+    half = with_dtype(model, "mixed_bfloat16")
     built = net(dtype="mixed_bfloat16")
     for layer in built.layers[1:]:
-        if flat_units == 54 or layer.name in {each.name for each in half.layers}:
+        if not nested or layer.name in {each.name for each in half.layers}:
             assert half.get_layer(layer.name).dtype_policy == layer.dtype_policy
     assert_equal(half, model, atol=net_tolerance("bfloat16"))
     assert half.output.dtype == "float32"

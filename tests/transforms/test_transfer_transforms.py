@@ -10,6 +10,7 @@ import keras_preact
 from keras_preact import Architecture
 from keras_preact.transforms import freeze, replace_head, stack, unroll
 from keras_preact.weights import named_weights
+from tests.nets import nested_net
 
 TINY = Architecture(
     unit="basic",
@@ -33,18 +34,12 @@ X = RNG.standard_normal((8, 16, 16, 3)).astype("float32")
 Y = RNG.integers(0, 3, 8)
 
 
-@pytest.fixture
-def net(monkeypatch):
-    """Return a function that builds a net with its units in one of the forms."""
-
-    def build(form: str = "flat", **arguments) -> keras.Model:
-        if form == "nested":
-            monkeypatch.setattr(keras_preact.blocks.nesting, "FLAT_UNITS", 0)
-        keras.utils.set_random_seed(1)
-        arguments = {"classes": 4, "input_shape": (16, 16, 3), **arguments}
-        return keras_preact.PreActResNet(TINY.replace(**FORMS[form]), **arguments)
-
-    return build
+def net(form: str = "flat", **arguments) -> keras.Model:
+    """Build a net with its units in one of the forms."""
+    keras.utils.set_random_seed(1)
+    build = nested_net if form == "nested" else keras_preact.PreActResNet
+    arguments = {"classes": 4, "input_shape": (16, 16, 3), **arguments}
+    return build(TINY.replace(**FORMS[form]), **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +73,7 @@ def _check_frozen(before: dict, after: dict) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_frozen_stages_stay_as_they_are(net, form):
+def test_frozen_stages_stay_as_they_are(form):
     model = replace_head(net(form), 3)
     freeze(model, 2)
     _compile(model)
@@ -88,7 +83,7 @@ def test_frozen_stages_stay_as_they_are(net, form):
 
 
 @pytest.mark.parametrize("form", ["nested", "scanned"])
-def test_a_saved_model_stays_frozen_until_it_is_not(net, form, tmp_path):
+def test_a_saved_model_stays_frozen_until_it_is_not(form, tmp_path):
     model = replace_head(net(form), 3)
     every = len(model.trainable_variables)
     freeze(model, 2)
@@ -109,7 +104,7 @@ def test_a_saved_model_stays_frozen_until_it_is_not(net, form, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["nested", "scanned"])
-def test_the_number_of_frozen_parameters(net, form):
+def test_the_number_of_frozen_parameters(form):
     model = net(form)
     total = sum(int(np.prod(each.shape)) for each in model.trainable_variables)
     kernel, bias = model.get_layer("predictions").weights
@@ -122,7 +117,7 @@ def test_the_number_of_frozen_parameters(net, form):
 
 
 @pytest.mark.parametrize("form", ["rematerialised", "scanned"])
-def test_dropout_goes_on_in_frozen_units(net, form):
+def test_dropout_goes_on_in_frozen_units(form):
     model = net(form)
     freeze(model, 2)
     units = model.get_layer("stage2_unit2" if form == "rematerialised" else "stage2_unit2to3")
@@ -132,7 +127,7 @@ def test_dropout_goes_on_in_frozen_units(net, form):
 
 
 @pytest.mark.parametrize("form", ["flat", "nested", "rematerialised"])
-def test_frozen_units_stay_so_through_stacking(net, form):
+def test_frozen_units_stay_so_through_stacking(form):
     model = net(form)
     freeze(model, 2)
     stacked = stack(model)
@@ -145,7 +140,7 @@ def test_frozen_units_stay_so_through_stacking(net, form):
     assert [len(each.trainable_variables) for each in (stacked, separate)] == [count, count]
 
 
-def test_a_stack_is_not_frozen_in_part(net):
+def test_a_stack_is_not_frozen_in_part():
     model = net()
     model.get_layer("stage2_unit2_norm1").trainable = False
     with pytest.raises(ValueError, match="`stage2_unit2` to `stage2_unit3` are frozen in part"):
@@ -153,7 +148,7 @@ def test_a_stack_is_not_frozen_in_part(net):
 
 
 @pytest.mark.parametrize("form", ["rematerialised", "scanned"])
-def test_new_classes_on_the_same_body(net, form):
+def test_new_classes_on_the_same_body(form):
     model = net(form)
     scores = np.asarray(model(X))
     other = replace_head(model, 7)
@@ -167,7 +162,7 @@ def test_new_classes_on_the_same_body(net, form):
 
 
 @pytest.mark.parametrize("pooling", [None, "avg", "max"])
-def test_a_net_without_its_top_gets_one(net, pooling):
+def test_a_net_without_its_top_gets_one(pooling):
     model = net(include_top=False, pooling=pooling, input_shape=(None, None, 3))
     logits = replace_head(model, 7, classifier_activation=None)
     maps = keras_preact.feature_extractor(model, stages=(3,))(X)["stage3"]
@@ -179,7 +174,7 @@ def test_a_net_without_its_top_gets_one(net, pooling):
         np.testing.assert_allclose(replace_head(model, none)(X), pooled, atol=1e-6)
 
 
-def test_channels_first_and_mixed_precision(net):
+def test_channels_first_and_mixed_precision():
     model = net(
         include_top=False,
         input_shape=(3, 16, 16),
