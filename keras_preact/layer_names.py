@@ -217,19 +217,21 @@ def maps_end(model: keras.Model) -> keras.layers.Layer:
 
 
 def activated_end(model: keras.Model) -> keras.layers.Layer:
-    """Return the layer whose output is a net's last maps, which are no raw sum of a unit's.
+    """Return the layer whose output is a net's last maps, normalized and activated.
 
     Raises:
         ValueError: If the net is of pre-activation, and cut before the norm and activation that
             follow its last stage.
     """
-    end, names = maps_end(model), {layer.name for layer in model.layers}
-    preactivated = any(name and name.role in ("norm1", "act1") for name in map(parse, names))
-    if preactivated and stage_of(end.name) and not _OPENING.fullmatch(end.name):
+    end = maps_end(model)
+    roles = {name.role for layer in model.layers if (name := parse(layer.name))}
+    is_raw = stage_of(end.name) and not _OPENING.fullmatch(end.name)
+    lacks_activation = "act1" in roles and "norm" in end.name
+    if roles & {"norm1", "act1"} and (is_raw or lacks_activation):
         stage = stage_numbers(model)[-1]
         raise ValueError(
-            f"{model.name!r} ends in a sum, the output of {end.name!r}: the norm and activation "
-            "that follow it in pre-activation are missing. Cut the net behind them, at "
+            f"{model.name!r} ends in {end.name!r}: of the norm and activation that close a stage "
+            "in pre-activation, one or both are missing. Cut the net behind them, at "
             f"`{unit_name(stage + 1, 1)}_act1` or after the last stage at `head_act`, or take the "
             f"maps that `keras_preact.feature_extractor(net, ({stage},))` gives for the whole net."
         )

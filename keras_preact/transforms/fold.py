@@ -66,8 +66,10 @@ def fold(model: keras.Model) -> keras.Model:
       of the convolution before it where it is the only consumer, or a `keras.layers.Rescaling`.
     - Stacked units become separate ones, and rematerialized units are computed as any other.
 
-    Norms of other kinds stay as they are. So do the names of the layers that stay, so that
-    `keras_preact.feature_extractor` takes the folded net too; train and save the net it came from.
+    Norms of other kinds stay as they are, as does a nested model that is called with
+    `training=True`: its norms and dropout are at work in inference too. So do the names of the
+    layers that stay, so that `keras_preact.feature_extractor` takes the folded net too; train and
+    save the net it came from.
 
     Args:
         model: A functional model.
@@ -96,8 +98,9 @@ def _fold_graph(config: Config, weights: NamedWeights, prefix: str) -> None:
     """
     config["layers"] = [_kept_in_memory(layer) for layer in config["layers"]]
     for layer in config["layers"]:
-        for own_prefix, graph in nested_graph(layer, prefix):
-            _fold_graph(graph, weights, own_prefix)
+        if not always_trains(layer):
+            for own_prefix, graph in nested_graph(layer, prefix):
+                _fold_graph(graph, weights, own_prefix)
     with weights_in(weights, prefix) as own:
         _fold_layers(config, own)
 

@@ -205,7 +205,9 @@ def is_called_once(layer: Config) -> bool:
 
 def always_trains(layer: Config) -> bool:
     """Return whether a call says `training=True`, which holds in inference too."""
-    return any(call["kwargs"].get("training") for call in layer["inbound_nodes"])
+    calls = layer["inbound_nodes"]
+    # A model may have it by its place.
+    return any(call["kwargs"].get("training") or True in call["args"][1:2] for call in calls)
 
 
 def output_names(outputs: Any) -> Iterator[str]:

@@ -273,10 +273,11 @@ def test_a_nested_net_is_resized_with_its_positions():
 def test_a_net_cut_before_its_norm_is_not_taken_for_whole():
     model = net(architecture=SMALL)
     cut = keras.Model(model.input, model.get_layer("stage2_unit2_add").output)
-    message = "ends in a sum, the output of 'stage2_unit2_add'.*`stage3_unit1_act1`"
+    raw = keras.Model(model.input, model.get_layer("stage3_unit1_norm1").output)
     for surgery in (keras_preact.feature_extractor, lambda each: transforms.replace_head(each, 2)):
-        with pytest.raises(ValueError, match=message):
-            surgery(cut)
+        for each, end in ((cut, "stage2_unit2_add"), (raw, "stage3_unit1_norm1")):
+            with pytest.raises(ValueError, match=f"ends in '{end}'.*`stage3_unit1_act1`"):
+                surgery(each)
     stages = {"units": (2, 2, 3), "channels": (16, 32, 64), "strides": (1, 2, 1)}
     model = net(stages)
     cut = keras.Model(model.input, model.get_layer("stage3_unit2_add").output)
