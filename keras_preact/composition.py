@@ -23,8 +23,9 @@ def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]
 
     `model.layers` ends at nested models, as which a deep net holds its units. This goes into nested
     models, `keras.Sequential`, and wrappers such as `keras.layers.TimeDistributed`. A layer that is
-    called twice, or is part of two nested models, comes once. Stacked units are one layer,
-    `keras_preact.layers.StackedUnits`, whose variables hold all of them.
+    called twice, or is part of two nested models, comes once. Each layer inside stacked units
+    (`keras_preact.layers.StackedUnits`) comes once for all of them: freezing it freezes it in every
+    unit, and its `weights` are those of all units, stacked.
 
         for path, layer in keras_preact.named_layers(model):
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -41,6 +42,16 @@ def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]
         if id(layer) not in seen:
             seen.add(id(layer))
             yield path, layer
+            yield from _layers_of_units(path, layer)
+
+
+def _layers_of_units(
+    path: str, layer: keras.layers.Layer
+) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yield the layers of stacked units, which are out of sight of Keras."""
+    # Of `keras_preact.layers.StackedUnits`, which this module lies below.
+    for name, part in getattr(layer, "unit_layers", dict)().items():
+        yield f"{path}_{name}", part
 
 
 def layers_by_path(

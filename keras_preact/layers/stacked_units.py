@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -29,15 +29,16 @@ class StackedUnits(keras.layers.Layer):
     units run in a loop whose body is traced once. So the graph does not grow with depth. Weights,
     batch statistics, dropout masks and drop path rates are each unit's own.
 
-    A single unit cannot be frozen, nor its inside inspected: `keras_preact.transforms.unroll`
-    turns this layer into separate units.
+    `unit_layers` gives the layers of a unit, each for all units at once: frozen, it is frozen in
+    all of them, and its `weights` hold those of all. A single unit cannot be frozen, nor its inside
+    inspected: `keras_preact.transforms.unroll` turns this layer into separate units.
 
     Args:
         template: One unit as a functional model on a map of unknown height and width, and on a
             scalar for each number in which the units differ, named as
             `keras_preact.layers.unit_numbers` says and in that order: `drop_path_rate`,
             `input_scale`. The names of its layers begin with `unit_`. It is neither trained nor
-            saved: only its structure counts.
+            saved: only its structure counts, and which of its layers are frozen.
         unit_names: Names of the units, such as `("stage2_unit2", "stage2_unit3")`.
         drop_path: Drop path rate of each unit; None where the template takes no rate.
         rematerialize: Recompute the inside of a unit in the backward pass instead of keeping it.
@@ -64,7 +65,7 @@ class StackedUnits(keras.layers.Layer):
         self.drop_path = None if drop_path is None else tuple(drop_path)
         self.input_scale = None if input_scale is None else tuple(input_scale)
         self.rematerialize = rematerialize
-        self._unit = _Template(template)
+        self._unit = _Template(template, self.trainable)
         self._check()
         if self._unit.seeds:
             self.seed_generator = keras.random.SeedGenerator()
@@ -94,10 +95,33 @@ class StackedUnits(keras.layers.Layer):
         numbers = (getattr(self, field) for field in UNIT_NUMBERS)
         return [each for each in numbers if each is not None]
 
+    @property
+    def trainable(self) -> bool:
+        """Whether the units train, but for layers of theirs that are frozen."""
+        return super().trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        keras.layers.Layer.trainable.fset(self, value)
+        for layer in self.unit_layers().values():
+            layer.trainable = value
+
     # A method, since Keras takes the variables of public attributes for the layer's own to save.
     def unit_model(self) -> keras.Model:
         """Return one unit as a model, for its structure. The weights are in `stacked`."""
         return self._unit.model
+
+    def unit_layers(self) -> dict[str, keras.layers.Layer]:
+        """Return the layers of a unit by their names in it, such as `"conv1"`.
+
+        Each stands for those of all units: its `weights` are the stacked ones, and freezing it or
+        changing an option of it, such as the rate of a dropout, does so in every unit.
+        """
+        return {
+            layer.name.removeprefix(TEMPLATE_PREFIX): layer
+            for layer in self._unit.model.layers
+            if not isinstance(layer, keras.layers.InputLayer)
+        }
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create the stacked variables."""
@@ -106,17 +130,18 @@ class StackedUnits(keras.layers.Layer):
                 shape=(len(self.unit_names), *variable.shape),
                 initializer=_for_each_unit(_initializer(layer, variable)),
                 dtype=variable.dtype,
-                trainable=variable.trainable,
+                trainable=index not in self._unit.states,
                 autocast=False,
+                regularizer=_of_each_unit(variable.regularizer, ops.sum),
+                constraint=_of_each_unit(variable.constraint),
                 aggregation=variable.aggregation,
                 name=f"{layer.name.removeprefix(TEMPLATE_PREFIX)}_{variable.name}",
             )
-            for layer, variable in self._unit.weights
+            for index, (layer, variable) in enumerate(self._unit.weights)
         ]
+        self._unit.hold(self.stacked)
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
-        # A norm uses its moving statistics where it is frozen.
-        self._unit.model.trainable = self.trainable
         # Copies of what is updated: torch changes a variable in place, under a later recomputation.
         weights = [
             ops.convert_to_tensor(variable) if variable.trainable else ops.copy(variable)
@@ -208,14 +233,28 @@ class StackedUnits(keras.layers.Layer):
 class _Template:
     """Model of a template and its variables, out of sight of Keras's tracking."""
 
-    def __init__(self, model: keras.Model) -> None:
-        model.trainable = True
+    def __init__(self, model: keras.Model, trainable: bool) -> None:
         self.model = model
         self.weights = [(layer, each) for layer in model.layers for each in layer.weights]
         known = {id(variable) for _, variable in self.weights}
         self.seeds = [variable for variable in model.variables if id(variable) not in known]
+        # Each layer, also one inside another, and whether it trains.
+        parts = model._flatten_layers(include_self=False)
+        flags = {part: trainable and part.trainable for part in parts}
+        _set_trainable(dict.fromkeys(flags, True))
         # The weights that a training step changes by itself: moving statistics.
         self.states = [index for index, (_, each) in enumerate(self.weights) if not each.trainable]
+        _set_trainable(flags)
+
+    def hold(self, stacked: Sequence[keras.Variable]) -> None:
+        """Let the layers list stacked variables for their own, which lose their values."""
+        by_own = {id(own): each for (_, own), each in zip(self.weights, stacked, strict=True)}
+        for _, own in self.weights:
+            by_own[id(own)].trainable = own.trainable
+            own.assign(ops.full_like(own, float("nan")))
+        for part in self.model._flatten_layers(include_self=False):
+            for variables in (part._trainable_variables, part._non_trainable_variables):
+                variables[:] = [by_own.get(id(each), each) for each in variables]
 
     def call(
         self,
@@ -240,6 +279,12 @@ class _Template:
         return outputs, *(ops.stop_gradient(values[index]) for index in states)
 
 
+def _set_trainable(flags: dict[keras.layers.Layer, bool]) -> None:
+    # From the outermost in, for a layer sets those inside it.
+    for layer, flag in flags.items():
+        layer.trainable = flag
+
+
 def _initializer(layer: keras.layers.Layer, variable: keras.Variable) -> Any:
     """Return the initializer of a layer's variable, which Keras names by convention."""
     return keras.initializers.get(getattr(layer, f"{variable.name}_initializer"))
@@ -259,3 +304,10 @@ def _for_each_unit(initializer: Any) -> Any:
         return ops.stack([initializer.clone()(shape[1:], dtype) for _ in range(units)])
 
     return initialize
+
+
+def _of_each_unit(function: Any, joined: Callable[[Tensor], Tensor] = lambda values: values) -> Any:
+    """Make a regularizer or constraint of stacked variables of one of a unit's variable."""
+    if function is None:
+        return None
+    return lambda stacked: joined(ops.vectorized_map(function, stacked))

@@ -1,4 +1,4 @@
-"""Freezing of a net's first stages."""
+"""Freezing of a net's first stages, and of its norms."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ from typing import Any
 
 import keras
 
-from keras_preact.composition import nets
+from keras_preact.composition import named_layers, nets
 from keras_preact.layer_names import HEAD, in_encoder, stage_numbers, stage_of
+from keras_preact.layers import EvoNormS0, FilterResponseNormalization
 from keras_preact.spec.rules import COUNT, plain
 
+_NORMS = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    EvoNormS0,
+    FilterResponseNormalization,
+)
 
-def freeze(model: keras.Model, up_to_stage: int) -> int:
+
+def freeze(model: keras.Model, up_to_stage: int, norms: bool = False) -> int:
     """Freeze a net's stem and its first stages, and let everything after them train.
 
     Frozen norms normalize by their moving statistics, which stay as they are, in training too.
@@ -27,7 +36,9 @@ def freeze(model: keras.Model, up_to_stage: int) -> int:
         model: A net built by this package, a functional model that contains its layers, such as a
             feature extractor, or a model that holds nets, each of which is frozen so; its other
             layers are left as they are. Changed in place, as are models that share layers with it.
-        up_to_stage: Number of the last stage to freeze; the stem is stage 1; 0 freezes nothing.
+        up_to_stage: Number of the last stage to freeze; the stem is stage 1; 0 freezes none.
+        norms: Whether to freeze all norms too, also those of the stages that train, as is usual
+            where batches are small.
 
     Returns:
         The number of parameters that are frozen: weights, without the norms' statistics.
@@ -43,6 +54,8 @@ def freeze(model: keras.Model, up_to_stage: int) -> int:
     trainable = _parameters(model)
     for net in found:
         _freeze(net, up_to_stage)
+        if norms:
+            _freeze_norms(net)
     return trainable - _parameters(model)
 
 
@@ -59,7 +72,7 @@ def _check_stage(model: keras.Model, up_to_stage: Any) -> None:
 
 def _unfreeze(model: keras.Model) -> None:
     # Layer by layer: on TensorFlow, setting a model's flag to the value it has reaches no layer.
-    for layer in model._flatten_layers():
+    for layer in (model, *(each for _, each in named_layers(model))):
         layer.trainable = True
 
 
@@ -67,6 +80,12 @@ def _freeze(model: keras.Model, up_to_stage: int) -> None:
     last = stage_numbers(model)[-1]
     for layer in model.layers:
         if (_closing_stage(layer.name, last) or math.inf) <= up_to_stage:
+            layer.trainable = False
+
+
+def _freeze_norms(model: keras.Model) -> None:
+    for _, layer in named_layers(model):
+        if isinstance(layer, _NORMS):
             layer.trainable = False
 
 

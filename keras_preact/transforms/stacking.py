@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import keras
 
@@ -14,6 +15,8 @@ from keras_preact.layers.unit_numbers import UNIT_NUMBERS
 from keras_preact.named_weights import named_weights
 from keras_preact.transforms.graph_config import (
     Config,
+    always_trains,
+    consumers,
     functional_config,
     graphs,
     inputs_of,
@@ -62,7 +65,7 @@ def stack(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: If the model is not functional, has no three separate units in any stage, or
             units of a stage differ in more than their weights and their own numbers, such as drop
-            path rates.
+            path rates, or are used in a way that a stack cannot be.
     """
     config = functional_config(model)
     if not sum(_stack_graph(graph) for _, graph in graphs(config)):
@@ -136,13 +139,19 @@ def _separate_units(layer: Config, nest: bool) -> list[Config]:
     """Return the layers, or nested models, that do the work of a stack."""
     config = layer["config"]
     values = {field: config[field] for field in UNIT_NUMBERS if config.get(field)}
+    if len(layer["inbound_nodes"]) > 1:
+        raise ValueError(
+            f"`{layer['name']}` must be called once to be unrolled. Received: a model that calls "
+            f"it {len(layer['inbound_nodes'])} times"
+        )
     (x,) = tensors(layer["inbound_nodes"])
+    nest = nest or config["rematerialize"] or always_trains(layer)
     layers = []
     for index, name in enumerate(config["unit_names"]):
         numbers = {field: each[index] for field, each in values.items()}
         unit = _named(config["template"], name, numbers, config["trainable"])
-        if nest or config["rematerialize"]:
-            made = [_nested(config, unit, x)]
+        if nest:
+            made = [_nested(config, unit, {**layer["inbound_nodes"][0], "args": [x]})]
         else:
             made = _spliced(unit["config"], x)
         layers += made
@@ -161,7 +170,7 @@ def _named(template: Config, name: str, numbers: dict[str, float], trainable: bo
         lambda each: prefix + each.removeprefix(TEMPLATE_PREFIX),
     )
     for layer in config["layers"]:
-        layer["config"]["trainable"] = trainable
+        layer["config"]["trainable"] = trainable and layer["config"].get("trainable", True)
         for field, value in numbers.items():
             number = UNIT_NUMBERS[field]
             if any(_is(layer, kind) for kind in number.layers):
@@ -175,14 +184,14 @@ def _named(template: Config, name: str, numbers: dict[str, float], trainable: bo
     return unit
 
 
-def _nested(config: Config, unit: Config, x: Config) -> Config:
+def _nested(config: Config, unit: Config, call: Config) -> Config:
     if config["rematerialize"]:
         model = keras.saving.deserialize_keras_object(unit)
         dtype = keras.saving.deserialize_keras_object(config["dtype"])
         unit = keras.saving.serialize_keras_object(
             Rematerialized(model, trainable=model.trainable, dtype=dtype, name=model.name)
         )
-    return {**unit, "name": unit["config"]["name"], "inbound_nodes": [{"args": [x], "kwargs": {}}]}
+    return {**unit, "name": unit["config"]["name"], "inbound_nodes": [call]}
 
 
 def _spliced(unit: Config, x: Config) -> list[Config]:
@@ -209,6 +218,7 @@ def _stack_graph(graph: Config) -> int:
     for layer in graph["layers"]:
         if layer["name"] in first_layers:
             units = first_layers[layer["name"]]
+            _check_alone(units, consumers(graph))
             layers.append(_stacked_layer(units))
             outputs[units[-1][-1]["name"]] = layers[-1]["name"]
         elif layer["name"] not in inside:
@@ -240,8 +250,39 @@ def _is_identity(unit: list[Config]) -> bool:
     return not any(layer["name"].startswith(f"{_unit_name(unit)}_shortcut") for layer in unit)
 
 
+def _check_alone(units: list[list[Config]], users: dict[str, list[Config]]) -> None:
+    """Check that nothing but the next unit needs what is inside a stack, each called as a stack is.
+
+    Raises:
+        ValueError: If something else needs it, or a layer is called in another way.
+    """
+    for unit in units:
+        for layer in [*unit, *_unit_config(unit)["layers"]]:
+            if len(layer["inbound_nodes"]) > 1 or always_trains(layer):
+                raise ValueError(
+                    f"`{layer['name']}` is called several times, or with `training=True`. A stack "
+                    "calls the layers of its units once each, and as it is called itself."
+                )
+    for unit, following in itertools.pairwise(units):
+        inside = {layer["name"] for layer in (*unit, *following)}
+        for layer in unit:
+            others = [user["name"] for user in users[layer["name"]] if user["name"] not in inside]
+            if others:
+                by = ", ".join(f"`{each}`" if each else "the model's outputs" for each in others)
+                raise ValueError(
+                    f"The output of `{layer['name']}` is needed outside of its unit, by {by}. A "
+                    "stack has no outputs of single units."
+                )
+
+
 def _stacked_layer(units: list[list[Config]]) -> Config:
     names = [_unit_name(unit) for unit in units]
+    flags = [_trainable(unit) for unit in units]
+    if any(each != flags[0] for each in flags):
+        raise ValueError(
+            f"`{names[0]}` to `{names[-1]}` are not frozen alike. The units of a stack are frozen "
+            "as one, whole or by layer: `keras_preact.transforms.freeze` does so by stage."
+        )
     templates, numbers = zip(*(_template(unit) for unit in units), strict=True)
     for name, template in zip(names, templates, strict=True):
         if template != templates[0]:
@@ -254,7 +295,7 @@ def _stacked_layer(units: list[list[Config]]) -> Config:
         unit_names=names,
         **{field: [each[field] for each in numbers] for field in numbers[0]},
         rematerialize=_is(units[0][0], Rematerialized),
-        trainable=_trainable(units),
+        trainable=any(flags[0].values()),
         dtype=keras.saving.deserialize_keras_object(templates[0]["layers"][-1]["config"]["dtype"]),
         name=stack_name(names),
     )
@@ -263,20 +304,14 @@ def _stacked_layer(units: list[list[Config]]) -> Config:
     return {**serialized, "name": layer.name, "inbound_nodes": [{"args": [x], "kwargs": {}}]}
 
 
-def _trainable(units: list[list[Config]]) -> bool:
-    """Return whether the units train; all of their layers must, or none."""
-    flags = {
-        layer["config"]["trainable"]
-        for unit in units
+def _trainable(unit: list[Config]) -> dict[str, bool]:
+    """Return whether each layer of a unit trains, by its name in the unit."""
+    prefix = f"{_unit_name(unit)}_"
+    return {
+        layer["name"].removeprefix(prefix): layer["config"]["trainable"]
         for layer in _unit_config(unit)["layers"]
         if "trainable" in layer["config"]  # not of an input layer
     }
-    if len(flags) > 1:
-        raise ValueError(
-            f"`{_unit_name(units[0])}` to `{_unit_name(units[-1])}` are frozen in part. A stack is "
-            "frozen as a whole: `keras_preact.transforms.freeze` does so by stage."
-        )
-    return flags.pop()
 
 
 def _template(unit: list[Config]) -> tuple[Config, dict[str, float]]:
@@ -291,7 +326,6 @@ def _template(unit: list[Config]) -> tuple[Config, dict[str, float]]:
     layers, numbers = renamed(config["layers"], rename), {}
     for layer in layers:
         layer.pop("build_config", None)
-        layer["config"]["trainable"] = True
         for field, number in UNIT_NUMBERS.items():
             if any(_is(layer, kind) for kind in number.layers):
                 numbers[field] = layer["config"][number.option]

@@ -8,6 +8,8 @@ import pytest
 
 import keras_preact
 from keras_preact import Architecture
+from keras_preact.blocks.norms import NORMS
+from keras_preact.layers import StackedUnits
 from keras_preact.transforms import freeze, replace_head, stack, unroll
 from keras_preact.weights import named_weights
 from tests.nets import nested_net
@@ -140,11 +142,93 @@ def test_frozen_units_stay_so_through_stacking(form):
     assert [len(each.trainable_variables) for each in (stacked, separate)] == [count, count]
 
 
-def test_a_stack_is_not_frozen_in_part():
+def test_units_that_are_not_frozen_alike_are_not_stacked():
     model = net()
     model.get_layer("stage2_unit2_norm1").trainable = False
-    with pytest.raises(ValueError, match="`stage2_unit2` to `stage2_unit3` are frozen in part"):
+    with pytest.raises(ValueError, match="`stage2_unit2` to `stage2_unit3` are not frozen alike"):
         stack(model)
+
+
+def _norms(model: keras.Model) -> list[keras.layers.Layer]:
+    kind = keras.layers.BatchNormalization
+    return [each for _, each in keras_preact.named_layers(model) if isinstance(each, kind)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_frozen_norms_stay_as_they_are_and_everything_else_trains(form, tmp_path):
+    model = replace_head(net(form), 3)
+    every = len(model.trainable_variables)
+    norms = sum(int(np.prod(each.shape)) for norm in _norms(model) for each in norm.weights)
+    # Statistics are no parameters.
+    assert freeze(model, 0, norms=True) == norms / 2
+    model.save(tmp_path / "net.keras")
+    loaded = keras.saving.load_model(tmp_path / "net.keras")
+    assert len(loaded.trainable_variables) == len(model.trainable_variables) < every
+    _compile(loaded)
+    before = named_weights(loaded)
+    _train(loaded)
+    for name, keys in _changed(before, named_weights(loaded)).items():
+        assert len(keys) == (0 if "norm" in name else len(before[name])), (name, keys)
+    assert freeze(loaded, 0) == 0 and len(loaded.trainable_variables) == every
+
+
+@pytest.mark.parametrize("form", ["flat", "scanned"])
+def test_frozen_norms_stay_so_through_stacking(form):
+    model = net(form)
+    freeze(model, 1, norms=True)
+    stacked = model if form == "scanned" else stack(model)
+    separate = unroll(stacked)
+    assert not stacked.get_layer("stage2_unit2to3").unit_layers()["norm1"].trainable
+    assert not separate.get_layer("stage2_unit3_norm2").trainable
+    assert separate.get_layer("stage2_unit3_conv2").trainable
+    assert _parameters(stacked) == _parameters(separate)
+
+
+def test_norms_of_every_kind_are_frozen():
+    for kind, norm in NORMS.items():
+        activation = "linear" if norm.activates else "relu"
+        changes = {"norm": kind, "norm_groups": 4, "units": (1, 1), "activation": activation}
+        model = keras_preact.PreActResNet(
+            TINY.replace(**changes), classes=4, input_shape=(16, 16, 3)
+        )
+        assert (freeze(model, 0, norms=True) > 0) == (norm.layer is not None), kind
+
+
+def test_what_is_done_layer_by_layer_reaches_every_unit_of_a_stack():
+    flat, stacked = net("flat"), net("scanned")
+    for model in (flat, stacked):
+        for _, layer in keras_preact.named_layers(model):
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
+    assert _parameters(flat) == _parameters(stacked)
+    layers = dict(keras_preact.named_layers(stacked))
+    (kernel,) = layers["stage2_unit2to3_conv1"].get_weights()
+    expected = [named_weights(stacked)[f"stage2_unit{i}_conv1"]["0"] for i in (2, 3)]
+    np.testing.assert_array_equal(kernel, expected)
+    # An option of a layer is that of all units.
+    units = layers["stage2_unit2to3"]
+    units.unit_layers()["dropout"].rate = 0.0
+    units = StackedUnits.from_config(units.get_config())
+    assert units.unit_layers()["dropout"].rate == 0
+
+
+def _parameters(model: keras.Model) -> int:
+    return sum(int(np.prod(each.shape)) for each in model.trainable_variables)
+
+
+def test_regularizers_reach_stacked_kernels():
+    def regularized(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        if "kernel_regularizer" in config:
+            config["kernel_regularizer"] = keras.regularizers.L2(0.1)
+        return type(layer).from_config(config)
+
+    flat = keras.models.clone_model(net("flat"), clone_function=regularized)
+    stacked = stack(flat)
+    losses = [
+        sum(float(each) for each in model.losses) for model in (flat, stacked, unroll(stacked))
+    ]
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["rematerialised", "scanned"])

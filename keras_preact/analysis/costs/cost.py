@@ -177,8 +177,9 @@ def _layer_cost(call: Call, receptive_field: int | None, known: set[int]) -> Lay
         output_shape=output_shape,
         receptive_field=receptive_field,
         cost=Cost(
-            call.units * parameters,
-            call.units * weight_bytes,
+            # The layers of stacked units hold the weights of all of them.
+            parameters,
+            weight_bytes,
             call.units * work.flops,
             call.units * work.activations,
         ),
