@@ -43,6 +43,7 @@ class _Purpose(enum.IntEnum):
     MIX = 3
 
 
+@tf.autograph.experimental.do_not_convert
 def training_pipeline(
     source: ImageSource,
     recipe: Recipe,
@@ -104,6 +105,7 @@ def training_pipeline(
     return _prefetched(batches.apply(endless))
 
 
+@tf.autograph.experimental.do_not_convert
 def evaluation_pipeline(
     source: ImageSource,
     recipe: Recipe,

@@ -48,6 +48,8 @@ class DecodedImages:
         Returns:
             The images, or None if they are too large.
         """
+        if not max_bytes:
+            return None
         # Of unlike shapes, which a string can hold and a batch of pixels cannot.
         contents = reader.read_all(
             lambda image: tf.io.serialize_tensor(pixels_of(image, channels)),
