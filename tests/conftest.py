@@ -16,13 +16,15 @@ def pytest_configure() -> None:
     """Let XLA, under TensorFlow and JAX, spend less on code that runs once than it takes to run."""
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     os.environ.setdefault("XLA_FLAGS", flags)
+    # While libraries are imported nothing dies.
+    gc.disable()
 
 
 def pytest_collection_finish() -> None:
     """Let the garbage collector pass over what the imported libraries leave, which never dies."""
-    gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 10, 10)
+    gc.set_threshold(200_000, 10, 10)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -154,7 +154,8 @@ def test_branches_of_zero_learn_with_attention():
     _, branch = model.get_layer("stage2_unit2_add").input
     branch = keras.Model(model.input, branch)
     assert not np.any(scores(branch))
-    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    optimizer, loss = keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy"
+    model.compile(optimizer, loss, run_eagerly=True)
     model.train_on_batch(X, np.array([1, 2]))
     assert np.any(scores(branch))
 
