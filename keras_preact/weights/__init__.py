@@ -6,6 +6,7 @@ from keras_preact.weights.catalogue import Entry, find_entry, list_weights
 from keras_preact.weights.conversion import convert
 from keras_preact.weights.download import DownloadError, cached_path
 from keras_preact.weights.half_precision import save_half_precision
+from keras_preact.weights.in_order import convert_in_order, load_in_order
 from keras_preact.weights.loader import load_weights
 from keras_preact.weights.timm_export import TimmNet, export_timm
 
@@ -16,9 +17,11 @@ __all__ = [
     "adapt_kernel",
     "cached_path",
     "convert",
+    "convert_in_order",
     "export_timm",
     "find_entry",
     "list_weights",
+    "load_in_order",
     "load_weights",
     "named_weights",
     "save_half_precision",

@@ -1,12 +1,14 @@
-"""The command line: `python -m keras_preact.weights list | verify | convert`."""
+"""The command line: `python -m keras_preact.weights list | verify | convert | …`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tomllib
 from collections.abc import Sequence
+from typing import Any
 
-from keras_preact.weights import convert
+from keras_preact.weights import convert, convert_in_order
 from keras_preact.weights.catalogue import matching
 from keras_preact.weights.verify import cells, verify
 
@@ -30,12 +32,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     conversion.add_argument("source_file", help=".safetensors, .npz, .weights.h5, .keras or .h5")
     conversion.add_argument("--to", required=True, metavar="OUT.weights.h5")
     conversion.add_argument("--architecture", help="builder of the net; identified by default")
+    in_order = commands.add_parser(
+        "convert-in-order",
+        help="write a net with the weights of a file whose layer names say nothing",
+    )
+    in_order.add_argument(
+        "source_file", help="checkpoint of TensorFlow (without .index), .weights.h5, .keras or .h5"
+    )
+    in_order.add_argument("--to", required=True, metavar="OUT.keras")
+    in_order.add_argument("--architecture", required=True, help="builder of the net")
+    in_order.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        type=_option,
+        metavar="NAME=VALUE",
+        help="field of the architecture that differs, such as use_bias=true; may be repeated",
+    )
     options = parser.parse_args(arguments)
     try:
         if options.command == "list":
             print(table(options.pattern))
         elif options.command == "verify":
             return report(options.pattern)
+        elif options.command == "convert-in-order":
+            net = convert_in_order(
+                options.source_file, options.to, options.architecture, dict(options.option)
+            )
+            print(f"{options.to}: {net.name} with {net.count_params():,} weights")
         else:
             name = convert(options.source_file, options.to, options.architecture)
             print(f"{options.to}: weights of {name}")
@@ -43,6 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """Read `name=value`, where the value is written as in TOML, or is a name."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE. Received: {text!r}")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value
 
 
 def report(pattern: str) -> int:

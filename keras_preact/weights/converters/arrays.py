@@ -53,7 +53,7 @@ def by_layer(
         layers.setdefault(layer, {})[variable] = array
     if not layers:
         raise ValueError(f"{str(path)!r} holds no weights.")
-    return {layer: _numbered(layer, variables) for layer, variables in layers.items()}
+    return {layer: numbered(layer, variables) for layer, variables in layers.items()}
 
 
 def variables_of(layer: str, count: int) -> tuple[str, ...]:
@@ -68,7 +68,12 @@ def variables_of(layer: str, count: int) -> tuple[str, ...]:
     return next(order[:count] for order in sorted(orders, key=len) if len(order) >= count)
 
 
-def _numbered(layer: str, variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def numbered(layer: str, variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return a layer's arrays under the numbers of its variables instead of their names.
+
+    Raises:
+        ValueError: If no layer has such variables.
+    """
     for order in _ORDERS:
         if variables.keys() <= set(order):
             names = [name for name in order if name in variables]
