@@ -14,7 +14,7 @@ from keras_preact import PreActResNet50, analysis
 
 DOCS = Path(__file__).parent.resolve()
 IMAGES = DOCS / "images"
-GUIDE = DOCS / "guides" / "why_it_works.md"
+GUIDES = [DOCS / "guides" / f"{name}.md" for name in ("why_it_works", "detect_and_segment")]
 DEPTH = DOCS.parent / "benchmarks" / "results" / "depth.png"
 
 
@@ -24,23 +24,25 @@ def draw_units() -> None:
     analysis.draw_units(graphs, IMAGES / "preact_resnet50.svg")
 
 
-def draw_guide() -> None:
-    """Run the guide's blocks of Python, and keep the pictures that they draw."""
+def draw_guide(guide: Path) -> None:
+    """Run a guide's blocks of Python, and keep the pictures that they draw."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "docs").symlink_to(DOCS)
         os.chdir(folder)
-        blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
-        exec(compile("\n".join(blocks), GUIDE.name, "exec"), {"__name__": GUIDE.stem})
-        (IMAGES / GUIDE.stem).mkdir(exist_ok=True)
-        shutil.copy("grad_cam.jpg", IMAGES / GUIDE.stem)
+        blocks = re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)
+        exec(compile("\n".join(blocks), guide.name, "exec"), {"__name__": guide.stem})
+        (IMAGES / guide.stem).mkdir(exist_ok=True)
+        for path in Path().glob("*.jpg"):
+            shutil.copy(path, IMAGES / guide.stem)
         for path in Path().glob("*.png"):
             # 256 colors are enough for a plot, and make its file a third as large.
             plot = Image.open(path).convert("RGB").quantize(256)
-            plot.save(IMAGES / GUIDE.stem / path.name, optimize=True)
+            plot.save(IMAGES / guide.stem / path.name, optimize=True)
 
 
 if __name__ == "__main__":
     # The site holds only what lies in docs.
     shutil.copy(DEPTH, IMAGES / "depth.png")
     draw_units()
-    draw_guide()
+    for guide in GUIDES:
+        draw_guide(guide)

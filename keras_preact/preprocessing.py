@@ -64,7 +64,10 @@ def _preprocessing_of(weights: str | os.PathLike | Preprocessing) -> Preprocessi
 
 
 def preprocess_input(
-    x: Tensor, data_format: str | None = None, *, weights: str | Preprocessing = "imagenet"
+    x: Tensor,
+    data_format: str | None = None,
+    *,
+    weights: str | os.PathLike | Preprocessing = "imagenet",
 ) -> Tensor:
     """Normalize images for a net, as the function of this name in `keras.applications` does.
 
@@ -200,7 +203,9 @@ class Preprocessor:
         TypeError: If `weights` is of another type.
     """
 
-    def __init__(self, weights: str | Preprocessing, *, data_format: str | None = None) -> None:
+    def __init__(
+        self, weights: str | os.PathLike | Preprocessing, *, data_format: str | None = None
+    ) -> None:
         if weights == "imagenet":
             raise ValueError(
                 "Input size, crop and interpolation of the ImageNet entries differ: name the "

@@ -15,9 +15,10 @@ from keras_preact import transforms
 from keras_preact.applications import Builder
 from keras_preact.architecture import Architecture
 from keras_preact.messages import did_you_mean
-from keras_preact.preprocessing import CIFAR10_CLASSES
+from keras_preact.preprocessing import CIFAR10_CLASSES, Preprocessing
 from keras_preact.weights import Entry, find_entry, list_weights
 from keras_preact.weights.catalogue import DATASETS, best_weights
+from keras_preact.weights.hugging_face import fetch_weights, is_address, read_config
 from keras_preact.weights.sources import is_weights_file, read
 from training.recipe import Recipe, differences
 from training.run import read_run
@@ -79,7 +80,8 @@ def find_pretrained(init: str, model: str | None = None) -> Pretrained:
     Args:
         init: `"imagenet"` or `"cifar10"`, which mean what they mean to a builder; the name of an
             entry of `keras_preact.weights.list_weights()`; the folder of a run (its
-            `model.keras`); or a file of weights.
+            `model.keras`); a file of weights; or `hf://user/repo`, a repository of this package's
+            on the Hugging Face Hub.
         model: Name of the builder, where it is chosen already. Without it, `"imagenet"` and
             `"cifar10"` are for the default net of recipes, or, where that has no such weights,
             for the net with the highest published accuracy.
@@ -90,10 +92,14 @@ def find_pretrained(init: str, model: str | None = None) -> Pretrained:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If there are no published weights of that name.
+        ValueError: If there are no published weights of that name, or the repository is not of this
+            package.
+        keras_preact.weights.DownloadError: If a file of the repository cannot be downloaded.
     """
     if init in DATASETS:
         return _published(_of_dataset(init, model))
+    if is_address(init):
+        return _from_hub(init)
     path = Path(init).expanduser()
     if path.is_dir():
         path /= "model.keras"
@@ -136,6 +142,19 @@ def _published(entry: Entry) -> Pretrained:
         CIFAR10_CLASSES if entry.classes == len(CIFAR10_CLASSES) else None,
         # Some are published without a head.
         classes=entry.classes or 0,
+    )
+
+
+def _from_hub(address: str) -> Pretrained:
+    config = read_config(address)
+    preprocessing = Preprocessing(**config["preprocessing"])
+    values = {**preprocessing.get_config(), "channels": preprocessing.channels}
+    # None for a net that no builder makes by itself: the recipe names it.
+    if config["builder"]:
+        values["model"] = config["builder"]
+    names = config["class_names"]
+    return Pretrained(
+        str(fetch_weights(address)), _inherited(values), None if names is None else tuple(names)
     )
 
 

@@ -21,6 +21,8 @@ from keras_preact.transforms import unroll, with_dtype
 HEAD = "predictions"
 # Side of the images on which two nets are compared, where the net takes any, in pixels.
 _SIDE = 64
+# Least size of what is compared: a new head may give nothing but zeros.
+_LEAST = 1e-6
 # Largest difference between the maps of two nets, as a share of their largest value, that is
 # rounding: single precision through some hundreds of layers.
 ROUNDING = 1e-4
@@ -215,13 +217,13 @@ def difference(model: keras.Model, named: NamedWeights, architecture: Architectu
     x = np.random.default_rng(0).standard_normal((1, *shape)).astype("float32")
     outputs = ([body_end(net).output, net.output] for net in (model, twin))
     ours, theirs = (
-        keras.Model(net.input, each)(x, training=False)
+        [ops.convert_to_numpy(y) for y in keras.Model(net.input, each)(x, training=False)]
         for net, each in zip((model, twin), outputs, strict=True)
     )
     if [each.shape for each in ours] != [each.shape for each in theirs]:
         raise ValueError(f"its maps have the shape {theirs[0].shape}, not {ours[0].shape}")
     return max(
-        float(ops.max(ops.abs(a - b)) / ops.max(ops.abs(b)))
+        float(np.abs(a - b).max() / max(np.abs(b).max(), _LEAST))
         for a, b in zip(ours, theirs, strict=True)
     )
 

@@ -29,6 +29,7 @@ from keras_preact import (
 from keras_preact.weights import DownloadError
 from tests import nets
 from tests.hub.server import TOKEN, Hub, running
+from training.net import find_pretrained
 
 PREPROCESSING = preprocessing.Preprocessing(
     input_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), crop_fraction=0.9
@@ -199,6 +200,20 @@ def test_a_fetched_net_needs_no_connection(net, folder, tmp_path, hub, monkeypat
     np.testing.assert_array_equal(nets.scores(copy), nets.scores(net))
     with pytest.raises(DownloadError, match=r"'config.json' of 'hf://user/other'"):
         from_config_folder("hf://user/other")
+
+
+def test_a_run_starts_from_a_repository(hub, tmp_path):
+    net = keras_preact.PreActResNet20(weights="cifar10")
+    names = preprocessing.CIFAR10_CLASSES
+    to_config_folder(net, tmp_path / "net", preprocessing.CIFAR10, class_names=names)
+    address = push_to_hub(tmp_path / "net", "user/net", token=TOKEN)
+    pretrained = find_pretrained(address)
+    assert pretrained.values["model"] == "PreActResNet20"
+    assert pretrained.values["mean"] == preprocessing.CIFAR10.mean
+    assert pretrained.predicts(names) and not pretrained.predicts(NAMES)
+    copy = keras_preact.PreActResNet20(weights=pretrained.weights)
+    x = nets.images(1, 32, 32, 3)
+    np.testing.assert_array_equal(nets.scores(copy, x), nets.scores(net, x))
 
 
 def test_weights_of_a_preset_are_found(hub, tmp_path):

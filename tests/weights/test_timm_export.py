@@ -89,6 +89,14 @@ def test_a_net_in_mixed_precision_has_its_weights_exported(tmp_path):
     assert all(torch.equal(mixed[name], single[name]) for name in single)
 
 
+def test_a_new_head_of_zeros(tmp_path):
+    model = _net("PreActResNet18", SIZES)
+    head = model.get_layer("predictions")
+    head.set_weights([np.zeros(each.shape) for each in head.weights])
+    export_timm(model, tmp_path / "model.safetensors")
+    assert not load_file(tmp_path / "model.safetensors")["head.fc.weight"].any()
+
+
 @pytest.mark.parametrize(
     ("name", "options", "family"),
     [
