@@ -187,6 +187,12 @@ class Recipe:
         maximum=100,
     )
     jit_compile: bool = _value("compile the step with XLA", False)
+    steps_per_execution: int = _value(
+        "steps that begin without Python in between, after the last of which callbacks are called; "
+        "0 means 10 for a net whose steps take less time than Python, else 1; 1 off TensorFlow",
+        0,
+        minimum=0,
+    )
     seed: int = _value("seed of weights, data order and augmentation", 0, minimum=0)
 
     def __post_init__(self) -> None:

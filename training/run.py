@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import platform
@@ -14,7 +15,7 @@ import keras
 import numpy as np
 
 import keras_preact
-from training.recipe import differences
+from training.recipe import Recipe, differences
 from training.records.checkpoint import Progress
 from training.records.files import PARTIAL, write_json
 from training.records.report import draw_curves, write_history_csv
@@ -104,7 +105,9 @@ class Run:
             )
 
     def _check_same_run(self, recorded: dict[str, Any]) -> None:
-        changes = differences(recorded["recipe"], self._description["recipe"])
+        # A value that an earlier version did not know had the default's effect.
+        recipe = {**dataclasses.asdict(Recipe()), **recorded["recipe"]}
+        changes = differences(recipe, self._description["recipe"])
         for name in ("source", "class_names", "images"):
             changes += differences({name: recorded[name]}, {name: self._description[name]})
         # Each loader draws random numbers of its own.

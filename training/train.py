@@ -7,22 +7,21 @@ last completed epoch.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.engines.stopping import Preempted
-from training.job import Job
+from training.engines.callbacks.preemption import Preempted, termination
+from training.engines.fitting import train
+from training.engines.prepare import prepare
 from training.listing.find import add_source_arguments
 from training.listing.listing import Images
 from training.listing.listing import summary as images_summary
 from training.net import find_pretrained
+from training.pace import Pace
 from training.processes import PREEMPTED
 from training.recipe import (
     Recipe,
@@ -226,13 +225,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         print(f"training.train: {error}", file=sys.stderr)
         return 2
-    if job.writes:
+    if job.devices.chief:
         print(images_summary(job.images), flush=True)
-        run.start(["python", "-m", "training.train", *arguments], job.device_names)
+        run.start(["python", "-m", "training.train", *arguments], job.devices.names)
     try:
         # Only now: TensorFlow sets a handler of its own when its workers find one another.
-        with _termination() as terminated:
-            progress = job.train(net, run, terminated.is_set)
+        with termination() as terminated:
+            progress = train(job, net, run, Pace.of(options, terminated.is_set))
     except Preempted as stop:
         print(stop, flush=True)
         return PREEMPTED
@@ -242,46 +241,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on after the last checkpoint.")
         return 130
-    if job.writes:
+    if job.devices.chief:
         print(summary(run, progress))
         if not run.finished:
             print(f"Stopped after epoch {progress.epochs} of {job.recipe.epochs}, as asked.")
     return 0
-
-
-def prepare(options: argparse.Namespace, recipe: Recipe) -> Job:
-    """Open the images and choose what trains on them.
-
-    Args:
-        options: The command line.
-        recipe: The recipe, with the overrides applied.
-
-    Returns:
-        The job.
-
-    Raises:
-        ValueError: If it cannot be done.
-        FileNotFoundError: If there are no such images.
-    """
-    # Each engine imports only its own backend: TensorFlow, or one without it.
-    if options.data_on_device:
-        from training.engines import on_device
-
-        return on_device.prepare(options, recipe)
-    from training.engines import on_tensorflow
-
-    return on_tensorflow.prepare(options, recipe)
-
-
-@contextlib.contextmanager
-def _termination() -> Iterator[threading.Event]:
-    """Make an event that SIGTERM sets instead of ending the process."""
-    terminated = threading.Event()
-    handler = signal.signal(signal.SIGTERM, lambda number, frame: terminated.set())
-    try:
-        yield terminated
-    finally:
-        signal.signal(signal.SIGTERM, handler)
 
 
 if __name__ == "__main__":

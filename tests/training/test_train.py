@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 
 from training.compiling import compile_for_training
-from training.engines.callbacks import averaged_weights
-from training.engines.on_tensorflow import train as train_net
-from training.engines.stopping import Preempted
-from training.job import Pace
-from training.net import build_net, prepare_net
+from training.engines.callbacks.averaging import averaged_weights
+from training.engines.callbacks.preemption import Preempted
+from training.engines.devices import choose_devices
+from training.engines.fitting import Job
+from training.engines.fitting import train as train_net
+from training.engines.pipelines import PipelineBatches
+from training.net import build_net
+from training.pace import Pace
 from training.recipe import Recipe, load_recipe
 from training.records.files import replacing, write_json
 from training.run import Run, read_run
@@ -138,7 +141,9 @@ def test_a_run_that_diverges_goes_back_once(train, tmp_path, capsys):
 def test_a_run_that_is_asked_to_stop_goes_on_within_the_epoch(tiny_recipe, tmp_path):
     """It gives the metrics and weights of a run that was not stopped, to the last bit."""
     recipe, source = load_recipe(tiny_recipe), open_source("digits")
-    recipe = recipe.replace(epochs=1, warmup_epochs=0.5)
+    recipe = recipe.replace(epochs=1, warmup_epochs=0.5, steps_per_execution=1)
+    devices = choose_devices()
+    job = Job(recipe, PipelineBatches(source, recipe, devices), devices)
     options = argparse.Namespace(recipe="tiny", deterministic=False, data_on_device=False)
 
     def start(folder: str, seed: int, stop_requested=lambda: False) -> tuple[list, list]:
@@ -146,9 +151,8 @@ def test_a_run_that_is_asked_to_stop_goes_on_within_the_epoch(tiny_recipe, tmp_p
         keras.utils.set_random_seed(seed)
         run = Run(tmp_path / folder, describe(options, recipe, source))
         run.start([], [])
-        net = prepare_net(recipe, source.class_names)
-        pace = Pace(stop_requested=stop_requested)
-        history = train_net(net, recipe, source, run, pace).history
+        net = job.build_net()
+        history = train_net(job, net, run, Pace(stop_requested=stop_requested)).history
         return [{**each, "seconds": 0} for each in history], net.get_weights()
 
     whole, weights = start("whole", seed=0)

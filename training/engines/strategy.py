@@ -1,18 +1,66 @@
-"""Devices and workers that share a run."""
+"""Devices and workers that share a run on TensorFlow."""
 
 from __future__ import annotations
 
 import functools
 import json
 import os
-import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-# Batches that `Strategy.run` takes the parts of.
+from training.engines.devices import Devices, parse_devices
+from training.engines.replicated import ReplicatedModel
+
+# Batches that `fit` gives every replica its part of.
 Batches = tf.data.Dataset | tf.distribute.DistributedDataset
+
+
+class Strategy(Devices):
+    """Devices of TensorFlow, in this process or several.
+
+    Args:
+        strategy: From `make_strategy`.
+    """
+
+    model = ReplicatedModel
+
+    def __init__(self, strategy: tf.distribute.Strategy) -> None:
+        super().__init__()
+        self._strategy = strategy
+        self.replicas = strategy.num_replicas_in_sync
+        self.chief = is_chief(strategy)
+        if has_workers(strategy):
+            self.agree = lambda value: any_worker(strategy, value)
+        self._average = tf.function(average_statistics, autograph=False)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the devices of this process, for people."""
+        return device_names()
+
+    def scope(self) -> AbstractContextManager:
+        """Return the context in which a net is built, compiled and trained."""
+        return self._strategy.scope()
+
+    def average_statistics(self, model: keras.Model) -> None:
+        """Give every replica the mean of all replicas' moving statistics."""
+        self._average(model)
+
+    def run(self, function: Callable[[], Any]) -> None:
+        """Call a function on every replica."""
+        tf.function(lambda: self._strategy.run(function), autograph=False)()
+
+    def share(
+        self,
+        make_pipeline: Callable[[tf.distribute.InputContext], tf.data.Dataset],
+        batch_size: int,
+    ) -> Batches:
+        """Give every replica its part of the batches; see `distribute`."""
+        return distribute(self._strategy, make_pipeline, batch_size)
 
 
 def make_strategy(devices: Sequence[str] = ()) -> tf.distribute.Strategy:
@@ -162,15 +210,8 @@ def device_names() -> list[str]:
 
 
 def _select_devices(names: Sequence[str]) -> None:
-    parsed = [re.fullmatch(r"(CPU|GPU):(\d+)", name) for name in names]
-    kinds = {match[1] for match in parsed if match}
-    if not all(parsed) or len(kinds) != 1 or len(set(names)) != len(names):
-        raise ValueError(
-            "`devices` must be names such as GPU:0, each once, all GPUs or all CPUs. "
-            f"Received: {' '.join(names)}"
-        )
-    indices = [int(match[2]) for match in parsed if match]
-    if kinds == {"GPU"}:
+    kind, indices = parse_devices(names)
+    if kind == "GPU":
         _select_gpus(indices)
     else:
         _split_cpu(indices)

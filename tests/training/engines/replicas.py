@@ -12,11 +12,11 @@ import tensorflow as tf
 
 import keras_preact
 from training.compiling import compile_for_training
-from training.engines.loop import Loop
-from training.engines.strategy import average_statistics, distribute, make_strategy
-from training.job import Pace
+from training.engines.callbacks.averaging import AveragedStatistics, AveragedWeights
+from training.engines.callbacks.steps import StepCallbacks
+from training.engines.fitting import build_metrics
+from training.engines.strategy import Strategy, average_statistics, distribute, make_strategy
 from training.recipe import Recipe
-from training.records.checkpoint import Progress
 
 CLASSES = 3
 STEPS = 4
@@ -57,22 +57,27 @@ def train(
     recipe = Recipe(ema_momentum=0.5, nesterov=True, schedule="constant", label_smoothing=0.1)
     recipe = recipe.replace(**changes)
     strategy = net.distribute_strategy
-    with strategy.scope():
-        model = compile_for_training(net, recipe, STEPS)
+    model = Strategy.model(net.inputs, net.outputs, name=net.name)
     batch = tf.data.Dataset.from_tensors((images, labels))
     more = (np.concatenate([images, images[:3]]), np.concatenate([labels, labels[:3]]))
     test_images = tf.data.Dataset.from_tensor_slices(more)
-    recorder = keras.callbacks.History()
     # One epoch of several steps: TensorFlow takes seconds to drop an iterator over logical CPUs.
-    Loop(
-        model,
-        distribute(strategy, lambda context: batch.repeat(), len(images)),
-        distribute(strategy, lambda context: test_images.batch(8), 8),
-        steps=STEPS,
-        pace=Pace(log_every=STEPS),
-        save=lambda progress: None,
-    ).run(Progress(), 1, [recorder])
-    history = recorder.history
+    with strategy.scope():
+        compile_for_training(net, recipe, STEPS, model)
+        build_metrics(model, Strategy(strategy))
+        model.steps_per_execution = 3
+        history = model.fit(
+            distribute(strategy, lambda context: batch.repeat(), len(images)),
+            validation_data=distribute(strategy, lambda context: test_images.batch(8), 8),
+            steps_per_epoch=STEPS,
+            callbacks=StepCallbacks(
+                [AveragedStatistics(average_statistics), AveragedWeights()],
+                model,
+                steps=STEPS,
+                epochs=1,
+            ),
+            verbose=0,
+        ).history
     weights = {f"weight {index}": weight.numpy() for index, weight in enumerate(net.weights)}
     return {**{name: np.array(values) for name, values in history.items()}, **weights}
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from tests.training.paths import ROOT
-from training.engines.on_device import SparseCallbacks
 from training.run import read_run
 from training.train import main
 
@@ -70,20 +69,6 @@ def test_tensorflow_trains_and_checkpoints_no_images(on_tensorflow, tmp_path):
         assert not [name for name in arrays.files if "pixels" in name]
     net = keras.saving.load_model(tmp_path / "best.keras", compile=False)
     assert net.input_shape == (None, 16, 16, 1)
-
-
-def test_callbacks_hear_of_some_steps(on_tensorflow):
-    heard, begun = [], []
-    listener = keras.callbacks.LambdaCallback(
-        on_train_batch_begin=lambda batch, logs: begun.append(batch + 1),
-        on_train_batch_end=lambda batch, logs: heard.append(batch + 1),
-    )
-    callbacks = SparseCallbacks([listener], 7, steps=25)
-    for batch in range(25):
-        callbacks.on_train_batch_begin(batch)
-        callbacks.on_train_batch_end(batch, {"loss": 1.0})
-    assert begun == list(range(1, 26))
-    assert heard == [7, 10, 14, 20, 21, 25]
 
 
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(on_tensorflow, tmp_path, capsys):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tensorflow.python.framework import config
 
-from training.engines import on_tensorflow
+from training.engines import fitting
 from training.records.checkpoint import save_checkpoint
 from training.run import read_run
 
@@ -70,7 +70,7 @@ def test_checkpoints_of_some_epochs(train, tmp_path, monkeypatch):
         saved.append(progress.epochs)
         save_checkpoint(path, net, optimizer, progress)
 
-    monkeypatch.setattr(on_tensorflow, "save_checkpoint", save)
+    monkeypatch.setattr(fitting, "save_checkpoint", save)
     run = tmp_path / "run"
     assert train(run, "--epochs", "5", "--epoch-steps", "1", "--save-every", "2") == 0
     # Before the first, then every second epoch and the last.

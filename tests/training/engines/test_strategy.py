@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tests.training.paths import ROOT
-from training.engines.on_tensorflow import prepare_machine
+from training.engines.prepare import prepare_machine
 from training.engines.strategy import make_strategy
 from training.recipe import Recipe
 
@@ -104,8 +104,8 @@ def test_wrong_devices_are_refused(devices):
 )
 def test_what_several_devices_cannot_do_is_refused(monkeypatch, recipe, message):
     class Two:
-        num_replicas_in_sync = 2
+        replicas = 2
 
-    monkeypatch.setattr("training.engines.on_tensorflow.make_strategy", lambda devices: Two())
+    monkeypatch.setattr("training.engines.prepare.choose_devices", lambda devices: Two())
     with pytest.raises(ValueError, match=message):
         prepare_machine(recipe, (), deterministic=False)

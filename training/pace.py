@@ -1,4 +1,4 @@
-"""A training job: what a command line of `training.train` asks for, whichever engine does it."""
+"""Pace of a run."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import keras
-
-from training.listing.listing import Images
 from training.recipe import Recipe
-from training.records.checkpoint import Progress
-from training.run import Run
 
 
 @dataclass(frozen=True)
@@ -48,25 +43,3 @@ class Pace:
     def epochs(self, recipe: Recipe) -> int:
         """Return the number of completed epochs after which a run of this recipe stops."""
         return min(self.stop_after or recipe.epochs, recipe.epochs)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A recipe and its images, on the devices that train it.
-
-    Attributes:
-        recipe: The values of the run, the rule of a recipe applied.
-        images: The images.
-        device_names: The processors.
-        writes: Whether this process is the one that writes the files of the run.
-        build_net: Builds the net in the state before its first step.
-        train: Trains the net from the last checkpoint of the run on. Its last argument is
-            `Pace.stop_requested`.
-    """
-
-    recipe: Recipe
-    images: Images
-    device_names: list[str]
-    writes: bool
-    build_net: Callable[[], keras.Model]
-    train: Callable[[keras.Model, Run, Callable[[], bool]], Progress]

@@ -1,0 +1,89 @@
+"""Batches of a run for `fit`: from pipelines of `tf.data`, or from the memory of the device."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from training.engines.device_images import DeviceImages, draw_views, plain_views
+from training.engines.devices import Devices
+from training.listing.listing import Images
+from training.loading.image_set import ImageSet
+from training.recipe import Recipe, preprocessing_of, steps_per_epoch
+
+
+class Batches(Protocol):
+    """Batches of a run.
+
+    Attributes:
+        images: The images.
+    """
+
+    images: Images
+
+    def model(self, net: keras.Model) -> keras.Model:
+        """Return the model that takes the batches and is trained in place of a net."""
+        ...
+
+    def training(self, first_step: int) -> Any:
+        """Return the training batches without end, from a step of the run on, for `fit`."""
+        ...
+
+    def testing(self) -> Any:
+        """Return the batches for the evaluation that ends an epoch, for `fit`."""
+        ...
+
+
+class DeviceBatches:
+    """Batches of images that live in the memory of the device.
+
+    Args:
+        images: The images.
+        recipe: Says how they are ordered, augmented and batched.
+        devices: The device.
+        class_weights: Weight of the loss per class; None weighs all alike.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        recipe: Recipe,
+        devices: Devices,
+        class_weights: np.ndarray | None = None,
+    ) -> None:
+        self.images = images
+        self._recipe = recipe
+        self._devices = devices
+        self._class_weights = class_weights
+        self._one_hot = np.eye(len(images.class_names), dtype="float32")
+
+    def model(self, net: keras.Model) -> keras.Model:
+        """Return the model from views of the images to the scores of the net."""
+        preprocessing = preprocessing_of(self._recipe)
+        layer = DeviceImages(
+            self.images.images, preprocessing, cutout=self._recipe.cutout, name="images"
+        )
+        views = keras.Input((DeviceImages.VIEW,), dtype="int32", name="views")
+        return self._devices.model(views, net(layer(views)), name=net.name)
+
+    def training(self, first_step: int) -> Iterator[tuple[np.ndarray, ...]]:
+        """Yield batches of views and labels, drawn epoch by epoch."""
+        recipe, places = self._recipe, self.images.places("train")
+        steps = steps_per_epoch(self.images, recipe)
+        first_epoch, done = divmod(first_step, steps)
+        for epoch in itertools.count(first_epoch):
+            views = draw_views(places, steps * recipe.batch_size, recipe, epoch)
+            for batch in np.split(views, steps)[done:]:
+                labels = self.images.labels[batch[:, 0]]
+                weights = () if self._class_weights is None else (self._class_weights[labels],)
+                yield batch, self._one_hot[labels], *weights
+            done = 0
+
+    def testing(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the views of the test images, as they are, and their labels."""
+        places = self.images.places("test")
+        return plain_views(places), self._one_hot[self.images.labels[places.start : places.stop]]

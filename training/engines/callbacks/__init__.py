@@ -1,0 +1,1 @@
+"""Callbacks of a run, each of which serves any `model.fit`."""

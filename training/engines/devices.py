@@ -1,0 +1,151 @@
+"""Devices that share a run, on any backend of Keras."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import keras
+
+
+class Devices:
+    """One device of the backend; the base of several.
+
+    Args:
+        name: A name such as `GPU:0`; by default the device that the backend computes on by itself.
+
+    Attributes:
+        replicas: Number of parts that a batch is divided into.
+        chief: Whether this process is the one that writes.
+        agree: Returns whether a value is true in at least one worker. Where there are several, all
+            of them must call it, and each waits for the others. None where there is one.
+        model: The class of a model that trains on these devices.
+    """
+
+    replicas = 1
+    chief = True
+    agree: Callable[[bool], bool] | None = None
+    model: type[keras.Model] = keras.Model
+
+    def __init__(self, name: str = "") -> None:
+        self._name = name.lower()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the devices, for people."""
+        return [self._name or device_kind()]
+
+    def scope(self) -> AbstractContextManager:
+        """Return the context in which a net is built, compiled and trained."""
+        return keras.device(self._name) if self._name else contextlib.nullcontext()
+
+    def wait(self) -> None:
+        """Let no worker go on before all have come here."""
+        if self.agree:
+            self.agree(False)
+
+    def average_statistics(self, model: keras.Model) -> None:
+        """Give every replica the mean of all replicas' moving statistics, where they differ."""
+
+    def run(self, function: Callable[[], Any]) -> None:
+        """Call a function on every replica."""
+        function()
+
+    def share(self, make_pipeline: Callable[[Any], Any], batch_size: int) -> Any:
+        """Give every replica its part of the batches, for `fit`.
+
+        Args:
+            make_pipeline: Makes the parts of the batches that go to a worker, of a
+                `tf.distribute.InputContext`, or the whole batches, of None.
+            batch_size: Images of a whole batch.
+
+        Returns:
+            The batches.
+        """
+        return make_pipeline(None)
+
+    def share_test(self, make_pipeline: Callable[[Any], Any], batch_size: int) -> Any:
+        """Give every replica its part of the batches for an evaluation; see `share`."""
+        return self.share(make_pipeline, batch_size)
+
+
+def choose_devices(names: Sequence[str] = ()) -> Devices:
+    """Choose the devices and how the work is spread over them.
+
+    Args:
+        names: Names such as `GPU:0` or `CPU:1`, all of one kind. By default all GPUs, or the CPU
+            where there is none; on torch, one device.
+
+    Returns:
+        The devices.
+
+    Raises:
+        ValueError: If a name is malformed, repeated or of a device that is not there, or the
+            backend cannot use as many.
+    """
+    # Each backend's devices import only that backend.
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        from training.engines.strategy import Strategy, make_strategy
+
+        return Strategy(make_strategy(names))
+    parse_devices(names)
+    if backend == "jax":
+        from training.engines.sharding import choose_jax_devices
+
+        return choose_jax_devices(names)
+    if len(names) > 1:
+        raise ValueError(
+            f"Training on {backend} runs on one device. Received: --devices {' '.join(names)}"
+        )
+    return Devices(*names)
+
+
+def one_device() -> Devices:
+    """Return the device that the backend computes on by itself."""
+    if keras.backend.backend() != "tensorflow":
+        return Devices()
+    import tensorflow as tf
+
+    from training.engines.strategy import Strategy
+
+    return Strategy(tf.distribute.get_strategy())
+
+
+def parse_devices(names: Sequence[str]) -> tuple[str, list[int]]:
+    """Check names of devices.
+
+    Args:
+        names: Names such as `GPU:0`.
+
+    Returns:
+        Their kind, `"CPU"` or `"GPU"`, and their numbers; `""` and none for no names.
+
+    Raises:
+        ValueError: If a name is malformed or repeated, or the kinds are mixed.
+    """
+    parsed = [re.fullmatch(r"(CPU|GPU):(\d+)", name) for name in names]
+    kinds = {match[1] for match in parsed if match}
+    if not all(parsed) or len(kinds) > 1 or len(set(names)) != len(names):
+        raise ValueError(
+            "`devices` must be names such as GPU:0, each once, all GPUs or all CPUs. "
+            f"Received: {' '.join(names)}"
+        )
+    return kinds.pop() if kinds else "", [int(match[2]) for match in parsed if match]
+
+
+def device_kind() -> str:
+    """Return the kind of the device that the backend computes on by itself, as it is called."""
+    backend = keras.backend.backend()
+    if backend == "torch":
+        import torch
+
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    if backend == "jax":
+        import jax
+
+        return jax.devices()[0].device_kind
+    return f"{backend} {keras.distribution.list_devices()[0]}"

@@ -1,0 +1,282 @@
+"""Training of a net by `model.fit`, from the last checkpoint of its run on."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_preact.analysis import model_cost
+from training.compiling import compile_for_training
+from training.engines.batches import Batches
+from training.engines.callbacks.averaging import AveragedStatistics, AveragedWeights
+from training.engines.callbacks.divergence import Diverged, DivergenceGuard, exploded_loss
+from training.engines.callbacks.preemption import Preemption
+from training.engines.callbacks.progress import PlainLog, ProgressBar
+from training.engines.callbacks.record import Checkpoint, Record
+from training.engines.callbacks.steps import CHECK_EVERY, StepCallbacks
+from training.engines.devices import Devices
+from training.listing.listing import Images
+from training.net import prepare_net
+from training.pace import Pace
+from training.recipe import Recipe, steps_per_epoch
+from training.records.checkpoint import Progress, load_progress, save_checkpoint, save_net
+from training.run import Run
+from training.schedules import calmed, learning_rate_schedule
+
+# Multiply-adds of a step, forward, that take the fastest GPU about as long as Python takes to begin
+# a step: a millisecond or two.
+SMALL_STEP = 1e11
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe and its images, on the devices that train it.
+
+    Attributes:
+        recipe: The values of the run, the rule of a recipe applied.
+        batches: Batches of the images.
+        devices: Devices that share each batch.
+    """
+
+    recipe: Recipe
+    batches: Batches
+    devices: Devices
+
+    @property
+    def images(self) -> Images:
+        """Facts about the images."""
+        return self.batches.images
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return steps_per_epoch(self.images, self.recipe)
+
+    def build_net(self) -> keras.Model:
+        """Build the net in the state before its first step; see `prepare_net`."""
+        with self.devices.scope():
+            return prepare_net(self.recipe, self.images.class_names)
+
+
+def train(
+    job: Job,
+    net: keras.Model,
+    run: Run,
+    pace: Pace | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Progress:
+    """Train a net from the last checkpoint of its run on.
+
+    If the devices are of several workers, all of them call this, and the chief writes.
+
+    Args:
+        job: What is trained on what.
+        net: The net, from `Job.build_net`.
+        run: The folder that the results go to.
+        pace: When to log, save and stop; the defaults of `Pace` if None.
+        callbacks: Further callbacks for `fit`. Their state is not saved.
+
+    Returns:
+        How far the run has come.
+
+    Raises:
+        FloatingPointError: If the loss is no longer finite or has exploded for good.
+        Preempted: If the run was asked to stop, and is saved.
+    """
+    pace = pace or Pace()
+    # Outside of the scope, so that `fit` does not build it anew; see `ReplicatedModel`.
+    model = job.batches.model(net)
+    with job.devices.scope():
+        compile_for_training(net, job.recipe, job.steps, model)
+        build_metrics(model, job.devices)
+        model.steps_per_execution = steps_per_execution(job, net, pace)
+        progress = _with_rollback(_Run(job, net, model, run, pace, callbacks))
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+    if job.devices.chief:
+        save_net(net, run.model)
+        finished = progress.epochs == job.recipe.epochs
+        run.write(progress, "finished" if finished else "running")
+    # Let no worker end, or read, before the chief has written.
+    job.devices.wait()
+    return progress
+
+
+def build_metrics(model: keras.Model, devices: Devices) -> None:
+    """Create the state of a compiled model's metrics, which a run that goes on restores.
+
+    `fit` would read a batch for it, or create the state only in the first step.
+
+    Args:
+        model: The model, whose one output has the scores of classes.
+        devices: Devices that the model is trained on.
+    """
+    labels = np.zeros((1, model.output_shape[-1]), "float32")
+
+    def update() -> None:
+        scores = keras.ops.convert_to_tensor(labels)
+        model.compute_loss(y=scores, y_pred=scores, training=False)
+        model.compute_metrics(None, scores, scores)
+
+    devices.run(update)
+    model.reset_metrics()
+
+
+def steps_per_execution(job: Job, net: keras.Model, pace: Pace) -> int:
+    """Return how many steps `fit` does in one call, so that Python does not hold up small nets.
+
+    Args:
+        job: Gives the recipe's `steps_per_execution`; where that is 0, the steps of a small net
+            between two checks of the loss.
+        net: The net.
+        pace: Gives the steps between two lines of the log.
+
+    Returns:
+        The number; 1 on other backends than TensorFlow, which begin every step in Python, and for
+        several workers, whose sums TensorFlow does not place in a loop.
+    """
+    recipe = job.recipe
+    if keras.backend.backend() != "tensorflow" or job.devices.agree:
+        return 1
+    if recipe.steps_per_execution:
+        return recipe.steps_per_execution
+    work = model_cost(net).total.flops * recipe.batch_size / job.devices.replicas
+    return min(CHECK_EVERY, pace.log_every) if work < SMALL_STEP else 1
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Everything that an attempt at the rest of a run needs."""
+
+    job: Job
+    net: keras.Model
+    model: keras.Model
+    run: Run
+    pace: Pace
+    callbacks: Sequence[keras.callbacks.Callback]
+
+    def restore(self) -> Progress:
+        """Put the net and its optimizer into the state of the last checkpoint."""
+        return load_progress(self.run.checkpoint, self.net, self.model.optimizer)
+
+    def save(self, progress: Progress) -> None:
+        """Save the state that the run can go on from."""
+        # The change that a step makes to the statistics does not depend on their values, so that
+        # within an epoch their mean at its end is the same.
+        self.job.devices.average_statistics(self.model)
+        if self.job.devices.chief:
+            save_checkpoint(self.run.checkpoint, self.net, self.model.optimizer, progress)
+            self.run.write(progress, "running")
+        self.job.devices.wait()
+
+    def save_best(self) -> None:
+        """Save the net."""
+        if self.job.devices.chief:
+            save_net(self.net, self.run.best_model)
+
+    def fit(self, progress: Progress) -> None:
+        """Train from the restored state to the last epoch, or until the loss explodes."""
+        job, recipe = self.job, self.job.recipe
+        first_step = progress.epochs * job.steps + progress.step
+        if not first_step:
+            # A run that fails in its first epoch goes back to this state.
+            self.save(progress)
+        elif job.devices.chief:
+            print(f"Going on {progress.place(recipe.epochs)}.", flush=True)
+        epochs = self.pace.epochs(recipe)
+        if progress.epochs >= epochs:
+            return
+        schedule = learning_rate_schedule(calmed(recipe, len(progress.rollbacks)), job.steps)
+        self.model.optimizer.learning_rate = schedule
+        # A step that was traced keeps the schedule before.
+        self.model.make_train_function(force=True)
+        with self._display() as display, warnings.catch_warnings():
+            # How many test images can be read is known when all were.
+            warnings.filterwarnings("ignore", message="Your input ran out of data")
+            callbacks = self._callbacks(progress, schedule, display)
+            self.model.fit(
+                job.batches.training(first_step),
+                validation_data=job.batches.testing(),
+                validation_batch_size=recipe.batch_size,
+                steps_per_epoch=job.steps,
+                initial_epoch=progress.epochs,
+                epochs=epochs,
+                shuffle=False,
+                verbose=0,
+                callbacks=StepCallbacks(
+                    callbacks, self.model, steps=job.steps, epochs=epochs, progress=progress
+                ),
+            )
+
+    def _callbacks(
+        self,
+        progress: Progress,
+        schedule: keras.optimizers.schedules.LearningRateSchedule,
+        display: Sequence[keras.callbacks.Callback],
+    ) -> list[keras.callbacks.Callback]:
+        """Return the callbacks of the run, in the order in which they are called."""
+        devices, pace = self.job.devices, self.pace
+        checkpoint = Checkpoint(progress, self.save, pace.save_every)
+        return [
+            AveragedStatistics(devices.average_statistics),
+            AveragedWeights(),
+            DivergenceGuard(exploded_loss(self.net.output_shape[-1]), agree=devices.agree or bool),
+            *self.callbacks,
+            Record(progress, schedule, self.save_best),
+            checkpoint,
+            *display,
+            Preemption(pace.stop_requested, checkpoint.save_within_epoch, devices.agree),
+        ]
+
+    @contextlib.contextmanager
+    def _display(self) -> Iterator[list[keras.callbacks.Callback]]:
+        """Make the callbacks that show the progress, in the process that writes."""
+        if not self.job.devices.chief:
+            yield []
+            return
+        # Where the images need no TensorFlow, nothing else does.
+        board = (
+            [keras.callbacks.TensorBoard(self.run.tensorboard, write_graph=False)]
+            if sys.modules.get("tensorflow")
+            else []
+        )
+        if sys.stdout.isatty():
+            with ProgressBar() as bar:
+                yield [*board, bar]
+        else:
+            yield [*board, PlainLog(self.job.recipe.batch_size, self.pace.log_every)]
+
+
+def _with_rollback(run: _Run) -> Progress:
+    """Train until the last epoch, or until the loss explodes for good.
+
+    Args:
+        run: What is trained. Where the pace has `rollback`, a run whose loss explodes goes back
+            once to the last checkpoint.
+
+    Returns:
+        How far the run has come.
+
+    Raises:
+        FloatingPointError: If the loss explodes and the run does not go back, or did before.
+    """
+    rollbacks: list[dict[str, Any]] = []
+    while True:
+        progress = run.restore()
+        progress.rollbacks += rollbacks
+        try:
+            run.fit(progress)
+            return progress
+        except Diverged as error:
+            place = run.restore().place(run.job.recipe.epochs)
+            where = f"{error} The last good checkpoint is {run.run.checkpoint}, {place}."
+            if not run.pace.rollback or progress.rollbacks:
+                raise FloatingPointError(where) from error
+            rollbacks.append(vars(error))
+            print(f"{where} Going back to it once, with half the learning rate.", flush=True)

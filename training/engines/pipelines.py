@@ -1,0 +1,64 @@
+"""Batches of a run from pipelines of `tf.data`, which feed every backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from training.data import evaluation_pipeline, training_pipeline
+from training.engines.devices import Devices
+from training.recipe import Recipe
+from training.sources import ImageSource
+
+
+class PipelineBatches:
+    """Batches that TensorFlow reads, augments and shares out on the CPU.
+
+    Args:
+        source: The images.
+        recipe: Says how they are augmented and batched.
+        devices: Devices that share each batch.
+        class_weights: Weight of the loss per class; None weighs all alike.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        recipe: Recipe,
+        devices: Devices,
+        class_weights: np.ndarray | None = None,
+    ) -> None:
+        self.images = source
+        self._recipe = recipe
+        self._devices = devices
+        self._class_weights = class_weights
+
+    def model(self, net: keras.Model) -> keras.Model:
+        """Return a model of the layers of a net."""
+        return self._devices.model(net.inputs, net.outputs, name=net.name)
+
+    def training(self, first_step: int) -> Any:
+        """Return the training batches of all replicas, without end."""
+
+        def make(context: tf.distribute.InputContext | None) -> tf.data.Dataset:
+            batches = training_pipeline(
+                self.images, self._recipe, first_step=first_step, context=context
+            )
+            return batches if self._class_weights is None else batches.map(self._weighed)
+
+        return self._devices.share(make, self._recipe.batch_size)
+
+    def testing(self) -> Any:
+        """Return the batches of an evaluation, for all replicas."""
+
+        def make(context: tf.distribute.InputContext | None) -> tf.data.Dataset:
+            return evaluation_pipeline(self.images, self._recipe, context=context)
+
+        return self._devices.share_test(make, self._recipe.batch_size)
+
+    def _weighed(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Give each image the weight of its class; of a mixed one, in proportion to its label."""
+        return images, labels, tf.linalg.matvec(labels, tf.constant(self._class_weights))
