@@ -43,7 +43,7 @@ def prepare_keras(net: str, task: str, batch_size: int, size: int, steps: int) -
 
     import keras_preact
     from keras_preact.transforms import fold
-    from training.engines.on_device import SparseCallbacks
+    from training.engines.callbacks.steps import StepCallbacks
 
     keras.config.set_dtype_policy("mixed_bfloat16")
     keras.utils.set_random_seed(0)
@@ -58,8 +58,8 @@ def prepare_keras(net: str, task: str, batch_size: int, size: int, steps: int) -
     targets = jax.device_put(np.eye(CLASSES, dtype="float32")[labels])
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "categorical_crossentropy")
     batches = (batch for batch in itertools.repeat((images, targets)))
-    # Callbacks read the loss, which waits for the step to end.
-    quiet = SparseCallbacks([], log_every=steps, add_history=True, model=model, steps=steps)
+    # Keras's own list reads the loss after every step, which waits for the step to end.
+    quiet = StepCallbacks([], model, steps=steps, epochs=1)
     return lambda: model.fit(
         batches, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=quiet
     )

@@ -93,7 +93,9 @@ class _TensorFlowFinder(MetaPathFinder):
             exec_module = spec.loader.exec_module
 
             def exec_quietly(module: ModuleType) -> None:
-                with without_start_lines():
+                # A process with threads, as JAX starts, must not fork.
+                threads = "jax" in sys.modules
+                with contextlib.nullcontext() if threads else without_start_lines():
                     exec_module(module)
                     # This looks for a CUDA driver. Which devices are used can still be chosen.
                     module.config.list_physical_devices()

@@ -14,6 +14,7 @@ from typing import Any
 
 from keras_preact.messages import did_you_mean
 from keras_preact.preprocessing import Preprocessing
+from training.class_weight import CLASS_WEIGHTS
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -126,6 +127,11 @@ class Recipe:
     weight_decay: float = _value("L2 penalty on conv and dense kernels only", 1e-4, minimum=0)
     label_smoothing: float = _value(
         "share of the label spread over all classes", 0.0, minimum=0, below=1
+    )
+    class_weight: str = _value(
+        "weight of an image's loss: balanced: in inverse proportion to the images of its class",
+        "none",
+        choices=CLASS_WEIGHTS,
     )
     ema_momentum: float = _value(
         "moving average of the weights; 0 means none", 0.0, minimum=0, below=1

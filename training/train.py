@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import keras
 
 from training.engines.callbacks.preemption import Preempted, termination
 from training.engines.fitting import train
@@ -89,6 +92,40 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def load_callbacks(names: Sequence[str]) -> list[keras.callbacks.Callback]:
+    """Make the callbacks of a user.
+
+    Args:
+        names: Functions without arguments, as `module:function`, each of which returns a callback
+            or a list of them.
+
+    Returns:
+        The callbacks.
+
+    Raises:
+        ValueError: If there is no such function, or it returns something else.
+    """
+    found: list[keras.callbacks.Callback] = []
+    for name in names:
+        module, _, function = name.partition(":")
+        try:
+            make = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"--callbacks must be module:function, importable from here. Received: {name!r} "
+                f"({error})"
+            ) from error
+        made = make()
+        made = list(made) if isinstance(made, (list, tuple)) else [made]
+        wrong = [each for each in made if not isinstance(each, keras.callbacks.Callback)]
+        if wrong:
+            raise ValueError(
+                f"--callbacks: {name} must return callbacks of Keras. Received: {wrong[0]!r}"
+            )
+        found += made
+    return found
+
+
 def _add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where the net is trained."""
     parser.add_argument(
@@ -132,6 +169,13 @@ def _add_pace_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="where the loss explodes, go back once to the last checkpoint, and on from there with "
         "half the learning rate, instead of stopping",
+    )
+    parser.add_argument(
+        "--callbacks",
+        nargs="+",
+        default=(),
+        metavar="MODULE:FUNCTION",
+        help="functions that return callbacks of your own for `model.fit`",
     )
     parser.add_argument(
         "--stop-after",
@@ -216,6 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         options, recipe = parse_arguments(arguments)
+        callbacks = load_callbacks(options.callbacks)
         job = prepare(options, recipe)
         run = Run(options.output, describe(options, job.recipe, job.images))
         if run.finished:
@@ -231,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # Only now: TensorFlow sets a handler of its own when its workers find one another.
         with termination() as terminated:
-            progress = train(job, net, run, Pace.of(options, terminated.is_set))
+            progress = train(job, net, run, Pace.of(options, terminated.is_set), callbacks)
     except Preempted as stop:
         print(stop, flush=True)
         return PREEMPTED

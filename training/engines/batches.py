@@ -17,13 +17,12 @@ from training.recipe import Recipe, preprocessing_of, steps_per_epoch
 
 
 class Batches(Protocol):
-    """Batches of a run.
+    """Batches of a run."""
 
-    Attributes:
-        images: The images.
-    """
-
-    images: Images
+    @property
+    def images(self) -> Images:
+        """The images."""
+        ...
 
     def model(self, net: keras.Model) -> keras.Model:
         """Return the model that takes the batches and is trained in place of a net."""

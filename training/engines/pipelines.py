@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -62,3 +63,14 @@ class PipelineBatches:
     def _weighed(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Give each image the weight of its class; of a mixed one, in proportion to its label."""
         return images, labels, tf.linalg.matvec(labels, tf.constant(self._class_weights))
+
+
+def labels_of(source: ImageSource) -> Iterator[np.ndarray]:
+    """Yield the labels of the training images, a part at a time; no image file is read.
+
+    Args:
+        source: The images.
+    """
+    split = source.split("train")
+    labels = split.examples().map(lambda name, item: split.read(item)[1])
+    yield from labels.batch(4096).as_numpy_iterator()

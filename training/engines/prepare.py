@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 
+from training.class_weight import class_weights
 from training.engines.batches import DeviceBatches
 from training.engines.devices import Devices, choose_devices, one_device
 from training.engines.fitting import Job
@@ -56,7 +58,9 @@ def _prepare_on_device(options: argparse.Namespace, recipe: Recipe) -> Job:
     )
     steps_per_epoch(images, recipe)
     devices = one_device()
-    return Job(recipe, DeviceBatches(images, recipe, devices), devices)
+    labels = images.labels[np.asarray(images.places("train"))]
+    weights = class_weights(recipe.class_weight, [labels], len(images.class_names))
+    return Job(recipe, DeviceBatches(images, recipe, devices, weights), devices)
 
 
 def _check_on_device(options: argparse.Namespace, recipe: Recipe) -> None:
@@ -85,7 +89,7 @@ def _prepare_pipelines(options: argparse.Namespace, recipe: Recipe) -> Job:
     """Open the images for pipelines of `tf.data`."""
     devices = prepare_machine(recipe, options.devices, options.deterministic)
     # Images on the device need no TensorFlow.
-    from training.engines.pipelines import PipelineBatches
+    from training.engines.pipelines import PipelineBatches, labels_of
     from training.hyperrule import apply_rule
     from training.sources import open_source
 
@@ -95,7 +99,8 @@ def _prepare_pipelines(options: argparse.Namespace, recipe: Recipe) -> Job:
     _check_batch_size(recipe, devices)
     steps_per_epoch(source, recipe)
     source.num_examples("test")
-    return Job(recipe, PipelineBatches(source, recipe, devices), devices)
+    weights = class_weights(recipe.class_weight, labels_of(source), len(source.class_names))
+    return Job(recipe, PipelineBatches(source, recipe, devices, weights), devices)
 
 
 def prepare_machine(recipe: Recipe, devices: Sequence[str], deterministic: bool) -> Devices:

@@ -85,6 +85,11 @@ class ReplicatedModel(keras.Model):
             return {name: mean(name, values) for name, values in logs.items()}
 
         def function(iterator: Any) -> dict[str, tf.Tensor]:
+            if not hasattr(iterator, "get_next"):
+                # The one batch of `train_on_batch`.
+                batch = keras.utils.pack_x_y_sample_weight(*next(iterator))
+                iterator = iter(tf.data.Dataset.from_tensors(batch))
+                return several(iterator, None)
             repeated = self.steps_per_execution > 1
             return several(iterator, tf.constant(count()) if repeated else None)
 
