@@ -5,7 +5,10 @@ The standard is JEITA CP-3451 (Exif); PNG keeps the data in its chunk `eXIf`, We
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+
+import numpy as np
 
 from keras_preact.images.tracing import traced_once
 from keras_preact.tensor import Tensor
@@ -18,6 +21,24 @@ JPEG_SIGNATURE = b"\xff\xd8\xff"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MARKER = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
+# First bytes of files without EXIF data; any byte may be in the place of a None. In a JPEG file,
+# the tables or the frame follow the start at once, or after a segment of JFIF of 16 bytes. In a PNG
+# file the image follows the header of 13 bytes.
+_JFIF = (*b"\xff\xe0\0\x10", *[None] * 14)
+_PLAIN = [
+    *(
+        (*b"\xff\xd8", *jfif, 0xFF, marker)
+        for jfif in ((), _JFIF)
+        for marker in b"\xdb\xc0\xc2\xc4"
+    ),
+    (*_PNG_SIGNATURE, *b"\0\0\0\x0dIHDR", *[None] * 21, *b"IDAT"),
+    *((*b"RIFF", *[None] * 4, *kind) for kind in (b"WEBPVP8 ", b"WEBPVP8L")),
+    (*b"GIF8",),
+    (*b"BM",),
+]
+_PLAIN_TABLE = list(itertools.zip_longest(*_PLAIN))
+_PLAIN_BYTES = np.array([[byte or 0 for byte in row] for row in _PLAIN_TABLE], np.uint8).T
+_PLAIN_ANY = np.array([[byte is None for byte in row] for row in _PLAIN_TABLE]).T
 # Parts of a file that are looked through. Writers put EXIF data among the first.
 _MAX_PARTS = 64
 # Bytes that tell a part's kind and length: those of a JPEG's segment, with EXIF's marker.
@@ -34,6 +55,43 @@ def exif_orientation(file: Tensor) -> Tensor:
     Returns:
         int32 in 1..8 as EXIF numbers them; 1, upright, for a file without one.
     """
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return _find_orientation(file)
+    # `tf.cond` becomes part of the graph around it, where a branch with a loop takes its time even
+    # if it is not taken. This operation calls a function, or does not.
+    signature = [tf.TensorSpec([], tf.string)]
+    find = tf.function(_find_orientation, signature).get_concrete_function()
+    upright = tf.function(lambda file: tf.constant(1), signature).get_concrete_function()
+    (orientation,) = tf.raw_ops.StatelessIf(
+        cond=_may_have_exif(file),
+        input=[file],
+        Tout=[tf.int32],
+        then_branch=find,
+        else_branch=upright,
+        output_shapes=[[]],
+    )
+    return orientation
+
+
+def _may_have_exif(file: Tensor) -> Tensor:
+    """Tell from the first bytes of a file whether it is worth to look through its parts.
+
+    Args:
+        file: Scalar string.
+
+    Returns:
+        Scalar bool. False only for a file in which `_find_orientation` would find none.
+    """
+    import tensorflow as tf
+
+    beginning = tf.io.decode_raw(file, tf.uint8, fixed_length=_PLAIN_BYTES.shape[1])
+    return ~tf.reduce_any(tf.reduce_all((beginning == _PLAIN_BYTES) | _PLAIN_ANY, axis=1))
+
+
+def _find_orientation(file: Tensor) -> Tensor:
+    """Look through a file for its orientation; see `exif_orientation`."""
     import tensorflow as tf
 
     # Zeros follow a file that ends earlier.

@@ -10,7 +10,10 @@ from keras_preact.preprocessing import Preprocessing, Preprocessor
 
 tf = pytest.importorskip("tensorflow")
 
-from keras_preact.images.orientation import exif_orientation  # noqa: E402
+from keras_preact.images.orientation import (  # noqa: E402
+    _find_orientation,
+    exif_orientation,
+)
 from keras_preact.preprocessing import decode_image  # noqa: E402
 from keras_preact.serving.reading import ImageReader  # noqa: E402
 from savedmodels.quantize import read_images  # noqa: E402
@@ -260,6 +263,44 @@ def test_damaged_exif_data_turn_nothing_and_stop_nothing(kind):
         for place in rng.integers(len(file), size=6) % 120:
             file[place] = rng.integers(256)
         assert 1 <= orientation(bytes(file)) <= 8
+
+
+def odd_jpegs():
+    """JPEG files whose EXIF data are where they are looked for last, or nowhere."""
+    whole = encoded(PICTURE, "JPEG", exif=exif(6))
+    place = whole.index(b"\xff\xe1")
+    length = 2 + int.from_bytes(whole[place + 2 : place + 4], "big")
+    start, jfif, segment = whole[:2], whole[2:place], whole[place : place + length]
+    rest = whole[place + length :]
+    comment, color = b"\xff\xfe\0\x06note", b"\xff\xe2\0\x04ab"
+    yield from (whole, start + jfif + rest, start + rest, start + comment + rest)
+    yield from (start + color + color + rest, start + jfif + color + segment + rest)
+    yield from (start + comment + segment + rest, start + color + comment + segment + rest)
+    yield start + comment * 40 + segment + rest
+    # Another segment of the same kind, and one that is cut short.
+    xmp = b"\xff\xe1\0\x10http://ns.ado"
+    yield from (start + xmp + segment + rest, start + comment + xmp + segment + rest)
+    yield from (start + b"\0" + segment[1:] + rest, start + comment + b"\0" + segment[1:] + rest)
+
+
+def test_the_first_parts_of_a_file_tell_whether_to_look_on():
+    """In a graph most files are not looked through, and the answer is the same."""
+    signature = [tf.TensorSpec((), tf.string)]
+    quick = tf.function(exif_orientation, input_signature=signature)
+    thorough = tf.function(_find_orientation, input_signature=signature)
+    files = [*odd_jpegs(), encoded(PICTURE, "PNG", exif=exif(5)), encoded(PICTURE, "PNG")]
+    files += [encoded(PICTURE, "WEBP", exif=exif(3)), encoded(PICTURE, "WEBP"), b"", b"GIF89a"]
+    rng = np.random.default_rng(0)
+    for whole in files:
+        assert quick(whole) == thorough(whole)
+        for _ in range(30):
+            file = bytearray(whole)
+            for place in rng.integers(max(len(file), 1), size=2) % 42:
+                file[place : place + 1] = rng.choice([*b"\0\xff\xe1\xe0\xfe\x0dIR", 7], 1).tolist()
+            file = bytes(file[: rng.integers(20, 400)])
+            assert quick(file) == thorough(file)
+    found = [int(quick(file)) for file in files]
+    assert found[:6] == [6, 1, 1, 1, 1, 6] and found.count(6) > 5
 
 
 def test_preprocessing_without_exif_is_unchanged():
