@@ -1,6 +1,8 @@
 """Evaluate a net: `python -m training.evaluate --model RUN_OR_KERAS_FILE --data SOURCE`.
 
-Prints the accuracy, and writes `evaluation.json`, `confusion.csv` and `confusion.png`.
+Prints accuracy, negative log-likelihood and calibration error, and writes `evaluation.json`,
+`confusion.csv` and `confusion.png`. `--weights NAME` evaluates published weights instead, and
+prints the published accuracy beside the measured one.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import argparse
 import csv
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_preact.analysis.calibration import reliability
+from keras_preact.preprocessing import Preprocessing, decode_predictions
+from keras_preact.weights import Entry, find_entry
+from keras_preact.weights.catalogue import DATASETS
+from keras_preact.weights.figures import Figure
+from training.compiling import TINY
 from training.data import evaluation_pipeline
 from training.listing.find import add_source_arguments
 from training.listing.listing import summary
+from training.net import build_net
 from training.recipe import recipe_for
 from training.records.files import replacing, write_json
 from training.records.report import draw_confusion
 from training.sources import ImageSource, open_source
-from training.trained import Trained, add_trained_arguments, load_trained
+from training.trained import add_trained_arguments, load_trained, preprocessing_for
 
 
 @dataclass(frozen=True)
@@ -36,11 +45,16 @@ class Evaluation:
         class_names: Name of each class.
         confusion: Number of images by true class (row) and predicted class (column), int64.
         top5_hits: Number of images whose class is among the five likeliest.
+        nll: Mean negative log-likelihood of the true class; None where the net's answers are no
+            probabilities.
+        ece: Expected calibration error (arXiv:1706.04599), a share; None where `nll` is.
     """
 
     class_names: tuple[str, ...]
     confusion: np.ndarray
     top5_hits: int
+    nll: float | None = None
+    ece: float | None = None
 
     @property
     def images(self) -> int:
@@ -83,17 +97,26 @@ def evaluate(
     Raises:
         ValueError: If there are no images.
     """
-    confusion = np.zeros((len(class_names), len(class_names)), np.int64)
-    top5_hits = 0
-    for images, one_hot in batches:
-        scores = model.predict_on_batch(images)
-        labels = np.argmax(one_hot, axis=-1)
-        np.add.at(confusion, (labels, np.argmax(scores, axis=-1)), 1)
-        likeliest = np.argsort(-scores, axis=-1, kind="stable")[:, :5]
-        top5_hits += int(np.sum(likeliest == labels[:, np.newaxis]))
-    if not confusion.any():
+    answers = [
+        (np.asarray(model.predict_on_batch(images), "float32"), np.argmax(one_hot, axis=-1))
+        for images, one_hot in batches
+    ]
+    if not answers:
         raise ValueError("There are no images to evaluate on.")
-    return Evaluation(tuple(class_names), confusion, top5_hits)
+    scores, labels = (np.concatenate(each) for each in zip(*answers, strict=True))
+    confusion = np.zeros((len(class_names), len(class_names)), np.int64)
+    np.add.at(confusion, (labels, np.argmax(scores, axis=-1)), 1)
+    likeliest = np.argsort(-scores, axis=-1, kind="stable")[:, :5]
+    top5_hits = int(np.sum(likeliest == labels[:, np.newaxis]))
+    return Evaluation(tuple(class_names), confusion, top5_hits, *_calibration(scores, labels))
+
+
+def _calibration(scores: np.ndarray, labels: np.ndarray) -> tuple[float | None, float | None]:
+    """Return the mean negative log-likelihood and the expected calibration error."""
+    if scores.min() < 0 or np.abs(scores.sum(axis=1) - 1).max() > 1e-3:
+        return None, None
+    likelihoods = np.maximum(scores[np.arange(len(labels)), labels], TINY)
+    return float(-np.log(likelihoods).mean()), reliability(scores, labels).expected_error
 
 
 def write_evaluation(output: Path, evaluation: Evaluation, about: dict[str, Any]) -> None:
@@ -114,16 +137,31 @@ def write_evaluation(output: Path, evaluation: Evaluation, about: dict[str, Any]
         for name, row in zip(evaluation.class_names, evaluation.confusion, strict=True):
             writer.writerow([name, *row])
     draw_confusion(output / "confusion.png", evaluation.confusion, evaluation.class_names)
-    results = {name: getattr(evaluation, name) for name in ("images", "top1", "top5", "per_class")}
+    names = ("images", "top1", "top5", "nll", "ece", "per_class")
+    results = {name: getattr(evaluation, name) for name in names}
     write_json(output / "evaluation.json", about | results)
 
 
-def describe(evaluation: Evaluation) -> str:
-    """Format the results as lines of text."""
+def describe(evaluation: Evaluation, published: Figure | None = None) -> str:
+    """Format the results as lines of text.
+
+    Args:
+        evaluation: The results.
+        published: The published accuracies that they are to be compared with.
+
+    Returns:
+        The lines.
+    """
     width = max(len(name) for name in evaluation.class_names)
-    lines = [f"Images  {evaluation.images}", f"Top-1   {evaluation.top1:.2%}"]
-    if evaluation.top5 is not None:
-        lines.append(f"Top-5   {evaluation.top5:.2%}")
+    lines = [f"Images  {evaluation.images}"]
+    for number in (1, 5):
+        measured = getattr(evaluation, f"top{number}")
+        if measured is not None:
+            beside = published and getattr(published, f"top{number}")
+            line = f"Top-{number}   {measured:.2%}"
+            lines.append(line if beside is None else f"{line}   published {beside:.2f}%")
+    if evaluation.nll is not None:
+        lines += [f"NLL     {evaluation.nll:.4f}", f"ECE     {evaluation.ece:.2%}"]
     lines.append("By class:")
     for name, share in evaluation.per_class.items():
         lines.append(f"  {name:{width}}  " + ("no images" if share is None else f"{share:.2%}"))
@@ -137,7 +175,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Measure a net's accuracy and draw its confusion matrix.",
         allow_abbrev=False,
     )
-    add_trained_arguments(parser)
+    add_trained_arguments(parser, published=True)
     parser.add_argument(
         "--data", metavar="SOURCE", help="as for training.train (default: what the run used)"
     )
@@ -168,24 +206,93 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class _Net:
+    """The net to evaluate.
+
+    Attributes:
+        name: Its file, or its published name.
+        model: The net.
+        preprocessing: The preprocessing of its images.
+        record: The record of its run; empty where there is none.
+        folder: Where its results go by default; None for published weights.
+        entry: The entry of the catalogue, of published weights.
+    """
+
+    name: str
+    model: keras.Model
+    preprocessing: Preprocessing
+    record: dict[str, Any]
+    folder: Path | None = None
+    entry: Entry | None = None
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> _Net:
+        """Load the net that the options name."""
+        if options.weights is None:
+            trained = load_trained(options)
+            file = trained.file
+            return cls(
+                os.fspath(file), trained.model, trained.preprocessing, trained.record, file.parent
+            )
+        entry = find_entry(options.weights)
+        if entry.classes is None:
+            raise ValueError(f"{entry.name!r} holds no classifier to evaluate.")
+        preprocessing = preprocessing_for(options, entry.preprocessing.get_config())
+        recipe = recipe_for(preprocessing, model=entry.builder)
+        model = build_net(recipe, entry.classes, weights=entry.name)
+        return cls(entry.name, model, preprocessing, {}, entry=entry)
+
+    def knows(self, class_names: Sequence[str]) -> bool:
+        """Return whether these are the classes that it was trained on, as far as is known."""
+        if self.record:
+            return self.record["class_names"] == list(class_names)
+        if self.entry is None or self.entry.classes is None:
+            return True
+        classes = self.entry.classes
+        data = next((name for name in DATASETS if DATASETS[name].classes == classes), None)
+        if data is None:
+            return True
+        rows = decode_predictions(np.eye(classes), top=1, weights=data)
+        return any(list(class_names) == [row[0][part] for row in rows] for part in range(2))
+
+
 def _run(options: argparse.Namespace) -> None:
-    trained = load_trained(options)
-    name = options.data or trained.record.get("source")
+    net = _Net.of(options)
+    name = options.data or net.record.get("source")
     if name is None:
         raise ValueError("--data is needed for a model outside the folder of its run.")
-    source = open_for(trained.record, name, options.data_dir, options.validation_split)
+    source = open_for(net.record, name, options.data_dir, options.validation_split)
     print(summary(source), flush=True)
-    _check_fit(trained, source.class_names)
-    if trained.record and trained.record["class_names"] != list(source.class_names):
+    _check_fit(net, source.class_names)
+    if not net.knows(source.class_names):
         print(f"Note: the classes of {name} are not named as those the net was trained on.")
-    recipe = recipe_for(trained.preprocessing, batch_size=options.batch_size)
+    recipe = recipe_for(net.preprocessing, batch_size=options.batch_size)
     batches = evaluation_pipeline(source, recipe, options.split)
-    evaluation = evaluate(trained.model, batches, source.class_names)
-    output = options.output or trained.file.parent
-    about = {"model": os.fspath(trained.file), "source": source.name, "split": options.split}
-    write_evaluation(output, evaluation, about)
-    print(describe(evaluation))
-    print(f"Written: {output}/evaluation.json, confusion.csv, confusion.png")
+    evaluation = evaluate(net.model, batches, source.class_names)
+    figures = net.entry.figures if net.entry else ()
+    print(describe(evaluation, next(filter(_like(net.preprocessing), figures), None)))
+    for figure in figures:
+        print(_in_words(figure))
+    output = options.output or net.folder
+    if output:
+        about = {"model": net.name, "source": source.name, "split": options.split}
+        about |= {"published": [vars(figure) for figure in figures]} if figures else {}
+        write_evaluation(output, evaluation, about)
+        print(f"Written: {output}/evaluation.json, confusion.csv, confusion.png")
+
+
+def _like(preprocessing: Preprocessing) -> Callable[[Figure], bool]:
+    """Return a function that tells whether a figure is of images of this size and crop."""
+    size, crop = preprocessing.input_size, preprocessing.crop_fraction
+    return lambda figure: figure.input_size == size and figure.crop_fraction in (crop, None)
+
+
+def _in_words(figure: Figure) -> str:
+    crop = "" if figure.crop_fraction is None else f", crop fraction {figure.crop_fraction}"
+    top5 = "" if figure.top5 is None else f", top-5 {figure.top5:.2f}%"
+    size = f"{figure.input_size}x{figure.input_size}"
+    return f"Published at {size}{crop}: top-1 {figure.top1:.2f}%{top5} ({figure.source})"
 
 
 def open_for(
@@ -219,8 +326,8 @@ def open_for(
     return open_source(name, data_dir, validation_split, default_split=recorded or 1)
 
 
-def _check_fit(trained: Trained, class_names: Sequence[str]) -> None:
-    preprocessing, model = trained.preprocessing, trained.model
+def _check_fit(net: _Net, class_names: Sequence[str]) -> None:
+    preprocessing, model = net.preprocessing, net.model
     expected = (preprocessing.input_size, preprocessing.input_size, preprocessing.channels)
     pairs = zip(model.input_shape[1:], expected, strict=True)
     if any(size not in (None, wanted) for size, wanted in pairs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,24 @@ class Trained:
     record: dict[str, Any]
 
 
-def add_trained_arguments(parser: argparse.ArgumentParser) -> None:
+def add_trained_arguments(parser: argparse.ArgumentParser, *, published: bool = False) -> None:
     """Add the options that `load_trained` reads: `--model` and the preprocessing.
 
     Args:
         parser: Where to add them.
+        published: Whether `--weights`, the name of published weights, may stand in the place of
+            `--model`.
     """
-    parser.add_argument(
+    group = parser.add_mutually_exclusive_group(required=True)
+    if published:
+        group.add_argument(
+            "--weights",
+            metavar="NAME",
+            help="published weights; `python -m keras_preact.weights list` prints them",
+        )
+    group.add_argument(
         "--model",
         type=Path,
-        required=True,
         metavar="RUN_OR_KERAS_FILE",
         help="folder of a run (its model.keras), or a .keras file; preprocessing and class names "
         "come from the run.json beside the file, where there is one",
@@ -97,7 +106,7 @@ def load_trained(options: argparse.Namespace) -> Trained:
     if not zipfile.is_zipfile(file):
         raise ValueError(f"{file} is not a .keras file")
     record = read_record(file.parent)
-    preprocessing = _preprocessing(options, record)
+    preprocessing = preprocessing_for(options, record.get("preprocessing", {}))
     model = keras.saving.load_model(file, compile=False)
     return Trained(file, model, preprocessing, record)
 
@@ -122,8 +131,20 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder / 'run.json'} is not the record of a run: {error}") from error
 
 
-def _preprocessing(options: argparse.Namespace, record: dict[str, Any]) -> Preprocessing:
-    config = dict(record.get("preprocessing", {}))
+def preprocessing_for(options: argparse.Namespace, known: Mapping[str, Any]) -> Preprocessing:
+    """Return the preprocessing that the options name.
+
+    Args:
+        options: The options read by a parser with `add_trained_arguments`.
+        known: Values of a `Preprocessing` where the options give none.
+
+    Returns:
+        The preprocessing.
+
+    Raises:
+        ValueError: If a value is neither given nor known, or out of its range.
+    """
+    config = dict(known)
     for name in ("input_size", "mean", "std", "crop_fraction", "interpolation"):
         if getattr(options, name) is not None:
             config[name] = getattr(options, name)

@@ -1,13 +1,17 @@
 import csv
 import json
+import shutil
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from training.evaluate import Evaluation, describe, evaluate, main, write_evaluation
+from keras_preact import PreActResNet20
+from keras_preact.preprocessing import CIFAR10_CLASSES, Preprocessor
+from training.evaluate import Evaluation, describe, evaluate, main, open_for, write_evaluation
 from training.run import read_run
+from training.sources import open_source
 
 
 def batches(labels: list[int], classes: int, size: int) -> tf.data.Dataset:
@@ -38,6 +42,76 @@ def test_counts_by_hand():
     assert result.per_class["a"] == 0.5
     assert result.per_class["c"] == 0.0
     assert result.per_class["g"] is None
+
+
+def test_likelihood_and_calibration_by_hand():
+    # Two images of 90%, one of them wrong, and one of 60%, right.
+    scores = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]], "float32")
+    labels = np.array([0, 1, 1])
+    data = tf.data.Dataset.from_tensor_slices((scores, np.eye(2)[labels])).batch(2)
+    result = evaluate(identity(2), data, ["a", "b"])
+    assert result.nll == pytest.approx(-np.log([0.9, 0.1, 0.6]).mean(), rel=1e-6)
+    # 15 bins: 90% confident of half of two; 60% confident of one of one.
+    assert result.ece == pytest.approx((2 * 0.4 + 0.4) / 3, rel=1e-6)
+    printed = describe(result)
+    assert f"NLL     {result.nll:.4f}" in printed and "ECE     40.00%" in printed
+    # What is no probability has neither.
+    scores *= 2
+    data = tf.data.Dataset.from_tensor_slices((scores, np.eye(2)[labels])).batch(2)
+    result = evaluate(identity(2), data, ["a", "b"])
+    assert (result.top1, result.nll, result.ece) == (2 / 3, None, None)
+    assert "NLL" not in describe(result)
+
+
+def test_published_weights_by_name(tmp_path, capsys):
+    """The measured accuracy is the net's own, and the published one stands beside it."""
+    images = np.random.default_rng(0).integers(256, size=(20, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(20) % 10
+    data = tmp_path / "test.npz"
+    np.savez(data, images=images, labels=labels, class_names=CIFAR10_CLASSES)
+    named = ["--weights", "keras_preact/preactresnet20_cifar10", "--data", str(data)]
+
+    assert main([*named, "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    scores = PreActResNet20(weights="cifar10").predict(Preprocessor("cifar10")(images), verbose=0)
+    top1 = np.mean(scores.argmax(-1) == labels)
+    assert f"Top-1   {top1:.2%}   published 88.60%" in printed
+    assert "Published at 32x32, crop fraction 1.0: top-1 88.60% (keras_preact/data" in printed
+    values = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert values["nll"] == pytest.approx(-np.log(scores[np.arange(20), labels]).mean(), rel=1e-4)
+    assert values["published"][0]["top1"] == 88.6
+    assert values["model"] == named[1]
+
+    # At another size, the figure is none to compare with. Nothing is written without a folder.
+    np.savez(data, images=images[:10], labels=labels[:10])
+    assert main([*named, "--input-size", "40"]) == 0
+    printed = capsys.readouterr().out
+    assert "%   published" not in printed and "Published at 32x32" in printed
+    assert "Written" not in printed and "Note: the classes" not in printed
+
+    for options, said in (
+        (["--weights", "keras_preact/preactresnet20"], "Did you mean"),
+        (["--weights", "keras_applications/resnet50v2_notop"], "holds no classifier"),
+    ):
+        assert main([*options, "--data", str(data)]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_the_held_out_images_of_a_run_are_found_again(tmp_path):
+    rng = np.random.default_rng(0)
+    for place in range(40):
+        path = tmp_path / "set" / "ab"[place % 2] / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tf.io.encode_png(rng.integers(256, size=(4, 4, 3), dtype=np.uint8)))
+    folder = str(tmp_path / "set")
+    held_out = open_source(folder, None, 0.3).num_examples("test")
+    record = {"source": folder, "validation_split": 0.3}
+    assert open_for(record, folder).num_examples("test") == held_out
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    assert open_for(record, str(moved)).num_examples("test") == held_out
+    # To a net of other images, all of them are new.
+    assert open_for({"source": "digits"}, folder).num_examples("test") == 40
+    assert open_for({}, folder, None, 0.3).num_examples("test") == held_out
 
 
 def test_no_top5_among_five_classes():
