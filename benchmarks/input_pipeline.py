@@ -2,8 +2,8 @@
 
     python -m benchmarks.input_pipeline --archive ../shared/data/imagenet-samples.tar
 
-All pipelines read the same folder of class folders in turn, in one process, which takes the
-batches and drops them.
+All pipelines read the same photographs in turn, in one process, which takes the batches and drops
+them: from a folder of class folders, or from shards that `training.prepare` has made of it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import keras
 import tensorflow as tf
 
 from benchmarks.report import report, table, write
+from training import prepare
 from training.data import training_pipeline
 from training.recipe import Recipe, load_recipe
 from training.sources import open_source
@@ -31,6 +32,8 @@ from training.sources import open_source
 # Times each photograph is in the folder, so that an epoch is several batches long.
 COPIES = 8
 PEER = "image_dataset_from_directory"
+# Shorter side of the photographs in the shards, in pixels.
+SHARD_SIZE = 320
 
 
 def unpack(archive: Path, root: Path) -> None:
@@ -79,12 +82,21 @@ def plain_augmented(root: Path, recipe: Recipe) -> tf.data.Dataset:
     ).prefetch(tf.data.AUTOTUNE)
 
 
+def prepared(root: Path) -> Path:
+    """Write the photographs as shards, their shorter sides resized, and return the folder."""
+    shards = root / "shards"
+    arguments = ["--data", str(root), "--size", str(SHARD_SIZE), "--output", str(shards)]
+    if prepare.main([*arguments, "--processes", "1"]):
+        sys.exit("The shards could not be written.")
+    return shards
+
+
 def candidates(root: Path, batch_size: int) -> dict[str, tf.data.Dataset]:
-    """Return the pipelines by name; the others are compared with the first."""
+    """Return the pipelines by name; the others are compared with the first and the second."""
     paper = load_recipe("imagenet_paper").replace(batch_size=batch_size)
     crops_only = paper.replace(color_jitter=0.0, lighting=0.0)
     modern = load_recipe("imagenet_modern").replace(batch_size=batch_size)
-    source = open_source(str(root))
+    source, shards = open_source(str(root)), open_source(str(prepared(root)))
     return {
         f"{PEER}, resized": plain(root, paper, paper.input_size),
         f"{PEER}, resized; RandomCrop, RandomFlip, Normalization": plain_augmented(root, paper),
@@ -94,6 +106,10 @@ def candidates(root: Path, batch_size: int) -> dict[str, tf.data.Dataset]:
         ),
         "ours: random resized crop, flip, color jitter, lighting": training_pipeline(source, paper),
         "ours: random resized crop, RandAugment, mixup, CutMix": training_pipeline(source, modern),
+        f"ours, from shards of {SHARD_SIZE} pixels, decoded in every epoch: random resized crop, "
+        "flip, normalize": training_pipeline(shards, crops_only.replace(cache_gib=0)),
+        "ours, from the same shards, decoded in every epoch: random resized crop, RandAugment, "
+        "mixup, CutMix": training_pipeline(shards, modern.replace(cache_gib=0)),
     }
 
 

@@ -20,6 +20,8 @@ from training.listing.listing import TEST_SPLITS, Listing, renamed
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
 SHARD_PATTERNS = ("{split}-*.tfrecord*", "{split}-?????-of-?????")
+# Record of `training.prepare` beside its shards.
+PREPARED = "prepare.json"
 OPEN_SHARDS = 16
 # Encoded ImageNet photographs take 110 kB on average, so the buffer takes about 0.9 GB of memory.
 SHUFFLE_BUFFER = 8192
@@ -32,6 +34,20 @@ class Split(Protocol):
     # All images, uint8 `(examples, height, width, channels)`, where they are in memory as pixels.
     pixels: tf.Tensor | None
     labels: tf.Tensor | None
+    # Number of parts that it can be read in.
+    max_parts: int
+
+    def part(self, number: int, count: int) -> tf.data.Dataset:
+        """Return the examples of a part, in no order that matters; see `examples`.
+
+        Args:
+            number: Number of the part, from 0.
+            count: Number of parts, `max_parts` at most, which have no example in common.
+
+        Returns:
+            A dataset as from `examples`.
+        """
+        ...
 
     def examples(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
         """Return one pass over the examples, none of them read yet.
@@ -87,7 +103,7 @@ class IndexedSplit:
     def __init__(
         self, names: Sequence[str], labels: Sequence[int], pixels: np.ndarray | None = None
     ) -> None:
-        self.num_examples = len(names)
+        self.num_examples = self.max_parts = len(names)
         # Where batches are made, whatever device trains on them.
         with tf.device("CPU"):
             self._names = tf.constant(names, tf.string)
@@ -96,9 +112,15 @@ class IndexedSplit:
 
     def examples(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
         """Return one pass over the examples as `(name, index)`; see `Split.examples`."""
-        return indices_in_order(self.num_examples, seed).map(
-            lambda index: (self._names[index], index)
-        )
+        return self._named(indices_in_order(self.num_examples, seed))
+
+    def part(self, number: int, count: int) -> tf.data.Dataset:
+        """Return the examples of a part, drawn from everywhere; see `Split.part`."""
+        order = np.random.default_rng(0).permutation(self.num_examples)
+        return self._named(tf.data.Dataset.from_tensor_slices(order[number::count]))
+
+    def _named(self, indices: tf.data.Dataset) -> tf.data.Dataset:
+        return indices.map(lambda index: (self._names[index], index))
 
     def read(self, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Read the example at index `item`; see `Split.read`."""
@@ -128,29 +150,29 @@ class RecordSplit:
         self.num_examples = num_examples
         self.pixels = self.labels = None
         self.read = parse
+        self.max_parts = len(shards)
         self._shards = tf.constant(shards, tf.string)
+
+    def part(self, number: int, count: int) -> tf.data.Dataset:
+        """Return the examples of some of the shards; see `Split.part`."""
+        return tf.data.Dataset.range(number, self.max_parts, count).flat_map(self._records)
+
+    def _records(self, shard: tf.Tensor) -> tf.data.Dataset:
+        """Return the records of a shard as `(name, record)`."""
+        path = self._shards[shard]
+
+        def named(number: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return tf.strings.join([path, ", record ", tf.strings.as_string(number)]), record
+
+        return tf.data.TFRecordDataset(path).enumerate().map(named)
 
     def examples(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
         """Return one pass over the examples as `(name, record)`; see `Split.examples`."""
-
-        def records(shard: tf.Tensor) -> tf.data.Dataset:
-            path = self._shards[shard]
-            return (
-                tf.data.TFRecordDataset(path)
-                .enumerate()
-                .map(
-                    lambda number, record: (
-                        tf.strings.join([path, ", record ", tf.strings.as_string(number)]),
-                        record,
-                    )
-                )
-            )
-
-        shards = indices_in_order(len(self._shards), seed)
+        shards = indices_in_order(self.max_parts, seed)
         if seed is None:
-            return shards.flat_map(records)
+            return shards.flat_map(self._records)
         examples = shards.interleave(
-            records,
+            self._records,
             cycle_length=OPEN_SHARDS,
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
@@ -337,6 +359,7 @@ def _shards(root: Path, split: str) -> list[str]:
 
 def _open_shards(root: Path, shards: Mapping[str, list[str]]) -> ImageSource:
     """Open TFRecord shards in the layout that `open_source` documents."""
+    _check_finished(root)
     class_names, first_label = _read_class_names(root)
 
     def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -352,6 +375,16 @@ def _open_shards(root: Path, shards: Mapping[str, list[str]]) -> ImageSource:
         for split, paths in renamed(shards).items()
     }
     return ImageSource(str(root), class_names, splits)
+
+
+def _check_finished(root: Path) -> None:
+    """Check that `training.prepare`, if the shards are its own, has written all of them."""
+    path = root / PREPARED
+    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["status"] != "finished":
+        raise ValueError(
+            f"Some of the shards in {str(root)!r} are still missing: start the same command of "
+            "training.prepare again, which goes on."
+        )
 
 
 def _read_class_names(root: Path) -> tuple[list[str], int]:
