@@ -86,6 +86,21 @@ def functional(model: Any) -> Any:
     return model
 
 
+def required_functional(model: Any) -> keras.Model:
+    """Return the functional model that a model is (`functional`).
+
+    Raises:
+        ValueError: If it is none.
+    """
+    made = functional(model)
+    if not (isinstance(made, keras.Model) and hasattr(made, "_run_through_graph")):
+        raise ValueError(
+            f"`model` must be a functional Keras model. Received: {model!r} "
+            f"(of type {type(model).__name__})"
+        )
+    return made
+
+
 def nets(model: keras.Model) -> list[keras.Model]:
     """Return the nets of this package that a model is or holds, at any depth.
 
@@ -146,9 +161,11 @@ def nested_net(model: keras.Model) -> NestedNet:
         model: A functional model, which is no such net itself.
 
     Raises:
-        ValueError: If there is none, there are several, or it is not called just once.
+        ValueError: If the model is not functional, there is no net or there are several, or it is
+            not called just once.
     """
     found = nets(model)
+    required_functional(model)
     holding = [
         layer
         for layer in model.layers

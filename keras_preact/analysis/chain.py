@@ -113,14 +113,9 @@ def take_apart(model: keras.Model) -> Chain:
 
 def _around(model: keras.Model, net: NestedNet) -> Chain:
     """Take apart the net in a model; what is before and after it becomes part of stem and head."""
-    if net.options.get("training") is not None:
-        raise ValueError(
-            f"{model.name!r} calls its net, {net.model.name!r}, with "
-            f"`training={net.options['training']}`, whatever it is called with itself. Its units "
-            "cannot be run one by one: give the net."
-        )
+    # Whether it is training is said to every part, which overrides what the call in the model says.
     chain = take_apart(net.model)
-    last = keras.Input(batch_shape=chain.head.input.shape, dtype=chain.head.input.dtype)
+    last = _like(chain.head.input)
     return dataclasses.replace(
         chain,
         stem=keras.Model(model.input, net.called(chain.stem)),
@@ -128,8 +123,15 @@ def _around(model: keras.Model, net: NestedNet) -> Chain:
     )
 
 
+def _like(tensor: Tensor) -> Tensor:
+    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
+
+
 def _rest(model: keras.Model, tensor: Tensor) -> keras.Model:
     """Build the model from a tensor in another one to its output."""
+    if tensor is model.output:
+        x = _like(tensor)
+        return keras.Model(x, x)
     try:
         return keras.Model(tensor, model.output)
     except ValueError as error:

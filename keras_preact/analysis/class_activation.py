@@ -14,7 +14,7 @@ from keras import ops
 from keras_preact.analysis.differentiation import linearize
 from keras_preact.analysis.pictures.figures import new_figure, save_figure
 from keras_preact.analysis.tap import tapped
-from keras_preact.composition import functional, named_layers, nets
+from keras_preact.composition import named_layers, nets, required_functional
 from keras_preact.layer_names import maps_end
 from keras_preact.messages import did_you_mean
 from keras_preact.tensor import Tensor
@@ -49,7 +49,7 @@ def grad_cam(
         ValueError: If there is no such layer or several, it gives no maps, it is not called just
             once, or the model has no classifier.
     """
-    model = functional(model)
+    model = required_functional(model)
     run = _Run(model, _layer_of_maps(model, layer), _classifier(model), _as_tensors(model, images))
     activations, features, predicted = run(None)
     weights = _class_weights(run.classifier, classes, predicted)
@@ -208,7 +208,7 @@ def _classifier(model: keras.Model) -> keras.layers.Dense:
     """Return the dense layer that gives a model's one output of scores, but for an activation."""
     found = [each for each in map(_dense_before, model.outputs) if each is not None]
     if len(found) != 1:
-        last = model.layers[-1]
+        last = model.outputs[0]._keras_history[0]
         raise ValueError(
             f"`model` must end in a dense layer to class scores. Received: {model.name!r}, which "
             f"ends in a {type(last).__name__}"

@@ -227,7 +227,7 @@ def _check_removable(chain: Chain, names: Sequence[str]) -> None:
 
 
 def _scores(chain: Chain, units: Sequence[ResidualUnit], x: Tensor) -> np.ndarray:
-    x = chain.stem(x)
+    x = chain.stem(x, training=False)
     for unit in units:
         x = unit(x)
-    return ops.convert_to_numpy(chain.head(x))
+    return ops.convert_to_numpy(chain.head(x, training=False))

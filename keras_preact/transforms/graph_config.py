@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_preact.composition import functional, inside
+from keras_preact.composition import functional, inside, required_functional
 from keras_preact.layers import BatchNormalization, Conv2D, DepthwiseConv2D, Rematerialized
 from keras_preact.named_weights import NamedWeights, set_named_weights
 
@@ -38,13 +38,13 @@ def functional_config(model: Any) -> Config:
     Raises:
         ValueError: If the model is not functional.
     """
-    model = functional(model)
-    if not (isinstance(model, keras.Model) and "input_layers" in model.get_config()):
-        raise ValueError(
-            f"`model` must be a functional Keras model. Received: {model!r} "
-            f"(of type {type(model).__name__})"
-        )
+    model = required_functional(model)
     config = copy.deepcopy(model.get_config())
+    if "input_layers" not in config:
+        raise ValueError(
+            f"`model` must have the configuration of a functional model. Received: {model!r}, "
+            f"whose class, {type(model).__name__}, has another"
+        )
     _open_sequential(config, model)
     return config
 
@@ -53,7 +53,7 @@ def _open_sequential(config: Config, model: keras.Model) -> None:
     """Write every `keras.Sequential` in a functional model as a functional model, in place."""
     layers: dict[str, Any] = {layer.name: layer for layer in model.layers}
     for entry in config["layers"]:
-        layer = layers.get(entry["name"])
+        layer = layers.get(entry["name"], entry)  # An operation is no layer.
         while isinstance(layer, keras.layers.Wrapper):
             entry, layer = entry["config"]["layer"], layer.layer
         opened = functional(layer)

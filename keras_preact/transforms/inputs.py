@@ -5,7 +5,14 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from keras_preact.composition import before_net, functional, named_layers, nested_net, only_net
+from keras_preact.composition import (
+    before_net,
+    functional,
+    named_layers,
+    nested_net,
+    only_net,
+    required_functional,
+)
 from keras_preact.images.resampling import cubic
 from keras_preact.input_channels import adapt_kernel
 from keras_preact.layer_names import data_format, first_convolution, has_stages
@@ -36,6 +43,7 @@ def adapt_input_channels(model: keras.Model, channels: int) -> keras.Model:
     """
     channels = POSITIVE_INTEGER.check("channels", channels)
     net = only_net(model)
+    required_functional(model)
     first = first_convolution(net)
     path = next(path for path, layer in named_layers(model) if layer is first)
     axis = 1 if first.data_format == "channels_first" else 3
@@ -120,7 +128,7 @@ def resize_input(model: keras.Model, height: int, width: int) -> keras.Model:
 
 def _with_input(model: keras.Model, sizes: dict[int, int]) -> keras.Model:
     """Build a net anew with other sizes along some axes of its one input."""
-    model = functional(model)
+    model = required_functional(model)
     if len(model.inputs) != 1:
         raise ValueError(
             f"`model` must have one input. Received: {model.name!r}, which has {len(model.inputs)}"

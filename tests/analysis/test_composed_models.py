@@ -17,6 +17,18 @@ def body(name="body", **options):
     return net(architecture=TINY, include_top=False, name=name, **{"randomize": True, **options})
 
 
+class Subclassed(keras.Model):
+    """Model without a graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = body()
+        self.top = layers.Dense(2)
+
+    def call(self, x):
+        return self.top(keras.ops.mean(self.body(x), axis=(1, 2)))
+
+
 def on_image_and_table(activation="softmax", dropout=False):
     """Return a classifier of a net's pooled maps and a table."""
     x, table = keras.Input(X.shape[1:]), keras.Input((4,))
@@ -106,7 +118,8 @@ def test_grad_cam_names_what_it_cannot_tell():
 def test_a_net_in_a_model_is_taken_apart_with_what_is_around_it():
     x = keras.Input(X.shape[1:])
     inner = net({"scan_units": True}, architecture=SMALL)
-    model = keras.Model(x, layers.Dense(3)(inner(layers.Rescaling(2.0)(x))))
+    top = layers.Dense(3, activation="softmax")
+    model = keras.Model(x, top(inner(layers.Rescaling(2.0)(x))))
     chain = analysis.take_apart(model)
     assert [unit.name for unit in chain.units] == [
         unit.name for unit in analysis.take_apart(inner).units
@@ -122,11 +135,27 @@ def test_a_net_in_a_model_is_taken_apart_with_what_is_around_it():
 def test_what_cannot_be_taken_apart_is_refused_with_the_reason():
     with pytest.raises(ValueError, match="'two' must depend on that of its last unit only"):
         analysis.take_apart(on_image_and_table())
+    subclassed = Subclassed()
+    subclassed(X)
+    for look in (analysis.take_apart, lambda each: analysis.grad_cam(each, X)):
+        with pytest.raises(ValueError, match="must be a functional Keras model"):
+            look(subclassed)
+
+
+def test_units_are_called_as_the_model_is():
+    """Keras overrides the `training=False` of a call in a model by that of the model's call."""
     x = keras.Input(X.shape[1:])
-    inner = body()
-    model = keras.Model(x, layers.Dense(2)(inner(x, training=True)))
-    with pytest.raises(ValueError, match="calls its net, 'body', with `training=True`"):
-        analysis.take_apart(model)
+    inner = net(architecture=TINY, name="inner")
+    model = keras.Model(x, inner(x, training=False))
+    for training in (True, False):
+        flow, own = (
+            analysis.gradient_flow(each, X, np.array([0, 1]), training=training)
+            for each in (model, inner)
+        )
+        np.testing.assert_allclose(flow.branches, own.branches, rtol=1e-4)
+        expected = model(X, training=training)
+        loss = keras.losses.sparse_categorical_crossentropy(np.array([0, 1]), expected)
+        np.testing.assert_allclose(flow.loss, np.mean(keras.ops.convert_to_numpy(loss)), rtol=1e-4)
 
 
 def test_costs_of_several_nets_are_told_apart():

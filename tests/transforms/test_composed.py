@@ -204,6 +204,29 @@ def test_depths_of_a_nested_net_are_its_own_and_other_layers_come_last():
     assert [depths[path] for path in depths if path not in own] == [3, 3]
 
 
+def test_a_model_without_a_graph_is_refused_with_the_reason():
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.body = body()
+
+        def call(self, x):
+            return self.body(x)
+
+    model = Subclassed()
+    model(X)
+    for surgery in (
+        transforms.fold,
+        keras_preact.feature_extractor,
+        lambda each: transforms.replace_head(each, 2),
+        lambda each: transforms.adapt_input_channels(each, 1),
+        lambda each: transforms.resize_input(each, 32, 32),
+    ):
+        with pytest.raises(ValueError, match="must be a functional Keras model.*Subclassed"):
+            surgery(model)
+    assert transforms.freeze(model, 3) == transforms.freeze(body(), 3)
+
+
 # Channels and sizes.
 
 

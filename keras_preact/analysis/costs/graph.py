@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_preact.composition import functional, inside
+from keras_preact.composition import functional, inside, required_functional
 from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.layers.stacked_units import TEMPLATE_PREFIX
 from keras_preact.tensor import Tensor
@@ -50,12 +50,7 @@ def calls(model: keras.Model, input_shape: Shape | None = None) -> list[Call]:
     Raises:
         ValueError: If the model is not functional, or the shape is unknown or does not fit.
     """
-    model = functional(model)
-    if not (isinstance(model, keras.Model) and hasattr(model, "_run_through_graph")):
-        raise ValueError(
-            f"`model` must be a functional Keras model. Received: {model!r} "
-            f"(of type {type(model).__name__})"
-        )
+    model = required_functional(model)
     given = _checked_shape(model, input_shape)
     recorded: list[Call] = []
     inputs = keras.KerasTensor((None, *given), dtype=model.inputs[0].dtype)
