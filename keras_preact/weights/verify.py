@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gc
 import hashlib
@@ -59,24 +60,24 @@ def verify(entry: Entry) -> Verdict:
     Returns:
         The verdict, also where something fails.
     """
-    values = {"name": entry.name, "hash": "published" if entry.hash else "server's"}
+    verdict = Verdict(entry.name, hash="published" if entry.hash else "server's")
     try:
         path = fetch(entry, functools.partial(_check, entry))
-        values["megabytes"] = path.stat().st_size / 1e6
+        verdict = dataclasses.replace(verdict, megabytes=path.stat().st_size / 1e6)
         # The largest nets take gigabytes.
         keras.utils.clear_session()
         gc.collect()
         net = _net(entry)
         if entry.name in GOLDEN:
-            values["golden"] = _difference(net, entry, GOLDEN[entry.name])
+            difference = _difference(net, entry, GOLDEN[entry.name])
+            verdict = dataclasses.replace(verdict, golden=difference)
+            if not difference <= TOLERANCE:
+                source = GOLDEN[entry.name].source
+                raise ValueError(f"the scores differ from {source} by {difference:.2g}")
     # Nothing that one entry's file, server or net does may hide the others.
     except Exception as error:
-        return Verdict(**values, error=f"{type(error).__name__}: {error}")
-    difference = values.get("golden")
-    if difference is not None and not difference <= TOLERANCE:
-        error = f"outputs differ from {GOLDEN[entry.name].source} by {difference:.2g}"
-        return Verdict(**values, error=error)
-    return Verdict(**values)
+        return dataclasses.replace(verdict, error=f"{type(error).__name__}: {error}")
+    return verdict
 
 
 def _check(entry: Entry, path: Path) -> None:
@@ -141,11 +142,10 @@ def _image(image: Image) -> Path:
 
 def cells(verdict: Verdict) -> tuple[str, ...]:
     """Return a verdict as text: name, megabytes, hash, largest difference, error or "ok"."""
-    known = verdict.megabytes is not None
     return (
         verdict.name,
-        f"{verdict.megabytes:.1f}" if known else "",
-        verdict.hash if known else "",
+        "" if verdict.megabytes is None else f"{verdict.megabytes:.1f}",
+        "" if verdict.megabytes is None else verdict.hash,
         "" if verdict.golden is None else f"{verdict.golden:.1e}",
         verdict.error or "ok",
     )
