@@ -100,7 +100,7 @@ def _linearized(chain: Chain, x: Tensor) -> tuple[Tensor, list[tuple[PullBack, P
     """Return the last unit's output, and pull-backs through each unit's sum and terms."""
     pulls = []
     with keras.StatelessScope():
-        x = chain.stem(x)
+        x = chain.stem(x, training=False)
     for unit in chain.units:
         x, pull_sum, pull = linearized_unit(unit, x, training=False)
         pulls.append((pull_sum, pull))
