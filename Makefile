@@ -9,6 +9,8 @@ RUN := runs/digits
 
 # TensorFlow's notes on what the machine lacks say nothing about this project.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+# pip compiles nothing here, so the first import must keep what it compiles for those that follow.
+unexport PYTHONDONTWRITEBYTECODE
 
 SUITES := test-tensorflow test-onednn-off test-jax test-torch
 

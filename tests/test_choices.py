@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import keras
 import numpy as np
@@ -15,6 +17,7 @@ import tensorflow as tf
 
 import keras_preact
 from keras_preact.layers import BatchNormalization, Conv2D, ScaleShift
+from keras_preact.ops import choices
 from keras_preact.ops.choices import CHOICES, SWITCHED_HERE, enabled, without
 from tests.numerics import error, in_float64, tolerance
 
@@ -89,32 +92,27 @@ def test_wrong_names_are_refused():
     assert enabled("winograd")
 
 
-def run(code: str, **variables: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(ROOT.parent), **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def imported_with(monkeypatch):
+    """Return a function that imports the module of choices anew, with a value of its variable."""
+
+    def run(value: str) -> ModuleType:
+        monkeypatch.setenv(choices.VARIABLE, value)
+        spec = importlib.util.spec_from_file_location("choices_anew", choices.__file__)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return run
 
 
-ENVIRONMENT = """
-import importlib, os
-from keras_preact.ops import choices
-print([name for name in choices.SWITCHED_HERE if not choices.enabled(name)])
-os.environ["KERAS_PREACT_WITHOUT"] = "bais"
-try:
-    importlib.reload(choices)
-except ValueError as error:
-    print(error)
-"""
-
-
-def test_the_environment_switches_them_off():
-    *_, off, error = run(ENVIRONMENT, KERAS_PREACT_WITHOUT="winograd, bias").stdout.splitlines()
-    assert off == "['winograd', 'bias']"
-    assert "KERAS_PREACT_WITHOUT" in error and error.endswith("Did you mean `bias`?")
+def test_the_environment_switches_them_off(imported_with):
+    module = imported_with("winograd, bias")
+    off = [name for name in module.SWITCHED_HERE if not module.enabled(name)]
+    assert off == ["winograd", "bias"]
+    with pytest.raises(ValueError, match=f"{choices.VARIABLE}.*Did you mean `bias`\\?$"):
+        imported_with("bais")
 
 
 ONE_THREAD = """
@@ -142,7 +140,13 @@ print("whole")
 
 def test_narrow_strided_1x1_convolutions_train_on_one_thread():
     """TensorFlow 2.21's kernel gradient on oneDNN corrupts the heap there."""
-    found = run(ONE_THREAD, TF_ENABLE_ONEDNN_OPTS="1")
+    found = subprocess.run(
+        [sys.executable, "-c", ONE_THREAD],
+        env={**os.environ, "PYTHONPATH": str(ROOT.parent), "TF_ENABLE_ONEDNN_OPTS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert found.returncode == 0 and found.stdout.endswith("whole\n"), found.stderr
 
 
