@@ -111,9 +111,14 @@ def _with_function_of(model: keras.Model, larger: keras.Model, named: NamedWeigh
 
 
 def _scores(model: keras.Model) -> np.ndarray:
-    shape = [_SIZE if size is None else size for size in model.input_shape[1:]]
-    image = np.random.default_rng(0).standard_normal((1, *shape)).astype("float32")
-    return ops.convert_to_numpy(ops.cast(model(image), "float32"))
+    rng = np.random.default_rng(0)
+    inputs = []
+    for each in model.inputs:
+        shape = [_SIZE if size is None else size for size in each.shape[1:]]
+        inputs.append(rng.standard_normal((1, *shape)).astype("float32"))
+    outputs = keras.tree.flatten(model(inputs if len(inputs) > 1 else inputs[0]))
+    arrays = [ops.convert_to_numpy(ops.cast(each, "float32")) for each in outputs]
+    return np.concatenate([each.ravel() for each in arrays])
 
 
 def _check_shapes(name: str, small: dict[str, np.ndarray], large: dict[str, np.ndarray]) -> None:

@@ -73,15 +73,18 @@ def _arrays(group: h5py.Group, prefix: str) -> Iterator[tuple[str, str, h5py.Dat
 
 def _old_arrays(file: h5py.Group) -> Iterator[tuple[str, str, h5py.Dataset]]:
     """Yield path, name and array of each variable in Keras's old format."""
-    # Before Keras 3, the first part of a weight's name was not always that of its layer.
-    tells_layers = _text(file.attrs.get("keras_version", "")).startswith("3")
+    new = _text(file.attrs.get("keras_version", "")).startswith("3")
     for layer in map(_text, file.attrs["layer_names"]):
         group = file[layer]
-        for name in group.attrs["weight_names"]:
-            # `conv1_conv/kernel:0`, `conv1_conv/conv1_conv/kernel`, or just `kernel`.
-            parts = _text(name).partition(":")[0].split("/")
-            inner = parts[-2] if tells_layers and len(parts) > 1 else layer
-            path = layer if inner == layer else inside("", layer) + inner
+        names = group.attrs["weight_names"]
+        # `conv1_conv/kernel:0`, `conv1_conv/conv1_conv/kernel`, or just `kernel`.
+        split = {name: _text(name).partition(":")[0].split("/") for name in names}
+        owners = {name: (["", *parts])[-2] or layer for name, parts in split.items()}
+        # Before Keras 3, what a weight's name began with was not always its layer.
+        nested = new or len({*owners.values()}) > 1
+        for name, parts in split.items():
+            owner = owners[name] if nested else layer
+            path = layer if owner == layer else inside("", layer) + owner
             yield path, parts[-1], group[name]
 
 

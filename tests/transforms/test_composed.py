@@ -324,3 +324,17 @@ def test_a_net_whose_sums_are_activated_may_be_cut_at_them():
     model = net({"order": "original"})
     cut = keras.Model(model.input, model.get_layer("stage2_unit2_sum_act").output)
     assert transforms.replace_head(cut, 2).output_shape == (None, 2)
+
+
+def test_each_of_two_nets_grows_and_keeps_the_function():
+    def model(units):
+        x, y = keras.Input(SHAPE), keras.Input(SHAPE)
+        nets = [body(name, changes={"units": units}) for name in "ab"]
+        top = layers.Dense(2, name="top")
+        return keras.Model([x, y], top(layers.Concatenate()([nets[0](x), nets[1](y)])))
+
+    small = model((1, 1))
+    deeper = transforms.deepen(small, model((2, 1)))
+    given = [X, 2 * X]
+    np.testing.assert_allclose(deeper(given), small(given), rtol=1e-4, atol=1e-5)
+    assert any(path.startswith("b/stage2_unit2_") for path in named_weights(deeper))

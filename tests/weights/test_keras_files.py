@@ -2,6 +2,7 @@
 
 import json
 
+import h5py
 import keras
 import keras_hub
 import numpy as np
@@ -118,6 +119,17 @@ def test_a_net_alone_in_another_model_is_read_as_the_net(suffix, tmp_path):
     model = keras.Sequential([keras.Input((16, 16, 3)), layers.Rescaling(2.0), inner])
     flat = net(architecture=TINY, seed=1)
     load_weights(flat, save(model, tmp_path / f"net{suffix}"))
+    np.testing.assert_array_equal(scores(flat), scores(inner))
+
+
+def test_an_older_keras_named_the_weights_of_nested_models_alike(tmp_path):
+    inner = net(architecture=TINY)
+    model = keras.Sequential([keras.Input((16, 16, 3)), layers.Rescaling(2.0), inner])
+    path = save(model, tmp_path / "net.h5")
+    with h5py.File(path, "r+") as file:
+        file["model_weights"].attrs["keras_version"] = "2.15.0"
+    flat = net(architecture=TINY, seed=1)
+    load_weights(flat, path)
     np.testing.assert_array_equal(scores(flat), scores(inner))
 
 
