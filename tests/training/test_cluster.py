@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.training.paths import ROOT
-from training.engines.strategy import read_workers
+from training.engines.devices import read_workers
 from training.processes import PREEMPTED
 from training.train import parse_arguments
 

@@ -16,7 +16,8 @@ import pytest
 
 from tests.training.paths import ROOT
 from training import launch
-from training.engines.strategy import make_strategy, read_workers
+from training.engines.devices import read_workers
+from training.engines.strategy import make_strategy
 from training.processes import PREEMPTED
 from training.run import read_run
 
@@ -163,6 +164,24 @@ def test_a_preempted_worker_makes_all_save_and_stop(tiny_recipe, tmp_path):
     for one, other in zip(expected, received, strict=True):
         for name in set(one) - {"seconds"}:
             assert other[name] == pytest.approx(one[name], abs=1e-4), name
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="https://github.com/keras-team/keras/issues/20585")
+def test_keras_s_own_model_trains_on_several_workers():
+    """Once this passes, `ReplicatedModel` need not replace the functions of a step."""
+    script = Path(__file__).with_name("engines") / "plain_fit.py"
+    workers = [
+        subprocess.Popen([sys.executable, script], env={**os.environ, **environment})
+        for environment in launch.environments(2, gpus_per_worker=0)
+    ]
+    statuses = []
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        statuses = [worker.wait(timeout=120) for worker in workers]
+    for worker in workers:
+        worker.kill()
+        worker.wait()
+    assert statuses == [0, 0]
 
 
 def test_wrong_arguments_end_all_workers(tiny_recipe, tmp_path):

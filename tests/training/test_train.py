@@ -169,6 +169,64 @@ def test_a_run_that_is_asked_to_stop_goes_on_within_the_epoch(tiny_recipe, tmp_p
         np.testing.assert_array_equal(one, other)
 
 
+class Counter(keras.callbacks.Callback):
+    """A callback as a user writes it."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps.append((batch, logs["loss"] > 0))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = True
+
+
+COUNTER = Counter()
+
+
+def own_callbacks():
+    return [COUNTER]
+
+
+def test_a_callback_of_one_s_own_is_called_and_may_stop_the_run(train, tmp_path, capsys):
+    options = ["--callbacks", f"{__name__}:own_callbacks", "--class-weight", "balanced"]
+    options += ["--epoch-steps", "2", "--save-every", "3", "--steps-per-execution", "1"]
+    assert train(tmp_path, *options) == 0
+    assert COUNTER.steps == [(0, True), (1, True)]
+    assert "Stopped after epoch 1 of 3" in capsys.readouterr().out
+    with np.load(tmp_path / "checkpoint" / "last.npz") as arrays:
+        assert len(json.loads(str(arrays["progress"]))["history"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere:make", "must be module:function, importable from here. Received: 'nowhere:make'"),
+        ("json", "must be module:function"),
+        ("json:nothing", "has no attribute 'nothing'"),
+        ("builtins:dict", "builtins:dict must return callbacks of Keras. Received: {}"),
+    ],
+)
+def test_what_makes_no_callbacks_is_refused(train, tmp_path, capsys, name, message):
+    assert train(tmp_path / "run", "--callbacks", name) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_a_version_with_fewer_values_goes_on(train, finished, tmp_path, capsys):
+    output = finished.copy(tmp_path / "run")
+    record = read_run(output)
+    for name in ("steps_per_execution", "class_weight"):
+        del record["recipe"][name]
+    write_json(output / "run.json", record)
+    assert train(output, *finished.options) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert train(output, *finished.options, "--class-weight", "balanced") == 2
+    assert "class_weight: 'none' then, 'balanced' now" in capsys.readouterr().err
+
+
 def test_help_is_complete(capsys):
     with pytest.raises(SystemExit) as exit_:
         parse_arguments(["--help", "--recipe", "imagenet_paper"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -84,7 +86,7 @@ def choose_devices(names: Sequence[str] = ()) -> Devices:
 
     Raises:
         ValueError: If a name is malformed, repeated or of a device that is not there, or the
-            backend cannot use as many.
+            backend cannot use as many; if `TF_CONFIG` is malformed, or the backend has no workers.
     """
     # Each backend's devices import only that backend.
     backend = keras.backend.backend()
@@ -93,6 +95,11 @@ def choose_devices(names: Sequence[str] = ()) -> Devices:
 
         return Strategy(make_strategy(names))
     parse_devices(names)
+    if len(read_workers(os.environ.get("TF_CONFIG", ""))) > 1:
+        raise ValueError(
+            "Several workers train on Keras's TensorFlow backend; set KERAS_BACKEND=tensorflow. "
+            f"Received: {backend}, and TF_CONFIG of several workers"
+        )
     if backend == "jax":
         from training.engines.sharding import choose_jax_devices
 
@@ -135,6 +142,34 @@ def parse_devices(names: Sequence[str]) -> tuple[str, list[int]]:
             f"Received: {' '.join(names)}"
         )
     return kinds.pop() if kinds else "", [int(match[2]) for match in parsed if match]
+
+
+def read_workers(tf_config: str) -> list[str]:
+    """Read the addresses of the workers.
+
+    Args:
+        tf_config: The value of the variable `TF_CONFIG`: JSON as `{"cluster": {"worker":
+            ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}`.
+
+    Returns:
+        `host:port` of every worker; none where the value is empty.
+
+    Raises:
+        ValueError: If it is malformed, or the task is none of the workers.
+    """
+    if not tf_config:
+        return []
+    try:
+        config = json.loads(tf_config)
+        tasks, task, index = config["cluster"], config["task"]["type"], config["task"]["index"]
+        if set(tasks) != {"worker"} or task != "worker" or index not in range(len(tasks[task])):
+            raise ValueError("its tasks must all be of type worker, numbered from 0")
+        return tasks["worker"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            'TF_CONFIG must be as {"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": '
+            f'{{"type": "worker", "index": 0}}}} ({error}). Received: {tf_config}'
+        ) from error
 
 
 def device_kind() -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -12,11 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from training.engines.devices import Devices, parse_devices
+from training.engines.devices import Devices, parse_devices, read_workers
 from training.engines.replicated import ReplicatedModel
-
-# Batches that `fit` gives every replica its part of.
-Batches = tf.data.Dataset | tf.distribute.DistributedDataset
 
 
 class Strategy(Devices):
@@ -32,15 +27,22 @@ class Strategy(Devices):
         super().__init__()
         self._strategy = strategy
         self.replicas = strategy.num_replicas_in_sync
-        self.chief = is_chief(strategy)
-        if has_workers(strategy):
-            self.agree = lambda value: any_worker(strategy, value)
+        resolver = strategy.cluster_resolver
+        self.chief = resolver is None or not resolver.task_id
+        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            self.agree = lambda value: bool(self._total(tf.constant(value, tf.float32)) > 0)
+        self._total = tf.function(self._add_up, autograph=False)
         self._average = tf.function(average_statistics, autograph=False)
 
     @property
     def names(self) -> list[str]:
-        """Names of the devices of this process, for people."""
-        return device_names()
+        """Names of the devices of this process, for GPUs with their model."""
+        gpus = tf.config.get_visible_devices("GPU")
+        if not gpus:
+            devices = tf.config.list_logical_devices("CPU")
+            return [device.name.removeprefix("/device:") for device in devices]
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        return [f"GPU:{index} {gpu['device_name']}" for index, gpu in enumerate(details)]
 
     def scope(self) -> AbstractContextManager:
         """Return the context in which a net is built, compiled and trained."""
@@ -58,9 +60,27 @@ class Strategy(Devices):
         self,
         make_pipeline: Callable[[tf.distribute.InputContext], tf.data.Dataset],
         batch_size: int,
-    ) -> Batches:
-        """Give every replica its part of the batches; see `distribute`."""
-        return distribute(self._strategy, make_pipeline, batch_size)
+    ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
+        """Give every replica its part of the batches; see `Devices.share`."""
+
+        def make_parts(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            parts = make_pipeline(context)
+            if context.num_replicas_in_sync == context.num_input_pipelines:
+                return parts
+            return parts.rebatch(context.get_per_replica_batch_size(batch_size))
+
+        return self._strategy.distribute_datasets_from_function(make_parts)
+
+    def _add_up(self, value: tf.Tensor) -> tf.Tensor:
+        """Add up a number over all replicas."""
+
+        def add(value: tf.Tensor) -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            # Create it on the replica's device; arguments are not placed.
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
+
+        totals = self._strategy.run(add, args=(value,))
+        return self._strategy.experimental_local_results(totals)[0]
 
 
 def make_strategy(devices: Sequence[str] = ()) -> tf.distribute.Strategy:
@@ -101,112 +121,6 @@ def make_strategy(devices: Sequence[str] = ()) -> tf.distribute.Strategy:
     # The reduction for NVLink and PCIe needs GPUs; this one works anywhere.
     reduction = None if chosen[0].device_type == "GPU" else tf.distribute.ReductionToOneDevice()
     return tf.distribute.MirroredStrategy([device.name for device in chosen], reduction)
-
-
-def read_workers(tf_config: str) -> list[str]:
-    """Read the addresses of the workers.
-
-    Args:
-        tf_config: The value of the variable `TF_CONFIG`: JSON as `{"cluster": {"worker":
-            ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}`.
-
-    Returns:
-        `host:port` of every worker; none where the value is empty.
-
-    Raises:
-        ValueError: If it is malformed, or the task is none of the workers.
-    """
-    if not tf_config:
-        return []
-    try:
-        config = json.loads(tf_config)
-        tasks, task, index = config["cluster"], config["task"]["type"], config["task"]["index"]
-        if set(tasks) != {"worker"} or task != "worker" or index not in range(len(tasks[task])):
-            raise ValueError("its tasks must all be of type worker, numbered from 0")
-        return tasks["worker"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            'TF_CONFIG must be as {"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": '
-            f'{{"type": "worker", "index": 0}}}} ({error}). Received: {tf_config}'
-        ) from error
-
-
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Return whether this process is the one that writes: worker 0, or the only one."""
-    resolver = strategy.cluster_resolver
-    return resolver is None or not resolver.task_id
-
-
-def has_workers(strategy: tf.distribute.Strategy) -> bool:
-    """Return whether this process is one of several workers."""
-    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-
-
-def any_worker(strategy: tf.distribute.Strategy, value: bool) -> bool:
-    """Return whether a value is true in at least one worker.
-
-    Args:
-        strategy: The strategy. Where it has several workers, all of them must call this, and each
-            waits for the others.
-        value: The value in this process.
-
-    Returns:
-        The same in every worker.
-    """
-    if not has_workers(strategy):
-        return value
-    return bool(_total(strategy)(tf.constant(value, tf.float32)) > 0)
-
-
-@functools.lru_cache(maxsize=1)
-def _total(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Trace a graph that adds up a number over all replicas."""
-
-    def add(value: tf.Tensor) -> tf.Tensor:
-        context = tf.distribute.get_replica_context()
-        # Create it on the replica's device; arguments are not placed.
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
-
-    @tf.function(autograph=False)
-    def total(value: tf.Tensor) -> tf.Tensor:
-        return strategy.experimental_local_results(strategy.run(add, args=(value,)))[0]
-
-    return total
-
-
-def distribute(
-    strategy: tf.distribute.Strategy,
-    make_pipeline: Callable[[tf.distribute.InputContext], tf.data.Dataset],
-    batch_size: int,
-) -> Batches:
-    """Give every replica its part of the batches.
-
-    Args:
-        strategy: The strategy.
-        make_pipeline: Makes the parts of the batches that go to a worker.
-        batch_size: Images of a whole batch.
-
-    Returns:
-        Batches for `strategy.run`.
-    """
-
-    def make_parts(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        parts = make_pipeline(context)
-        if context.num_replicas_in_sync == context.num_input_pipelines:
-            return parts
-        return parts.rebatch(context.get_per_replica_batch_size(batch_size))
-
-    return strategy.distribute_datasets_from_function(make_parts)
-
-
-def device_names() -> list[str]:
-    """Return the names of the devices of this process, for GPUs with their model."""
-    gpus = tf.config.get_visible_devices("GPU")
-    if not gpus:
-        devices = tf.config.list_logical_devices("CPU")
-        return [device.name.removeprefix("/device:") for device in devices]
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    return [f"GPU:{index} {gpu['device_name']}" for index, gpu in enumerate(details)]
 
 
 def _select_devices(names: Sequence[str]) -> None:

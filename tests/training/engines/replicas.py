@@ -15,7 +15,7 @@ from training.compiling import compile_for_training
 from training.engines.callbacks.averaging import AveragedStatistics, AveragedWeights
 from training.engines.callbacks.steps import StepCallbacks
 from training.engines.fitting import build_metrics
-from training.engines.strategy import Strategy, average_statistics, distribute, make_strategy
+from training.engines.strategy import Strategy, average_statistics, make_strategy
 from training.recipe import Recipe
 
 CLASSES = 3
@@ -57,21 +57,22 @@ def train(
     recipe = Recipe(ema_momentum=0.5, nesterov=True, schedule="constant", label_smoothing=0.1)
     recipe = recipe.replace(**changes)
     strategy = net.distribute_strategy
-    model = Strategy.model(net.inputs, net.outputs, name=net.name)
+    devices = Strategy(strategy)
+    model = devices.model(net.inputs, net.outputs, name=net.name)
     batch = tf.data.Dataset.from_tensors((images, labels))
     more = (np.concatenate([images, images[:3]]), np.concatenate([labels, labels[:3]]))
     test_images = tf.data.Dataset.from_tensor_slices(more)
     # One epoch of several steps: TensorFlow takes seconds to drop an iterator over logical CPUs.
     with strategy.scope():
         compile_for_training(net, recipe, STEPS, model)
-        build_metrics(model, Strategy(strategy))
+        build_metrics(model, devices)
         model.steps_per_execution = 3
         history = model.fit(
-            distribute(strategy, lambda context: batch.repeat(), len(images)),
-            validation_data=distribute(strategy, lambda context: test_images.batch(8), 8),
+            devices.share(lambda context: batch.repeat(), len(images)),
+            validation_data=devices.share(lambda context: test_images.batch(8), 8),
             steps_per_epoch=STEPS,
             callbacks=StepCallbacks(
-                [AveragedStatistics(average_statistics), AveragedWeights()],
+                [AveragedStatistics(devices.average_statistics), AveragedWeights()],
                 model,
                 steps=STEPS,
                 epochs=1,

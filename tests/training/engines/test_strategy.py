@@ -5,13 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.training.paths import ROOT
+from training.engines.devices import choose_devices
 from training.engines.prepare import prepare_machine
 from training.engines.strategy import make_strategy
+from training.launch import environments
 from training.recipe import Recipe
 
 
@@ -109,3 +112,21 @@ def test_what_several_devices_cannot_do_is_refused(monkeypatch, recipe, message)
     monkeypatch.setattr("training.engines.prepare.choose_devices", lambda devices: Two())
     with pytest.raises(ValueError, match=message):
         prepare_machine(recipe, (), deterministic=False)
+
+
+@pytest.mark.parametrize(
+    ("backend", "names", "workers", "message"),
+    [
+        ("torch", ["CPU:0", "CPU:1"], 1, "torch runs on one device"),
+        ("torch", [], 2, "Several workers train on Keras's TensorFlow backend"),
+        ("jax", [], 2, "Several workers train on Keras's TensorFlow backend"),
+        ("jax", ["CPU:0", "GPU:0"], 1, "all GPUs or all CPUs"),
+        ("jax", ["CPU:7"], 1, "names CPU:7, and JAX sees 1 CPUs .*device_count=N gives N"),
+    ],
+)
+def test_what_other_backends_cannot_do_is_refused(monkeypatch, backend, names, workers, message):
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda kind: ["cpu:0"])
+    monkeypatch.setenv("TF_CONFIG", environments(workers, 0)[0]["TF_CONFIG"])
+    with pytest.raises(ValueError, match=message):
+        choose_devices(names)
