@@ -257,8 +257,10 @@ def _check_alone(units: list[list[Config]], users: dict[str, list[Config]]) -> N
         ValueError: If something else needs it, or a layer is called in another way.
     """
     for unit in units:
+        # A unit may share a layer with itself, as CBAM's attention does.
+        shared = min(len(layer["inbound_nodes"]) for layer in unit) > 1
         for layer in [*unit, *_unit_config(unit)["layers"]]:
-            if len(layer["inbound_nodes"]) > 1 or always_trains(layer):
+            if shared or always_trains(layer):
                 raise ValueError(
                     f"`{layer['name']}` is called several times, or with `training=True`. A stack "
                     "calls the layers of its units once each, and as it is called itself."
