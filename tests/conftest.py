@@ -23,7 +23,7 @@ def pytest_configure() -> None:
 def pytest_collection_finish() -> None:
     """Let the garbage collector pass over what the imported libraries leave, which never dies."""
     gc.freeze()
-    gc.set_threshold(200_000, 10, 10)
+    gc.set_threshold(50_000, 10, 10)
     gc.enable()
 
 
