@@ -73,7 +73,7 @@ def to_config_folder(
     _check(model, preprocessing, class_names)
     require(not metrics or dataset is not None, "dataset", "a name, for `metrics`", dataset)
     named = named_weights(model)
-    net, tensors = _timm_form(model)
+    net, tensors = _timm_form(model, named)
     config = _config(model, named, preprocessing, class_names, net, tensors)
     with written_whole(folder) as partial:
         partial.mkdir()
@@ -139,12 +139,14 @@ def _check(
         )
 
 
-def _timm_form(model: keras.Model) -> tuple[TimmNet | None, dict[str, np.ndarray]]:
+def _timm_form(
+    model: keras.Model, named: NamedWeights
+) -> tuple[TimmNet | None, dict[str, np.ndarray]]:
     """Return timm's form of a net, if timm has it, and the entries of its file of weights."""
     try:
-        return timm_entries(model)
+        return timm_entries(model, named)
     except ValueError:
-        return None, safetensors_file.entries(named_weights(model))
+        return None, safetensors_file.entries(named)
 
 
 def _config(

@@ -97,13 +97,17 @@ def export_timm(model: keras.Model, path: str | os.PathLike) -> TimmNet:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"`path` must end in .safetensors. Received: {str(path)!r}")
-    net, tensors = timm_entries(model)
+    net, tensors = timm_entries(model, named_weights(model))
     save(tensors, path)
     return net
 
 
-def timm_entries(model: keras.Model) -> tuple[TimmNet, dict[str, np.ndarray]]:
+def timm_entries(model: keras.Model, named: NamedWeights) -> tuple[TimmNet, dict[str, np.ndarray]]:
     """Return timm's form of a net, and its weights under timm's names.
+
+    Args:
+        model: The net.
+        named: Its weights.
 
     Raises:
         ValueError: If timm has no such net.
@@ -114,7 +118,6 @@ def timm_entries(model: keras.Model) -> tuple[TimmNet, dict[str, np.ndarray]]:
             f"Received: {model.name!r} with {len(model.inputs)} and {len(model.outputs)}"
         )
     stage_numbers(model)
-    named = named_weights(model)
     reasons = []
     for net, architecture in _candidates(model, named):
         try:
