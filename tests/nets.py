@@ -86,6 +86,6 @@ def nested_net(
     return keras.Model(inputs, top(x, make, classes, classifier_activation), name=name)
 
 
-def scores(model: Any, x: np.ndarray = X) -> np.ndarray:
+def scores(model: Any, x: Any = X) -> np.ndarray:
     """Return the output of a model in inference as an array."""
     return keras.ops.convert_to_numpy(model(x))
