@@ -113,7 +113,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for net, batch_size, size, seconds in NETS:
-        steps = max(10, round(options.seconds / seconds))
+        steps = max(4, round(options.seconds / seconds))
         arguments = (net, batch_size, size, steps)
         results = measure_in_turn(
             {
