@@ -1,8 +1,8 @@
 """The test suites: `python tests/suites.py [NAME ...]`, without a name all of them.
 
-Keras takes one backend per process, so each suite is a run of pytest of its own. They run at the
-same time, so that no core idles where one waits. The first one prints as it goes, the others after
-it. A suite that fails does not end the others. The last line says what passed where.
+Keras takes one backend per process, so each suite is a run of pytest of its own. The others run one
+after the other beside the first, so that no core idles where one waits; more at a time would take
+too much memory. The first one prints as it goes, the others after it. A suite that fails does not end the others. The last line says what passed where.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Result:
 
 
 def run_all(suites: Iterable[Suite], reports: Path = CACHE / "tests") -> int:
-    """Run all suites at the same time and print the line that sums them up.
+    """Run the suites, two at a time, and print the line that sums them up.
 
     Args:
         suites: The suites, in the order in which they are reported.
@@ -100,7 +100,7 @@ def run_all(suites: Iterable[Suite], reports: Path = CACHE / "tests") -> int:
         The exit status: 0 if every suite passed, else 1.
     """
     first, *others = suites
-    with ThreadPoolExecutor(1 + len(others)) as pool:
+    with ThreadPoolExecutor(2) as pool:
         running = [pool.submit(run, first, reports)]
         running += [pool.submit(run, suite, reports, stdout=subprocess.PIPE) for suite in others]
     results = [each.result() for each in running]
