@@ -156,7 +156,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m savedmodels.export",
         description="Write a trained model as DIR/NAME/VERSION/, a SavedModel with the signatures "
-        "serving_default (images), serving_bytes, classify and features (encoded images).",
+        "serving_default and single_pass (images), serving_bytes, classify and features (encoded "
+        "images).",
         allow_abbrev=False,
     )
     add_trained_arguments(parser)
@@ -187,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     group = parser.add_argument_group("SavedModel")
     group.add_argument(
-        "--uint8", action="store_true", help="serving_default takes uint8 images, not float32"
+        "--uint8", action="store_true", help="signatures of images take uint8, not float32"
     )
     group.add_argument(
         "--any-size", action="store_true", help="serving_default takes images of any size"

@@ -15,10 +15,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import keras_preact
 from keras_preact import Architecture, transforms, weights
 from keras_preact.dense import dense_channels
+from keras_preact.preprocessing import Preprocessing, Preprocessor
+from tests.odd_files import DAMAGED, FILES, upright
 
 # Together they have every kind of unit: with and without a projection and a stride, and alike.
 ARCHITECTURES = {
@@ -272,6 +275,18 @@ def test_import_needs_no_tensorflow():
         env={**os.environ, "PYTHONPATH": str(root)},
     )
     assert result.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_odd_files_are_read_as_pillow_reads_them(channels):
+    preprocessor = Preprocessor(
+        Preprocessing(input_size=32, mean=(0.0,) * channels, std=(1 / 255,) * channels)
+    )
+    expected = preprocessor([Image.fromarray(upright(file)) for file in FILES.values()])
+    np.testing.assert_array_equal(preprocessor([*FILES.values()]), expected)
+    for file in DAMAGED.values():
+        with pytest.raises(ValueError, match="Not a readable image"):
+            preprocessor(file)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from keras_preact.images.bitmap import BMP_SIGNATURE, decode_bitmap
 from keras_preact.images.orientation import exif_orientation, oriented
 from keras_preact.images.tracing import traced_once
 from keras_preact.tensor import Tensor
@@ -18,8 +19,8 @@ def decode_image(encoded: Tensor, channels: int) -> Tensor:
     """Decode an image file and turn it upright, in a TensorFlow graph.
 
     Args:
-        encoded: Scalar TensorFlow string, the content of a JPEG, PNG, GIF (its first frame), BMP
-            or WebP file.
+        encoded: Scalar TensorFlow string, the content of a JPEG, PNG, GIF, BMP or WebP file. Of
+            several frames it is the first.
         channels: 1 for gray, 3 for RGB.
 
     Returns:
@@ -28,14 +29,33 @@ def decode_image(encoded: Tensor, channels: int) -> Tensor:
     """
     import tensorflow as tf
 
-    # Not every decoder can make gray of colors, but all of them make RGB of anything.
+    # Not every decoder can make gray of colors.
     image = tf.cond(
         tf.io.is_jpeg(encoded),
         lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method=JPEG_DCT),
-        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+        lambda: _decode_other(encoded),
     )
     image = tf.ensure_shape(image, (None, None, 3))
     return rgb_to_channels(oriented(image, exif_orientation(encoded)), channels)
+
+
+def _decode_other(encoded: Tensor) -> Tensor:
+    import tensorflow as tf
+
+    # Zeros follow a file that ends earlier.
+    beginning = tf.strings.join([tf.strings.substr(encoded, 0, 12), b"\0" * 12])
+    is_bitmap = tf.strings.substr(beginning, 0, 2) == BMP_SIGNATURE
+    is_webp = tf.strings.substr(beginning, 8, 4) == b"WEBP"
+    return tf.switch_case(
+        tf.cast(is_bitmap, tf.int32) + 2 * tf.cast(is_webp, tf.int32),
+        [
+            lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+            lambda: decode_bitmap(encoded),
+            # The decoder makes no RGB of a file with an alpha channel.
+            lambda: tf.io.decode_image(encoded, expand_animations=False)[..., :3],
+        ],
+        name="decode_by_format",
+    )
 
 
 def rgb_to_channels(image: Tensor, channels: int) -> Tensor:

@@ -94,6 +94,8 @@ def _decode(source: str | os.PathLike | bytes | bytearray) -> Image.Image:
     try:
         with Image.open(io.BytesIO(source) if in_memory else source) as image:
             image.load()
+            if image.format == "GIF" and image.has_transparency_data:
+                image = _on_black(image)
             return ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise
@@ -101,6 +103,15 @@ def _decode(source: str | os.PathLike | bytes | bytearray) -> Image.Image:
     except Exception as error:
         name = f"{len(source)} bytes" if in_memory else repr(os.fspath(source))
         raise ValueError(f"Not a readable image: {name} ({error})") from error
+
+
+def _on_black(image: Image.Image) -> Image.Image:
+    """Return a GIF image whose transparent pixels are black, as in TensorFlow.
+
+    A palette may have any color for them, and a writer seldom chooses it.
+    """
+    pixels = np.asarray(image.convert("RGBA"))
+    return _import_pillow().fromarray(pixels[..., :3] * (pixels[..., 3:] > 0))
 
 
 def _to_channels(image: Image.Image, channels: int) -> Image.Image:

@@ -46,6 +46,9 @@ def export_savedmodel(
 
     - `serving_default`: `images`, `image_dtype` `(batch, height, width, channels)`, pixels in
       0..255, to `probabilities`, float32 `(batch, classes)`.
+    - `single_pass`: the same in one pass of the net, for converters (tf2onnx, TensorFlow Lite,
+      OpenVINO), which refuse the loop of the other signatures. That loop takes parts of a batch,
+      two side by side: it is faster for a batch, and needs no more memory for a larger one.
     - `serving_bytes`: `image_bytes`, strings `(batch,)`, each a whole JPEG, PNG, GIF (first
       frame), BMP or WebP file, to `probabilities` and `errors`. The files are decoded, turned as a
       JPEG's EXIF orientation says, resized, cropped and normalized. TF Serving's REST interface
@@ -71,7 +74,8 @@ def export_savedmodel(
             name beside it, which is then renamed.
         preprocessing: The preprocessing with which the model was evaluated.
         class_names: Name of each class; by default their indices, from `"0"`.
-        image_dtype: Dtype of the images that `serving_default` takes, `"float32"` or `"uint8"`.
+        image_dtype: Dtype of the images that `serving_default` and `single_pass` take, `"float32"`
+            or `"uint8"`.
         any_size: Whether `serving_default` takes images of any size, and resizes and crops them as
             the other signatures do. Otherwise they have the size of the model's input.
         top_k: Number of classes that `classify` gives; all if the model has fewer.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from keras_preact.images.bitmap import BMP_SIGNATURE, UNSUPPORTED, is_supported_bitmap
 from keras_preact.images.decoding import decode_image
 from keras_preact.images.orientation import JPEG_SIGNATURE
 from keras_preact.images.preprocessing import Preprocessing
@@ -68,18 +69,26 @@ class ImageReader:
 
         size, channels = self.preprocessing.input_size, self.preprocessing.channels
         pixels = _pixels(file)
-        error = tf.where(
-            pixels < 0,
-            UNKNOWN_FORMAT,
-            tf.where(
-                pixels > self.max_pixels, TOO_LARGE.format(max_pixels=self.max_pixels), NO_ERROR
-            ),
-        )
+        error = tf.constant(NO_ERROR)
+        # A file that is too large is told even if it is not supported.
+        for wrong, reason in (
+            (_is_other_bitmap(file), UNSUPPORTED),
+            (pixels > self.max_pixels, TOO_LARGE.format(max_pixels=self.max_pixels)),
+            (pixels < 0, UNKNOWN_FORMAT),
+        ):
+            error = tf.where(wrong, reason, error)
 
         def prepare() -> tf.Tensor:
             return self.preprocessing.resize_and_crop(decode_image(file, channels))
 
         return tf.cond(error == NO_ERROR, prepare, lambda: tf.zeros([size, size, channels])), error
+
+
+def _is_other_bitmap(file: Tensor) -> Tensor:
+    """Return whether a file is a BMP file of a kind that is not decoded."""
+    import tensorflow as tf
+
+    return (tf.strings.substr(file, 0, 2) == BMP_SIGNATURE) & ~is_supported_bitmap(file)
 
 
 def _pixels(file: Tensor) -> Tensor:

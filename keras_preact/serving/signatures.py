@@ -143,6 +143,9 @@ def signatures(
             )
         return run(tf.cast(images, tf.float32), [PROBABILITIES])
 
+    def score_at_once(images: Tensor) -> dict[str, Tensor]:
+        return _at_once(net, tf.cast(images, tf.float32), [PROBABILITIES])
+
     def read_and_run(files: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         images, errors = read(files)
         outputs = run(images, names)
@@ -164,10 +167,12 @@ def signatures(
         return read_and_run(image_bytes, features)
 
     channels = preprocessing.channels
+    whole = tf.TensorSpec(model.inputs[0].shape, options.image_dtype, "images")
     shape = (None, None, None, channels) if options.any_size else model.inputs[0].shape
     images = tf.TensorSpec(shape, options.image_dtype, "images")
     functions = {
         "serving_default": (score, images),
+        "single_pass": (score_at_once, whole),
         "serving_bytes": (score_files, files),
         "classify": (classify, files),
     }
@@ -184,10 +189,8 @@ def _in_chunks(net: Net, images: Tensor, names: Sequence[str]) -> dict[str, Tens
     import tensorflow as tf
 
     count = tf.shape(images)[0]
-    # One blank image instead of none: TensorFlow's convolution on oneDNN (2.21) gives no images
-    # the shape of its input, not of its output.
-    padded = tf.maximum(count, 1)
-    images = tf.pad(images, [[0, padded - count], [0, 0], [0, 0], [0, 0]])
+    images = _one_at_least(images)
+    padded = tf.shape(images)[0]
     streams = STREAMS if enabled("streams") else 1
     # A small batch has a share for each stream too.
     size = tf.minimum(CHUNK, (padded + streams - 1) // streams)
@@ -208,6 +211,27 @@ def _in_chunks(net: Net, images: Tensor, names: Sequence[str]) -> dict[str, Tens
     )
     # Without the blank one.
     return {name: array.concat()[:count] for name, array in zip(names, arrays, strict=True)}
+
+
+def _at_once(net: Net, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """Compute some outputs of the net without a loop, which converters to other formats refuse."""
+    import tensorflow as tf
+
+    count = tf.shape(images)[0]
+    outputs = net(_one_at_least(images))
+    return {name: outputs[name][:count] for name in names}
+
+
+def _one_at_least(images: Tensor) -> Tensor:
+    """Return images, or a blank one where there is none.
+
+    TensorFlow's convolution on oneDNN (2.21) gives no images the shape of its input, not of its
+    output.
+    """
+    import tensorflow as tf
+
+    missing = tf.maximum(1 - tf.shape(images)[0], 0)
+    return tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
 
 
 def _zero_where(failed: Tensor, output: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ folder = pathlib.Path(sys.argv[2])
 model = ServedModel(sys.argv[1])
 paths = sorted(folder.glob("*.image"))
 for name in model.signatures:
-    if name == "serving_default":
+    if name in ("serving_default", "single_pass"):
         inputs = {"images": np.load(folder / "images.npy")}
     else:
         inputs = {"image_bytes": [path.read_bytes() for path in paths]}

@@ -16,7 +16,8 @@ from savedmodels.c_api import ServedModel, ServingError
 from savedmodels.check import main, warm_up_requests
 from tests.savedmodels.files import CLASS_NAMES, PREPROCESSING, claiming, encoded, exif, pixels
 
-SIGNATURES = {"serving_default", "serving_bytes", "classify", "features"}
+OF_IMAGES = {"serving_default", "single_pass"}
+SIGNATURES = {*OF_IMAGES, "serving_bytes", "classify", "features"}
 DAMAGED, UNKNOWN = b"the image is damaged", b"not a JPEG, PNG, GIF, BMP or WebP file"
 TOO_LARGE = b"the image has more than 10000000 pixels"
 
@@ -51,9 +52,10 @@ def test_every_signature_without_keras(without_keras, everything):
     }
     wanted = expected(everything, without_keras.files[:2])
     close = {"rtol": 1e-4, "atol": 1e-4}
-    np.testing.assert_allclose(
-        received["serving_default"]["probabilities"], wanted["probabilities"], **close
-    )
+    for name in OF_IMAGES:
+        np.testing.assert_allclose(
+            received[name]["probabilities"], wanted["probabilities"], **close
+        )
     np.testing.assert_allclose(
         received["serving_bytes"]["probabilities"][:2], wanted["probabilities"], **close
     )
@@ -69,7 +71,7 @@ def test_every_signature_without_keras(without_keras, everything):
         scores[:2], np.take_along_axis(wanted["probabilities"], order, 1), **close
     )
     assert [*classes[2]] == [b""] * 5 and not scores[2].any()
-    for name in SIGNATURES - {"serving_default"}:
+    for name in SIGNATURES - OF_IMAGES:
         assert [*received[name]["errors"]] == [b"", b"", UNKNOWN]
 
 
@@ -215,7 +217,7 @@ def test_a_picture_is_turned_upright(served, photo):
 
 @pytest.mark.parametrize("signature", sorted(SIGNATURES))
 def test_an_empty_batch(served, signature):
-    images = signature == "serving_default"
+    images = signature in OF_IMAGES
     inputs = {"images": np.zeros((0, 32, 32, 3))} if images else {"image_bytes": []}
     assert {len(each) for each in served.run(inputs, signature).values()} == {0}
 

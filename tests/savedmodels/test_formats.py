@@ -3,12 +3,15 @@
 import dataclasses
 import io
 import re
+import shutil
+import sys
 import tarfile
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import keras_preact
@@ -133,6 +136,52 @@ def test_savedmodel(exported, photographs, pixels, expected):
         CLASS_NAMES[index] for index in expected.argmax(1)
     ]
     model.close()
+
+
+def _by_tf2onnx(folder, monkeypatch):
+    import onnxruntime
+    from tf2onnx import convert
+
+    file = str(folder.with_suffix(".onnx"))
+    options = ["--saved-model", str(folder), "--signature_def", "single_pass", "--output", file]
+    monkeypatch.setattr(sys, "argv", ["tf2onnx", *options])
+    convert.main()
+    session = onnxruntime.InferenceSession(file)
+    return lambda batch: session.run(["probabilities"], {"images": batch})[0]
+
+
+def _by_tensorflow_lite(folder, monkeypatch):
+    from ai_edge_litert.interpreter import Interpreter
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        str(folder), signature_keys=["single_pass"]
+    )
+    run = Interpreter(model_content=converter.convert()).get_signature_runner("single_pass")
+    return lambda batch: run(images=batch)["probabilities"]
+
+
+def _by_openvino(folder, monkeypatch):
+    import openvino
+
+    loaded = tf.saved_model.load(str(folder))
+    model = openvino.convert_model(loaded.signatures["single_pass"])
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda batch: compiled(batch)["probabilities"]
+
+
+@pytest.mark.parametrize("convert", [_by_tf2onnx, _by_tensorflow_lite, _by_openvino])
+def test_others_convert_the_savedmodel(convert, exported, pixels, expected, tmp_path, monkeypatch):
+    served = ServedModel(exported)
+    predict = convert(Path(shutil.copytree(exported, tmp_path / "net")), monkeypatch)
+    # A number of images that no loop over parts of a batch divides, and none.
+    for count in (1, 5, 0):
+        received = predict(pixels[:count])
+        assert received.shape == (count, len(CLASS_NAMES))
+        if count:
+            assert_same(received, expected[:count])
+        own = served.run({"images": pixels[:count]}, "single_pass")["probabilities"]
+        np.testing.assert_allclose(received, own, atol=1e-5)
+    served.close()
 
 
 @pytest.mark.slow

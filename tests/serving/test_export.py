@@ -180,6 +180,7 @@ def test_mixed_precision_serves_float32(model, small_net, tmp_path):
 def test_signatures_say_what_they_take_and_give(signatures):
     shapes = {
         "serving_default": {"probabilities": (None, 7)},
+        "single_pass": {"probabilities": (None, 7)},
         "serving_bytes": {"probabilities": (None, 7), "errors": (None,)},
         "classify": {"classes": (None, 5), "scores": (None, 5), "errors": (None,)},
         "features": {
@@ -193,7 +194,7 @@ def test_signatures_say_what_they_take_and_give(signatures):
     for name, function in signatures.items():
         assert {key: tuple(each) for key, each in function.output_shapes.items()} == shapes[name]
         _, inputs = function.structured_input_signature
-        if name == "serving_default":
+        if name in ("serving_default", "single_pass"):
             assert inputs == {"images": tf.TensorSpec((None, 32, 32, 3), tf.float32, "images")}
         else:
             assert inputs == {"image_bytes": tf.TensorSpec((None,), tf.string, "image_bytes")}
@@ -322,7 +323,9 @@ def test_the_card_tells_what_is_known(model, described):
     card = json.loads((described / "assets.extra" / "model.json").read_text())
     assert card["architecture"]["parameters"] == model.count_params()
     assert card["licence"] == "Apache-2.0" and card["training"] is None
-    assert set(card["signatures"]) == {"serving_default", "serving_bytes", "classify", "features"}
+    assert set(card["signatures"]) == {
+        *("serving_default", "single_pass", "serving_bytes", "classify", "features")
+    }
     for name, digest in card["files_sha256"].items():
         assert hashlib.sha256((described / name).read_bytes()).hexdigest() == digest
     text = (described / "assets.extra" / "README.md").read_text()
@@ -366,7 +369,9 @@ def test_a_net_of_another_kind_has_no_features(tmp_path):
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
     model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
     loaded = export(model, tmp_path)
-    assert set(loaded.signatures) == {"serving_default", "serving_bytes", "classify"}
+    assert set(loaded.signatures) == {
+        *("serving_default", "single_pass", "serving_bytes", "classify")
+    }
 
 
 def test_stacked_units_in_another_precision_unfolded(tmp_path):

@@ -1,22 +1,33 @@
 """One set of odd image files through every reader: all give the pixels that Pillow gives."""
 
-import io
+import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
 from keras_preact.preprocessing import Preprocessing, Preprocessor
 
 tf = pytest.importorskip("tensorflow")
 
+from keras_preact.images.bitmap import UNSUPPORTED as OTHER_BITMAP  # noqa: E402
 from keras_preact.images.orientation import (  # noqa: E402
     _find_orientation,
     exif_orientation,
 )
 from keras_preact.preprocessing import decode_image  # noqa: E402
-from keras_preact.serving.reading import ImageReader  # noqa: E402
+from keras_preact.serving.reading import UNKNOWN_FORMAT, ImageReader  # noqa: E402
 from savedmodels.quantize import read_images  # noqa: E402
+from tests.odd_files import (  # noqa: E402
+    DAMAGED,
+    FILES,
+    GRAY,
+    PICTURE,
+    UNSUPPORTED,
+    tolerance,
+    upright,
+)
 from tests.savedmodels.files import encoded, exif  # noqa: E402
 from training import data  # noqa: E402
 from training.loading import reading  # noqa: E402
@@ -25,92 +36,55 @@ from training.loading.image_set import load_image_set  # noqa: E402
 from training.recipe import Recipe, preprocessing_of  # noqa: E402
 from training.sources import open_source  # noqa: E402
 
-# Another color in each corner, so that each of the eight orientations looks different.
-ROWS, COLUMNS = np.mgrid[:48, :64].astype(float)
-PIXELS = np.stack([4 * COLUMNS, 5 * ROWS, 2 * (ROWS + COLUMNS)], axis=-1).astype(np.uint8)
-PICTURE = Image.fromarray(PIXELS)
-GRAY = PICTURE.convert("L")
-ALPHA = Image.fromarray(np.dstack([PIXELS, PIXELS[..., 0]]))
 
-
-def files():
-    turned = {
-        f"{kind.lower()} {orientation}": encoded(PICTURE, kind, exif=exif(orientation), **options)
-        for kind, options in (
-            ("JPEG", {"quality": 95}),
-            ("PNG", {}),
-            ("WEBP", {"lossless": True}),
-        )
-        for orientation in range(1, 9)
-    }
-    # The marker belongs to JPEG; some writers leave it before the data of others.
-    block = exif(6)
-    assert block in turned["jpeg 6"] and block not in turned["png 6"]
-    return {
-        **turned,
-        "gray jpeg": encoded(GRAY, "JPEG", exif=exif(8), quality=95),
-        "cmyk jpeg": encoded(PICTURE.convert("CMYK"), "JPEG", exif=exif(5), quality=95),
-        "progressive jpeg": encoded(PICTURE, "JPEG", progressive=True, exif=exif(6, "<")),
-        "plain jpeg": encoded(PICTURE, "JPEG"),
-        "gray png": encoded(GRAY, "PNG"),
-        "gray png with alpha": encoded(ALPHA.convert("LA"), "PNG"),
-        "png with alpha": encoded(ALPHA, "PNG", exif=exif(3)),
-        "palette png": encoded(PICTURE.quantize(64), "PNG"),
-        "1-bit png": encoded(PICTURE.convert("1"), "PNG"),
-        "gray png of 16 bits": encoded(
-            Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 250), "PNG"
-        ),
-        "png of 16 bits": tf.io.encode_png(PIXELS.astype(np.uint16) * 250).numpy(),
-        "gif": encoded(PICTURE, "GIF"),
-        "bmp": encoded(PICTURE, "BMP"),
-        "webp": encoded(PICTURE, "WEBP", lossless=True),
-    }
-
-
-FILES = files()
-
-
-def upright(file, channels=3):
-    """Return the pixels of a file as Pillow reads them."""
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(file)))
-    if image.mode == "I;16":
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    image = image.convert("RGB").convert("L" if channels == 1 else "RGB")
-    return np.asarray(image).reshape(*image.size[::-1], channels)
-
-
-def tolerance(name):
-    # Pillow and TensorFlow each bring the colors of CMYK to RGB in their own whole numbers.
-    return 1 if name == "cmyk jpeg" else 0
+@functools.cache
+def decode(channels):
+    """Return `decode_image`, traced once for all files."""
+    spec = tf.TensorSpec((), tf.string)
+    return tf.function(lambda file: decode_image(file, channels), input_signature=[spec])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", FILES)
 def test_whole_images_are_those_of_pillow(name, channels):
     expected = upright(FILES[name], channels)
-    pixels = decode_image(FILES[name], channels).numpy()
+    pixels = decode(channels)(FILES[name]).numpy()
     assert pixels.shape == expected.shape
     np.testing.assert_allclose(pixels.astype(int), expected, atol=tolerance(name))
     if name[-1] in "5678":
         assert pixels.shape == (64, 48, channels)
 
 
+@functools.cache
+def part_of(size):
+    """Return a function from a file to the shape of its image and a part, traced once."""
+
+    @tf.function(input_signature=[tf.TensorSpec((), tf.string)])
+    def shape_and_part(file):
+        # The part is chosen within branches of the graph.
+        def choose(shape):
+            with tf.control_dependencies([seen.assign(shape[:2])]):
+                return tf.constant([16, 8, 24, 32])
+
+        part = reading.part_of(file, choose, size, 3)
+        with tf.control_dependencies([part]):
+            return seen.read_value(), part
+
+    seen = tf.Variable([0, 0], trainable=False)
+    return shape_and_part
+
+
 # Even places, at which a JPEG's colors, of which each has four pixels, are not mixed anew.
 @pytest.mark.parametrize("size", [24, 8])
 @pytest.mark.parametrize("name", FILES)
 def test_parts_lie_in_the_upright_image(name, size):
-    shapes = []
-
-    def choose(shape):
-        shapes.append(shape.numpy())
-        return tf.constant([16, 8, 24, 32])
-
-    part = reading.part_of(tf.constant(FILES[name]), choose, size, 3).numpy().astype(float)
+    shape, part = (each.numpy() for each in part_of(size)(FILES[name]))
     whole = upright(FILES[name]).astype(float)
-    assert [tuple(shape[:2]) for shape in shapes] == [whole.shape[:2]]
+    assert tuple(shape[:2]) == whole.shape[:2]
     expected = whole[16:40, 8:40]
     scale = {24: 1, 8: 2}[size]
     expected = expected.reshape(24 // scale, scale, 32 // scale, scale, 3).mean(axis=(1, 3))
+    part = part.astype(float)
     assert part.shape == expected.shape
     is_jpeg = "jpeg" in name
     # Decoders smooth colors across the border of the part, and shrink by their own transform.
@@ -167,13 +141,23 @@ def device(folder):
     }
 
 
+@functools.cache
+def serving_reader():
+    spec = tf.TensorSpec((None,), tf.string)
+    return tf.function(ImageReader(PREPROCESSING, 10**6).read, input_signature=[spec])
+
+
+def served(files):
+    """Return images and errors as the signatures that take files see them."""
+    images, errors = serving_reader()(tf.constant([*files.values()]))
+    return images.numpy(), errors.numpy()
+
+
 def serving(folder):
     del folder
-    images, errors = tf.function(ImageReader(PREPROCESSING, 10**6).read)(
-        tf.constant(list(FILES.values()))
-    )
-    assert not any(errors.numpy())
-    return dict(zip(FILES, images.numpy(), strict=True))
+    images, errors = served(FILES)
+    assert not any(errors)
+    return dict(zip(FILES, images, strict=True))
 
 
 def quantization(folder):
@@ -199,6 +183,57 @@ def test_every_reader_prepares_the_pixels_of_pillow(read, folder, tmp_path, monk
         np.testing.assert_allclose(
             prepared[name], expected, atol=tolerance(name) + 1e-3, err_msg=name
         )
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """One image that can be read, and all that cannot be, in each split."""
+    root = tmp_path_factory.mktemp("refused")
+    for split in ("train", "test"):
+        (root / split / "good").mkdir(parents=True)
+        for name, content in {"good": FILES["png 1"], **DAMAGED, **UNSUPPORTED}.items():
+            (root / split / "good" / f"{name}.jpg").write_bytes(content)
+    return root
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_read(refused, tmp_path, capsys, monkeypatch):
+    names = {*DAMAGED, *UNSUPPORTED}
+    source = open_source(str(refused))
+    reader = reading.ImageReader(source, "train", max_corrupt_images=len(names))
+    spec = tf.TensorSpec([32, 32, 3], tf.float32)
+    ((images, labels),) = reader.read_all(
+        lambda file: PREPROCESSING.resize_and_crop(reading.pixels_of(file, 3)), spec
+    )
+    assert images.shape == (1, 32, 32, 3) and labels.tolist() == [0]
+    assert {Path(name).stem for name in reader.corrupt.names} == names
+
+    paths = [refused / "test" / "good" / f"{name}.jpg" for name in sorted(names)]
+    with pytest.raises(ValueError, match=f"none of the {len(names)} images can be read"):
+        read_images(paths, PREPROCESSING)
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(" is left out")[0] for line in told] == [
+        f"savedmodels.quantize: {path}" for path in paths
+    ]
+
+    _, errors = served({**DAMAGED, **UNSUPPORTED})
+    told = dict(zip([*DAMAGED, *UNSUPPORTED], errors.astype(str), strict=True))
+    for name, error in told.items():
+        if name in ("empty", "text", "tiff"):
+            assert error == UNKNOWN_FORMAT
+        else:
+            other = name in UNSUPPORTED or name == "two bytes"
+            assert error == (OTHER_BITMAP if other else "the image is damaged"), name
+
+    # Pillow knows more kinds, and reads them right or not at all.
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    images = load_image_set(str(refused), PREPROCESSING, max_corrupt_images=len(names))
+    assert 1 <= images.num_examples("test") <= 1 + len(UNSUPPORTED)
+    for file in DAMAGED.values():
+        with pytest.raises(ValueError, match="Not a readable image"):
+            Preprocessor(PREPROCESSING)(file)
+    np.testing.assert_array_equal(
+        Preprocessor(PREPROCESSING)(UNSUPPORTED["tiff"]), Preprocessor(PREPROCESSING)(PICTURE)
+    )
 
 
 def test_random_crops_are_upright_in_and_out_of_memory(folder):
