@@ -27,10 +27,15 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     partial = path.with_name(PARTIAL + path.name)
-    yield partial
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        # What is left of it would keep a full disk full.
+        partial.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

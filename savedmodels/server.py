@@ -57,6 +57,11 @@ class LocalServer:
         rest_port: Port for REST, in the same form.
         host: Address to listen on.
 
+    Raises:
+        FileNotFoundError: If there is no SavedModel.
+        OSError: If it cannot listen on a port.
+        ValueError: If the folder's name is not the number of a version.
+
     Attributes:
         port: Port for gRPC.
         rest_port: Port for REST.
@@ -66,11 +71,18 @@ class LocalServer:
         self, folder: Path, port: int = 0, rest_port: int = 0, host: str = "127.0.0.1"
     ) -> None:
         folder = version_folder(folder.absolute())
+        if not folder.name.isdecimal():
+            raise ValueError(
+                "a served model lies in NAME/VERSION/, and a version is a number. "
+                f"Received: {folder}"
+            )
         self.name, self.version = folder.parent.name, int(folder.name)
         self.model = ServedModel(folder)
         options = [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            # Else two servers share a port, and each gets some of the requests.
+            ("grpc.so_reuseport", 0),
         ]
         self._threads = ThreadPoolExecutor(THREADS)
         self._grpc = grpc.server(self._threads, options=options)
@@ -78,9 +90,15 @@ class LocalServer:
             _Predictions(self), self._grpc
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Models(self), self._grpc)
-        self.port = self._grpc.add_insecure_port(f"{host}:{port}")
         handler = type("Handler", (_RestHandler,), {"served": self})
-        self._rest = _RestServer((host, rest_port), handler)
+        try:
+            self.port = self._grpc.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise OSError(_no_port(host, port, "--port")) from error
+        try:
+            self._rest = _RestServer((host, rest_port), handler)
+        except OSError as error:
+            raise OSError(_no_port(host, rest_port, "--rest-port")) from error
         self.rest_port = self._rest.server_address[1]
 
     def start(self) -> None:
@@ -111,6 +129,13 @@ class LocalServer:
             raise ServingError(
                 5, f"Servable not found for request: {name}, version {version or 'latest'}"
             )
+
+
+def _no_port(host: str, port: int, option: str) -> str:
+    return (
+        f"cannot listen on {host}:{port}, which another process may use: give another {option}, "
+        "or 0 for any that is free"
+    )
 
 
 class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -312,7 +337,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         server = LocalServer(options.model, options.port, options.rest_port, options.host)
-    except (OSError, ServingError) as error:
+    except (OSError, ServingError, ValueError) as error:
         print(f"savedmodels.server: {error}", file=sys.stderr)
         return 2
     with server:

@@ -18,7 +18,7 @@ class SlowModel:
     """A model whose answers wait until they may go on."""
 
     def __init__(self, folder):
-        del folder
+        self.folder = folder
         self.signatures = {"serving_default": SimpleNamespace(inputs={"x": None})}
         self.entered, self.release = threading.Event(), threading.Event()
         self.closed = threading.Event()
@@ -114,3 +114,25 @@ def test_an_idle_server_stops(slow):
     stopping = in_thread(slow.stop)
     stopping.join(WAIT_S)
     assert slow.model.closed.is_set() and not stopping.is_alive()
+
+
+def test_a_port_in_use_is_told(slow, capsys):
+    folder = str(slow.model.folder)
+    for ports, option in (
+        ((slow.port, 0), "--port"),
+        ((0, slow.rest_port), "--rest-port"),
+    ):
+        options = ["--port", str(ports[0]), "--rest-port", str(ports[1])]
+        assert server_module.main([folder, *options]) == 2
+        error = capsys.readouterr().err
+        assert f"cannot listen on 127.0.0.1:{max(ports)}, which another process" in error
+        assert f"give another {option}, or 0" in error
+    slow.model.release.set()
+    slow.stop()
+
+
+def test_a_version_that_is_no_number_is_told(tmp_path, capsys):
+    (tmp_path / "latest").mkdir()
+    (tmp_path / "latest" / "saved_model.pb").touch()
+    assert server_module.main([str(tmp_path / "latest")]) == 2
+    assert "a version is a number" in capsys.readouterr().err
