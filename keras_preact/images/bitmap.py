@@ -95,7 +95,9 @@ def _bytes(file: Tensor, start: Tensor | int, count: Tensor | int) -> Tensor:
     """Return bytes of a file, uint8; zeros beyond the end of a header, fewer of anything else."""
     import tensorflow as tf
 
-    part = tf.strings.substr(file, tf.cast(start, tf.int64), tf.cast(count, tf.int64))
+    # TensorFlow's error of a place beyond the end would quote the file.
+    start = tf.minimum(tf.cast(start, tf.int64), tf.cast(tf.strings.length(file), tf.int64))
+    part = tf.strings.substr(file, start, tf.cast(count, tf.int64))
     if isinstance(count, int):
         part = tf.strings.substr(tf.strings.join([part, b"\0" * count]), 0, count)
     return tf.io.decode_raw(part, tf.uint8)

@@ -10,6 +10,7 @@ from keras_preact.tensor import Tensor
 # Red, green and blue in the luma of ITU-R BT.601, of 2**16 as in Pillow: whole numbers, and their
 # sum exact, keep an image that was gray already as it was.
 LUMA = (19595, 38470, 7471)
+ANIMATED = "not supported: a WebP file of several frames"
 # The transform of Pillow and other decoders; TensorFlow's default is up to 24 gray levels from it.
 JPEG_DCT = "INTEGER_ACCURATE"
 
@@ -19,8 +20,8 @@ def decode_image(encoded: Tensor, channels: int) -> Tensor:
     """Decode an image file and turn it upright, in a TensorFlow graph.
 
     Args:
-        encoded: Scalar TensorFlow string, the content of a JPEG, PNG, GIF, BMP or WebP file. Of
-            several frames it is the first.
+        encoded: Scalar TensorFlow string, the content of a JPEG, PNG, GIF (its first frame), BMP
+            or WebP file, but no WebP file of several frames.
         channels: 1 for gray, 3 for RGB.
 
     Returns:
@@ -51,11 +52,39 @@ def _decode_other(encoded: Tensor) -> Tensor:
         [
             lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
             lambda: decode_bitmap(encoded),
-            # The decoder makes no RGB of a file with an alpha channel.
-            lambda: tf.io.decode_image(encoded, expand_animations=False)[..., :3],
+            lambda: _decode_webp(encoded),
         ],
         name="decode_by_format",
     )
+
+
+def is_animated_webp(file: Tensor) -> Tensor:
+    """Return whether a file is a WebP file of several frames.
+
+    Args:
+        file: Scalar TensorFlow string, the content of a file.
+
+    Returns:
+        Scalar bool.
+    """
+    import tensorflow as tf
+
+    beginning = tf.strings.join([tf.strings.substr(file, 0, 21), b"\0" * 21])
+    is_extended = tf.strings.substr(beginning, 8, 8) == b"WEBPVP8X"
+    return is_extended & (tf.io.decode_raw(beginning, tf.uint8)[20] & 0x02 > 0)
+
+
+def _decode_webp(encoded: Tensor) -> Tensor:
+    """Decode a WebP file of one frame.
+
+    TensorFlow 2.21 writes beyond its memory where a file of several frames is damaged.
+    """
+    import tensorflow as tf
+
+    single = tf.debugging.Assert(~is_animated_webp(encoded), [ANIMATED])
+    with tf.control_dependencies([single]):
+        # The decoder makes no RGB of a file with an alpha channel.
+        return tf.io.decode_image(encoded, expand_animations=False)[..., :3]
 
 
 def rgb_to_channels(image: Tensor, channels: int) -> Tensor:

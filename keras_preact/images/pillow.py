@@ -93,9 +93,9 @@ def _decode(source: str | os.PathLike | bytes | bytearray) -> Image.Image:
     in_memory = isinstance(source, (bytes, bytearray))
     try:
         with Image.open(io.BytesIO(source) if in_memory else source) as image:
+            if image.format == "GIF":
+                return _on_black(image)
             image.load()
-            if image.format == "GIF" and image.has_transparency_data:
-                image = _on_black(image)
             return ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise
@@ -106,7 +106,7 @@ def _decode(source: str | os.PathLike | bytes | bytearray) -> Image.Image:
 
 
 def _on_black(image: Image.Image) -> Image.Image:
-    """Return a GIF image whose transparent pixels are black, as in TensorFlow.
+    """Read the first frame of a GIF image, whose transparent pixels are black as in TensorFlow.
 
     A palette may have any color for them, and a writer seldom chooses it.
     """

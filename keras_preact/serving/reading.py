@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from keras_preact.images.bitmap import BMP_SIGNATURE, UNSUPPORTED, is_supported_bitmap
-from keras_preact.images.decoding import decode_image
+from keras_preact.images.decoding import ANIMATED, decode_image, is_animated_webp
 from keras_preact.images.orientation import JPEG_SIGNATURE
 from keras_preact.images.preprocessing import Preprocessing
 from keras_preact.tensor import Tensor
@@ -73,6 +73,7 @@ class ImageReader:
         # A file that is too large is told even if it is not supported.
         for wrong, reason in (
             (_is_other_bitmap(file), UNSUPPORTED),
+            (is_animated_webp(file), ANIMATED),
             (pixels > self.max_pixels, TOO_LARGE.format(max_pixels=self.max_pixels)),
             (pixels < 0, UNKNOWN_FORMAT),
         ):

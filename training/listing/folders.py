@@ -56,6 +56,8 @@ def list_class_folders(root: Path) -> Listing:
     labels = {split: [label for _, label in examples] for split, examples in ordered.items()}
     check_classes(str(root), class_names, labels, _ADVICE)
     unused = [f"the folder {name}" for name in folders if name not in in_use]
+    if UNSPLIT not in splits and (beside := _num_files_in(root)):
+        unused.append(f"{beside} files beside the folders of the splits")
     return Listing(
         class_names,
         images=paths,
@@ -150,6 +152,11 @@ def _folders(root: Path) -> list[str]:
     return sorted(
         each.name for each in os.scandir(root) if each.is_dir() and not _is_hidden(each.name)
     )
+
+
+def _num_files_in(root: Path) -> int:
+    """Return the number of files in a folder itself that are not hidden."""
+    return sum(not each.is_dir() and not _is_hidden(each.name) for each in os.scandir(root))
 
 
 def _is_image(name: str) -> bool:
