@@ -29,6 +29,7 @@ from training.compiling import TINY
 from training.data import evaluation_pipeline
 from training.listing.find import add_source_arguments
 from training.listing.listing import summary
+from training.loading.corrupt import unreadable
 from training.net import build_net
 from training.recipe import recipe_for
 from training.records.files import replacing, write_json
@@ -269,7 +270,12 @@ def _run(options: argparse.Namespace) -> None:
         print(f"Note: the classes of {name} are not named as those the net was trained on.")
     recipe = recipe_for(net.preprocessing, batch_size=options.batch_size)
     batches = evaluation_pipeline(source, recipe, options.split)
-    evaluation = evaluate(net.model, batches, source.class_names)
+    try:
+        evaluation = evaluate(net.model, batches, source.class_names)
+    except tf.errors.OpError as error:
+        if not (reason := unreadable(error, source)):
+            raise
+        raise ValueError(reason) from error
     figures = net.entry.figures if net.entry else ()
     print(describe(evaluation, next(filter(_like(net.preprocessing), figures), None)))
     for figure in figures:

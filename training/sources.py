@@ -72,6 +72,10 @@ class Split(Protocol):
         """
         ...
 
+    def damage(self) -> str | None:
+        """Return where a shard is damaged, in words; None if all can be read."""
+        ...
+
 
 def indices_in_order(count: int, seed: tf.Tensor | None = None) -> tf.data.Dataset:
     """Make a dataset of the indices of `count` examples.
@@ -109,6 +113,9 @@ class IndexedSplit:
             self._names = tf.constant(names, tf.string)
             self.labels = tf.constant(labels, tf.int64)
             self.pixels = None if pixels is None else tf.constant(pixels)
+
+    def damage(self) -> str | None:
+        """Return None: there are no shards."""
 
     def examples(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
         """Return one pass over the examples as `(name, index)`; see `Split.examples`."""
@@ -185,6 +192,20 @@ class RecordSplit:
             return examples.shuffle(min(self.num_examples, SHUFFLE_BUFFER), seed=seed)
 
         return tf.data.Dataset.from_tensors(seed[0] ^ seed[1]).flat_map(shuffled)
+
+    def damage(self) -> str | None:
+        """Return where a shard is damaged, in words; None if all can be read."""
+        for path in self._shards.numpy():
+            number = 0
+            try:
+                for _ in tf.data.TFRecordDataset(path):
+                    number += 1
+            except tf.errors.DataLossError:
+                return (
+                    f"{path.decode()}, record {number} is damaged: its checksum is wrong. What "
+                    "follows it in this file cannot be read: write the file anew, or remove it."
+                )
+        return None
 
 
 class ImageSource:

@@ -23,6 +23,7 @@ from training.engines.prepare import prepare
 from training.listing.find import add_source_arguments
 from training.listing.listing import Images
 from training.listing.listing import summary as images_summary
+from training.loading.corrupt import unreadable
 from training.net import find_pretrained
 from training.pace import Pace
 from training.processes import PREEMPTED
@@ -34,7 +35,7 @@ from training.recipe import (
     preprocessing_of,
     recipe_values,
 )
-from training.records.checkpoint import Progress
+from training.records.checkpoint import DamagedCheckpoint, Progress
 from training.run import Run
 
 
@@ -267,12 +268,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"The run in {run.output} is finished; nothing is left to do.")
             return 0
         net = job.build_net()
+        if job.devices.chief:
+            print(images_summary(job.images), flush=True)
+            run.start(["python", "-m", "training.train", *arguments], job.devices.names)
     except (ValueError, TypeError, OSError) as error:
         print(f"training.train: {error}", file=sys.stderr)
         return 2
-    if job.devices.chief:
-        print(images_summary(job.images), flush=True)
-        run.start(["python", "-m", "training.train", *arguments], job.devices.names)
     try:
         # Only now: TensorFlow sets a handler of its own when its workers find one another.
         with termination() as terminated:
@@ -280,8 +281,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Preempted as stop:
         print(stop, flush=True)
         return PREEMPTED
-    except FloatingPointError as error:
+    except (FloatingPointError, OSError, DamagedCheckpoint) as error:
         print(f"training.train: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if not (reason := unreadable(error, job.images)):
+            raise
+        print(f"training.train: {reason}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on after the last checkpoint.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -39,3 +41,24 @@ class CorruptImages:
                 "(`max_corrupt_images`, and one image at least must be readable): "
                 + ", ".join(self.names)
             )
+
+
+def unreadable(error: Exception, images: Any) -> str | None:
+    """Say in one line which images or records stopped a pipeline.
+
+    Args:
+        error: Error of a pipeline of `tf.data`, whose text has the traceback of what it ran.
+        images: The source of the images.
+
+    Returns:
+        The line; None for an error of another kind.
+    """
+    text = str(error)
+    if too_many := re.search(r"\d+ unreadable images, but only .*", text):
+        return too_many[0]
+    if type(error).__name__ != "DataLossError":
+        return None
+    for name in images.splits:
+        if damage := images.split(name).damage():
+            return damage
+    return text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,18 @@ class Progress:
         return f"after epoch {self.epochs} of {epochs}{within}"
 
 
+class DamagedCheckpoint(ValueError):
+    """Error of a file that is no checkpoint, or was cut short or changed."""
+
+
 def save_checkpoint(
     path: str | os.PathLike, net: keras.Model, optimizer: keras.Optimizer, progress: Progress
 ) -> None:
     """Write everything a run needs to go on.
 
     Args:
-        path: The file, an `.npz` archive. It is replaced at once when the new one is complete.
+        path: The file, an `.npz` archive. It is replaced at once when the new one is complete, and
+            the old one kept as `previous` names it.
         net: The net; its weights and the states of its random generators are kept.
         optimizer: The optimizer, whose velocities, moving averages, step and loss scale are kept.
         progress: How far the run has come.
@@ -61,6 +67,13 @@ def save_checkpoint(
     progress_json = json.dumps(dataclasses.asdict(progress))
     with replacing(path) as partial:
         np.savez(partial, progress=progress_json, **arrays)
+        if os.path.exists(path):
+            os.replace(path, previous(path))
+
+
+def previous(path: str | os.PathLike) -> Path:
+    """Return the path of the checkpoint before the last."""
+    return Path(path).with_name("previous" + Path(path).suffix)
 
 
 def load_checkpoint(
@@ -77,19 +90,33 @@ def load_checkpoint(
         How far the run had come.
 
     Raises:
+        DamagedCheckpoint: If the file is damaged; net and optimizer are then as before.
         ValueError: If the variables are not those of the net and the optimizer.
     """
     variables = _named_variables(net, optimizer)
-    with np.load(path, allow_pickle=False) as arrays:
-        unknown = variables.keys() ^ (set(arrays.files) - {"progress"})
-        if unknown:
-            raise ValueError(
-                f"{path} is of another net or optimizer: {len(unknown)} variables are in only one "
-                f"of the two, among them {min(unknown)!r}."
-            )
-        for name, variable in variables.items():
-            variable.assign(arrays[name])
-        return Progress(**json.loads(str(arrays["progress"])))
+    arrays, progress = _read(path)
+    unknown = variables.keys() ^ arrays.keys()
+    if unknown:
+        raise ValueError(
+            f"{path} is of another net or optimizer: {len(unknown)} variables are in only one "
+            f"of the two, among them {min(unknown)!r}."
+        )
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
+    return progress
+
+
+def _read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], Progress]:
+    """Read a checkpoint as a whole, with the checksums of all that is in it."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = dict(archive)
+        return arrays, Progress(**json.loads(str(arrays.pop("progress"))))
+    except FileNotFoundError:
+        raise
+    # Readers of damaged archives raise whatever they meet.
+    except Exception as error:
+        raise DamagedCheckpoint(f"{path} is damaged ({error}).") from error
 
 
 def load_progress(path: Path, net: keras.Model, optimizer: keras.Optimizer) -> Progress:
@@ -101,12 +128,27 @@ def load_progress(path: Path, net: keras.Model, optimizer: keras.Optimizer) -> P
         optimizer: See `load_checkpoint`.
 
     Returns:
-        How far the run has come.
+        How far the run has come. Where the last checkpoint is damaged, the one before it counts.
 
     Raises:
-        ValueError: If the variables are not those of the net and the optimizer.
+        ValueError: If the variables are not those of the net and the optimizer, or both checkpoints
+            are damaged.
     """
-    return load_checkpoint(path, net, optimizer) if path.exists() else Progress()
+    damaged = ""
+    for each in (path, previous(path)):
+        if not each.exists():
+            continue
+        if damaged:
+            print(f"{damaged} The one before it counts: {each}", file=sys.stderr)
+        try:
+            return load_checkpoint(each, net, optimizer)
+        except DamagedCheckpoint as error:
+            damaged = str(error)
+    if damaged:
+        raise DamagedCheckpoint(
+            f"{damaged} No other checkpoint can be read: remove {path.parent} to begin anew."
+        )
+    return Progress()
 
 
 def save_net(net: keras.Model, path: Path) -> None:
