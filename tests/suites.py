@@ -2,7 +2,8 @@
 
 Keras takes one backend per process, so each suite is a run of pytest of its own. The others run one
 after the other beside the first, so that no core idles where one waits; more at a time would take
-too much memory. The first one prints as it goes, the others after it. A suite that fails does not end the others. The last line says what passed where.
+too much memory. The first one prints as it goes, the others after it. A suite that fails does not
+end the others. The last line says what passed where.
 """
 
 from __future__ import annotations
