@@ -21,7 +21,6 @@ from keras_preact.named_weights import NamedWeights, named_weights
 from keras_preact.transforms.graph_config import (
     NORM_LAYERS,
     Config,
-    always_trains,
     bypass,
     consumers,
     functional_config,
@@ -38,6 +37,7 @@ from keras_preact.transforms.graph_config import (
     scale_outputs,
     shift_outputs,
     source,
+    trained_layers,
     weights_in,
 )
 from keras_preact.transforms.residual_stream import center, rescale
@@ -66,10 +66,10 @@ def fold(model: keras.Model) -> keras.Model:
       of the convolution before it where it is the only consumer, or a `keras.layers.Rescaling`.
     - Stacked units become separate ones, and rematerialized units are computed as any other.
 
-    Norms of other kinds stay as they are, as does a nested model that is called with
-    `training=True`: its norms and dropout are at work in inference too. So do the names of the
-    layers that stay, so that `keras_preact.feature_extractor` takes the folded net too; train and
-    save the net it came from.
+    Norms of other kinds stay as they are. So does what is called with `training=True`, whose norms
+    and dropout are at work in inference too, and what is not surely called before it, to which
+    Keras passes it on. So do the names of the layers that stay, so that
+    `keras_preact.feature_extractor` takes the folded net too; train and save the net it came from.
 
     Args:
         model: A functional model.
@@ -97,29 +97,30 @@ def _fold_graph(config: Config, weights: NamedWeights, prefix: str) -> None:
         prefix: How the paths of the graph's layers begin.
     """
     config["layers"] = [_kept_in_memory(layer) for layer in config["layers"]]
+    trained = trained_layers(config)
     for layer in config["layers"]:
-        if not always_trains(layer):
+        if layer["name"] not in trained:
             for own_prefix, graph in nested_graph(layer, prefix):
                 _fold_graph(graph, weights, own_prefix)
     with weights_in(weights, prefix) as own:
-        _fold_layers(config, own)
+        _fold_layers(config, own, trained)
 
 
-def _fold_layers(config: Config, weights: NamedWeights) -> None:
-    """Fold the layers of a graph, and their weights by their names, in place."""
+def _fold_layers(config: Config, weights: NamedWeights, trained: set[str]) -> None:
+    """Fold the layers of a graph but those that may train, and their weights by name, in place."""
     for layer in layers_of(config, _IDENTITIES):
-        if is_called_once(layer) and not always_trains(layer):
+        if is_called_once(layer) and layer["name"] not in trained:
             bypass(layer, config)
     for layer in config["layers"]:
         for plain, example in _PLAIN.items():
             if _makes_its_kernel(layer, plain):
                 _become_plain(layer, plain, example, weights)
-    center(config, weights)
+    center(config, weights, trained)
     for norm in layers_of(config, NORM_LAYERS):
-        if not always_trains(norm):
+        if norm["name"] not in trained:
             _fold_norm(norm, config, weights)
     for shake in layers_of(config, (ShakeDrop,)):
-        if not always_trains(shake) and not _takes_rate(shake):
+        if shake["name"] not in trained and not _takes_rate(shake):
             _fold_shake(shake, config, weights)
     rescale(config, weights)
 

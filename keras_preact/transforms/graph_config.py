@@ -205,9 +205,43 @@ def is_called_once(layer: Config) -> bool:
 
 def always_trains(layer: Config) -> bool:
     """Return whether a call says `training=True`, which holds in inference too."""
-    calls = layer["inbound_nodes"]
-    # A model may have it by its place.
-    return any(call["kwargs"].get("training") or True in call["args"][1:2] for call in calls)
+    return any(call["kwargs"].get("training") for call in layer["inbound_nodes"])
+
+
+def holds_training(layer: Config) -> bool:
+    """Return whether a call of a layer, or one in a graph nested in it, says `training=True`."""
+    return always_trains(layer) or any(
+        holds_training(each) for _, graph in nested_graph(layer, "") for each in graph["layers"]
+    )
+
+
+def trained_layers(graph: Config) -> set[str]:
+    """Return the layers that may run as in training though the graph runs in inference, by name.
+
+    These are those of calls with `training=True`, and those of calls that may come after one: Keras
+    passes it on to whatever is called next. A call surely comes before if the other depends on it.
+    """
+    calls = {
+        (layer["name"], index): [
+            tuple(each["config"]["keras_history"][:2]) for each in tensors(call)
+        ]
+        for layer in graph["layers"]
+        for index, call in enumerate(layer["inbound_nodes"])
+    }
+    holding = {layer["name"] for layer in graph["layers"] if holds_training(layer)}
+    before = [_before(call, calls) for call in calls if call[0] in holding]
+    return {call[0] for call in calls if not all(call in each for each in before)}
+
+
+def _before(call: tuple, calls: dict[tuple, list[tuple]]) -> set[tuple]:
+    """Return the calls that a call depends on."""
+    found, pending = set(), list(calls[call])
+    while pending:
+        each = pending.pop()
+        if each not in found:
+            found.add(each)
+            pending.extend(calls.get(each, ()))
+    return found
 
 
 def output_names(outputs: Any) -> Iterator[str]:

@@ -18,7 +18,6 @@ from keras_preact.transforms.graph_config import (
     CONVOLUTION_LAYERS,
     NORM_LAYERS,
     Config,
-    always_trains,
     bypass,
     consumers,
     has_single_consumer,
@@ -46,7 +45,7 @@ class _Sum(NamedTuple):
     others: list[str]
 
 
-def center(config: Config, weights: NamedWeights) -> None:
+def center(config: Config, weights: NamedWeights, trained: set[str]) -> None:
     """Subtract a norm's moving mean from the sums that it reads, in place.
 
     The convolution that ends a branch subtracts it by its bias, and the norms' moving means become
@@ -57,13 +56,19 @@ def center(config: Config, weights: NamedWeights) -> None:
     Args:
         config: Configuration of a functional model whose norms are not folded yet.
         weights: Its weights.
+        trained: Layers that may run as in training (`graph_config.trained_layers`), whose norms
+            do not read their moving mean.
     """
     users = consumers(config)
     sums = _sums(config, users)
     norms: dict[str, list[Config]] = {}
     means: dict[str, np.ndarray] = {}
     for name, (convolution, _) in sums.items():
-        norms[name] = [user for user in users[name] if _expects_mean(user, convolution)]
+        norms[name] = [
+            user
+            for user in users[name]
+            if user["name"] not in trained and _reads_channels(user, NORM_LAYERS, convolution)
+        ]
         rest = [user for user in users[name] if user not in norms[name]]
         if norms[name] and all(user["name"] in sums for user in rest):
             means[name] = weights[norms[name][0]["name"]][_place_of_mean(norms[name][0])]
@@ -155,11 +160,6 @@ def _adds_like_shapes(layer: Config) -> bool:
     shapes = {tuple(each["config"]["shape"]) for each in inputs_of(layer)}
     calls = len(layer["inbound_nodes"])
     return is_kind(layer, (keras.layers.Add,)) and calls == len(shapes) == 1
-
-
-def _expects_mean(layer: Config, convolution: Config) -> bool:
-    """Return whether a layer is a norm that subtracts a mean per channel of a convolution."""
-    return not always_trains(layer) and _reads_channels(layer, NORM_LAYERS, convolution)
 
 
 def _reads_channels(

@@ -15,10 +15,10 @@ from keras_preact.layers.unit_numbers import UNIT_NUMBERS
 from keras_preact.named_weights import named_weights
 from keras_preact.transforms.graph_config import (
     Config,
-    always_trains,
     consumers,
     functional_config,
     graphs,
+    holds_training,
     inputs_of,
     output_names,
     rebuilt,
@@ -48,8 +48,10 @@ def unroll(model: keras.Model) -> keras.Model:
         ValueError: If the model is not functional, or too deep for Keras to build unit by unit.
     """
     config = functional_config(model)
+    # A stack says whether it trains to the layers called after it. A nested model does as well.
+    nest = any(map(holds_training, config["layers"]))
     for _, graph in graphs(config):
-        _unroll_graph(graph)
+        _unroll_graph(graph, nest)
     return rebuilt(model, config, named_weights(model))
 
 
@@ -65,15 +67,26 @@ def stack(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: If the model is not functional, has no three separate units in any stage, or
             units of a stage differ in more than their weights and their own numbers, such as drop
-            path rates, or are used in a way that a stack cannot be.
+            path rates, or are used in a way that a stack cannot be, or there are calls with
+            `training=True`.
     """
     config = functional_config(model)
+    _check_training(model, config)
     if not sum(_stack_graph(graph) for _, graph in graphs(config)):
         raise ValueError(
             f"{model.name!r} has no stage with three or more separate units, named "
             "`stage{s}_unit{u}_…`, of which all but the first could be stacked."
         )
     return rebuilt(model, config, named_weights(model))
+
+
+def _check_training(model: keras.Model, config: Config) -> None:
+    trained = [layer["name"] for layer in config["layers"] if holds_training(layer)]
+    if trained:
+        raise ValueError(
+            f"{model.name!r} has calls with `training=True`, of `{trained[0]}` or in it. Keras "
+            "passes it on to the layers called next, but not through a stack."
+        )
 
 
 def _is(layer: Config, kind: type[keras.layers.Layer]) -> bool:
@@ -98,12 +111,12 @@ def _set_layers(graph: Config, layers: list[Config], outputs: dict[str, str]) ->
 # Unrolling.
 
 
-def _unroll_graph(graph: Config) -> None:
-    """Put separate units in the place of the stacks in a graph."""
+def _unroll_graph(graph: Config, nest: bool) -> None:
+    """Put separate units in the place of the stacks in a graph; `nest` makes models of them."""
     units = {name for layer in graph["layers"] for name in _units_in(layer)}
     check_separate_units(len(units))
     stacked = copy.deepcopy(graph)
-    _separate(graph, nest=False)
+    _separate(graph, nest)
     if is_too_deep(_walk_depth(graph)):
         graph.update(stacked)
         _separate(graph, nest=True)
@@ -145,7 +158,7 @@ def _separate_units(layer: Config, nest: bool) -> list[Config]:
             f"it {len(layer['inbound_nodes'])} times"
         )
     (x,) = tensors(layer["inbound_nodes"])
-    nest = nest or config["rematerialize"] or always_trains(layer)
+    nest = nest or config["rematerialize"]
     layers = []
     for index, name in enumerate(config["unit_names"]):
         numbers = {field: each[index] for field, each in values.items()}
@@ -251,20 +264,18 @@ def _is_identity(unit: list[Config]) -> bool:
 
 
 def _check_alone(units: list[list[Config]], users: dict[str, list[Config]]) -> None:
-    """Check that nothing but the next unit needs what is inside a stack, each called as a stack is.
+    """Check that units are called once, and that only the next one needs what is inside of one.
 
     Raises:
-        ValueError: If something else needs it, or a layer is called in another way.
+        ValueError: If something else needs it, or a unit is called several times.
     """
     for unit in units:
         # A unit may share a layer with itself, as CBAM's attention does.
-        shared = min(len(layer["inbound_nodes"]) for layer in unit) > 1
-        for layer in [*unit, *_unit_config(unit)["layers"]]:
-            if shared or always_trains(layer):
-                raise ValueError(
-                    f"`{layer['name']}` is called several times, or with `training=True`. A stack "
-                    "calls the layers of its units once each, and as it is called itself."
-                )
+        times = min(len(layer["inbound_nodes"]) for layer in unit)
+        if times > 1:
+            raise ValueError(
+                f"`{_unit_name(unit)}` is called {times} times. A stack calls its units once each."
+            )
     for unit, following in itertools.pairwise(units):
         inside = {layer["name"] for layer in (*unit, *following)}
         for layer in unit:

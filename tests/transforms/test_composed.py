@@ -188,6 +188,55 @@ def test_dropout_that_a_call_keeps_on_stays_on():
     model = keras.Model(x, layers.Dense(2)(inner(x, training=True)))
     maps = keras_preact.feature_extractor(model)
     assert np.ptp([arrays(maps(X)["stage3"]) for _ in range(3)], axis=0).max() > 0
+    for transform in (transforms.fold, lambda each: transforms.with_dtype(each, "float64")):
+        result = transform(model)
+        # With an explicit `training=False`, as `predict` has it, nothing is dropped.
+        np.testing.assert_allclose(
+            arrays(result(X, training=False)),
+            arrays(model(X, training=False)),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+        assert np.ptp([scores(result) for _ in range(3)], axis=0).max() > 0
+
+
+def test_what_runs_before_a_call_that_trains_is_folded_and_nothing_else():
+    """Keras passes `training=True` on to the layers that it calls next."""
+    x = keras.Input(SHAPE)
+    before, trained, beside, after = (body(name) for name in "abcd")
+    maps = before(layers.Rescaling(0.5)(x))
+    both = [trained(layers.Reshape(SHAPE)(layers.Dense(768)(maps)), training=True), beside(x)]
+    y = layers.BatchNormalization(name="end")(layers.Concatenate()(both))
+    model = keras.Model(x, [y, after(layers.Reshape(SHAPE)(layers.Dense(768)(y)))])
+    folded = transforms.fold(model)
+    norm = keras.layers.BatchNormalization
+    kept = [path for path, each in keras_preact.named_layers(folded) if isinstance(each, norm)]
+    assert {path.split("/")[0] for path in kept} == {"b", "c", "d", "end"}
+    weights = model.get_weights()
+    expected = arrays(model(X))
+    model.set_weights(weights)
+    for got, each in zip(arrays(folded(X)), expected, strict=True):
+        np.testing.assert_allclose(got, each, atol=1e-4 * np.abs(each).max())
+
+
+def test_stacked_units_that_always_train_are_unrolled_as_they_are():
+    x = keras.Input(SHAPE)
+    inner = body(architecture=SMALL, changes={"scan_units": True})
+    model = keras.Model(x, inner(x, training=True))
+    separate = transforms.unroll(model)
+    weights = model.get_weights()
+    expected = scores(model)
+    model.set_weights(weights)
+    np.testing.assert_allclose(scores(separate), expected, rtol=1e-4)
+    with pytest.raises(ValueError, match="calls with `training=True`, of `body` or in it"):
+        transforms.stack(separate)
+
+
+def test_units_whose_inside_is_needed_elsewhere_are_not_stacked():
+    model = net(architecture=SMALL)
+    inside = model.get_layer("stage3_unit2_add").output
+    with pytest.raises(ValueError, match="of `stage3_unit2_add` is needed .* by the model's outp"):
+        transforms.stack(keras.Model(model.input, [inside, model.output]))
 
 
 def test_each_net_in_a_model_is_frozen_and_other_layers_are_left():
