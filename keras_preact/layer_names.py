@@ -225,17 +225,34 @@ def activated_end(model: keras.Model) -> keras.layers.Layer:
     """
     end = maps_end(model)
     roles = {name.role for layer in model.layers if (name := parse(layer.name))}
-    is_raw = stage_of(end.name) and not _OPENING.fullmatch(end.name)
-    lacks_activation = "act1" in roles and "norm" in end.name
-    if roles & {"norm1", "act1"} and (is_raw or lacks_activation):
-        stage = stage_numbers(model)[-1]
-        raise ValueError(
-            f"{model.name!r} ends in {end.name!r}: of the norm and activation that close a stage "
-            "in pre-activation, one or both are missing. Cut the net behind them, at "
-            f"`{unit_name(stage + 1, 1)}_act1` or after the last stage at `head_act`, or take the "
-            f"maps that `keras_preact.feature_extractor(net, ({stage},))` gives for the whole net."
-        )
-    return end
+    preactivated = roles & {"norm1", "act1"}
+    stage = stage_numbers(model)[-1]
+    closing = f"`{unit_name(stage + 1, 1)}_act1` or after the last stage at `head_act`"
+    if preactivated and _is_not_closed(end.name, roles):
+        reason = "of the norm and activation that close a stage in pre-activation, one or both are"
+        reason += f" missing. Cut the net behind them, at {closing}"
+    elif not preactivated and _is_in_unit(end.name, roles):
+        reason = "the unit goes on behind it. Cut the net behind a unit"
+    else:
+        return end
+    raise ValueError(
+        f"{model.name!r} ends in {end.name!r}: {reason}, or take the maps that "
+        f"`keras_preact.feature_extractor(net, ({stage},))` gives for the whole net."
+    )
+
+
+def _is_not_closed(end: str, roles: set[str]) -> bool:
+    """Return whether norm or activation must follow the last layer of a pre-activation net."""
+    is_raw = stage_of(end) is not None and not _OPENING.fullmatch(end)
+    return is_raw or ("act1" in roles and "norm" in end)
+
+
+def _is_in_unit(end: str, roles: set[str]) -> bool:
+    """Return whether more layers of a unit must follow the last layer of any other net."""
+    name = parse(end)
+    if not name or not name.role:
+        return False
+    return name.role != "sum_act" and (name.role != "add" or "sum_act" in roles)
 
 
 def data_format(model: keras.Model) -> str:

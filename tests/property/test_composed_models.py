@@ -63,6 +63,7 @@ class Case:
         net: A net in it.
         changes: Fields of the net.
         calls: Arguments of the net's calls beside their input.
+        trains: Whether any call in the model says `training=True`.
     """
 
     model: keras.Model
@@ -70,6 +71,7 @@ class Case:
     net: keras.Model
     changes: dict[str, Any]
     calls: list[dict[str, Any]] = field(default_factory=list)
+    trains: bool = False
 
     @property
     def is_random(self) -> bool:
@@ -79,7 +81,9 @@ class Case:
 
 
 class Draw(random.Random):
-    """Random choices of one case."""
+    """Random choices of one case; `trains` tells whether a call says `training=True`."""
+
+    trains = False
 
     def net(self, name: str = "body", **options: Any) -> tuple[keras.Model, dict[str, Any]]:
         changes = self.choice(NETS)
@@ -87,7 +91,9 @@ class Draw(random.Random):
         return net(changes, architecture=TINY, name=name, **options), changes
 
     def call(self) -> dict[str, Any]:
-        return dict(self.choice(({}, {}, {"training": True}, {"training": False})))
+        call = dict(self.choice(({}, {}, {"training": True}, {"training": False})))
+        self.trains = self.trains or bool(call.get("training"))
+        return call
 
 
 def alone(draw: Draw) -> Case:
@@ -218,10 +224,9 @@ def _assert_same(result: Any, case: Case, atol: float = WIDE_NET) -> None:
 def _fold(case: Case) -> None:
     folded = transforms.fold(case.model)
     _assert_same(folded, case)
-    always = any(each.get("training") for each in case.calls)
     norms = (keras.layers.BatchNormalization, keras_preact.layers.StackedUnits)
     kept = [each for _, each in keras_preact.named_layers(folded) if isinstance(each, norms)]
-    assert always or not kept
+    assert case.trains or not kept
 
 
 def _unroll(case: Case) -> None:
@@ -356,7 +361,9 @@ def check(seed: int) -> dict[str, str]:
         By name of each check, `"right"`, or the message of the refusal.
     """
     kind = KINDS[seed % len(KINDS)]
-    case = kind(Draw(seed))
+    draw = Draw(seed)
+    case = kind(draw)
+    case.trains = draw.trains
     outcomes = {}
     for name, (function, always) in CHECKS.items():
         told = f"seed {seed}, {kind.__name__}, {case.changes}, {case.calls}: {name}"

@@ -376,8 +376,12 @@ def test_a_net_cut_behind_its_norm_is_a_net_of_fewer_stages():
     assert not cut.trainable_variables
 
 
-def test_a_net_whose_sums_are_activated_may_be_cut_at_them():
+def test_a_net_whose_sums_are_activated_may_be_cut_at_them_and_not_before():
     model = net({"order": "original"})
+    for end in ("stage2_unit2_conv1", "stage2_unit2_add"):
+        cut = keras.Model(model.input, model.get_layer(end).output)
+        with pytest.raises(ValueError, match=f"ends in '{end}': the unit goes on behind it"):
+            keras_preact.feature_extractor(cut)
     cut = keras.Model(model.input, model.get_layer("stage2_unit2_sum_act").output)
     assert transforms.replace_head(cut, 2).output_shape == (None, 2)
 
