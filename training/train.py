@@ -85,7 +85,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="SOURCE",
         help="`digits`, a TensorFlow Datasets name, a folder train/CLASS/*.jpg + test/CLASS/*.jpg, "
-        "CIFAR's binary files or TFRecord shards, or .npz files",
+        "or CLASS/*.jpg, CIFAR's binary files, TFRecord shards, or .npz files",
     )
     add_source_arguments(parser)
     parser.add_argument(
