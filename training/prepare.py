@@ -17,12 +17,13 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -308,9 +309,19 @@ _in_process: list[Any] = []
 def _open_in_process(settings: Settings, output: Path) -> None:
     # Ctrl-C is for the process that waits.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     _in_process[:] = settings.open(), settings, output
+
+
+def _end_with_parent() -> None:
+    """End this process once the one that started it has ended, however that was."""
+    parent = parent_process()
+    # Processes of a pool have one.
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _write_in_process(shard: Shard) -> Written:
