@@ -251,7 +251,7 @@ class _Template:
         by_own = {id(own): each for (_, own), each in zip(self.weights, stacked, strict=True)}
         for _, own in self.weights:
             by_own[id(own)].trainable = own.trainable
-            own.assign(ops.full_like(own, float("nan")))
+            own.assign(ops.full(own.shape, float("nan"), dtype=own.dtype))
         for part in self.model._flatten_layers(include_self=False):
             for variables in (part._trainable_variables, part._non_trainable_variables):
                 variables[:] = [by_own.get(id(each), each) for each in variables]
