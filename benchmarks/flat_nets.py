@@ -82,10 +82,13 @@ def measure(title: str, form: str, steps: int) -> Cost:
 
     def build() -> keras.Model:
         builder, units = NETS[title]
-        options = {} if units is None else {"units": units}
-        scan = {"scan_units": FORMS[form]}
+        options: dict[str, Any] = {} if units is None else {"units": units}
         return keras_preact.BUILDERS[builder](
-            weights=None, input_shape=images.shape[1:], classes=CLASSES, **options, **scan
+            weights=None,
+            input_shape=images.shape[1:],
+            classes=CLASSES,
+            scan_units=FORMS[form],
+            **options,
         )
 
     def step() -> None:
