@@ -22,7 +22,8 @@ import tensorflow as tf
 from keras import layers
 
 import keras_preact
-from keras_preact import analysis, transforms
+from keras_preact import analysis, export_savedmodel, transforms
+from keras_preact.preprocessing import Preprocessing
 from tests.nets import TINY, X, images, net
 from tests.numerics import WIDE_NET
 
@@ -387,6 +388,35 @@ def test_every_transform_of_a_model_is_right_or_refused(seed):
     outcomes = check(seed)
     if KINDS[seed] in (alone, nested):
         assert outcomes["feature_extractor"] == "right", outcomes
+
+
+# Kinds of one image and one vector, which a SavedModel takes.
+SERVED = (alone, nested, twice_nested, sequential, two_towers)
+# A range of pixels, so that the served net sees numbers of about the size of `X`.
+PIXELS = Preprocessing(input_size=SHAPE[0], mean=(0.5,) * 3, std=(0.25,) * 3, crop_fraction=1.0)
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [*(1, 4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(5, 60))],
+)
+def test_an_export_of_a_model_serves_its_scores(seed, tmp_path):
+    kind = KINDS[seed % len(KINDS)]
+    if kind not in SERVED:
+        pytest.skip(f"a SavedModel takes no model like {kind.__name__}")
+    case = kind(Draw(seed))
+    scores = layers.Activation("softmax", dtype="float32")(case.model.outputs[0])
+    model = keras.Model(case.model.inputs[0], scores, name="served")
+    levels = np.random.default_rng(seed).integers(0, 256, (3, *SHAPE)).astype("float32")
+    expected = model(PIXELS.normalize(levels), training=False)
+    path = export_savedmodel(
+        model, tmp_path / "1", preprocessing=PIXELS, winograd=False, warm_up_batch_sizes=()
+    )
+    signatures = tf.saved_model.load(str(path)).signatures
+    for name in ("serving_default", "single_pass"):
+        received = signatures[name](images=tf.constant(levels))["probabilities"]
+        # Probabilities move at most half as far as scores, of which folding rounds each anew.
+        np.testing.assert_allclose(received, expected, atol=WIDE_NET)
 
 
 @pytest.mark.slow
