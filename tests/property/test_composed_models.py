@@ -212,14 +212,22 @@ def _outputs(model: keras.Model, x: Any) -> np.ndarray:
 def _assert_same(result: Any, case: Case, atol: float = WIDE_NET) -> None:
     expected, received = _outputs(case.model, case.x), _outputs(result, case.x)
     assert received.shape == expected.shape
-    if case.is_random:
-        again = _outputs(result, case.x)
-        assert np.abs(received - again).max() > 1e-3 * np.abs(expected).max()
+    # Keras hands a call's `training=True` on to the layers that follow it, so that a dropout behind
+    # the net may drop too: the model itself tells whether it is random.
+    if _spread(case.model, case.x) > 0:
+        assert _spread(result, case.x) > 0
     else:
         error = np.abs(received - expected).max()
         assert error <= atol * np.abs(expected).max(), (
             f"{error:.2g} of {np.abs(expected).max():.2g}"
         )
+
+
+def _spread(model: keras.Model, x: Any) -> float:
+    """Return how far calls of a model are apart, but for the order of its sums."""
+    first, *others = (_outputs(model, x) for _ in range(5))
+    spread = max(np.abs(first - each).max() for each in others) / np.abs(first).max()
+    return spread if spread > 1e-5 else 0.0
 
 
 def _fold(case: Case) -> None:
