@@ -10,6 +10,7 @@ from keras_preact.architecture import Architecture
 from keras_preact.blocks.channels import line
 from keras_preact.blocks.units import UNITS
 from keras_preact.dense import dense_channels
+from keras_preact.messages import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -406,3 +407,15 @@ NETS: dict[str, Net] = {
         _dense_cifar(100, 12),
     )
 }
+
+
+def find_net(builder: str) -> Net:
+    """Return the published net of a builder.
+
+    Raises:
+        ValueError: If there is no builder of that name.
+    """
+    if builder not in NETS:
+        hint = did_you_mean(builder, NETS, quote="'")
+        raise ValueError(f"There is no builder {builder!r}.{hint}")
+    return NETS[builder]

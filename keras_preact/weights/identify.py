@@ -13,9 +13,8 @@ from keras_preact.architecture import Architecture
 from keras_preact.blocks.units import UNITS
 from keras_preact.build import build
 from keras_preact.layer_names import body_end, data_format, first_convolution, parse, stage_numbers
-from keras_preact.messages import did_you_mean
 from keras_preact.named_weights import NamedWeights, set_named_weights
-from keras_preact.published import NETS
+from keras_preact.published import NETS, find_net
 from keras_preact.transforms import unroll, with_dtype
 
 HEAD = "predictions"
@@ -136,11 +135,8 @@ def _candidates(named: NamedWeights) -> list[str]:
 
 
 def _model(named: NamedWeights, name: str) -> keras.Model:
-    if name not in NETS:
-        hint = did_you_mean(name, NETS, quote="'")
-        raise ValueError(f"There is no builder {name!r}.{hint}")
-    net = NETS[name]
-    head = named.get("predictions")
+    net = find_net(name)
+    head = named.get(HEAD)
     stem = next(named[each]["0"] for each in named if each.startswith("stem_conv"))
     model = build(
         net.architecture,

@@ -17,9 +17,8 @@ import numpy as np
 
 from keras_preact.build import build
 from keras_preact.files import replacing
-from keras_preact.messages import did_you_mean
 from keras_preact.named_weights import named_weights, set_named_weights
-from keras_preact.published import NETS
+from keras_preact.published import find_net
 from keras_preact.weights.converters.arrays import numbered
 from keras_preact.weights.keras_h5 import SavedLayers, saved_layers
 
@@ -84,10 +83,7 @@ def convert_in_order(
     to = Path(to)
     if not to.name.endswith((".keras", ".weights.h5")):
         raise ValueError(f"`to` must end in .keras or .weights.h5. Received: {str(to)!r}")
-    if architecture not in NETS:
-        hint = did_you_mean(architecture, NETS, quote="'")
-        raise ValueError(f"There is no builder {architecture!r}.{hint}")
-    published = NETS[architecture]
+    published = find_net(architecture)
     net = build(
         published.architecture.replace(**options),
         include_top=True,

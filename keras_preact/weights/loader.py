@@ -16,10 +16,8 @@ from keras_preact.transforms.inputs import resized_positions, token_embeddings, 
 from keras_preact.weights.catalogue import CATALOGUE, Entry
 from keras_preact.weights.download import fetch, repair_hint
 from keras_preact.weights.hugging_face import fetch_weights, is_address
-from keras_preact.weights.identify import check_builder
+from keras_preact.weights.identify import HEAD, check_builder
 from keras_preact.weights.sources import of_one_net, read, source_of
-
-HEAD = "predictions"
 
 
 def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None:

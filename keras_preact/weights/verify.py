@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import gc
 import hashlib
 import urllib.request
@@ -17,11 +16,9 @@ from keras_preact.build import build
 from keras_preact.files import replacing
 from keras_preact.published import NETS
 from keras_preact.weights.catalogue import Entry
-from keras_preact.weights.download import cache_folder, fetch
+from keras_preact.weights.download import cache_folder, cached_path
 from keras_preact.weights.golden import GOLDEN, Golden, Image
-from keras_preact.weights.identify import check_builder
 from keras_preact.weights.loader import load_weights
-from keras_preact.weights.sources import read
 
 # Largest difference of a published output. The same weights in float32 gave outputs within 1e-4 of
 # other libraries' (`tests/parity`); the published ones have four decimals, or another decoder's
@@ -37,7 +34,7 @@ class Verdict:
 
     Attributes:
         name: Name of the entry.
-        megabytes: Size of its file, in 10**6 bytes; None where it could not be had.
+        megabytes: Size of its file, in 10**6 bytes; None where its weights could not be loaded.
         hash: Whose hash the file was compared with: `"published"`, or `"server's"` for a row
             without one.
         golden: Largest difference from published outputs; None where there are none.
@@ -62,12 +59,12 @@ def verify(entry: Entry) -> Verdict:
     """
     verdict = Verdict(entry.name, hash="published" if entry.hash else "server's")
     try:
-        path = fetch(entry, functools.partial(_check, entry))
-        verdict = dataclasses.replace(verdict, megabytes=path.stat().st_size / 1e6)
         # The largest nets take gigabytes.
         keras.utils.clear_session()
         gc.collect()
         net = _net(entry)
+        megabytes = cached_path(entry).stat().st_size / 1e6
+        verdict = dataclasses.replace(verdict, megabytes=megabytes)
         if entry.name in GOLDEN:
             difference = _difference(net, entry, GOLDEN[entry.name])
             verdict = dataclasses.replace(verdict, golden=difference)
@@ -78,10 +75,6 @@ def verify(entry: Entry) -> Verdict:
     except Exception as error:
         return dataclasses.replace(verdict, error=f"{type(error).__name__}: {error}")
     return verdict
-
-
-def _check(entry: Entry, path: Path) -> None:
-    check_builder(read(path, entry.source), entry.builder)
 
 
 def _net(entry: Entry) -> keras.Model:
