@@ -274,19 +274,13 @@ class Preprocessor:
         return cls(data_format=values.pop("data_format"), weights=Preprocessing(**values))
 
     def resize_and_crop(self, image: Tensor) -> np.ndarray:
-        """Resize and crop an image as the net sees it, before its pixels are normalized.
+        """Resize and crop an image, before its pixels are normalized; see `Preprocessing.prepared`.
 
         Args:
             image: One image, as in a call.
 
         Returns:
             uint8 `(input_size, input_size, channels)`.
-
-        Raises:
-            ImportError: If Pillow is not installed.
-            FileNotFoundError: If there is no such file.
-            ValueError: If the image cannot be read.
-            TypeError: If it is no image.
         """
         return self.preprocessing.prepared(image)
 

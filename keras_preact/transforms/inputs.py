@@ -17,7 +17,7 @@ from keras_preact.images.resampling import cubic
 from keras_preact.input_channels import adapt_kernel
 from keras_preact.layer_names import data_format, first_convolution, has_stages
 from keras_preact.layers import SelfAttention2D, TokenEmbedding
-from keras_preact.named_weights import named_weights, set_named_weights
+from keras_preact.named_weights import NamedWeights, named_weights, set_named_weights
 from keras_preact.spec.rules import POSITIVE_INTEGER, is_positive_integer, plain
 from keras_preact.transforms.graph_config import Config, functional_config
 
@@ -117,11 +117,7 @@ def resize_input(model: keras.Model, height: int, width: int) -> keras.Model:
     for (path, old), (_, new) in zip(
         token_embeddings(model), token_embeddings(result), strict=True
     ):
-        class_token, positions = named[path].values()
-        named[path] = {
-            "0": class_token,
-            "1": resized_positions(positions, token_grid(old), token_grid(new)),
-        }
+        resize_positions(named, path, token_grid(old), token_grid(new))
     set_named_weights(result, named)
     return result
 
@@ -182,19 +178,23 @@ def token_grid(layer: TokenEmbedding) -> tuple[int, int]:
     return tuple(layer.input.shape[2:] if first else layer.input.shape[1:3])
 
 
-def resized_positions(
-    positions: np.ndarray, old: tuple[int, int], new: tuple[int, int]
-) -> np.ndarray:
-    """Resize the positions of a grid of tokens, which follow that of the class token.
+def resize_positions(
+    named: NamedWeights, path: str, old: tuple[int, int], new: tuple[int, int]
+) -> None:
+    """Resize the positions of a grid of tokens among the weights of a net, in place.
 
     Args:
-        positions: `(1, 1 + height * width, channels)`.
+        named: The weights.
+        path: Path of the layer that makes the tokens, `TokenEmbedding`.
         old: Height and width of the grid.
-        new: Height and width that it gets.
-
-    Returns:
-        The positions, bit for bit where both are the same.
+        new: Height and width that it gets. The same leave the positions bit for bit.
     """
+    class_token, positions = named[path].values()
+    named[path] = {"0": class_token, "1": _resized(positions, old, new)}
+
+
+def _resized(positions: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+    """Resize positions `(1, 1 + height * width, channels)`, the first of the class token."""
     if old == new:
         return positions
     class_token, grid = positions[:, :1], positions[:, 1:].reshape(*old, -1)

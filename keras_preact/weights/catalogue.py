@@ -241,26 +241,20 @@ def _timm_entry(checkpoint: str, **values: Any) -> Entry:
 
 
 def _timm() -> Iterator[Entry]:
-    for checkpoint, builder, size, crop_fraction in _TIMM:
-        yield _timm_entry(
-            checkpoint,
-            builder=builder,
-            training_data=_IN1K,
-            preprocessing=_preprocessing(size, crop_fraction, "bicubic"),
-        )
+    for table, training_data in ((_TIMM, _IN1K), (_TIMM_HYBRID, _IN21K_IN1K)):
+        for checkpoint, builder, size, crop_fraction in table:
+            yield _timm_entry(
+                checkpoint,
+                builder=builder,
+                training_data=training_data,
+                preprocessing=_preprocessing(size, crop_fraction, "bicubic"),
+            )
     for checkpoint, builder, size, crop_fraction in _TIMM_STANDARDIZED:
         yield _timm_entry(
             checkpoint,
             builder=builder,
             training_data=_IN1K,
             preprocessing=Preprocessing(input_size=size, crop_fraction=crop_fraction),
-        )
-    for checkpoint, builder, size, crop_fraction in _TIMM_HYBRID:
-        yield _timm_entry(
-            checkpoint,
-            builder=builder,
-            training_data=_IN21K_IN1K,
-            preprocessing=_preprocessing(size, crop_fraction, "bicubic"),
         )
     for width, size in _TIMM_BIT:
         yield _timm_entry(

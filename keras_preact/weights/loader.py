@@ -12,7 +12,7 @@ import keras
 from keras_preact.input_channels import adapt_kernel
 from keras_preact.layer_names import first_convolution, has_stages
 from keras_preact.named_weights import NamedWeights, set_named_weights
-from keras_preact.transforms.inputs import resized_positions, token_embeddings, token_grid
+from keras_preact.transforms.inputs import resize_positions, token_embeddings, token_grid
 from keras_preact.weights.catalogue import CATALOGUE, Entry
 from keras_preact.weights.download import fetch, repair_hint
 from keras_preact.weights.hugging_face import fetch_weights, is_address
@@ -106,10 +106,8 @@ def adapt_positions(named: NamedWeights, model: keras.Model) -> None:
     """
     for path, layer in token_embeddings(model):
         if path in named:
-            class_token, positions = named[path].values()
-            side = math.isqrt(positions.shape[1] - 1)
-            resized = resized_positions(positions, (side, side), token_grid(layer))
-            named[path] = {"0": class_token, "1": resized}
+            side = math.isqrt(named[path]["1"].shape[1] - 1)
+            resize_positions(named, path, (side, side), token_grid(layer))
 
 
 def _check(entry: Entry, path: Path) -> None:
