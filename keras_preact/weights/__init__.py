@@ -3,10 +3,10 @@
 from keras_preact.input_channels import adapt_kernel
 from keras_preact.named_weights import named_weights, set_named_weights
 from keras_preact.weights.catalogue import Entry, find_entry, list_weights
-from keras_preact.weights.conversion import convert
+from keras_preact.weights.conversion import convert, convert_in_order
 from keras_preact.weights.download import DownloadError, cached_path
 from keras_preact.weights.half_precision import save_half_precision
-from keras_preact.weights.in_order import convert_in_order, load_in_order
+from keras_preact.weights.in_order import load_in_order
 from keras_preact.weights.loader import load_weights
 from keras_preact.weights.timm_export import TimmNet, export_timm
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import keras
+
+from keras_preact.build import build
 from keras_preact.files import replacing
+from keras_preact.published import find_net
 from keras_preact.weights.identify import identified_model
+from keras_preact.weights.in_order import load_in_order
 from keras_preact.weights.sources import of_one_net, read
 
 
@@ -32,12 +39,60 @@ def convert(
         ValueError: If the file cannot be read, or its weights are those of no published net, or
             not of the named one.
     """
-    to = Path(to)
-    if not to.name.endswith(".weights.h5"):
-        raise ValueError(f"`to` must end in .weights.h5. Received: {str(to)!r}")
-    if not to.parent.is_dir():
-        raise ValueError(f"`to` must be in a folder that exists. Received: {str(to)!r}")
+    to = _target(to, ".weights.h5")
     name, model = identified_model(of_one_net(read(source_file)), architecture)
     with replacing(to) as partial:
         model.save_weights(partial)
     return name
+
+
+def convert_in_order(
+    source_file: str | os.PathLike,
+    to: str | os.PathLike,
+    architecture: str,
+    options: Mapping[str, Any],
+) -> keras.Model:
+    """Write a net with the weights of a file whose layer names say nothing.
+
+    Args:
+        source_file: As for `load_in_order`.
+        to: Path of the file to write: `.keras` for the whole net, or `.weights.h5`.
+        architecture: Name of the net's builder.
+        options: Fields of its `Architecture` in which the net differs from the published one.
+
+    Returns:
+        The net, with logits.
+
+    Raises:
+        ValueError: If the file does not hold the weights of this net, or a name is wrong.
+    """
+    to = _target(to, ".keras", ".weights.h5")
+    published = find_net(architecture)
+    net = build(
+        published.architecture.replace(**options),
+        include_top=True,
+        input_tensor=None,
+        input_shape=None,
+        pooling=None,
+        classes=published.classes,
+        classifier_activation=None,
+        name=published.model_name,
+    )
+    load_in_order(net, source_file)
+    with replacing(to) as partial:
+        net.save(partial) if to.suffix == ".keras" else net.save_weights(partial)
+    return net
+
+
+def _target(to: str | os.PathLike, *endings: str) -> Path:
+    """Return the path of a file to write, checked before anything is read.
+
+    Raises:
+        ValueError: If it ends otherwise, or its folder does not exist.
+    """
+    path = Path(to)
+    if not path.name.endswith(endings):
+        raise ValueError(f"`to` must end in {' or '.join(endings)}. Received: {str(path)!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"`to` must be in a folder that exists. Received: {str(path)!r}")
+    return path

@@ -8,17 +8,13 @@ import os
 import re
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 
-from keras_preact.build import build
-from keras_preact.files import replacing
 from keras_preact.named_weights import named_weights, set_named_weights
-from keras_preact.published import find_net
 from keras_preact.weights.converters.arrays import numbered
 from keras_preact.weights.keras_h5 import SavedLayers, saved_layers
 
@@ -58,46 +54,6 @@ def load_in_order(model: keras.Model, path: str | os.PathLike) -> None:
             )
         loaded[ours[0]] = theirs[1]
     set_named_weights(model, loaded)
-
-
-def convert_in_order(
-    source_file: str | os.PathLike,
-    to: str | os.PathLike,
-    architecture: str,
-    options: Mapping[str, Any],
-) -> keras.Model:
-    """Write a net with the weights of a file whose layer names say nothing.
-
-    Args:
-        source_file: As for `load_in_order`.
-        to: Path of the file to write: `.keras` for the whole net, or `.weights.h5`.
-        architecture: Name of the net's builder.
-        options: Fields of its `Architecture` in which the net differs from the published one.
-
-    Returns:
-        The net, with logits.
-
-    Raises:
-        ValueError: If the file does not hold the weights of this net, or a name is wrong.
-    """
-    to = Path(to)
-    if not to.name.endswith((".keras", ".weights.h5")):
-        raise ValueError(f"`to` must end in .keras or .weights.h5. Received: {str(to)!r}")
-    published = find_net(architecture)
-    net = build(
-        published.architecture.replace(**options),
-        include_top=True,
-        input_tensor=None,
-        input_shape=None,
-        pooling=None,
-        classes=published.classes,
-        classifier_activation=None,
-        name=published.model_name,
-    )
-    load_in_order(net, source_file)
-    with replacing(to) as partial:
-        net.save(partial) if to.suffix == ".keras" else net.save_weights(partial)
-    return net
 
 
 def _shapes(layer: FileLayer) -> list[tuple[int, ...]]:
