@@ -25,6 +25,15 @@ SMALL = Architecture(
 # The least that has two stages.
 TINY = SMALL.replace(unit="basic", units=(1, 1), channels=(8, 16), stem_channels=8)
 
+# Four stages, whose maps have the strides of a detector's pyramid.
+FOUR_STAGES = Architecture(
+    units=(1, 1, 1, 1),
+    channels=(8, 12, 16, 20),
+    strides=(1, 2, 2, 2),
+    unit="basic",
+    stem_channels=8,
+)
+
 
 def images(*shape: int, seed: int = 0) -> np.ndarray:
     """Return normally distributed float32 images `(batch, height, width, channels)`."""

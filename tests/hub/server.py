@@ -12,11 +12,12 @@ import hashlib
 import http.server
 import json
 import re
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
+
+from tests.servers import serving
 
 TOKEN = "hf_of_the_test"
 # A file of this many bytes or more is large.
@@ -202,11 +203,6 @@ _POSTS = {
 @contextlib.contextmanager
 def running() -> Iterator[Hub]:
     """Run a server without repositories."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as httpd:
-        httpd.daemon_threads = True
+    with serving(_Handler) as httpd:
         httpd.hub = Hub(url=f"http://127.0.0.1:{httpd.server_port}")
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        try:
-            yield httpd.hub
-        finally:
-            httpd.shutdown()
+        yield httpd.hub

@@ -14,14 +14,7 @@ from keras_preact.layers import NearestResize
 from keras_preact.transforms import feature_pyramid, freeze
 from tests import nets
 
-ARCHITECTURE = keras_preact.Architecture(
-    units=(1, 3, 1, 1),
-    channels=(8, 12, 16, 20),
-    strides=(1, 2, 2, 2),
-    unit="basic",
-    stem_channels=8,
-    scan_units=True,
-)
+ARCHITECTURE = nets.FOUR_STAGES.replace(units=(1, 3, 1, 1), scan_units=True)
 RNG = np.random.default_rng(0)
 STRIDES = {"P2": 4, "P3": 8, "P4": 16, "P5": 32, "P6": 64}
 

@@ -13,13 +13,7 @@ import keras_preact
 from keras_preact import as_image_encoder
 from tests import nets
 
-ARCHITECTURE = keras_preact.Architecture(
-    units=(1, 2, 1, 1),
-    channels=(8, 12, 16, 20),
-    strides=(1, 2, 2, 2),
-    unit="basic",
-    stem_channels=8,
-)
+ARCHITECTURE = nets.FOUR_STAGES.replace(units=(1, 2, 1, 1))
 X = nets.images(2, 64, 64, 3)
 
 

@@ -17,6 +17,7 @@ import keras_preact
 from keras_preact.preprocessing import Preprocessing
 from keras_preact.weights import Entry
 from keras_preact.weights.catalogue import CATALOGUE
+from tests.servers import serving
 
 BUILDER = keras_preact.PreActResNet20
 NAME = "keras_preact/served"
@@ -93,13 +94,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     """Yield a server with nothing to send yet."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as httpd:
-        httpd.daemon_threads = True
+    with serving(_Handler) as httpd:
         httpd.state = Server(url=f"http://127.0.0.1:{httpd.server_port}/net.weights.h5")
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
         yield httpd.state
         httpd.state.go_on.set()
-        httpd.shutdown()
 
 
 @pytest.fixture
