@@ -67,17 +67,39 @@ class _Client:
 
         Returns:
             For each file `{"classes": names, "scores": numbers}`, best first, or `{"error": text}`.
+            Of several labels they are those above the threshold of the export, perhaps none. Where
+            the net has several outputs, such a dictionary of each that has classes, by its name.
 
         Raises:
-            RequestFailed: If there is no answer within the time-out and the attempts.
+            RequestFailed: If there is no answer within the time-out and the attempts, or the net
+                has no classes.
         """
         answer = self.predict({"image_bytes": list(files)}, "classify")
-        return [
-            {"error": error} if error else {"classes": [*classes], "scores": scores.tolist()}
-            for classes, scores, error in zip(
-                answer["classes"], answer["scores"], answer["errors"], strict=True
+        ends = [name for name in answer if name == "classes" or name.endswith("_classes")]
+        found = {
+            name.removesuffix("classes").removesuffix("_"): (
+                answer[name],
+                answer[name.removesuffix("classes") + "scores"],
             )
+            for name in ends
+        }
+        return [
+            {"error": error} if error else _best(found, place)
+            for place, error in enumerate(answer["errors"])
         ]
+
+
+def _best(found: Mapping[str, tuple[np.ndarray, np.ndarray]], place: int) -> dict[str, Any]:
+    """Return the classes of an image, without the empty names that follow its labels."""
+    answers = {}
+    for name, (classes, scores) in found.items():
+        count = sum(map(bool, classes[place]))
+        answers[name] = {
+            "classes": [str(each) for each in classes[place][:count]],
+            "scores": scores[place][:count].tolist(),
+        }
+    # The one output has no name.
+    return answers.get("", answers)
 
 
 class GrpcClient(_Client):
@@ -171,21 +193,31 @@ class RestClient(_Client):
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
         suffix = "" if version is None else f"/versions/{version}"
-        self._url = f"{url.rstrip('/')}/v1/models/{model}{suffix}:predict"
+        self._url = f"{url.rstrip('/')}/v1/models/{model}{suffix}"
+        self._names: dict[str, list[str]] = {}
         self._timeout_s = timeout_s
 
     def predict(
         self, inputs: Mapping[str, Any], signature: str = "serving_default"
     ) -> dict[str, np.ndarray]:
         """Send a request; see `_Client.predict`."""
-        import requests
-
         body = {
             "signature_name": signature,
             "inputs": {name: _to_json(value) for name, value in inputs.items()},
         }
+        outputs = self._request("POST", ":predict", json=body)["outputs"]
+        if not isinstance(outputs, dict):
+            # A single output comes without its name.
+            outputs = {self._output_name(signature): outputs}
+        return {name: np.asarray(value) for name, value in outputs.items()}
+
+    def _request(self, method: str, path: str, **content: Any) -> dict[str, Any]:
+        import requests
+
         try:
-            response = self._session.post(self._url, json=body, timeout=self._timeout_s)
+            response = self._session.request(
+                method, self._url + path, timeout=self._timeout_s, **content
+            )
         except requests.RequestException as error:
             raise RequestFailed(None, str(error)) from error
         try:
@@ -194,11 +226,16 @@ class RestClient(_Client):
             raise RequestFailed(response.status_code, response.text[:200]) from error
         if response.status_code != 200:
             raise RequestFailed(response.status_code, answer.get("error", response.reason))
-        outputs = answer["outputs"]
-        if not isinstance(outputs, dict):
-            # A single output comes without its name.
-            outputs = {"probabilities": outputs}
-        return {name: np.asarray(value) for name, value in outputs.items()}
+        return answer
+
+    def _output_name(self, signature: str) -> str:
+        """Return the name of the one output of a signature, for which the server is asked once."""
+        if not self._names:
+            metadata = self._request("GET", "/metadata")["metadata"]
+            definitions = metadata["signature_def"]["signature_def"]
+            self._names = {name: [*each["outputs"]] for name, each in definitions.items()}
+        (name,) = self._names[signature]
+        return name
 
     def close(self) -> None:
         """Close the connections."""

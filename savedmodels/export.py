@@ -8,6 +8,7 @@ reads. A version appears complete or not at all.
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ import keras
 import numpy as np
 
 from keras_preact.files import written_whole
-from keras_preact.serving.export import DTYPES, export_savedmodel
+from keras_preact.serving.export import DTYPES, THRESHOLD, export_savedmodel
+from keras_preact.serving.heads import heads_of
 from savedmodels.c_api import ServedModel
 from savedmodels.check import check
 from savedmodels.formats import FORMATS, Predict, check_scores, export_format
@@ -33,6 +35,7 @@ _SAVEDMODEL_OPTIONS = (
     "uint8",
     "any_size",
     "top_k",
+    "threshold",
     "max_pixels",
     "winograd",
     "dtype",
@@ -91,6 +94,7 @@ def _export(options: argparse.Namespace) -> Path:
             image_dtype="uint8" if options.uint8 else "float32",
             any_size=options.any_size,
             top_k=options.top_k,
+            threshold=options.threshold,
             max_pixels=options.max_pixels,
             winograd=options.winograd,
             dtype=options.dtype,
@@ -99,23 +103,28 @@ def _export(options: argparse.Namespace) -> Path:
             warm_up_batch_sizes=options.warm_up,
             about=_about(trained, options.licence),
         )
-        _check_served(unchecked, trained, options)
+        _check_served(unchecked, trained, class_names, options)
     return path
 
 
-def _check_served(folder: Path, trained: Trained, options: argparse.Namespace) -> None:
+def _check_served(
+    folder: Path, trained: Trained, class_names: list[str] | None, options: argparse.Namespace
+) -> None:
     """Load a SavedModel as TensorFlow Serving does, and raise unless it answers as the net."""
     preprocessing = trained.preprocessing
     shape = (1, preprocessing.input_size, preprocessing.input_size, preprocessing.channels)
     image = np.random.default_rng(0).integers(0, 256, shape)
-    scores = trained.model(preprocessing.normalize(image.astype("float32")), training=False)
+    outputs = trained.model(preprocessing.normalize(image.astype("float32")), training=False)
+    served = functools.cache(lambda: ServedModel(folder))
 
-    def load() -> Predict:
-        served = ServedModel(folder)
-        return lambda batch: served.run({"images": batch})["probabilities"]
+    def load(name: str) -> Predict:
+        return lambda batch: served().run({"images": batch})[name]
 
-    expected = keras.ops.convert_to_numpy(keras.ops.cast(scores, "float32"))
-    check_scores("SavedModel", load, image, expected, _TOLERANCE)
+    heads = heads_of(trained.model, preprocessing, class_names)
+    for head, output in zip(heads, keras.tree.flatten(outputs), strict=True):
+        expected = keras.ops.convert_to_numpy(keras.ops.cast(output, "float32"))
+        opened = functools.partial(load, head.name)
+        check_scores("SavedModel", opened, image, expected, _TOLERANCE)
     if options.warm_up:
         check(folder)
 
@@ -194,7 +203,18 @@ def _parser() -> argparse.ArgumentParser:
         "--any-size", action="store_true", help="serving_default takes images of any size"
     )
     group.add_argument(
-        "--top-k", type=_positive, default=5, metavar="N", help="classes of classify (default: 5)"
+        "--top-k",
+        type=_positive,
+        metavar="N",
+        help="most classes of classify (default: 5; of several labels all)",
+    )
+    group.add_argument(
+        "--threshold",
+        type=float,
+        default=THRESHOLD,
+        metavar="X",
+        help="probability above which classify gives a label, of several labels "
+        f"(default: {THRESHOLD})",
     )
     group.add_argument(
         "--max-pixels",

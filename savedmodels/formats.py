@@ -13,10 +13,13 @@ import numpy as np
 from keras_preact import transforms
 from keras_preact.files import written_whole
 from keras_preact.preprocessing import Preprocessing
+from keras_preact.serving.card import described
+from keras_preact.serving.heads import heads_of
 
-# From a batch of images, float32, pixels in 0..255, to probabilities.
+# From a batch of images, float32, pixels in 0..255, to probabilities, or what else a net gives.
 Predict = Callable[[np.ndarray], np.ndarray]
-# Probabilities of two runtimes in float32 differ by a thousandth of this.
+# Probabilities of two runtimes in float32 differ by a thousandth of this; so do larger numbers,
+# relative to the largest.
 _TOLERANCE = 1e-3
 
 
@@ -93,16 +96,18 @@ def export_format(
     class_names: Sequence[str] | None = None,
     fold: bool = True,
 ) -> Path:
-    """Write a net, from pixels to probabilities, through Keras's own exporter.
+    """Write a net, from pixels to its one output, through Keras's own exporter.
 
     Its input `images` is float32 `(batch, height, width, channels)`, pixels in 0..255, at the size
     of the net's input. It computes in float32, also a net trained in mixed precision: its weights
     are float32, no converter writes a file of bfloat16 that a runtime loads, and each runtime has a
-    setting for 16 bits. Beside it lie `labels.txt` and `model.json`, which holds the preprocessing.
-    Its runtime opens the file, and must score an image as Keras does, before it appears.
+    setting for 16 bits. Beside it lie `model.json`, which holds the preprocessing and says what the
+    output's numbers are, and, unless they are of no classes, `labels.txt`. Its runtime opens the
+    file, and must score an image as Keras does, before it appears.
 
     Args:
-        model: A model with one input of images and one softmax output.
+        model: A model with one input of images and one output, of any kind that
+            `keras_preact.export_savedmodel` knows.
         path: Folder to create; it appears complete or not at all.
         name: One of `FORMATS`.
         preprocessing: The preprocessing that the model was evaluated with.
@@ -116,19 +121,19 @@ def export_format(
         FileExistsError: If `path` exists.
         ImportError: If a package that writes or runs the format is missing.
         RuntimeError: If the runtime cannot open the file, or gives other scores.
-        ValueError: If there is no such format, or the names do not fit the classes.
+        ValueError: If there is no such format, the names do not fit the classes, or the model has
+            several outputs.
     """
     if name not in FORMATS:
         raise ValueError(f"`name` must be one of {sorted(FORMATS)}. Received: {name!r}")
     if path.exists():
         raise FileExistsError(f"`path` must not exist yet. Received: {path}")
-    classes = model.outputs[0].shape[-1]
-    labels = [str(index) for index in range(classes)] if class_names is None else class_names
-    if len(labels) != classes:
+    if len(model.outputs) != 1:
         raise ValueError(
-            f"`class_names` must have one name for each of the model's {classes} classes. "
-            f"Received: {len(labels)} names"
+            f"A file of {name} has one output: write `keras.Model(model.input, output)` for each. "
+            f"Received: outputs {[tuple(each.shape) for each in model.outputs]}"
         )
+    heads = heads_of(model, preprocessing, class_names)
     model = _in_float32(model)
     whole = _from_pixels(transforms.fold(model) if fold else model, preprocessing)
     size = preprocessing.input_size
@@ -144,8 +149,13 @@ def export_format(
             check_scores(name, lambda: FORMATS[name].load(file), image, expected)
         except ImportError as error:
             raise ImportError(f"{error} (pip install {FORMATS[name].requires})") from error
-        (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
-        card = {"model": model.name, "preprocessing": preprocessing.get_config()}
+        if labels := heads[0].labels:
+            (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
+        card = {
+            "model": model.name,
+            "preprocessing": preprocessing.get_config(),
+            "outputs": described(heads),
+        }
         (folder / "model.json").write_text(json.dumps(card, indent=2) + "\n")
     return path / FORMATS[name].file
 
@@ -163,8 +173,8 @@ def check_scores(
         name: Name of the format.
         load: Opens it.
         image: A batch of one image.
-        expected: Probabilities `(1, classes)`.
-        tolerance: Largest difference of a probability.
+        expected: Its scores of the image.
+        tolerance: Largest difference of a score; of scores above 1, relative to the largest.
 
     Raises:
         ImportError: If the runtime is not installed.
@@ -182,6 +192,7 @@ def check_scores(
             f"The {name} file gives scores of the shape {received.shape} for an image. Expected: "
             f"{expected.shape}"
         )
+    tolerance *= max(1.0, float(np.abs(expected).max()))
     difference = np.abs(received - expected).max()
     # A score that is no number fails too.
     if not difference <= tolerance:

@@ -12,12 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from savedmodels.paths import literal
 from savedmodels.versions import add_model_argument, version_folder
 
 SHOWN = 5  # classes per image
+CARD = Path("assets.extra") / "model.json"
+# Exports of before had no other output.
+_ONE_CLASS = {"probabilities": {"kind": "classes"}}
+# What a row of an image's predictions calls its number.
+_NUMBERS = {"classes": "probability", "labels": "probability", "logits": "logit"}
 
 
 class Classifier:
@@ -27,18 +33,30 @@ class Classifier:
         folder: `NAME/VERSION/`, or `NAME/` for its highest version.
 
     Raises:
-        FileNotFoundError: If there is no such SavedModel.
+        FileNotFoundError: If there is no such SavedModel, or it has no card.
+        ValueError: If none of its outputs is of classes.
+
+    Attributes:
+        class_names: Names of the classes of each output that has some, by the output's name.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = version_folder(folder)
-        labels = self.folder / "assets" / "labels.txt"
-        self.class_names = labels.read_text(encoding="utf-8").splitlines()
+        card = json.loads((self.folder / CARD).read_text(encoding="utf-8"))
+        outputs = card.get("outputs", _ONE_CLASS)
+        self._outputs = {name: each for name, each in outputs.items() if each["kind"] in _NUMBERS}
+        if not self._outputs:
+            raise ValueError(
+                f"{self.folder} tells no classes apart: its signatures give {', '.join(outputs)}, "
+                "for images as `images` (serving_default) or `image_bytes` (serving_bytes)"
+            )
+        self._single = len(outputs) == 1
+        self.class_names = {name: self._labels(name) for name in self._outputs}
         # The signature does not keep the variables of the loaded object alive.
         with literal(self.folder) as path:
             self._module = tf.saved_model.load(str(path))
 
-    def classify(self, encoded: bytes) -> list[dict[str, Any]]:
+    def classify(self, encoded: bytes) -> Any:
         """Classify an image.
 
         Args:
@@ -46,7 +64,9 @@ class Classifier:
 
         Returns:
             `{"class": name, "index": int, "probability": float}` of the most probable classes,
-            the most probable first.
+            the most probable first; of several labels those above the threshold of the export; of
+            logits `"logit"` in the place of `"probability"`. Where the net has several outputs,
+            such a list of each that has classes, by its name.
 
         Raises:
             ValueError: If the image cannot be decoded.
@@ -54,12 +74,24 @@ class Classifier:
         answer = self._module.signatures["serving_bytes"](image_bytes=tf.constant([encoded]))
         if error := answer["errors"][0].numpy():
             raise ValueError(error.decode())
-        top = tf.math.top_k(answer["probabilities"][0], min(SHOWN, len(self.class_names)))
+        rows = {name: self._rows(name, answer[name][0].numpy()) for name in self._outputs}
+        return next(iter(rows.values())) if self._single else rows
+
+    def _labels(self, name: str) -> list[str]:
+        file = "labels.txt" if self._single else f"{name}.labels.txt"
+        return (self.folder / "assets" / file).read_text(encoding="utf-8").splitlines()
+
+    def _rows(self, name: str, scores: np.ndarray) -> list[dict[str, Any]]:
+        output, names = self._outputs[name], self.class_names[name]
+        order = np.argsort(-scores, kind="stable")
+        if output["kind"] == "labels":
+            best = [index for index in order if scores[index] > output["threshold"]]
+        else:
+            best = order[:SHOWN]
+        number = _NUMBERS[output["kind"]]
         return [
-            {"class": self.class_names[index], "index": index, "probability": probability}
-            for probability, index in zip(
-                top.values.numpy().tolist(), top.indices.numpy().tolist(), strict=True
-            )
+            {"class": names[index], "index": int(index), number: float(scores[index])}
+            for index in best
         ]
 
 
@@ -88,14 +120,25 @@ def table(result: dict[str, Any]) -> str:
         result: The result of `predict` for an image that could be read.
 
     Returns:
-        The path of the image, then one line per class.
+        The path of the image, then one line per class; under the name of each of several outputs.
     """
-    width = max(len(row["class"]) for row in result["predictions"])
-    rows = (
-        f"  {rank}  {row['class']:<{width}}  {row['probability']:7.2%}"
-        for rank, row in enumerate(result["predictions"], start=1)
-    )
-    return "\n".join([result["image"], *rows])
+    predictions = result["predictions"]
+    if isinstance(predictions, dict):
+        parts = [line for name, rows in predictions.items() for line in (f" {name}", *_lines(rows))]
+    else:
+        parts = _lines(predictions)
+    return "\n".join([result["image"], *parts])
+
+
+def _lines(rows: list[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return ["  no label above the threshold"]
+    width = max(len(row["class"]) for row in rows)
+    return [
+        f"  {rank}  {row['class']:<{width}}  "
+        + (f"{row['probability']:7.2%}" if "probability" in row else f"{row['logit']:7.3f}")
+        for rank, row in enumerate(rows, start=1)
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         classifier = Classifier(arguments.model)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         print(f"savedmodels.predict: {error}", file=sys.stderr)
         return 2
     results = [predict(classifier, image) for image in arguments.images]
@@ -127,8 +170,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m savedmodels.predict",
-        description=f"Print the {SHOWN} most probable classes of each image. Images that cannot be "
-        "read are named on standard error, and the exit code is then 1.",
+        description=f"Print the {SHOWN} most probable classes of each image; of several labels all "
+        "above the threshold of the export. Images that cannot be read are named on standard "
+        "error, and the exit code is then 1.",
         allow_abbrev=False,
     )
     add_model_argument(parser)

@@ -14,11 +14,15 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from keras_preact.output_kinds import CLASSES, LABELS, VALUES
 from keras_preact.preprocessing import Preprocessing, decode_image
+from keras_preact.serving.export import THRESHOLD
+from keras_preact.serving.heads import fits
 from savedmodels.formats import FORMATS
 
 FILE = "model.int8.onnx"
@@ -35,7 +39,7 @@ def quantize(file: Path, output: Path, batches: Sequence[np.ndarray]) -> None:
 
     Raises:
         ImportError: If ONNX Runtime is not installed.
-        RuntimeError: If it cannot open the file, or gives no probabilities.
+        RuntimeError: If it cannot open the file, or gives other numbers than a net of its kind.
     """
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -70,19 +74,31 @@ def quantize(file: Path, output: Path, batches: Sequence[np.ndarray]) -> None:
             op_types_to_quantize=["Conv", "Add", "MaxPool"],
             calibrate_method=CalibrationMethod.MinMax,
         )
-        _check_probabilities(output, batches[0][:1])
+        _check_scores(output, batches[0][:1])
     finally:
         prepared.unlink(missing_ok=True)
 
 
-def _check_probabilities(file: Path, image: np.ndarray) -> None:
-    scores = FORMATS["onnx"].load(file)(image)
-    if not (scores.min() >= 0 and abs(scores.sum() - 1) < 0.02):
+def _check_scores(file: Path, image: np.ndarray) -> None:
+    scores, kind = FORMATS["onnx"].load(file)(image), _kind(file.parent)
+    if not fits(kind, scores):
         file.unlink()
         raise RuntimeError(
-            f"The model in 8 bits gives no probabilities: {scores.min():.3g} to "
-            f"{scores.max():.3g}, which sum to {scores.sum():.3g}"
+            f"The model in 8 bits gives no {'numbers' if kind == VALUES else 'scores'} of its kind "
+            f"({kind}): {scores.min():.3g} to {scores.max():.3g}, which sum to {scores.sum():.3g}"
         )
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "model.json").read_text(encoding="utf-8"))
+
+
+def _kind(folder: Path) -> str:
+    """Return what the numbers of a model say; see `keras_preact.output_kinds`."""
+    # Those of before had no other kind.
+    outputs = _card(folder).get("outputs", {"": {"kind": CLASSES}})
+    ((_, output),) = outputs.items()
+    return output["kind"]
 
 
 def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> list[np.ndarray]:
@@ -135,7 +151,7 @@ def compare(file: Path, quantized: Path, images: Sequence[Path]) -> str:
     Returns:
         The sentence.
     """
-    card = json.loads((file.parent / "model.json").read_text(encoding="utf-8"))
+    card, kind = _card(file.parent), _kind(file.parent)
     read = _read(images, Preprocessing(**card["preprocessing"]))
     batches = _batches([image for _, image in read])
     load = FORMATS["onnx"].load
@@ -143,11 +159,9 @@ def compare(file: Path, quantized: Path, images: Sequence[Path]) -> str:
         np.concatenate([predict(batch) for batch in batches])
         for predict in (load(file), load(quantized))
     )
-    text = (
-        f"{len(before)} images: the same best class in "
-        f"{np.mean(before.argmax(1) == after.argmax(1)):.2%}, "
-        f"probabilities within {np.abs(before - after).max():.3f}"
-    )
+    text = f"{len(before)} images: {_agreement(kind, before, after)}"
+    if kind in (LABELS, VALUES):
+        return text
     names = (file.parent / "labels.txt").read_text(encoding="utf-8").splitlines()
     classes = [file.parent.name for file, _ in read]
     if not {*classes} <= {*names}:
@@ -155,6 +169,21 @@ def compare(file: Path, quantized: Path, images: Sequence[Path]) -> str:
     truth = np.array([names.index(name) for name in classes])
     accuracies = [np.mean(each.argmax(1) == truth) for each in (before, after)]
     return f"{text}, accuracy {accuracies[0]:.2%} in float32 and {accuracies[1]:.2%} in int8"
+
+
+def _agreement(kind: str, before: np.ndarray, after: np.ndarray) -> str:
+    """Say how far the numbers of two models `(images, …)` agree."""
+    if kind == VALUES:
+        norms = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+        cosines = np.sum(before * after, axis=1) / np.maximum(norms, 1e-30)
+        return f"cosine similarity {cosines.mean():.4f} on average, {cosines.min():.4f} at least"
+    if kind == LABELS:
+        same = np.all((before > THRESHOLD) == (after > THRESHOLD), axis=1)
+        text = f"the same labels above {THRESHOLD} in {np.mean(same):.2%}"
+    else:
+        text = f"the same best class in {np.mean(before.argmax(1) == after.argmax(1)):.2%}"
+    numbers = "probabilities" if kind in (CLASSES, LABELS) else "logits"
+    return f"{text}, {numbers} within {np.abs(before - after).max():.3f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -182,8 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     file = options.model / FORMATS["onnx"].file
     output = options.model / FILE
     try:
-        card = json.loads((options.model / "model.json").read_text(encoding="utf-8"))
-        preprocessing = Preprocessing(**card["preprocessing"])
+        preprocessing = Preprocessing(**_card(options.model)["preprocessing"])
         quantize(file, output, read_images(options.images, preprocessing))
         print(f"int8: {output}, {output.stat().st_size / file.stat().st_size:.2f} of the size")
         if options.check:

@@ -3,8 +3,9 @@
 Example: `python -m savedmodels.server savedmodels/digits --port 8500 --rest-port 8501`
 
 The model is loaded by TensorFlow's C API, as TensorFlow Serving loads it (`savedmodels.c_api`), and
-answers what a client of it asks most: gRPC `Predict` and `GetModelStatus`, REST `:predict` and the
-model's status. It serves one version, does no batching, and is no server for production.
+answers what a client of it asks most: gRPC `Predict` and `GetModelStatus`, REST `:predict`,
+`/metadata` and the model's status. It serves one version, does no batching, and is no server for
+production.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 import grpc
 import numpy as np
 import tensorflow as tf
+from google.protobuf import json_format
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_service_pb2_grpc,
@@ -42,7 +44,9 @@ MAX_MESSAGE_BYTES = 2**30
 # Seconds that calls over gRPC have to end once the server stops.
 GRACE_S = 10.0
 _AVAILABLE = get_model_status_pb2.ModelVersionStatus.AVAILABLE
-_PATH = re.compile(r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>\d+))?(?P<verb>:\w+)?")
+_PATH = re.compile(
+    r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>\d+))?(?P<verb>:\w+|/metadata)?"
+)
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 # REST has no other words for the rest.
 _HTTP_CODES = {3: 400, 5: 404, 8: 429, 14: 503}
@@ -222,8 +226,12 @@ class _RestHandler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:  # noqa: N802
         try:
-            self._check_path("")
-            self._answer(200, {"model_version_status": [self._status()]})
+            metadata = self.path.endswith("/metadata")
+            self._check_path("/metadata" if metadata else "")
+            self._answer(
+                200,
+                self._metadata() if metadata else {"model_version_status": [self._status()]},
+            )
         except ServingError as error:
             self._answer(_HTTP_CODES.get(error.code, 500), {"error": str(error)})
 
@@ -249,6 +257,17 @@ class _RestHandler(http.server.BaseHTTPRequestHandler):
             "version": str(self.served.version),
             "state": "AVAILABLE",
             "status": {"error_code": "OK", "error_message": ""},
+        }
+
+    def _metadata(self) -> dict[str, Any]:
+        signatures = {
+            name: json_format.MessageToDict(each, preserving_proto_field_name=True)
+            for name, each in self.served.model.signatures.items()
+        }
+        spec = {"name": self.served.name, "version": str(self.served.version)}
+        return {
+            "model_spec": {**spec, "signature_name": ""},
+            "metadata": {"signature_def": {"signature_def": signatures}},
         }
 
     def _predict(self, content: bytes) -> dict[str, Any]:

@@ -17,7 +17,16 @@ LAYERS = (
     {"blocks", "named_weights"},
     {"layers", "features", "parameter_groups", "input_channels"},
     {"spec", "ops", "composition"},
-    {"images", "dense", "layer_names", "messages", "files", "version", "quiet_start"},
+    {
+        "images",
+        "dense",
+        "layer_names",
+        "messages",
+        "files",
+        "version",
+        "quiet_start",
+        "output_kinds",
+    },
     {"tensor"},
 )
 # Within `blocks`, in the order of building.

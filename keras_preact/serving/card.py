@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,24 @@ import keras
 
 from keras_preact.images.preprocessing import Preprocessing
 from keras_preact.named_weights import named_weights
+from keras_preact.output_kinds import CLASSES, LABELS, LOGITS, VALUES
+from keras_preact.serving.heads import Head
 from keras_preact.version import __version__
 
 # Entries that the caller may give. The others are known.
 ABOUT = ("training", "metrics", "licence", "source")
+_KINDS = {
+    CLASSES: "one of {} classes, by probabilities that sum to 1 (softmax)",
+    LABELS: "any of {} labels, each with a probability of its own (sigmoid)",
+    LOGITS: "one of {} classes, by logits",
+    VALUES: "numbers, of no classes",
+}
 
 
 def model_card(
     model: keras.Model,
     preprocessing: Preprocessing,
+    heads: Sequence[Head],
     signatures: Mapping[str, Any],
     options: Mapping[str, Any],
     about: Mapping[str, Any],
@@ -30,6 +39,7 @@ def model_card(
     Args:
         model: The net, before folding.
         preprocessing: Preprocessing of its images.
+        heads: Its outputs.
         signatures: The signatures by name, each a `tf.function`.
         options: How it was exported.
         about: Some of `ABOUT`, which the export cannot know.
@@ -43,8 +53,9 @@ def model_card(
             "layers": sum(1 for _ in model._flatten_layers(include_self=False)),
             "parameters": model.count_params(),
             "input_shape": list(model.inputs[0].shape),
-            "classes": model.outputs[0].shape[-1],
+            "classes": len(heads[0].labels) or None if len(heads) == 1 else None,
         },
+        "outputs": described(heads, options.get("threshold")),
         **{key: about.get(key) for key in ABOUT},
         "preprocessing": preprocessing.get_config(),
         "signatures": {name: _signature(function) for name, function in signatures.items()},
@@ -53,6 +64,30 @@ def model_card(
         "keras_version": keras.__version__,
         "keras_preact_version": __version__,
     }
+
+
+def described(heads: Sequence[Head], threshold: float | None = None) -> dict[str, dict[str, Any]]:
+    """Return what the outputs say, by name, as JSON values.
+
+    Args:
+        heads: The outputs.
+        threshold: Probability above which `classify` gives a label; None without that signature.
+
+    Returns:
+        For each its `kind`, the number of its `classes`, and a sentence, `says`; of several labels
+        the `threshold` too.
+    """
+    found = {}
+    for head in heads:
+        count = len(head.labels)
+        says = _KINDS[head.kind].format(count)
+        found[head.name] = {"kind": head.kind, "classes": count or None, "says": says}
+        if head.kind == LABELS and threshold is not None:
+            found[head.name] |= {
+                "says": f"{says}; `classify` gives those above {threshold}",
+                "threshold": threshold,
+            }
+    return found
 
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
@@ -103,6 +138,7 @@ def _markdown(card: Mapping[str, Any]) -> str:
         ("Parameters", f"{architecture['parameters']:,}"),
         ("Input", architecture["input_shape"]),
         ("Classes", architecture["classes"]),
+        *((f"Output `{name}`", each["says"]) for name, each in card["outputs"].items()),
         ("Preprocessing", _line(preprocessing)),
         *((key.capitalize(), _line(card[key])) for key in ABOUT),
         ("Export", _line(card["export"])),

@@ -11,7 +11,9 @@ import keras
 from keras_preact import transforms
 from keras_preact.files import written_whole
 from keras_preact.images.preprocessing import Preprocessing
+from keras_preact.output_kinds import LABELS
 from keras_preact.serving.card import ABOUT, model_card, write_card
+from keras_preact.serving.heads import ClassNames, Head, gray_image, heads_of
 from keras_preact.serving.signatures import Options, compiled, signatures, with_features
 from keras_preact.serving.warm_up import write_warm_up
 from keras_preact.spec.rules import is_positive_integer, plain
@@ -19,6 +21,8 @@ from keras_preact.spec.rules import is_positive_integer, plain
 IMAGE_DTYPES = ("float32", "uint8")
 # Folders of a SavedModel: for files that its graph reads, and for others.
 ASSETS, EXTRA = "assets", "assets.extra"
+# Probability above which a label is given.
+THRESHOLD = 0.5
 DTYPES = (None, "float32", "bfloat16", "float16")
 
 
@@ -27,10 +31,11 @@ def export_savedmodel(
     path: str | Path,
     *,
     preprocessing: Preprocessing,
-    class_names: Sequence[str] | None = None,
+    class_names: ClassNames = None,
     image_dtype: str = "float32",
     any_size: bool = False,
-    top_k: int = 5,
+    top_k: int | None = None,
+    threshold: float = THRESHOLD,
     max_pixels: int = 2**26,
     fold: bool = True,
     winograd: bool = False,
@@ -40,7 +45,7 @@ def export_savedmodel(
     warm_up_batch_sizes: Sequence[int] = (1,),
     about: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a classifier as a SavedModel that needs neither Keras nor this package to run.
+    """Write a net as a SavedModel that needs neither Keras nor this package to run.
 
     Its signatures take any number of images, and preprocess them in the graph:
 
@@ -54,31 +59,48 @@ def export_savedmodel(
       JPEG's EXIF orientation says, resized, cropped and normalized. TF Serving's REST interface
       takes base64 `b64` values for an input only where its name ends in `_bytes`.
     - `classify`: `image_bytes` to `classes`, strings `(batch, top_k)`, the most probable first,
-      `scores`, float32 `(batch, top_k)`, and `errors`.
+      `scores`, float32 `(batch, top_k)`, and `errors`. For several labels see below.
     - `features`, for nets of this package: `image_bytes` to `stage2`, `stage3`, …, the maps of
       `keras_preact.feature_extractor`, `embedding`, float32 `(batch, features)`, what the
       classifier sees, and `errors`.
+
+    The last layer decides how a net is served. The card says which kind it is:
+
+    - a softmax, where one class is right: as above.
+    - a sigmoid, where any number of labels is right: each of `probabilities` is that of a label.
+      `classify` gives all labels whose probability is above `threshold`, the most probable first.
+      Both outputs have a column for each label, whose rest is empty names and zeros.
+    - logits (`classifier_activation=None`): `logits` in the place of `probabilities`; the `scores`
+      of `classify` are logits.
+    - an embedding (`include_top=False, pooling="avg"`), or other numbers: `embedding` in the place
+      of `probabilities`, and no `classify`.
+    - several outputs: each by its own name in the place of `probabilities`. `classify` gives
+      `NAME_classes` and `NAME_scores` for each that has classes.
 
     `errors`, strings `(batch,)`, is empty for an image that was read. Otherwise it says what is
     wrong with the image, whose numbers are zero and whose classes are empty. The other images get
     their answers.
 
-    `assets/labels.txt` holds the class names, one per line, in the order of the output.
+    `assets/labels.txt` holds the class names, one per line, in the order of the output; of several
+    outputs `assets/NAME.labels.txt`.
     `assets.extra/tf_serving_warmup_requests` holds a request of each signature, and
     `assets.extra/model.json` and `README.md` hold the model card.
 
     Args:
-        model: A model with one input of images `(batch, height, width, channels)` and one softmax
-            output `(batch, classes)`. Height and width may be `None`.
+        model: A model with one input of images `(batch, height, width, channels)` and an output
+            `(batch, classes)`, or several outputs. Height and width may be `None`.
         path: Folder to create. It appears whole or not at all: all is written under a temporary
             name beside it, which is then renamed.
         preprocessing: The preprocessing with which the model was evaluated.
-        class_names: Name of each class; by default their indices, from `"0"`.
+        class_names: Name of each class; by default their indices, from `"0"`. Of several outputs, a
+            dictionary of such names, by output. A dense layer without an activation that is not
+            named `predictions` gives logits only if there are names.
         image_dtype: Dtype of the images that `serving_default` and `single_pass` take, `"float32"`
             or `"uint8"`.
         any_size: Whether `serving_default` takes images of any size, and resizes and crops them as
             the other signatures do. Otherwise they have the size of the model's input.
-        top_k: Number of classes that `classify` gives; all if the model has fewer.
+        top_k: Number of classes that `classify` gives at most: by default 5, of labels all.
+        threshold: Probability above which `classify` gives a label, of several labels.
         max_pixels: Height times width of the largest image that is decoded. It bounds the memory
             that a small file can ask for.
         fold: Whether to write `keras_preact.transforms.fold(model)` in place of the model.
@@ -107,26 +129,30 @@ def export_savedmodel(
     """
     path = Path(path)
     about = dict(about or {})
-    top_k, max_pixels, warm_up_batch_sizes = plain((top_k, max_pixels, [*warm_up_batch_sizes]))
+    top_k, threshold, max_pixels, warm_up_batch_sizes = plain(
+        (top_k, threshold, max_pixels, [*warm_up_batch_sizes])
+    )
     _check_target(path)
     _check_model(model, preprocessing)
-    labels = _labels(model, class_names)
     _check_options(image_dtype, top_k, max_pixels, dtype, warm_up_batch_sizes, about)
+    heads = heads_of(model, preprocessing, class_names)
+    _check_threshold(threshold, heads)
     options = Options(
         image_dtype=image_dtype,
         any_size=any_size,
-        top_k=min(top_k, len(labels)),
+        top_k=top_k,
+        threshold=threshold,
         max_pixels=max_pixels,
         freeze=freeze,
         jit_compile=jit_compile,
     )
-    served = with_features(_for_inference(model, fold, dtype, winograd))
-    functions = _traced(served, preprocessing, labels, options)
+    served = with_features(_for_inference(model, fold, dtype, winograd), heads)
+    functions = _traced(served, preprocessing, heads, options)
     settings = {"fold": fold, "winograd": winograd, "dtype": dtype, **vars(options)}
-    card = model_card(model, preprocessing, functions, settings, about)
+    card = model_card(model, preprocessing, heads, functions, settings, about)
     with written_whole(path) as folder:
         _write_graph(folder, served, functions, freeze)
-        _write_labels(folder, labels)
+        _write_labels(folder, heads)
         if warm_up_batch_sizes:
             name = path.absolute().parent.name
             size = preprocessing.input_size
@@ -136,12 +162,14 @@ def export_savedmodel(
 
 
 def _traced(
-    served: keras.Model, preprocessing: Preprocessing, labels: Sequence[str], options: Options
+    served: keras.Model, preprocessing: Preprocessing, heads: Sequence[Head], options: Options
 ) -> dict[str, Any]:
-    """Build the signatures of a net, and check that it gives probabilities."""
+    """Build the signatures of a net, and check what it says of a gray image."""
     net = compiled(served, preprocessing, options)
-    functions = signatures(served, net, preprocessing, labels, options)
-    _check_probabilities(net, preprocessing)
+    functions = signatures(served, net, preprocessing, heads, options)
+    outputs = net(keras.ops.convert_to_tensor(gray_image(preprocessing)))
+    for head in heads:
+        head.check(keras.ops.convert_to_numpy(outputs[head.name]))
     return functions
 
 
@@ -164,8 +192,12 @@ def _write_graph(
     (folder / EXTRA).mkdir()
 
 
-def _write_labels(folder: Path, labels: Sequence[str]) -> None:
-    (folder / ASSETS / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
+def _write_labels(folder: Path, heads: Sequence[Head]) -> None:
+    for head in heads:
+        if head.labels:
+            name = "labels.txt" if len(heads) == 1 else f"{head.name}.labels.txt"
+            text = "\n".join(head.labels) + "\n"
+            (folder / ASSETS / name).write_text(text, encoding="utf-8")
 
 
 def _for_inference(
@@ -193,7 +225,7 @@ def _check_target(path: Path) -> None:
 
 def _check_options(
     image_dtype: str,
-    top_k: int,
+    top_k: int | None,
     max_pixels: int,
     dtype: str | None,
     warm_up_batch_sizes: Sequence[int],
@@ -206,7 +238,7 @@ def _check_options(
         if value not in allowed:
             raise ValueError(f"`{name}` must be one of {allowed}. Received: {value!r}")
     for name, values in (
-        ("top_k", [top_k]),
+        ("top_k", [] if top_k is None else [top_k]),
         ("max_pixels", [max_pixels]),
         ("warm_up_batch_sizes", warm_up_batch_sizes),
     ):
@@ -235,37 +267,19 @@ def _check_model(model: keras.Model, preprocessing: Preprocessing) -> None:
             "(The weights of a channels-first net load into the channels-last one.) "
             f"Received: inputs {inputs}"
         )
-    if len(outputs) != 1 or len(outputs[0]) != 2:
+    if not outputs or len(outputs) == 1 and len(outputs[0]) != 2:
         raise ValueError(
-            "`model` must have one output `(batch, classes)`: build it with `include_top=True`. "
+            "`model` must have one output `(batch, classes)` or `(batch, features)`, or several: "
+            'build it with `include_top=True`, or with `pooling="avg"` for embeddings. '
             f"Received: outputs {outputs}"
         )
 
 
-def _labels(model: keras.Model, class_names: Sequence[str] | None) -> list[str]:
-    classes = model.outputs[0].shape[-1]
-    if class_names is None:
-        return [str(index) for index in range(classes)]
-    if len(class_names) != classes:
+def _check_threshold(threshold: float, heads: Sequence[Head]) -> None:
+    if not 0 <= threshold < 1:
+        raise ValueError(f"`threshold` must be in [0, 1). Received: {threshold}")
+    if threshold != THRESHOLD and not any(head.kind == LABELS for head in heads):
         raise ValueError(
-            f"`class_names` must have one name for each of the model's {classes} classes. "
-            f"Received: {len(class_names)} names"
-        )
-    for name in class_names:
-        if not name or len(name.splitlines()) != 1:
-            raise ValueError(f"Each of `class_names` must be one line of text. Received: {name!r}")
-    return list(class_names)
-
-
-def _check_probabilities(net: Any, preprocessing: Preprocessing) -> None:
-    """Raise unless the output for one gray image is a probability distribution."""
-    size, channels = preprocessing.input_size, preprocessing.channels
-    gray = keras.ops.full((1, size, size, channels), 127.5, dtype="float32")
-    output = keras.ops.convert_to_numpy(net(gray)["probabilities"]).astype("float32")
-    # Half-precision outputs of a thousand classes sum to 1 within about a hundredth.
-    if not (output.min() >= 0 and abs(output.sum() - 1) < 0.02):
-        raise ValueError(
-            "`model` must give probabilities: build it with `classifier_activation='softmax'`. "
-            f"Received: outputs from {output.min():.4g} to {output.max():.4g} that sum to "
-            f"{output.sum():.4g} for a gray image"
+            "`threshold` is for several labels, the outputs of a sigmoid. Received: "
+            f"{threshold} for {', '.join(f'{head.name} ({head.kind})' for head in heads)}"
         )

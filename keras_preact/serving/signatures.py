@@ -10,6 +10,8 @@ import keras
 from keras_preact.features import feature_extractor
 from keras_preact.images.preprocessing import Preprocessing
 from keras_preact.ops.choices import enabled
+from keras_preact.output_kinds import LABELS, VALUES
+from keras_preact.serving.heads import EMBEDDING, ERRORS, Head
 from keras_preact.serving.reading import ImageReader
 from keras_preact.tensor import Tensor
 
@@ -18,8 +20,8 @@ CHUNK = 32
 # Chunks side by side: on a CPU, the additions of one, which wait for memory, fill the gaps that the
 # convolutions of another leave between their threads.
 STREAMS = 2
-PROBABILITIES = "probabilities"
-EMBEDDING = "embedding"
+# Classes that `classify` gives of one output, of which one is right.
+TOP_K = 5
 # A graph with its constants is one protocol buffer, which has less than 2 GiB.
 _MAX_FROZEN_BYTES = 2**31 - 2**26
 
@@ -32,27 +34,40 @@ class Options:
 
     image_dtype: str
     any_size: bool
-    top_k: int
+    top_k: int | None
+    threshold: float
     max_pixels: int
     freeze: bool
     jit_compile: bool
 
 
-def with_features(model: keras.Model) -> keras.Model:
-    """Build a classifier that returns all outputs of the signatures, by name.
+def with_features(model: keras.Model, heads: Sequence[Head]) -> keras.Model:
+    """Build a model that returns all outputs of the signatures, by name.
 
     Args:
-        model: A classifier.
+        model: The model that is exported.
+        heads: Its outputs.
 
     Returns:
-        A model from the same input to `{"probabilities": …, "embedding": …, "stage2": …}`; only
-        the probabilities of a net that this package did not build.
+        A model from the same input to its outputs by their names in the signatures, and, of a net
+        of this package, to `{"embedding": …, "stage2": …}` too.
+
+    Raises:
+        ValueError: If an output of several has one of those names.
     """
-    outputs = {PROBABILITIES: model.outputs[0]}
+    outputs = {head.name: each for head, each in zip(heads, model.outputs, strict=True)}
     names = {layer.name for layer in model.layers}
     if {"stage2_unit1_conv1", "head_pool"} <= names:
-        outputs |= feature_extractor(model).output
-        outputs[EMBEDDING] = model.get_layer("head_pool").output
+        features = {
+            **feature_extractor(model).output,
+            EMBEDDING: model.get_layer("head_pool").output,
+        }
+        if len(heads) > 1 and (taken := sorted(features.keys() & outputs.keys())):
+            raise ValueError(
+                f"The outputs of `model` must not have the names of features, {sorted(features)}. "
+                f"Received: {taken}"
+            )
+        outputs = features | outputs
     return keras.Model(model.inputs[0], outputs, name=model.name)
 
 
@@ -109,7 +124,7 @@ def signatures(
     model: keras.Model,
     net: Net,
     preprocessing: Preprocessing,
-    labels: Sequence[str],
+    heads: Sequence[Head],
     options: Options,
 ) -> dict[str, Tensor]:
     """Make the signatures of the SavedModel, by name.
@@ -118,7 +133,7 @@ def signatures(
         model: Result of `with_features`.
         net: Result of `compiled`.
         preprocessing: Preprocessing of the images.
-        labels: Names of the classes.
+        heads: The outputs of the model that is exported.
         options: Options of inputs and outputs.
 
     Returns:
@@ -130,7 +145,9 @@ def signatures(
     files = tf.TensorSpec((None,), tf.string, "image_bytes")
     # Traced once for all signatures.
     read = tf.function(reader.read, input_signature=[files], autograph=False)
-    features = sorted({*model.output} - {PROBABILITIES})
+    scores = [head.name for head in heads]
+    maps = {*model.output} - {*scores, EMBEDDING}
+    features = sorted({*maps, EMBEDDING}) if maps else []
 
     def run(images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         outputs = _in_chunks(net, images, names)
@@ -141,27 +158,31 @@ def signatures(
             images = tf.map_fn(
                 preprocessing.resize_and_crop, images, fn_output_signature=tf.float32
             )
-        return run(tf.cast(images, tf.float32), [PROBABILITIES])
+        return run(tf.cast(images, tf.float32), scores)
 
     def score_at_once(images: Tensor) -> dict[str, Tensor]:
-        return _at_once(net, tf.cast(images, tf.float32), [PROBABILITIES])
+        return _at_once(net, tf.cast(images, tf.float32), scores)
 
     def read_and_run(files: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         images, errors = read(files)
         outputs = run(images, names)
         # The images of files that could not be read are black, and get scores too: drop them.
         outputs = {name: _zero_where(errors != "", output) for name, output in outputs.items()}
-        return {**outputs, "errors": errors}
+        return {**outputs, ERRORS: errors}
 
     def score_files(image_bytes: Tensor) -> dict[str, Tensor]:
-        return read_and_run(image_bytes, [PROBABILITIES])
+        return read_and_run(image_bytes, scores)
 
     def classify(image_bytes: Tensor) -> dict[str, Tensor]:
         outputs = score_files(image_bytes)
-        scores, indices = tf.math.top_k(outputs[PROBABILITIES], options.top_k)
-        failed = outputs["errors"] != ""
-        classes = tf.where(failed[:, None], "", tf.gather(tf.constant(list(labels)), indices))
-        return {"classes": classes, "scores": scores, "errors": outputs["errors"]}
+        failed = outputs[ERRORS] != ""
+        answers = {ERRORS: outputs[ERRORS]}
+        for head in filter(_is_classified, heads):
+            prefix = "" if len(heads) == 1 else f"{head.name}_"
+            classes, best = _best(head, outputs[head.name], options)
+            answers[f"{prefix}classes"] = tf.where(failed[:, None], "", classes)
+            answers[f"{prefix}scores"] = best
+        return answers
 
     def describe(image_bytes: Tensor) -> dict[str, Tensor]:
         return read_and_run(image_bytes, features)
@@ -174,14 +195,35 @@ def signatures(
         "serving_default": (score, images),
         "single_pass": (score_at_once, whole),
         "serving_bytes": (score_files, files),
-        "classify": (classify, files),
     }
+    if any(map(_is_classified, heads)):
+        functions["classify"] = (classify, files)
     if features:
         functions["features"] = (describe, files)
     return {
         name: tf.function(function, input_signature=[spec], autograph=False)
         for name, (function, spec) in functions.items()
     }
+
+
+def _is_classified(head: Head) -> bool:
+    return head.kind != VALUES
+
+
+def _best(head: Head, scores: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    """Return the names and scores of the best classes of each image, the best first.
+
+    Of several labels these are all above the threshold, followed by empty names and zeros.
+    """
+    import tensorflow as tf
+
+    several = head.kind == LABELS
+    wanted = options.top_k or (len(head.labels) if several else TOP_K)
+    if several:
+        scores = tf.where(scores > options.threshold, scores, 0.0)
+    best, indices = tf.math.top_k(scores, min(wanted, len(head.labels)))
+    classes = tf.gather(tf.constant(list(head.labels)), indices)
+    return (tf.where(best > 0, classes, "") if several else classes), best
 
 
 def _in_chunks(net: Net, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:

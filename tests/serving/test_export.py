@@ -231,7 +231,6 @@ def test_existing_path_is_kept(model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "preprocessing", "message"),
     [
-        ({"classifier_activation": None}, COLOR, "must give probabilities"),
         ({"include_top": False}, COLOR, "one output .*Received: outputs"),
         ({}, Preprocessing(input_size=64), r"\(None, 64, 64, 3\).*\(None, 32, 32, 3\)"),
         ({}, GRAY, r"\(None, 32, 32, 1\).*\(None, 32, 32, 3\)"),

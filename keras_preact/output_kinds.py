@@ -1,0 +1,58 @@
+"""What the outputs of a model say: one class of several, several labels, or other numbers."""
+
+from __future__ import annotations
+
+import keras
+
+from keras_preact.tensor import Tensor
+
+# Probabilities that sum to 1, of a softmax: one class is right.
+CLASSES = "classes"
+# Probabilities of their own, of a sigmoid each: any number of labels is right.
+LABELS = "labels"
+# Scores of classes before an activation: the largest belongs to the likeliest.
+LOGITS = "logits"
+# Other numbers, such as an embedding: they tell no classes apart.
+VALUES = "values"
+
+_PROBABILITIES = {"softmax": CLASSES, "sigmoid": LABELS}
+# The classifier of this package's nets; another dense layer without an activation may be any other.
+_CLASSIFIER = "predictions"
+
+
+def output_kind(output: Tensor, named: bool = False) -> str | None:
+    """Tell from the layers before an output of a model what its numbers say.
+
+    Args:
+        output: One of a functional model's `outputs`.
+        named: Whether its numbers are known to be scores of classes.
+
+    Returns:
+        `CLASSES`, `LABELS`, `LOGITS` or `VALUES`; None where the layers do not tell.
+    """
+    if len(output.shape) != 2:
+        return VALUES
+    activation, layer = _end(output)
+    if activation == "linear":
+        return LOGITS if named or layer == _CLASSIFIER else VALUES
+    return _PROBABILITIES.get(activation)
+
+
+def _end(tensor: Tensor) -> tuple[str, str]:
+    """Return the activation that gives a tensor and the name of its layer; `""` for no known one.
+
+    A dense layer or a convolution without an activation has the linear one.
+    """
+    operation, node, place = tensor._keras_history
+    if isinstance(operation, keras.Model):
+        return _end(operation.outputs[place])
+    inputs = operation._inbound_nodes[node].input_tensors
+    activation = getattr(getattr(operation, "activation", None), "__name__", "")
+    if isinstance(operation, keras.layers.Activation) and activation == "linear":
+        return _end(inputs[0])
+    if isinstance(operation, keras.layers.Average):
+        # Means of probabilities are probabilities.
+        ends = {_end(each) for each in inputs}
+        return ends.pop() if len({each for each, _ in ends}) == 1 else ("", operation.name)
+    # `keras.layers.Softmax`, and `keras.ops.softmax` and `sigmoid`, are their own activation.
+    return activation or type(operation).__name__.lower(), operation.name
