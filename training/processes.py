@@ -6,6 +6,7 @@ standard input: when the other end closes, however that came about, it ends.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import runpy
 import signal
@@ -13,12 +14,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 # The exit status of a run that was asked to stop: EX_TEMPFAIL of sysexits.h, "try again later".
 PREEMPTED = 75
+# Minutes that a worker waits for others, unless it is told otherwise.
+WAIT_MINUTES = 60.0
+# Seconds between two lines that say who is missing, where that changes.
+_BETWEEN = 10.0
 
 
 def start(
@@ -78,30 +83,46 @@ def run(command: Sequence[str], log: Path, threads: int = 0) -> int:
             stop(process)
 
 
-def wait_for(what: str, ready: Callable[[], bool], minutes: float) -> None:
-    """Wait for another process, and say so at once and every minute.
+class Preempted(Exception):
+    """End of a process that was asked to stop; all that it needs to go on is saved."""
+
+
+@contextlib.contextmanager
+def termination() -> Iterator[threading.Event]:
+    """Make an event that SIGTERM sets instead of ending the process."""
+    terminated = threading.Event()
+    handler = signal.signal(signal.SIGTERM, lambda number, frame: terminated.set())
+    try:
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def wait_for(missing: Callable[[], str], minutes: float, silent: float = 0.0) -> None:
+    """Wait for other processes, and say so at once, every minute, and when others are missing.
 
     Args:
-        what: What is missing, such as `"the chief at 10.0.0.1:8000"`.
-        ready: Returns whether it is there. It is asked once a second.
+        missing: Returns what is missing, such as `"the chief at 10.0.0.1:8000"`; an empty text once
+            nothing is. It is asked several times a second.
         minutes: Longest time to wait.
+        silent: Seconds at the beginning in which nothing is said.
 
     Raises:
-        TimeoutError: If it has not come by then.
+        TimeoutError: If something is missing then.
     """
     started = time.monotonic()
-    told = 0
-    while not ready():
-        waited = (time.monotonic() - started) / 60
-        if waited >= minutes:
+    said, due = "", silent
+    while what := missing():
+        waited = time.monotonic() - started
+        if waited >= 60 * minutes:
             raise TimeoutError(
                 f"Waited {minutes:g} minutes for {what}. Start it, and this command again; "
                 "--wait-minutes allows for more."
             )
-        if waited >= told:
-            print(f"Waiting for {what} ({told} of {minutes:g} minutes).", flush=True)
-            told += 1
-        time.sleep(min(1.0, 60 * (minutes - waited)))
+        if waited >= due or said not in ("", what) and waited >= due - 60 + _BETWEEN:
+            print(f"Waiting for {what} ({waited // 60:g} of {minutes:g} minutes).", flush=True)
+            said, due = what, waited + 60
+        time.sleep(min(0.25, 60 * minutes - waited))
 
 
 def last_lines(log: Path, count: int) -> str:

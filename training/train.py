@@ -17,16 +17,16 @@ from typing import Any
 
 import keras
 
-from training.engines.callbacks.preemption import Preempted, termination
 from training.engines.fitting import train
 from training.engines.prepare import prepare
+from training.engines.roll_call import lost_worker
 from training.listing.find import add_source_arguments
 from training.listing.listing import Images
 from training.listing.listing import summary as images_summary
 from training.loading.corrupt import unreadable
 from training.net import find_pretrained
 from training.pace import Pace
-from training.processes import PREEMPTED
+from training.processes import PREEMPTED, WAIT_MINUTES, Preempted, termination
 from training.recipe import (
     Recipe,
     add_recipe_arguments,
@@ -67,11 +67,12 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
     recipe = named_recipe(arguments)
     add_recipe_arguments(parser, recipe)
     options = parser.parse_args(arguments)
-    for name in ("save_every", "stop_after"):
-        epochs = getattr(options, name)
-        if epochs is not None and epochs < 1:
+    for name, least in (("save_every", 1), ("stop_after", 1), ("wait_minutes", 0)):
+        value = getattr(options, name)
+        # A comparison with NaN is false.
+        if value is not None and not value >= least:
             flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} must be 1 or more. Received: {epochs}")
+            raise ValueError(f"{flag} must be {least} or more. Received: {value}")
     return options, override_recipe(recipe, options)
 
 
@@ -146,6 +147,14 @@ def _add_device_arguments(parser: argparse.ArgumentParser) -> None:
         "--deterministic",
         action="store_true",
         help="the same weights bit for bit each time, on the same machine; slower",
+    )
+    parser.add_argument(
+        "--wait-minutes",
+        type=float,
+        default=WAIT_MINUTES,
+        metavar="M",
+        help="how long one of several workers waits for the others to start "
+        f"(default: {WAIT_MINUTES:g})",
     )
 
 
@@ -248,17 +257,19 @@ def summary(run: Run, progress: Progress) -> str:
     return f"{text}\nTensorBoard: {run.tensorboard}" if run.tensorboard.exists() else text
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
+def run_command(arguments: Sequence[str]) -> int:
+    """Train as a command line says.
 
     Args:
-        arguments: The command line, without the program; that of the process by default.
+        arguments: The command line, without the program.
 
     Returns:
-        The exit status: 0; 1 if the training failed; 2 for a wrong argument; 75 (`PREEMPTED`)
-        after SIGTERM, once the state is saved that the same command goes on from; 130 after Ctrl-C.
+        The exit status: 0; 1 if the training failed or other workers did not come; 2 for a wrong
+        argument; 75 (`PREEMPTED`) if another worker has gone.
+
+    Raises:
+        Preempted: If the run was asked to stop.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         options, recipe = parse_arguments(arguments)
         callbacks = load_callbacks(options.callbacks)
@@ -273,30 +284,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run.start(["python", "-m", "training.train", *arguments], job.devices.names)
     except (ValueError, TypeError, OSError) as error:
         print(f"training.train: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, TimeoutError) else 2
     try:
-        # Only now: TensorFlow sets a handler of its own when its workers find one another.
         with termination() as terminated:
             progress = train(job, net, run, Pace.of(options, terminated.is_set), callbacks)
-    except Preempted as stop:
-        print(stop, flush=True)
-        return PREEMPTED
     except (FloatingPointError, OSError, DamagedCheckpoint) as error:
         print(f"training.train: {error}", file=sys.stderr)
         return 1
+    except Preempted:
+        raise
     except Exception as error:
+        if job.devices.agree and (gone := lost_worker(error)):
+            # Nothing is wrong here: who starts the workers should start them again.
+            print(f"training.train: {gone}", file=sys.stderr)
+            return PREEMPTED
         if not (reason := unreadable(error, job.images)):
             raise
         print(f"training.train: {reason}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on after the last checkpoint.")
-        return 130
     if job.devices.chief:
         print(summary(run, progress))
         if not run.finished:
             print(f"Stopped after epoch {progress.epochs} of {job.recipe.epochs}, as asked.")
     return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The command line, without the program; that of the process by default.
+
+    Returns:
+        The exit status: that of `run_command`; 75 (`PREEMPTED`) after SIGTERM, once the state is
+        saved that the same command goes on from; 130 after Ctrl-C.
+    """
+    try:
+        return run_command(list(sys.argv[1:] if arguments is None else arguments))
+    except Preempted as stop:
+        print(stop, flush=True)
+        return PREEMPTED
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on after the last checkpoint.")
+        return 130
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ from training.search.cluster import Cluster, share_devices
 from training.search.oracles import Constrained, Rungs
 from training.search.report import Board, write_report
 from training.search.trials import Record, SearchFolder
-from training.search.tuner import CHIEF, WAIT_MINUTES, SearchOver, Training, TrainingTuner
+from training.search.tuner import CHIEF, SearchOver, Training, TrainingTuner
 from training.sources import ImageSource, open_source
 from training.train import named_recipe
 
@@ -189,10 +189,10 @@ def _add_machine_arguments(group: Any) -> None:
     group.add_argument(
         "--wait-minutes",
         type=float,
-        default=WAIT_MINUTES,
+        default=processes.WAIT_MINUTES,
         metavar="M",
         help="how long a worker of another machine waits for the chief "
-        f"(default: {WAIT_MINUTES:g})",
+        f"(default: {processes.WAIT_MINUTES:g})",
     )
 
 
@@ -439,8 +439,7 @@ def tune(arguments: Sequence[str]) -> int:
         return run_search(arguments, options, search, folder, description)
     # A chief takes no folder in which others have written.
     processes.wait_for(
-        f"the chief to begin {folder.description}",
-        lambda: _claimed(folder, description),
+        lambda: _missing(folder, description),
         options.wait_minutes,
     )
     if not folder.ended():
@@ -449,11 +448,12 @@ def tune(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _claimed(folder: SearchFolder, description: dict[str, Any]) -> bool:
-    """Return whether the chief has begun a search; raise if it will not begin this one."""
+def _missing(folder: SearchFolder, description: dict[str, Any]) -> str:
+    """Return what a worker waits for: the chief, until it has begun this search."""
     if folder.description.exists():
         check_folder(folder, description)
-    return folder.claimed(description)
+    claimed = folder.claimed(description)
+    return "" if claimed else f"the chief to begin {folder.description}"
 
 
 def _is_worker() -> bool:

@@ -29,7 +29,8 @@ def test_the_manifest_starts_workers_that_find_one_another(manifest):
     # Kubernetes replaces only variables that are defined further up.
     assert list(environment) == ["WORKER", "TF_CONFIG"]
     for index in range(spec["completions"]):
-        addresses = read_workers(environment["TF_CONFIG"].replace("$(WORKER)", str(index)))
+        addresses, place = read_workers(environment["TF_CONFIG"].replace("$(WORKER)", str(index)))
+        assert place == index
         name, port = job["metadata"]["name"], service["spec"]["ports"][0]["port"]
         assert addresses == [
             f"{name}-{each}.{service['metadata']['name']}:{port}"
@@ -97,8 +98,9 @@ def test_the_slurm_script_starts_a_worker_on_each_machine(tmp_path, status, requ
     assert result.returncode == status
     assert (calls / "requeue").exists() == requeued
     for index in range(2 if status == 0 else 1):
-        addresses = read_workers((calls / f"config-{index}").read_text())
+        addresses, place = read_workers((calls / f"config-{index}").read_text())
         assert addresses == ["node7:24567", "node9:24567"]
+        assert place == index
         module, *received = (calls / f"arguments-{index}").read_text().splitlines()[1:]
         assert module == "training.train"
         assert received == arguments

@@ -128,6 +128,8 @@ def test_a_killed_worker_costs_nothing_but_time(tiny_recipe, tmp_path):
     job.wait_for(r"\[0\] epoch 2/3  step 4/11")
     os.kill(worker, signal.SIGKILL)
     assert job.end() == 0, job.output
+    assert "[0] training.train: Worker 1 is gone. The same command, for all workers, " in job.output
+    assert "Traceback" not in job.output
     assert f"ended with status {128 + signal.SIGKILL}" in job.output
     assert "Starting all workers again: 1 of 1." in job.output
     assert "Going on after epoch 1 of 3." in job.output
@@ -200,7 +202,7 @@ def test_every_worker_has_a_place_and_gpus_of_its_own():
     environments = launch.environments(3, gpus_per_worker=2)
     configs = [json.loads(each["TF_CONFIG"]) for each in environments]
     assert [config["task"]["index"] for config in configs] == [0, 1, 2]
-    addresses = read_workers(environments[0]["TF_CONFIG"])
+    addresses, _ = read_workers(environments[0]["TF_CONFIG"])
     assert all(config["cluster"] == {"worker": addresses} for config in configs)
     assert len(set(addresses)) == 3
     assert [each["CUDA_VISIBLE_DEVICES"] for each in environments] == ["0,1", "2,3", "4,5"]

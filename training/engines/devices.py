@@ -12,6 +12,8 @@ from typing import Any
 
 import keras
 
+from training.processes import WAIT_MINUTES
+
 
 class Devices:
     """One device of the backend; the base of several.
@@ -74,12 +76,13 @@ class Devices:
         return self.share(make_pipeline, batch_size)
 
 
-def choose_devices(names: Sequence[str] = ()) -> Devices:
+def choose_devices(names: Sequence[str] = (), wait_minutes: float = WAIT_MINUTES) -> Devices:
     """Choose the devices and how the work is spread over them.
 
     Args:
         names: Names such as `GPU:0` or `CPU:1`, all of one kind. By default all GPUs, or the CPU
             where there is none; on torch, one device.
+        wait_minutes: Longest time to wait for other workers; see `make_strategy`.
 
     Returns:
         The devices.
@@ -87,15 +90,16 @@ def choose_devices(names: Sequence[str] = ()) -> Devices:
     Raises:
         ValueError: If a name is malformed, repeated or of a device that is not there, or the
             backend cannot use as many; if `TF_CONFIG` is malformed, or the backend has no workers.
+        OSError: See `make_strategy`, and so for `Preempted`.
     """
     # Each backend's devices import only that backend.
     backend = keras.backend.backend()
     if backend == "tensorflow":
         from training.engines.strategy import Strategy, make_strategy
 
-        return Strategy(make_strategy(names))
+        return Strategy(make_strategy(names, wait_minutes))
     parse_devices(names)
-    if len(read_workers(os.environ.get("TF_CONFIG", ""))) > 1:
+    if len(read_workers(os.environ.get("TF_CONFIG", ""))[0]) > 1:
         raise ValueError(
             "Several workers train on Keras's TensorFlow backend; set KERAS_BACKEND=tensorflow. "
             f"Received: {backend}, and TF_CONFIG of several workers"
@@ -144,7 +148,7 @@ def parse_devices(names: Sequence[str]) -> tuple[str, list[int]]:
     return kinds.pop() if kinds else "", [int(match[2]) for match in parsed if match]
 
 
-def read_workers(tf_config: str) -> list[str]:
+def read_workers(tf_config: str) -> tuple[list[str], int]:
     """Read the addresses of the workers.
 
     Args:
@@ -152,24 +156,34 @@ def read_workers(tf_config: str) -> list[str]:
             ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}`.
 
     Returns:
-        `host:port` of every worker; none where the value is empty.
+        `host:port` of every worker, and the place of this one; none and 0 where the value is empty.
 
     Raises:
-        ValueError: If it is malformed, or the task is none of the workers.
+        ValueError: If it is malformed, two workers have one address, or the task is none of the
+            workers.
     """
     if not tf_config:
-        return []
+        return [], 0
     try:
         config = json.loads(tf_config)
         tasks, task, index = config["cluster"], config["task"]["type"], config["task"]["index"]
         if set(tasks) != {"worker"} or task != "worker" or index not in range(len(tasks[task])):
             raise ValueError("its tasks must all be of type worker, numbered from 0")
-        return tasks["worker"]
+        _check_addresses(tasks["worker"])
+        return tasks["worker"], index
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             'TF_CONFIG must be as {"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": '
             f'{{"type": "worker", "index": 0}}}} ({error}). Received: {tf_config}'
         ) from error
+
+
+def _check_addresses(workers: list[str]) -> None:
+    for index, address in enumerate(workers):
+        if not re.fullmatch(r".+:\d{1,5}", address):
+            raise ValueError(f"worker {index} must have an address as host1:2222")
+        if (first := workers.index(address)) < index:
+            raise ValueError(f"workers {first} and {index} have one address, {address}")
 
 
 def device_kind() -> str:

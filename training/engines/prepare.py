@@ -13,6 +13,7 @@ from training.engines.batches import DeviceBatches
 from training.engines.devices import Devices, choose_devices, one_device
 from training.engines.fitting import Job
 from training.loading.image_set import load_image_set
+from training.processes import WAIT_MINUTES
 from training.recipe import Recipe, override_recipe, preprocessing_of, steps_per_epoch
 
 # Values that a recipe must have for images on the device, since only `tf.data` does these changes.
@@ -87,7 +88,7 @@ def _check_on_device(options: argparse.Namespace, recipe: Recipe) -> None:
 
 def _prepare_pipelines(options: argparse.Namespace, recipe: Recipe) -> Job:
     """Open the images for pipelines of `tf.data`."""
-    devices = prepare_machine(recipe, options.devices, options.deterministic)
+    devices = prepare_machine(recipe, options.devices, options.deterministic, options.wait_minutes)
     # Images on the device need no TensorFlow.
     from training.engines.pipelines import PipelineBatches, labels_of
     from training.hyperrule import apply_rule
@@ -103,13 +104,19 @@ def _prepare_pipelines(options: argparse.Namespace, recipe: Recipe) -> Job:
     return Job(recipe, PipelineBatches(source, recipe, devices, weights), devices)
 
 
-def prepare_machine(recipe: Recipe, devices: Sequence[str], deterministic: bool) -> Devices:
+def prepare_machine(
+    recipe: Recipe,
+    devices: Sequence[str],
+    deterministic: bool,
+    wait_minutes: float = WAIT_MINUTES,
+) -> Devices:
     """Seed the random generators and choose the devices.
 
     Args:
         recipe: Gives the seed and whether XLA is used.
         devices: Names of devices, for `choose_devices`.
         deterministic: Whether every operation must give the same bits each time.
+        wait_minutes: Longest time to wait for other workers, for `choose_devices`.
 
     Returns:
         The devices.
@@ -118,7 +125,7 @@ def prepare_machine(recipe: Recipe, devices: Sequence[str], deterministic: bool)
         ValueError: If the devices are wrong, or cannot do what the recipe asks.
     """
     backend = keras.backend.backend()
-    chosen = choose_devices(devices)
+    chosen = choose_devices(devices, wait_minutes)
     if recipe.jit_compile and backend == "tensorflow" and chosen.replicas > 1:
         raise ValueError(
             "`jit_compile` works on one device only, because XLA cannot update variables that are "

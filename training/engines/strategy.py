@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -12,6 +13,8 @@ import tensorflow as tf
 
 from training.engines.devices import Devices, parse_devices, read_workers
 from training.engines.replicated import ReplicatedModel
+from training.engines.roll_call import call_roll
+from training.processes import WAIT_MINUTES
 
 
 class Strategy(Devices):
@@ -83,7 +86,9 @@ class Strategy(Devices):
         return self._strategy.experimental_local_results(totals)[0]
 
 
-def make_strategy(devices: Sequence[str] = ()) -> tf.distribute.Strategy:
+def make_strategy(
+    devices: Sequence[str] = (), wait_minutes: float = WAIT_MINUTES
+) -> tf.distribute.Strategy:
     """Choose the devices and how the work is spread over them.
 
     It must be called before TensorFlow has used a device. Several CPU devices are logical ones that
@@ -93,6 +98,7 @@ def make_strategy(devices: Sequence[str] = ()) -> tf.distribute.Strategy:
     Args:
         devices: Names such as `GPU:0` or `CPU:1`, all of one kind. By default all GPUs, or the
             CPU where there is none.
+        wait_minutes: Longest time to wait for other workers.
 
     Returns:
         A `MultiWorkerMirroredStrategy` if the variable `TF_CONFIG` of the environment names
@@ -103,9 +109,11 @@ def make_strategy(devices: Sequence[str] = ()) -> tf.distribute.Strategy:
     Raises:
         ValueError: If a name is malformed, repeated or of a device that is not there, if kinds
             are mixed, or if the CPUs are not numbered from 0; if `TF_CONFIG` is malformed, or a
-            worker is given several CPUs.
+            worker is given several CPUs; if this worker is there twice.
+        OSError: If the port of this worker is in use, or others are missing for too long.
+        Preempted: If the process was asked to stop while it waited for them.
     """
-    workers = read_workers(os.environ.get("TF_CONFIG", ""))
+    workers, index = read_workers(os.environ.get("TF_CONFIG", ""))
     if devices:
         _select_devices(devices)
     if len(workers) > 1:
@@ -114,7 +122,11 @@ def make_strategy(devices: Sequence[str] = ()) -> tf.distribute.Strategy:
                 "Each of several workers computes on its GPUs or on one CPU. "
                 f"Received: {' '.join(devices)}"
             )
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        call_roll(workers, index, wait_minutes)
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        # TensorFlow sets a handler of its own, which only takes note.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        return strategy
     chosen = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(chosen) == 1:
         return tf.distribute.get_strategy()

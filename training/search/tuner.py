@@ -34,8 +34,6 @@ _SIGNALS = {130: signal.SIGINT, 143: signal.SIGTERM, processes.PREEMPTED: signal
 _INTERNAL = "tuner/"
 # Seconds between two questions to an oracle that waits for trials under way.
 _PATIENCE = 1.0
-# Minutes that a worker waits for the chief, unless it is told otherwise.
-WAIT_MINUTES = 60.0
 
 
 def worker_name(index: int) -> str:
@@ -83,7 +81,7 @@ class TrainingTuner(base_tuner.BaseTuner):
         training: Training,
         workers: int = 0,
         on_change: Callable[[Record], None] = lambda record: None,
-        wait_minutes: float = WAIT_MINUTES,
+        wait_minutes: float = processes.WAIT_MINUTES,
     ) -> None:
         self._net = hypermodel
         self._folder = folder
@@ -232,8 +230,9 @@ class PatientClient:
         self._client = client
         self._over = over
         self._minutes = minutes
-        self._address = ":".join(os.environ[f"KERASTUNER_ORACLE_{name}"] for name in ("IP", "PORT"))
-        self._channel = grpc.insecure_channel(self._address)
+        address = ":".join(os.environ[f"KERASTUNER_ORACLE_{name}"] for name in ("IP", "PORT"))
+        self._chief = f"the chief at {address}"
+        self._channel = grpc.insecure_channel(address)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._client, name)
@@ -242,7 +241,7 @@ class PatientClient:
 
         def ask(*arguments: Any, **options: Any) -> Any:
             while True:
-                processes.wait_for(f"the chief at {self._address}", self._answers, self._minutes)
+                processes.wait_for(self._missing, self._minutes)
                 try:
                     return value(*arguments, **options)
                 except grpc.RpcError as error:
@@ -252,12 +251,12 @@ class PatientClient:
 
         return ask
 
-    def _answers(self) -> bool:
-        """Return whether there is a chief; a look at one that is there takes no time."""
+    def _missing(self) -> str:
+        """Return the chief, if it is not there; a look at one that is takes no time."""
         try:
             grpc.channel_ready_future(self._channel).result(timeout=_PATIENCE)
         except grpc.FutureTimeoutError:
             if self._over():
                 raise SearchOver from None
-            return False
-        return True
+            return self._chief
+        return ""

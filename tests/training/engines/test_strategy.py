@@ -109,7 +109,7 @@ def test_what_several_devices_cannot_do_is_refused(monkeypatch, recipe, message)
     class Two:
         replicas = 2
 
-    monkeypatch.setattr("training.engines.prepare.choose_devices", lambda devices: Two())
+    monkeypatch.setattr("training.engines.prepare.choose_devices", lambda *options: Two())
     with pytest.raises(ValueError, match=message):
         prepare_machine(recipe, (), deterministic=False)
 

@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from training.engines.callbacks.steps import CHECK_EVERY, is_due
-
-
-class Preempted(Exception):
-    """End of a run that was asked to stop; all that it needs to go on is saved."""
-
-    def __init__(self) -> None:
-        super().__init__("Stopped as asked. The same command goes on after this step.")
-
-
-@contextlib.contextmanager
-def termination() -> Iterator[threading.Event]:
-    """Make an event that SIGTERM sets instead of ending the process."""
-    terminated = threading.Event()
-    handler = signal.signal(signal.SIGTERM, lambda number, frame: terminated.set())
-    try:
-        yield terminated
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+from training.processes import Preempted
 
 
 class Preemption(keras.callbacks.Callback):
@@ -66,4 +46,4 @@ class Preemption(keras.callbacks.Callback):
             stop = due and self._agree(stop)
         if stop:
             self._save(self._step)
-            raise Preempted()
+            raise Preempted("Stopped as asked. The same command goes on after this step.")
