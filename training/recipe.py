@@ -92,6 +92,12 @@ class Recipe:
     epoch_steps: int = _value(
         "steps of an epoch, over as many passes as it takes; 0 means one pass", 0, minimum=0
     )
+    patience: int = _value(
+        "epochs without a better val_top1 after which the run ends, in its last state; 0 means all "
+        "epochs",
+        0,
+        minimum=0,
+    )
     batch_size: int = _value("global batch: images per step, over all replicas", 256, minimum=1)
     learning_rate: float = _value("peak learning rate at the reference batch", 0.1, above=0)
     reference_batch_size: int = _value(

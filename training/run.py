@@ -80,6 +80,8 @@ class Run:
             "best": progress.best,
             "history": progress.history,
             "rollbacks": progress.rollbacks,
+            "stopped_early": status == "finished"
+            and progress.epochs < self._description["recipe"]["epochs"],
         }
         write_json(self._record, self._description | record)
 

@@ -306,6 +306,11 @@ def run_command(arguments: Sequence[str]) -> int:
         print(summary(run, progress))
         if not run.finished:
             print(f"Stopped after epoch {progress.epochs} of {job.recipe.epochs}, as asked.")
+        elif progress.epochs < job.recipe.epochs:
+            print(
+                f"Stopped after epoch {progress.epochs} of {job.recipe.epochs}: none has been "
+                f"better than epoch {progress.best['epoch']} (patience = {job.recipe.patience})."
+            )
     return 0
 
 

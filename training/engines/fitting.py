@@ -17,6 +17,7 @@ from training.compiling import compile_for_training
 from training.engines.batches import Batches
 from training.engines.callbacks.averaging import AveragedStatistics, AveragedWeights
 from training.engines.callbacks.divergence import Diverged, DivergenceGuard, exploded_loss
+from training.engines.callbacks.patience import Patience, is_exhausted
 from training.engines.callbacks.preemption import Preemption
 from training.engines.callbacks.progress import PlainLog, ProgressBar
 from training.engines.callbacks.record import Checkpoint, Record
@@ -101,11 +102,15 @@ def train(
         model.optimizer.finalize_variable_values(model.trainable_variables)
     if job.devices.chief:
         save_net(net, run.model)
-        finished = progress.epochs == job.recipe.epochs
-        run.write(progress, "finished" if finished else "running")
+        run.write(progress, "finished" if is_over(progress, job.recipe) else "running")
     # Let no worker end, or read, before the chief has written.
     job.devices.wait()
     return progress
+
+
+def is_over(progress: Progress, recipe: Recipe) -> bool:
+    """Return whether a run has come to the last epoch of its recipe, or to its patience's end."""
+    return progress.epochs == recipe.epochs or is_exhausted(progress, recipe.patience)
 
 
 def build_metrics(model: keras.Model, devices: Devices) -> None:
@@ -190,7 +195,7 @@ class _Run:
         elif job.devices.chief:
             print(f"Going on {progress.place(recipe.epochs)}.", flush=True)
         epochs = self.pace.epochs(recipe)
-        if progress.epochs >= epochs:
+        if progress.epochs >= epochs or is_over(progress, recipe):
             return
         schedule = learning_rate_schedule(calmed(recipe, len(progress.rollbacks)), job.steps)
         self.model.optimizer.learning_rate = schedule
@@ -229,6 +234,7 @@ class _Run:
             DivergenceGuard(exploded_loss(self.net.output_shape[-1]), agree=devices.agree or bool),
             *self.callbacks,
             Record(progress, schedule, self.save_best),
+            Patience(progress, self.job.recipe.patience, devices.agree or bool),
             checkpoint,
             *display,
             Preemption(pace.stop_requested, checkpoint.save_within_epoch, devices.agree),

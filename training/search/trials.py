@@ -35,7 +35,8 @@ class Record:
         trial: Its number, as text.
         values: Its hyperparameters.
         run: The folder of its training run, relative to that of the search.
-        epochs: Completed epochs at its end, those of a trial that it continues included.
+        epochs: Completed epochs at its end, those of a trial that it continues included; fewer
+            than planned once the recipe's patience has ended it.
         flops: Multiply-adds of its net for one image.
         parameters: Parameters of its net.
         status: `"running"` (or interrupted), `"finished"` or `"failed"`.
@@ -96,6 +97,11 @@ class SearchFolder:
         """Return the records of the completed epochs of a trial's run."""
         run = self.output / record.run
         return read_run(run)["history"] if (run / "run.json").exists() else []
+
+    def is_over(self, record: Record) -> bool:
+        """Return whether a trial's run has come to its end, by its epochs or its patience."""
+        run = self.output / record.run
+        return (run / "run.json").exists() and read_run(run)["status"] == "finished"
 
     def write(self, record: Record) -> None:
         """Write the record of a trial."""

@@ -146,14 +146,16 @@ class TrainingTuner(base_tuner.BaseTuner):
         record = self._begin(trial)
         started = time.monotonic()
         status = 0
-        if record.epochs > len(self._folder.history(record)):
+        if record.epochs > len(self._folder.history(record)) and not self._folder.is_over(record):
             status = processes.run(
                 self._command(record), self._folder.log(record.trial), self._training.threads
             )
         history = self._folder.history(record)
         record = record.replace(seconds=round(record.seconds + time.monotonic() - started, 1))
         if len(history) < record.epochs:
-            raise self._failure(record, status)
+            if not self._folder.is_over(record):
+                raise self._failure(record, status)
+            record = record.replace(epochs=len(history))
         results = history[record.epochs - 1]
         self._note(record.replace(status="finished", results=results))
         return {self.oracle.objective.name: results[self.oracle.objective.name]}

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from training.engines.callbacks.averaging import AveragedWeights
 from training.engines.callbacks.divergence import Diverged, DivergenceGuard
+from training.engines.callbacks.patience import Patience
 from training.engines.callbacks.preemption import Preempted, Preemption
 from training.engines.callbacks.progress import ProgressBar
 from training.engines.callbacks.record import Checkpoint, Record
@@ -132,6 +133,35 @@ def test_after_a_begun_epoch_the_others_follow_unless_a_callback_stops():
     progress = Progress([{}], {}, step=5, metrics=[0.0] * len(model.metrics_variables))
     assert len(fit(model, [Stop()], 9, progress)["loss"]) == 2
     assert int(model.optimizer.iterations) == 2 + STEPS
+
+
+class Accuracies(keras.callbacks.Callback):
+    """The test accuracies that the callbacks after this one see."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["val_top1"] = [0.1, 0.5, 0.4, 0.5, 0.4, 0.6][epoch]
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(0, 6), (1, 3), (2, 4), (3, 5), (4, 6)])
+def test_patience_counts_epochs_without_a_better_one_also_in_a_run_that_goes_on(patience, epochs):
+    saved = []
+
+    def run(progress):
+        checkpoint = Checkpoint(progress, lambda at: saved.append(at.epochs), every=10)
+        record = Record(progress, lambda step: 0.1, lambda: None)
+        callbacks = [Accuracies(), record, Patience(progress, patience), checkpoint]
+        fit(make_model(), callbacks, 6, progress)
+        return progress
+
+    whole = run(Progress())
+    assert whole.epochs == epochs and saved == [epochs]
+    # As read from a checkpoint.
+    begun = Progress(history=whole.history[:2], best=whole.history[1])
+    assert run(begun).epochs == epochs
+    other_workers = Patience(Progress(best={"epoch": 1}, history=[{}]), 1, agree=lambda own: True)
+    other_workers.set_model(make_model())
+    other_workers.on_epoch_end(0)
+    assert other_workers.model.stop_training
 
 
 def test_a_loss_that_explodes_within_an_epoch_ends_it():

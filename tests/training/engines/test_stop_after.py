@@ -9,6 +9,7 @@ from tensorflow.python.framework import config
 
 from training.engines import fitting
 from training.records.checkpoint import save_checkpoint
+from training.records.files import write_json
 from training.run import read_run
 
 
@@ -55,6 +56,29 @@ def test_a_run_stopped_after_an_epoch_goes_on_as_if_it_were_not(
         assert set(received.files) - {"progress"} == names
         for name in names:
             np.testing.assert_array_equal(received[name], expected[name], err_msg=name)
+
+
+def test_a_run_ends_when_its_patience_does(train, tmp_path, capsys):
+    # Nothing changes the outputs, so no epoch is better than the first.
+    still = ["--learning-rate", "1e-12", "--weight-decay", "0", "--warmup-epochs", "0"]
+    still += ["--schedule", "constant", "--model-options", 'norm="none"', "units=[1,1]"]
+    options = [*still, "--epochs", "9", "--epoch-steps", "2", "--patience", "2"]
+    assert train(tmp_path, *options, "--stop-after", "2") == 0
+    assert not read_run(tmp_path)["stopped_early"]
+    keras.backend.clear_session(free_memory=False)
+    assert train(tmp_path, *options) == 0
+    ending = "Stopped after epoch 3 of 9: none has been better than epoch 1 (patience = 2)."
+    assert ending in capsys.readouterr().out
+    record = read_run(tmp_path)
+    assert (record["status"], len(record["history"])) == ("finished", 3)
+    assert record["stopped_early"] and record["recipe"]["patience"] == 2
+    assert train(tmp_path, *options) == 0
+    assert "is finished; nothing is left to do" in capsys.readouterr().out
+    # Killed before the last record, it finds that nothing is left to train.
+    write_json(tmp_path / "run.json", {**record, "status": "running"})
+    keras.backend.clear_session(free_memory=False)
+    assert train(tmp_path, *options) == 0
+    assert read_run(tmp_path) == record
 
 
 @pytest.mark.parametrize("flag", ["--stop-after", "--save-every"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import multiprocessing
 import os
@@ -240,6 +241,37 @@ def test_what_is_trained_already_is_not_trained_again(make_tuner, tmp_path, monk
     write_json(run / "run.json", {"status": "running", "history": history})
     # That of the trial's own last epoch, though another trial has gone on from there.
     assert tuner.run_trial(trial) == {"val_top1": 0.1 * (epochs - 1)}
+
+
+def test_a_trial_that_patience_has_ended_is_finished_in_every_rung(
+    make_tuner, tmp_path, trained, monkeypatch
+):
+    leave_files = processes.run
+
+    def run(command, log, threads=0):
+        """Leave a run that ended an epoch before it was to stop."""
+        place = command.index("--stop-after") + 1
+        leave_files([*command[:place], str(int(command[place]) - 1), *command[place + 1 :]], log)
+        path = Path(command[command.index("--output") + 1], "run.json")
+        write_json(path, {**json.loads(path.read_text()), "status": "finished"})
+        return 0
+
+    monkeypatch.setattr(processes, "run", run)
+    tuner = make_tuner("--data", "digits")
+    trial = tuner.oracle.create_trial("chief")
+    trial.hyperparameters.values["tuner/epochs"] = 3
+    assert tuner.run_trial(trial) == {"val_top1": 0.5}
+    folder = SearchFolder(tmp_path / "search")
+    assert (folder.read(trial.trial_id).epochs, len(trained)) == (2, 1)
+
+    promoted = copy.deepcopy(trial)
+    promoted.trial_id = "1"
+    values = promoted.hyperparameters.values
+    values |= {"tuner/trial_id": trial.trial_id, "tuner/epochs": 9}
+    assert tuner.run_trial(promoted) == {"val_top1": 0.5}
+    record = folder.read("1")
+    assert (record.status, record.epochs, len(trained)) == ("finished", 2, 1)
+    assert record.run == f"trials/{trial.trial_id}/run"
 
 
 def _command(arguments: list[str], *options: str) -> list[str]:
