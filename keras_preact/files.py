@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Start of the name of a file that is not yet complete.
 PARTIAL = "partial-"
@@ -36,6 +38,12 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         # What is left of it would keep a full disk full.
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write a value as indented JSON, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from tests import structure
 
 # From the top down. A room imports from lower lines only.
 LAYERS = (
-    {"__init__", "show"},
+    {"__init__", "show", "tuning"},
     {"analysis", "serving", "hub"},
     {"applications", "preprocessing"},
     {"weights"},

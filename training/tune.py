@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import keras_tuner
 import tensorflow as tf
 
+from keras_preact.tuning import ORACLES, Constraints, SearchSpace, make_oracle
+from keras_preact.tuning.oracles import Constrained, Rungs
 from training import processes
 from training.hyperrule import apply_rule
 from training.listing.find import add_source_arguments
@@ -31,19 +34,10 @@ from training.recipe import (
     override_recipe,
     steps_per_epoch,
 )
-from training.search import (
-    OBJECTIVES,
-    ORACLES,
-    Constraints,
-    PreActHyperModel,
-    SearchSpace,
-    load_space,
-    make_oracle,
-)
+from training.search import RecipeHyperModel, load_space
 from training.search.cluster import Cluster, share_devices
-from training.search.oracles import Constrained, Rungs
 from training.search.report import Board, write_report
-from training.search.trials import Record, SearchFolder
+from training.search.trials import OBJECTIVES, Record, SearchFolder
 from training.search.tuner import CHIEF, SearchOver, Training, TrainingTuner
 from training.sources import ImageSource, open_source
 from training.train import named_recipe
@@ -148,6 +142,13 @@ def _add_search_arguments(group: Any) -> None:
         "--latency-batch-size", type=int, default=1, metavar="N", help="images of it (default: 1)"
     )
     group.add_argument(
+        "--fill",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="scale the widths of every candidate until it uses 95%% to 100%% of the limit that it "
+        "reaches first (the default where there is a limit)",
+    )
+    group.add_argument(
         "--keep-best",
         type=int,
         metavar="N",
@@ -205,7 +206,7 @@ def describe(
 ) -> dict[str, Any]:
     """Collect everything that decides the outcome of a search, as JSON values."""
     names = ("oracle", "max_trials", "objective", "factor")
-    limits = ("max_flops", "max_parameters", "max_latency", "latency_batch_size")
+    limits = ("max_flops", "max_parameters", "max_latency", "latency_batch_size", "fill")
     description = {
         "recipe": dataclasses.asdict(recipe),
         "space": dataclasses.asdict(space),
@@ -232,6 +233,9 @@ def check_folder(folder: SearchFolder, description: dict[str, Any]) -> None:
     output = folder.output
     if folder.description.exists():
         recorded = json.loads(folder.description.read_text(encoding="utf-8"))
+        # Of searches before there were these.
+        recorded = {"fill": False, **recorded}
+        recorded["space"] = {"regnet": {}, **recorded["space"]}
         if recorded["max_trials"] < description["max_trials"]:
             recorded["max_trials"] = description["max_trials"]
         changes = []
@@ -254,7 +258,7 @@ def check_folder(folder: SearchFolder, description: dict[str, Any]) -> None:
 
 def make_search(
     options: argparse.Namespace, recipe: Recipe, space: SearchSpace, source: ImageSource
-) -> tuple[PreActHyperModel, Constrained]:
+) -> tuple[RecipeHyperModel, Constrained]:
     """Make the hypermodel of a search, and the oracle that proposes its trials.
 
     Args:
@@ -269,20 +273,20 @@ def make_search(
     Raises:
         ValueError: If the space does not fit the recipe, or nothing in it keeps to the limits.
     """
-    hypermodel = PreActHyperModel(
-        recipe, space, len(source.class_names), steps_per_epoch(source, recipe)
-    )
     constraints = Constraints(
         max_parameters=options.max_parameters,
         max_flops=options.max_flops,
         max_latency=options.max_latency,
         latency_batch_size=options.latency_batch_size,
+        fill=options.fill,
+    )
+    hypermodel = RecipeHyperModel(
+        recipe, space, len(source.class_names), steps_per_epoch(source, recipe), constraints
     )
     oracle = make_oracle(
         options.oracle,
         hypermodel,
-        constraints,
-        options.objective,
+        keras_tuner.Objective(options.objective, OBJECTIVES[options.objective]),
         max_trials=options.max_trials,
         max_epochs=recipe.epochs,
         factor=options.factor,
@@ -295,7 +299,7 @@ def make_search(
 
 def run_trials(
     options: argparse.Namespace,
-    hypermodel: PreActHyperModel,
+    hypermodel: RecipeHyperModel,
     oracle: Constrained,
     folder: SearchFolder,
 ) -> None:
@@ -357,7 +361,7 @@ def worker_options(options: argparse.Namespace) -> list[list[str]]:
 def run_search(
     arguments: Sequence[str],
     options: argparse.Namespace,
-    search: tuple[PreActHyperModel, Constrained],
+    search: tuple[RecipeHyperModel, Constrained],
     folder: SearchFolder,
     description: dict[str, Any],
 ) -> int:

@@ -24,11 +24,12 @@ tf = pytest.importorskip("tensorflow")
 
 from keras_preact.preprocessing import Preprocessing, Preprocessor  # noqa: E402
 from keras_preact.serving.reading import ImageReader  # noqa: E402
+from keras_preact.tuning import SearchSpace  # noqa: E402
 from tests.odd_files import FILES, tolerance  # noqa: E402
 from training.listing.find import find_listing  # noqa: E402
 from training.listing.folders import IMAGE_FILES  # noqa: E402
 from training.recipe import Recipe, load_recipe  # noqa: E402
-from training.search import SearchSpace, load_space  # noqa: E402
+from training.search import load_space  # noqa: E402
 
 TRIED = {"images": 640, "recipes": 300, "spaces": 300, "folders": 100}
 SLOWLY = 20

@@ -22,8 +22,13 @@ from rich.table import Table
 
 from training.recipe import load_recipe
 from training.records.files import replacing
-from training.search.oracles import OBJECTIVES
-from training.search.trials import Record, SearchFolder, leaderboard, write_recipe
+from training.search.trials import (
+    OBJECTIVES,
+    Record,
+    SearchFolder,
+    leaderboard,
+    write_recipe,
+)
 
 # How many of the best become recipe files, and lines of the table on a terminal.
 BEST, SHOWN = 3, 10

@@ -19,8 +19,9 @@ import tomli_w
 from training.recipe import Recipe
 from training.records.files import replacing, write_json
 from training.run import read_run
-from training.search.oracles import OBJECTIVES
 
+# Metrics that a run reports, and the direction in which each is better.
+OBJECTIVES = {"val_top1": "max", "val_top5": "max", "val_loss": "min"}
 # Files of a training run that hold weights.
 _WEIGHTS = ("model.keras", "best.keras", "checkpoint")
 # Entry of `search.json` once the oracle has nothing left to propose.

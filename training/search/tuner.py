@@ -20,9 +20,9 @@ import keras_tuner
 from keras_tuner.engine import base_tuner
 from keras_tuner.engine.trial import Trial
 
+from keras_preact.tuning.oracles import Constrained
 from training import processes
-from training.search.hypermodel import PreActHyperModel
-from training.search.oracles import Constrained
+from training.search.hypermodel import RecipeHyperModel
 from training.search.trials import Record, SearchFolder, write_recipe
 
 # Name of the process that holds the oracle, whether or not it runs the trials itself. KerasTuner
@@ -76,7 +76,7 @@ class TrainingTuner(base_tuner.BaseTuner):
     def __init__(
         self,
         oracle: Constrained,
-        hypermodel: PreActHyperModel,
+        hypermodel: RecipeHyperModel,
         folder: SearchFolder,
         training: Training,
         workers: int = 0,
@@ -171,7 +171,7 @@ class TrainingTuner(base_tuner.BaseTuner):
         return record
 
     def _new_record(self, trial: str, values: dict[str, Any]) -> Record:
-        cost = self._net.cost(values)
+        cost = self._net.candidates.cost(values)
         run = f"trials/{trial}/run"
         if f"{_INTERNAL}trial_id" in values:
             earlier = self._folder.read(values[f"{_INTERNAL}trial_id"])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from keras_preact.tuning import SearchSpace
 from training.recipe import Recipe
-from training.search import PreActHyperModel, SearchSpace
+from training.search import RecipeHyperModel
 
 TINY = Recipe(
     model="PreActResNet20",
@@ -33,6 +34,6 @@ def recipe() -> Recipe:
 
 
 @pytest.fixture(scope="session")
-def hypermodel() -> PreActHyperModel:
+def hypermodel() -> RecipeHyperModel:
     """288 candidates; a session's, since it keeps the costs of their parts."""
-    return PreActHyperModel(TINY, SPACE, classes=10, steps_per_epoch=2)
+    return RecipeHyperModel(TINY, SPACE, classes=10, steps_per_epoch=2)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import keras_tuner
 import pytest
 import yaml
 
-from training.search import Constraints, make_oracle
+from keras_preact.tuning import make_oracle
 from training.search.cluster import Cluster, share_devices
 from training.search.trials import SearchFolder
 from training.search.tuner import CHIEF, Training, TrainingTuner, worker_name
@@ -78,7 +79,7 @@ def make_tuner(hypermodel, tmp_path, monkeypatch):
         oracle = make_oracle(
             "random",
             hypermodel,
-            Constraints(),
+            keras_tuner.Objective("val_top1", "max"),
             max_trials=6,
             max_epochs=3,
             max_retries_per_trial=1,

@@ -18,12 +18,13 @@ from pathlib import Path
 import keras_tuner
 import pytest
 
+from keras_preact.tuning import make_oracle
 from tests.training.paths import ROOT
 from training import processes
 from training.recipe import load_recipe
 from training.records.files import write_json
 from training.run import read_run
-from training.search import Constraints, load_space, make_oracle, tuner
+from training.search import load_space, tuner
 from training.search.trials import SearchFolder, leaderboard, write_recipe
 from training.search.tuner import CHIEF, Training, TrainingTuner
 from training.sources import open_source
@@ -104,7 +105,8 @@ def make_tuner(hypermodel, tmp_path, monkeypatch) -> Callable[..., TrainingTuner
     monkeypatch.setenv("KERASTUNER_TUNER_ID", "")
 
     def make(*options: str) -> TrainingTuner:
-        oracle = make_oracle("halving", hypermodel, Constraints(), max_trials=4, max_epochs=9)
+        objective = keras_tuner.Objective("val_top1", "max")
+        oracle = make_oracle("halving", hypermodel, objective, max_trials=4, max_epochs=9)
         folder = SearchFolder(tmp_path / "search")
         return TrainingTuner(oracle, hypermodel, folder, Training(options))
 

@@ -8,9 +8,9 @@ import itertools
 import keras_tuner
 import pytest
 
-from training.search import ORACLES, Constraints, SearchSpace, make_oracle
-from training.search.hypermodel import PreActHyperModel
-from training.search.oracles import halving_sizes
+from keras_preact.tuning import ORACLES, Constraints, PreActHyperModel, SearchSpace, make_oracle
+from keras_preact.tuning.oracles import halving_sizes
+from tests.tuning.conftest import SHAPE, SPACE
 
 ALL = sorted(ORACLES)
 RUNGS = ("hyperband", "halving")
@@ -18,9 +18,9 @@ RUNGS = ("hyperband", "halving")
 TRIALS = {"random": 20, "bayesian": 7, "hyperband": 20, "halving": 20}
 
 
-def made(name, hypermodel, folder, constraints=None, project="search", **options):
+def made(name, hypermodel, folder, project="search", **options):
     options = {"max_trials": TRIALS[name], "max_epochs": 9, **options}
-    return placed(make_oracle(name, hypermodel, constraints, **options), folder, project)
+    return placed(make_oracle(name, hypermodel, **options), folder, project)
 
 
 def placed(oracle, folder, project="search"):
@@ -39,7 +39,7 @@ def score(values):
 
 def end(oracle, trial, status="COMPLETED"):
     if status == "COMPLETED":
-        oracle.update_trial(trial.trial_id, {"val_top1": score(trial.hyperparameters.values)})
+        oracle.update_trial(trial.trial_id, {"val_accuracy": score(trial.hyperparameters.values)})
     trial.status = status
     oracle.end_trial(trial)
 
@@ -70,17 +70,18 @@ def rungs(trials):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_proposal_is_new_and_within_the_limits(name, hypermodel, tmp_path):
-    costs = [
-        hypermodel.cost({**hypermodel.hyperparameters().values, "units_stage3": units})
-        for units in (1, 2)
-    ]
-    constraints = Constraints(max_flops=costs[1].flops, max_parameters=costs[1].parameters)
-    trials = search(made(name, hypermodel, tmp_path, constraints))
+def test_every_proposal_is_new_and_within_the_limits(name, architecture, hypermodel, tmp_path):
+    values = {**hypermodel.hyperparameters().values, "units_stage3": 2}
+    limit = hypermodel.candidates.cost(values)
+    constraints = Constraints(max_flops=limit.flops, max_parameters=limit.parameters, fill=False)
+    limited = PreActHyperModel(
+        architecture, SPACE, input_shape=SHAPE, classes=10, constraints=constraints
+    )
+    trials = search(made(name, limited, tmp_path))
     assert len(trials) >= TRIALS[name] - 1
     for trial in trials:
-        cost = hypermodel.cost(trial.hyperparameters.values)
-        assert cost.flops <= costs[1].flops and cost.parameters <= costs[1].parameters
+        cost = hypermodel.candidates.cost(trial.hyperparameters.values)
+        assert cost.flops <= limit.flops and cost.parameters <= limit.parameters
     begun = [each for each in trials if not each.hyperparameters.values.get("tuner/round")]
     assert len({chosen(trial) for trial in begun}) == len(begun)
 
@@ -160,7 +161,7 @@ def test_the_best_of_a_rung_are_continued(name, hypermodel, tmp_path):
 def test_hyperband_has_the_rungs_of_kerastuners(factor, hypermodel, tmp_path):
     theirs = placed(
         keras_tuner.oracles.HyperbandOracle(
-            objective=keras_tuner.Objective("val_top1", "max"),
+            objective=keras_tuner.Objective("val_accuracy", "max"),
             max_epochs=9,
             factor=factor,
             seed=1,
@@ -259,10 +260,11 @@ def test_a_rung_waits_for_trials_that_may_yet_be_better(hypermodel, tmp_path):
     ("name", "sizes"),
     [("random", [4]), ("bayesian", [4]), ("hyperband", [4, 3, 1]), ("halving", [4, 4, 3])],
 )
-def test_a_small_space_is_tried_to_its_end(name, sizes, recipe, tmp_path):
+def test_a_small_space_is_tried_to_its_end(name, sizes, architecture, tmp_path):
     """KerasTuner's rungs would stop after the first."""
     space = SearchSpace(units=((1, 2), (1, 2)))
-    oracle = made(name, PreActHyperModel(recipe, space, classes=10), tmp_path, max_trials=40)
+    hypermodel = PreActHyperModel(architecture, space, input_shape=SHAPE, classes=10)
+    oracle = made(name, hypermodel, tmp_path, max_trials=40)
     candidates = collections.Counter()
     epochs = collections.Counter()
     while (trial := oracle.create_trial("worker")).status == "RUNNING":
@@ -270,7 +272,7 @@ def test_a_small_space_is_tried_to_its_end(name, sizes, recipe, tmp_path):
         units = values["units_stage2"], values["units_stage3"]
         candidates[units] += 1
         epochs[values.get("tuner/epochs")] += 1
-        oracle.update_trial(trial.trial_id, {"val_top1": units[0] + units[1] / 10})
+        oracle.update_trial(trial.trial_id, {"val_accuracy": units[0] + units[1] / 10})
         trial.status = "COMPLETED"
         oracle.end_trial(trial)
     assert trial.status == "STOPPED"
@@ -290,7 +292,7 @@ def test_a_bayesian_search_learns_from_its_trials(hypermodel, tmp_path):
 def test_a_retried_trial_gets_its_new_result(hypermodel, tmp_path):
     oracle = made("random", hypermodel, tmp_path, max_retries_per_trial=1)
     trial = oracle.create_trial("worker")
-    oracle.update_trial(trial.trial_id, {"val_top1": float("nan")})
+    oracle.update_trial(trial.trial_id, {"val_accuracy": float("nan")})
     trial.status = "COMPLETED"
     oracle.end_trial(trial)
     again = oracle.create_trial("worker")
@@ -306,8 +308,10 @@ def test_a_retried_trial_gets_its_new_result(hypermodel, tmp_path):
         ({"max_trials": 0}, "`max_trials` must be a whole number of at least 1. Received: 0"),
         ({"max_epochs": 1.5}, "`max_epochs` must be a whole number of at least 1. Received: 1.5"),
         ({"factor": 1}, "`factor` must be a whole number of at least 2. Received: 1"),
-        ({"objective": "accuracy"}, "`objective` must be one of val_top1.*Received: 'accuracy'"),
-        ({"constraints": Constraints(max_flops=1)}, "No candidate keeps to the limits"),
+        (
+            {"objective": "accuracy"},
+            "`objective` must be one of val_accuracy.*Received: 'accuracy'",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(changes, message, hypermodel):

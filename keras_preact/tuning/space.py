@@ -1,4 +1,4 @@
-"""A search space: which values of a recipe vary, and over what."""
+"""A search space: which fields of an architecture vary, and over what."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from typing import Any
 
 from keras_preact.architecture import RULES
 from keras_preact.messages import did_you_mean
-from keras_preact.spec.rules import POSITIVE, POSITIVE_INTEGER, Rule
-from training.recipe import Recipe
-
-SPACES = Path(__file__).parent.parent / "spaces"
+from keras_preact.spec.rules import POSITIVE, POSITIVE_INTEGER, Rule, number
 
 # Values of the optimizer that may vary.
-OPTIMIZER = ("learning_rate", "weight_decay")
+OPTIMIZER = {"learning_rate": POSITIVE, "weight_decay": number(lambda value: value >= 0, "from 0")}
+# The numbers of RegNet's rule, from which all units and channels follow.
+REGNET = {
+    "depth": POSITIVE_INTEGER,
+    "slope": number(lambda value: value >= 0, "from 0"),
+    "multiplier": number(lambda value: value > 1, "above 1"),
+    "width": POSITIVE,
+}
 # Fields of `Architecture` that have lists of their own, or that no search may change.
 _NOT_CHOICES = {
     "units": "give `units`",
     "channels": "give `channels` or `widen`",
-    "strides": "the strides stay as in the recipe",
+    "strides": "the strides stay as they are",
 }
 
 # Options of one stage, or a list of them per stage.
@@ -32,21 +36,28 @@ Counts = tuple[int, ...] | tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """Values of a recipe that vary in a search; all others stay as in the recipe.
+    """Fields of an architecture that vary in a search; all others stay as they are.
 
     Args:
         units: Residual units that a stage may have; every stage chooses for itself. Or one such
             list for each stage.
         channels: Output channels that a stage may have, in the same form.
-        widen: Factors of the recipe's channels, one for all stages, in place of `channels`. They
-            multiply the width of the 3x3 convolutions: where the recipe's unit is another kind
-            than a candidate's bottleneck, that has `1 / bottleneck_ratio` times the channels
-            around it, as between ResNet-34 and ResNet-50 (arXiv:1512.03385, table 1).
+        widen: Factors of the net's channels, one for all stages, in place of `channels`. They
+            multiply the width of the 3x3 convolutions: where the net's unit is another kind than
+            a candidate's bottleneck, that has `1 / bottleneck_ratio` times the channels around it,
+            as between ResNet-34 and ResNet-50 (arXiv:1512.03385, table 1). Where a budget is
+            filled it decides the width, and these factors are left out.
+        regnet: Options of the numbers of RegNet's rule (arXiv:2003.13678, section 3.3), in place of
+            `units`, `channels` and `widen`: of `depth`, the number of units; of `slope`, the
+            growth of the width from unit to unit, in widths of the first; of `multiplier`, the
+            step from one quantized width to the next, by default the one that gives the net its
+            number of stages; and of `width`, the first width, by default the channels of the
+            net's first stage.
         choices: By name of any other field of `keras_preact.Architecture`, the values that it may
             have, such as `{"unit": ("basic", "bottleneck"), "attention": (None, "se")}`. The word
             "none" stands for None where the field may be None.
-        learning_rate: Peak learning rates, as in the recipe.
-        weight_decay: L2 penalties, in the same form.
+        learning_rate: Peak learning rates.
+        weight_decay: Weight decays.
 
     Raises:
         ValueError: If nothing varies, a name is unknown, or a value is out of its range or twice
@@ -56,6 +67,7 @@ class SearchSpace:
     units: Counts = ()
     channels: Counts = ()
     widen: tuple[float, ...] = ()
+    regnet: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     learning_rate: tuple[float, ...] = ()
     weight_decay: tuple[float, ...] = ()
@@ -68,14 +80,18 @@ class SearchSpace:
             raise ValueError(f"`choices` must be a table of lists. Received: {self.choices!r}")
         choices = {name: _choices(name, values) for name, values in self.choices.items()}
         object.__setattr__(self, "choices", choices)
-        for name in OPTIMIZER:
-            values = _sequence(name, getattr(self, name))
-            # A recipe knows what they may be.
-            values = tuple(getattr(Recipe(**{name: value}), name) for value in values)
-            object.__setattr__(self, name, _different(name, values))
+        for name, rule in OPTIMIZER.items():
+            object.__setattr__(self, name, _options(name, getattr(self, name), rule, float))
+        object.__setattr__(self, "regnet", _regnet(self.regnet))
+        others = [name for name in ("units", "channels", "widen") if getattr(self, name)]
+        if self.regnet and others:
+            raise ValueError(
+                "`regnet` decides units and channels: give it without "
+                + ", ".join(f"`{name}`" for name in others)
+            )
         if self.channels and self.widen:
             raise ValueError(
-                "`widen` multiplies the recipe's channels, which `channels` replaces: give one of "
+                "`widen` multiplies the net's channels, which `channels` replaces: give one of "
                 f"them. Received: widen={self.widen}, channels={self.channels}"
             )
         if not any(getattr(self, each.name) for each in dataclasses.fields(self)):
@@ -83,32 +99,22 @@ class SearchSpace:
             raise ValueError(f"A search space must let something vary: {names}. Received: nothing")
 
 
-def load_space(name_or_path: str | Path) -> SearchSpace:
-    """Read a search space.
+def read_space(path: str | Path) -> SearchSpace:
+    """Read a search space from a file.
 
     Args:
-        name_or_path: Name of a file in `training/spaces`, without its ending, or the path of any
-            TOML file. Its keys are the arguments of `SearchSpace`.
+        path: A TOML file, whose keys are the arguments of `SearchSpace`. The word "none" stands
+            for None.
 
     Returns:
         The space, checked.
 
     Raises:
-        FileNotFoundError: If there is no such space.
-        ValueError: If the file is not TOML, or has an unknown key or a value out of its range.
+        OSError: If the file cannot be read.
+        ValueError: If it is not TOML, or has an unknown key or a value out of its range.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        path = SPACES / f"{name_or_path}.toml"
-    if not path.is_file():
-        known = sorted(each.stem for each in SPACES.glob("*.toml"))
-        hint = did_you_mean(path.stem, known, quote="'")
-        raise FileNotFoundError(
-            f"No search space {str(name_or_path)!r}.{hint} "
-            f"The spaces are {', '.join(known)}; any other is given by the path of its .toml file."
-        )
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         _check_names(values, [each.name for each in dataclasses.fields(SearchSpace)])
         return SearchSpace(**values)
     except ValueError as error:
@@ -145,6 +151,20 @@ def _choices(name: str, values: Any) -> tuple[Any, ...]:
     values = [_none(value, rule) for value in _sequence(name, values)]
     kind = float if are_numbers(values) and not all(map(_is_integer, values)) else None
     return _options(f"choices.{name}", values, rule, kind)
+
+
+def _regnet(values: Any) -> dict[str, tuple[Any, ...]]:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"`regnet` must be a table of lists. Received: {values!r}")
+    _check_names(values, list(REGNET))
+    missing = [name for name in ("depth", "slope") if values and not values.get(name)]
+    if missing:
+        raise ValueError(f"`regnet` needs {' and '.join(map(repr, missing))}. Received: {values!r}")
+    kinds = {name: None if rule is POSITIVE_INTEGER else float for name, rule in REGNET.items()}
+    return {
+        name: _options(f"regnet.{name}", options, REGNET[name], kinds[name])
+        for name, options in values.items()
+    }
 
 
 def _none(value: Any, rule: Rule) -> Any:

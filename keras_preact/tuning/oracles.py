@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ import numpy as np
 from keras_tuner.engine.trial import Trial
 from keras_tuner.oracles import BayesianOptimizationOracle, HyperbandOracle, RandomSearchOracle
 
-from training.records.files import replacing, write_json
-from training.search.constraints import Constraints
-from training.search.hypermodel import PreActHyperModel
+from keras_preact.files import replacing, write_json
+from keras_preact.tuning.candidates import CHANNELS
+from keras_preact.tuning.hypermodel import PreActHyperModel
 
 # Draws for a proposal. If none is a new candidate, the space counts as exhausted; KerasTuner's 20
 # would end a search of a small space long before (keras-team/keras-tuner#35).
@@ -29,8 +29,8 @@ DRAWS = 20_000
 # Candidates that a Bayesian search chooses from.
 POOL = 1_000
 
-# Metrics that a run reports, and the direction in which each is better.
-OBJECTIVES = {"val_top1": "max", "val_top5": "max", "val_loss": "min"}
+# Metrics that are known here, and the direction in which each is better.
+OBJECTIVES = {"val_accuracy": "max", "val_loss": "min"}
 
 _ENDED = ("COMPLETED", "FAILED")
 
@@ -38,8 +38,7 @@ _ENDED = ("COMPLETED", "FAILED")
 def make_oracle(
     name: str,
     hypermodel: PreActHyperModel,
-    constraints: Constraints | None = None,
-    objective: str | keras_tuner.Objective = "val_top1",
+    objective: str | keras_tuner.Objective = "val_accuracy",
     *,
     max_trials: int,
     max_epochs: int,
@@ -54,9 +53,8 @@ def make_oracle(
         name: `"random"`; `"bayesian"`, a Gaussian process; `"hyperband"` (arXiv:1603.06560); or
             `"halving"`, one bracket of successive halving (arXiv:1502.07943). The last two give
             a trial some of the epochs and continue the best of them.
-        hypermodel: Holds the hyperparameters.
-        constraints: Limits on candidates; none by default.
-        objective: `val_top1`, `val_top5` or `val_loss`, or any with its direction.
+        hypermodel: Holds the hyperparameters, and the limits that every proposal keeps to.
+        objective: `val_accuracy` or `val_loss`, or any with its direction.
         max_trials: Most trials. With `hyperband` and `halving`, continuing one is a trial as well:
             Hyperband runs its brackets over and over until there are so many, halving begins with
             as many candidates as lead to no more than that.
@@ -70,7 +68,7 @@ def make_oracle(
         The oracle, for any tuner of KerasTuner's.
 
     Raises:
-        ValueError: If an argument is out of its range, or no candidate keeps to the constraints.
+        ValueError: If an argument is out of its range.
     """
     if name not in ORACLES:
         raise ValueError(f"`name` must be one of {', '.join(ORACLES)}. Received: {name!r}")
@@ -80,12 +78,9 @@ def make_oracle(
             raise ValueError(
                 f"`{argument}` must be a whole number of at least {least}. Received: {value!r}"
             )
-    constraints = constraints or Constraints()
-    constraints.check(hypermodel)
     rungs = {"max_epochs": max_epochs, "factor": factor} if issubclass(ORACLES[name], Rungs) else {}
     return ORACLES[name](
         hypermodel,
-        constraints,
         max_trials=max_trials,
         objective=_objective(objective),
         # KerasTuner takes 0 for no seed.
@@ -111,30 +106,39 @@ class Constrained(keras_tuner.Oracle):
     """Base of all oracles here: they keep to the constraints, and survive being killed.
 
     Args:
-        hypermodel: Holds the hyperparameters.
-        constraints: Limits on candidates.
+        hypermodel: Holds the hyperparameters and the limits.
         **options: Those of KerasTuner's oracle.
     """
 
-    def __init__(
-        self, hypermodel: PreActHyperModel, constraints: Constraints, **options: Any
-    ) -> None:
-        self.hypermodel = hypermodel
-        self.constraints = constraints
+    def __init__(self, hypermodel: PreActHyperModel, **options: Any) -> None:
+        self.candidates = hypermodel.candidates
         super().__init__(hyperparameters=hypermodel.hyperparameters(), **options)
 
     def _drawn(self) -> Iterator[dict[str, Any]]:
-        """Yield new candidates that keep to the constraints, among so many drawn at random."""
+        """Yield new candidates that seem to keep to the limits, among so many drawn at random."""
         for _ in range(DRAWS):
             draw = random.Random(self._seed_state)
             self._seed_state += 1
             values = {hp.name: hp.prob_to_value(draw.random()) for hp in self.hyperparameters.space}
-            if self.constraints.holds(self.hypermodel, values) and not self._duplicate(values):
+            # To fill a budget takes a while, and hardly any candidate cannot.
+            seems_to_hold = self.candidates.constraints.fills or self.candidates.holds(values)
+            if seems_to_hold and not self._duplicate(values):
                 yield values
 
     def _random_values(self) -> dict[str, Any] | None:
         """Return a new candidate, or None if there seems to be none left."""
-        return next(self._drawn(), None)
+        return self._first(self._drawn())
+
+    def _first(self, drawn: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+        """Return the first candidate that keeps to the limits, with the widths that it then has."""
+        holding = (values for values in drawn if self.candidates.holds(values))
+        return next(map(self.candidates.completed, holding), None)
+
+    def _compute_values_hash(self, values: dict[str, Any]) -> str:
+        # The widths follow from the rest.
+        return super()._compute_values_hash(
+            {name: value for name, value in values.items() if name != CHANNELS}
+        )
 
     def _retry(self, trial: Any) -> bool:
         retried = super()._retry(trial)
@@ -184,8 +188,7 @@ class Bayesian(Constrained, BayesianOptimizationOracle):
     Optimization for General Algorithm Configuration", 2011, section 4.3).
 
     Args:
-        hypermodel: Holds the hyperparameters.
-        constraints: Limits on candidates.
+        hypermodel: Holds the hyperparameters and the limits.
         max_trials: Most trials. The first quarter are drawn at random, or three for each
             hyperparameter where that is fewer.
         **options: Those of KerasTuner's oracle.
@@ -194,14 +197,12 @@ class Bayesian(Constrained, BayesianOptimizationOracle):
     def __init__(
         self,
         hypermodel: PreActHyperModel,
-        constraints: Constraints,
         max_trials: int,
         **options: Any,
     ) -> None:
         dimensions = len(hypermodel.hyperparameters().space)
         super().__init__(
             hypermodel,
-            constraints,
             max_trials=max_trials,
             num_initial_points=min(3 * dimensions, max(3, max_trials // 4)),
             **options,
@@ -217,7 +218,8 @@ class Bayesian(Constrained, BayesianOptimizationOracle):
             return {"status": "STOPPED", "values": None}
         self.gpr.fit(*self._vectorize_trials())
         mean, deviation = self.gpr.predict(np.array(list(map(self._vector, drawn))), True)
-        return {"status": "RUNNING", "values": drawn[np.argmin(mean - self.beta * deviation)]}
+        values = self._first(drawn[place] for place in np.argsort(mean - self.beta * deviation))
+        return {"status": "RUNNING" if values else "STOPPED", "values": values}
 
     def _vector(self, values: dict[str, Any]) -> list[float]:
         return [hp.value_to_prob(values[hp.name]) for hp in self._nonfixed_space()]
@@ -322,8 +324,7 @@ class Hyperband(Rungs):
     """Brackets that begin with many candidates and few epochs, then the other way round.
 
     Args:
-        hypermodel: Holds the hyperparameters.
-        constraints: Limits on candidates.
+        hypermodel: Holds the hyperparameters and the limits.
         max_trials: Most trials, promotions counted. The brackets follow each other so often.
         **options: Those of KerasTuner's oracle.
     """
@@ -331,11 +332,10 @@ class Hyperband(Rungs):
     def __init__(
         self,
         hypermodel: PreActHyperModel,
-        constraints: Constraints,
         max_trials: int,
         **options: Any,
     ) -> None:
-        super().__init__(hypermodel, constraints, **options)
+        super().__init__(hypermodel, **options)
         self.max_trials = max_trials
         in_all_brackets = sum(
             self._get_size(bracket, rung)
@@ -360,8 +360,7 @@ class SuccessiveHalving(Rungs):
     A search that goes on with a larger `max_trials` has one more bracket, of the trials added.
 
     Args:
-        hypermodel: Holds the hyperparameters.
-        constraints: Limits on candidates.
+        hypermodel: Holds the hyperparameters and the limits.
         max_trials: Most trials, promotions counted.
         max_epochs: Epochs of the last rung.
         factor: One of how many is continued.
@@ -371,7 +370,6 @@ class SuccessiveHalving(Rungs):
     def __init__(
         self,
         hypermodel: PreActHyperModel,
-        constraints: Constraints,
         max_trials: int,
         max_epochs: int,
         factor: int,
@@ -380,7 +378,7 @@ class SuccessiveHalving(Rungs):
         # Trials that the brackets begun so far were planned for.
         self._planned = 0
         self._sizes = halving_sizes(max_trials, max_epochs, factor)
-        super().__init__(hypermodel, constraints, max_epochs=max_epochs, factor=factor, **options)
+        super().__init__(hypermodel, max_epochs=max_epochs, factor=factor, **options)
         self.max_trials = self._planned = max_trials
 
     def get_state(self) -> dict[str, Any]:

@@ -1,0 +1,74 @@
+"""Limits on the cost of the nets of a search."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from keras_preact.spec.rules import BOOLEAN, POSITIVE, POSITIVE_INTEGER
+
+_EXPECTED = {
+    "max_parameters": POSITIVE_INTEGER,
+    "max_flops": POSITIVE_INTEGER,
+    "max_latency": POSITIVE,
+    "latency_batch_size": POSITIVE_INTEGER,
+    "fill": BOOLEAN,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraints:
+    """Limits that candidates keep to, checked before anything is built.
+
+    Args:
+        max_parameters: Most parameters; None for no limit.
+        max_flops: Most multiply-adds for one image, as `keras_preact.analysis` counts them.
+        max_latency: Longest time for a batch, in seconds, by the sum of what this process measures
+            of the net's parts, each when it is first needed.
+        latency_batch_size: Images of that batch.
+        fill: Whether the widths of every candidate are scaled until it uses 95% to 100% of the
+            limit that it reaches first. The search is then over shapes: accuracy grows with cost,
+            so nets far below the limit lose to others of the same shape. Without a limit nothing
+            is scaled.
+
+    Raises:
+        ValueError: If a limit is not above 0, or not a whole number where it counts something.
+    """
+
+    max_parameters: int | None = None
+    max_flops: int | None = None
+    max_latency: float | None = None
+    latency_batch_size: int = 1
+    fill: bool = True
+
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            value, rule = getattr(self, each.name), _EXPECTED[each.name]
+            if not rule.holds(value) and not (value is None and each.default is None):
+                raise ValueError(f"`{each.name}` must be {rule.expected}. Received: {value!r}")
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit."""
+        return self != Constraints(latency_batch_size=self.latency_batch_size, fill=self.fill)
+
+    @property
+    def fills(self) -> bool:
+        """Whether widths follow from a limit."""
+        return self.fill and self.limited
+
+    def share(self, parameters: int, flops: int, seconds: float) -> float:
+        """Return the share of the limit that a net reaches first; 0 without a limit.
+
+        Args:
+            parameters: Parameters of the net.
+            flops: Its multiply-adds for one image.
+            seconds: Its time for a batch. Ignored without such a limit.
+        """
+        used: list[tuple[Any, Any]] = [
+            (parameters, self.max_parameters),
+            (flops, self.max_flops),
+            (seconds, self.max_latency),
+        ]
+        return max((value / limit for value, limit in used if limit is not None), default=0.0)

@@ -1,0 +1,48 @@
+"""RegNet's rule: units and channels of all stages from four numbers (arXiv:2003.13678)."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+
+def regnet_stages(
+    depth: int,
+    slope: float,
+    width: float,
+    *,
+    multiplier: float | None = None,
+    stages: int | None = None,
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Lay out the stages of a net whose widths grow linearly and are then quantized.
+
+    Section 3.3, equations 2 to 4. Unit `j` of `depth` would have `width * (1 + slope * j)`
+    channels; each gets the nearest of `width * multiplier ** s`, nearest in the logarithm, and
+    units of one width are a stage.
+
+    Args:
+        depth: Number of units.
+        slope: Growth of the width from one unit to the next, in widths of the first.
+        width: Channels of the first unit.
+        multiplier: Quotient of a width and the one before, above 1. By default the one that puts
+            the last unit into stage number `stages`.
+        stages: The number of stages that the net must have; any by default.
+
+    Returns:
+        Units and channels of each stage. The channels are not yet rounded.
+
+    Raises:
+        ValueError: If the rule gives another number of stages.
+    """
+    widest = 1 + slope * (depth - 1)
+    if multiplier is None:
+        steps = (stages or 1) - 1
+        multiplier = widest ** (1 / steps) if steps and widest > 1 else math.inf
+    exponents = [round(math.log(1 + slope * unit, multiplier)) for unit in range(depth)]
+    units = Counter(exponents)
+    if stages not in (None, len(units)):
+        raise ValueError(
+            f"A depth of {depth} with slope {slope:g} and multiplier {multiplier:.4g} gives "
+            f"{len(units)} stages, and the net has {stages}."
+        )
+    return tuple(units.values()), tuple(width * multiplier**exponent for exponent in units)

@@ -1,0 +1,86 @@
+"""The hypermodel with KerasTuner's own tuners."""
+
+import keras
+import keras_tuner
+import numpy as np
+import pytest
+
+import keras_preact
+from keras_preact.analysis import architecture_cost, model_cost
+from keras_preact.tuning import Constraints, PreActHyperModel, SearchSpace
+from tests.tuning.conftest import SHAPE
+
+
+def images(count=64):
+    generator = np.random.default_rng(0)
+    return generator.random((count, *SHAPE), "float32"), np.arange(count) % 10
+
+
+def test_a_tuner_of_kerastuner_searches_within_the_budget(architecture, tmp_path):
+    hypermodel = PreActHyperModel(
+        architecture,
+        SearchSpace(units=(1, 2), widen=(0.5, 1), learning_rate=(0.01,)),
+        input_shape=SHAPE,
+        classes=10,
+        constraints=Constraints(max_flops=400_000),
+    )
+    tuner = keras_tuner.Hyperband(
+        hypermodel, objective="val_accuracy", max_epochs=2, directory=tmp_path, seed=1
+    )
+    x, y = images()
+    tuner.search(x, y, batch_size=32, validation_data=(x, y), verbose=0)
+    assert {trial.status for trial in tuner.oracle.trials.values()} == {"COMPLETED"}
+    best = tuner.get_best_hyperparameters()[0]
+    model = tuner.get_best_models()[0]
+    cost = model_cost(model).total
+    assert 380_000 <= cost.flops <= 400_000
+    assert hypermodel.candidates.cost(best.values) == cost
+    assert model.optimizer.momentum == 0.9 and model.optimizer.nesterov
+
+
+def test_a_net_beyond_the_limits_is_a_failed_trial(architecture):
+    limit = architecture_cost(architecture, SHAPE, 10).flops
+    hypermodel = PreActHyperModel(
+        architecture,
+        SearchSpace(units=((1, 2), (1,))),
+        input_shape=SHAPE,
+        classes=10,
+        constraints=Constraints(max_flops=limit, fill=False),
+    )
+    hp = hypermodel.hyperparameters()
+    assert isinstance(hypermodel.build(hp), keras.Model)
+    hp.values["units_stage2"] = 2
+    with pytest.raises(keras_tuner.errors.FailedTrialError, match="times what the limits allow"):
+        hypermodel.build(hp)
+
+
+def test_values_that_do_not_fit_are_a_failed_trial(architecture):
+    space = SearchSpace(channels=(8, 32), choices={"norm": ("batch", "group")})
+    net = architecture.replace(stem_channels=32)
+    hypermodel = PreActHyperModel(net, space, input_shape=SHAPE, classes=10)
+    hp = hypermodel.hyperparameters()
+    hp.values["norm"] = "group"
+    with pytest.raises(keras_tuner.errors.FailedTrialError, match="norm_groups"):
+        hypermodel.build(hp)
+
+
+def test_kernels_decay_and_norms_do_not(architecture):
+    space = SearchSpace(units=(1, 2), weight_decay=(1e-2,))
+    hypermodel = PreActHyperModel(architecture, space, input_shape=SHAPE, classes=10)
+    model = hypermodel.build(hypermodel.hyperparameters())
+    assert model.optimizer.weight_decay == 1e-2
+    decayed = {id(each) for each in keras_preact.decayed_variables(model)}
+    for variable in model.trainable_variables:
+        assert model.optimizer._use_weight_decay(variable) == (id(variable) in decayed)
+
+
+def test_any_compilation_may_be_given(architecture):
+    def compile(model, hp):
+        model.compile(keras.optimizers.Adam(hp.Float("adam", 1e-4, 1e-2)), "mse")
+
+    hypermodel = PreActHyperModel(
+        architecture, SearchSpace(units=(1, 2)), input_shape=SHAPE, classes=10, compile=compile
+    )
+    hp = hypermodel.hyperparameters()
+    assert isinstance(hypermodel.build(hp).optimizer, keras.optimizers.Adam)
+    assert "adam" in hp.values
