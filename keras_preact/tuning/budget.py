@@ -42,8 +42,8 @@ def fill(channels: Sequence[float], share: Share) -> tuple[int, ...] | None:
     best, most = None, 0.0
     for multiple in MULTIPLES:
         targets = _scaled(channels, looked_up, multiple)
-        filled = targets and _fill(targets, looked_up, multiple)
-        if not filled:
+        filled = None if targets is None else _fill(targets, looked_up, multiple)
+        if targets is None or filled is None:
             continue
         keeps = max(map(_distortion, filled, targets)) <= math.log1p(_DISTORTION)
         if keeps and looked_up(filled) >= FILLED:

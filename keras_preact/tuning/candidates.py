@@ -68,7 +68,7 @@ class Candidates:
             if not are_numbers(values)
         }
         self._kinds = [name for name in space.choices if name not in _FREE]
-        self._sizes: dict[tuple[Any, ...], tuple[tuple[int, ...], tuple[float, ...]]] = {}
+        self._sizes: dict[tuple[Any, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self._cost_tables: dict[tuple[Any, ...], analysis.CostTable] = {}
         self._latency_tables: dict[tuple[Any, ...], analysis.LatencyTable] = {}
 
@@ -366,7 +366,8 @@ class Candidates:
     def _proportions(self, values: Values) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """Return units and channels of each stage, before rounding and without a budget."""
         units = tuple([values[name] for name in self._units]) or self.base.units
-        channels = tuple([values[name] for name in self._channels]) or self.base.channels
+        own = tuple([values[name] for name in self._channels]) or self.base.channels
+        channels: tuple[float, ...] = own
         if self.space.regnet:
             numbers = {name: values[name] for name in self.space.regnet if name in values}
             given = {"width": self.base.channels[0] * self._width_share({}), **numbers}

@@ -35,14 +35,15 @@ def regnet_stages(
         ValueError: If the rule gives another number of stages.
     """
     widest = 1 + slope * (depth - 1)
-    if multiplier is None:
-        steps = (stages or 1) - 1
-        multiplier = widest ** (1 / steps) if steps and widest > 1 else math.inf
-    exponents = [round(math.log(1 + slope * unit, multiplier)) for unit in range(depth)]
-    units = Counter(exponents)
+    steps = (stages or 1) - 1
+    if multiplier is not None:
+        quotient = multiplier
+    else:
+        quotient = widest ** (1 / steps) if steps and widest > 1 else math.inf
+    units = Counter(round(math.log(1 + slope * unit, quotient)) for unit in range(depth))
     if stages not in (None, len(units)):
         raise ValueError(
-            f"A depth of {depth} with slope {slope:g} and multiplier {multiplier:.4g} gives "
+            f"A depth of {depth} with slope {slope:g} and multiplier {quotient:.4g} gives "
             f"{len(units)} stages, and the net has {stages}."
         )
-    return tuple(units.values()), tuple(width * multiplier**exponent for exponent in units)
+    return tuple(units.values()), tuple(width * quotient**exponent for exponent in units)
