@@ -71,6 +71,41 @@ def _animated(kind: str, first: Image.Image, **options: Any) -> bytes:
     return encoded(first, kind, save_all=True, append_images=[second], **options)
 
 
+def gif(
+    file: bytes,
+    canvas: tuple[int, int] | None = None,
+    corner: tuple[int, int] = (0, 0),
+    comment: bytes = b"",
+) -> bytes:
+    """Return a GIF file whose first frame lies elsewhere.
+
+    Args:
+        file: The file, whose frame is as large as its canvas.
+        canvas: Width and height to write; those of the file by default.
+        corner: Left and top of the frame.
+        comment: A comment to put before the frame.
+    """
+    # Pillow writes neither a table of colors nor an extension in which this could stand.
+    start = file.index(b",\0\0\0\0" + file[6:10])
+    blocks = [comment[place : place + 255] for place in range(0, len(comment), 255)]
+    extension = b"".join(bytes([len(block)]) + block for block in blocks)
+    written = struct.pack("<HH", *canvas) if canvas else file[6:10]
+    return b"".join(
+        [
+            *(file[:6], written, file[10:start]),
+            *((b"!\xfe", extension, b"\0") if comment else ()),
+            *(b",", struct.pack("<HH", *corner), file[start + 5 :]),
+        ]
+    )
+
+
+def _gif_without_colors() -> bytes:
+    """Return a GIF file that has no table of colors."""
+    file = encoded(PICTURE, "GIF")
+    table = 3 << (file[10] & 7) + 1
+    return file[:10] + bytes([file[10] & 0x7F]) + file[11:13] + file[13 + table :]
+
+
 def _files() -> dict[str, bytes]:
     turned = {
         f"{kind.lower()} {orientation}": encoded(PICTURE, kind, exif=exif(orientation), **options)
@@ -107,6 +142,15 @@ def _files() -> dict[str, bytes]:
         "gif with a transparent color": encoded(PICTURE.quantize(64), "GIF", transparency=3),
         "gray gif with a transparent color": encoded(GRAY, "GIF", transparency=100),
         "animated gif": _animated("GIF", PICTURE),
+        "interlaced gif": encoded(PICTURE, "GIF", interlace=1),
+        "gif of a larger canvas": gif(encoded(PICTURE, "GIF"), (100, 80), (10, 7)),
+        "gif of a smaller canvas": gif(encoded(PICTURE, "GIF"), (30, 20), (10, 7)),
+        "gif of no canvas": gif(encoded(PICTURE, "GIF"), (0, 0)),
+        "gif with a transparent color of a larger canvas": gif(
+            encoded(PICTURE.quantize(64), "GIF", transparency=3), (70, 90), (6, 0)
+        ),
+        "animated gif of a larger canvas": gif(_animated("GIF", PICTURE), (80, 48), (0, 0)),
+        "gif with a long comment": gif(encoded(PICTURE, "GIF"), (64, 60), (0, 12), b",;!\0" * 1000),
         "bmp": encoded(PICTURE, "BMP"),
         "bmp with alpha": encoded(ALPHA, "BMP"),
         "gray bmp": encoded(GRAY, "BMP"),
@@ -125,7 +169,7 @@ def _files() -> dict[str, bytes]:
 
 FILES = _files()
 
-# Files that no reader of TensorFlow's reads. Pillow, and so `Preprocessor`, reads the second part.
+# Files that no reader reads, though Pillow itself reads the second part.
 DAMAGED = {
     "empty": b"",
     "text": b"no image at all",
@@ -137,6 +181,11 @@ DAMAGED = {
     "cut bmp": FILES["bmp"][:2000],
     "cut palette bmp": FILES["palette bmp"][:1200],
     "bmp cut in its palette": FILES["palette bmp"][:100],
+    "gif cut in its comment": FILES["gif with a long comment"][:2000],
+    "gif cut in its table of colors": FILES["gif"][:100],
+    "gif without a frame": FILES["gif"][: FILES["gif"].index(b",\0\0\0\0")] + b";",
+    "gif without colors": _gif_without_colors(),
+    "gif of a huge canvas": gif(FILES["gif"], (65535, 65535)),
 }
 UNSUPPORTED = {
     "animated webp": _animated("WEBP", PICTURE, lossless=True),
@@ -145,6 +194,9 @@ UNSUPPORTED = {
     "bmp of 16 bits": bitmap(16),
     "bmp of OS 2": encoded(PICTURE, "BMP")[:14] + b"\x0c" + encoded(PICTURE, "BMP")[15:],
     "tiff": encoded(PICTURE, "TIFF"),
+    "compressed tiff": encoded(PICTURE, "TIFF", compression="tiff_lzw"),
+    "tiff of two pages": _animated("TIFF", PICTURE),
+    "pixmap": encoded(PICTURE, "PPM"),
 }
 
 
@@ -154,9 +206,13 @@ def upright(file: bytes, channels: int = 3) -> np.ndarray:
     if image.mode == "I;16":
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if file.startswith(b"GIF"):
-        # Nothing is drawn where a GIF is transparent.
+        # Nothing is drawn where a GIF is transparent, nor beside its first frame.
+        with Image.open(io.BytesIO(file)) as unread:
+            left, top, right, bottom = unread.tile[0].extents
         pixels = np.asarray(image.convert("RGBA"))
-        image = Image.fromarray(np.where(pixels[..., 3:] == 0, 0, pixels[..., :3]).astype(np.uint8))
+        drawn = np.zeros(pixels.shape[:2], bool)
+        drawn[top:bottom, left:right] = pixels[top:bottom, left:right, 3] > 0
+        image = Image.fromarray(pixels[..., :3] * drawn[..., None])
     image = image.convert("RGB").convert("L" if channels == 1 else "RGB")
     return np.asarray(image).reshape(*image.size[::-1], channels)
 

@@ -6,6 +6,9 @@ bits per pixel. The format is that of Microsoft's BITMAPINFOHEADER and its succe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from keras_preact.tensor import Tensor
 
 BMP_SIGNATURE = b"BM"
@@ -14,6 +17,8 @@ UNSUPPORTED = "not supported: a BMP file that is compressed, of 16 bits per pixe
 # Bytes before the palette: the file's header, and the least of the image's.
 _FILE_HEADER, _IMAGE_HEADER = 14, 40
 _PLAIN, _MASKED = 0, 3
+# Bytes that tell the kind of a file.
+_KIND_BYTES = 66
 # Where a pixel of 32 bits has red, green and blue, if the file says so: as in a plain one.
 _MASKS = (0x00FF0000, 0x0000FF00, 0x000000FF)
 
@@ -27,15 +32,34 @@ def is_supported_bitmap(file: Tensor) -> Tensor:
     Returns:
         Scalar bool.
     """
-    import tensorflow as tf
+    header = _bytes(file, 0, _KIND_BYTES)
+    return _is_supported(lambda place, count: _number(header, place, count))
 
-    header = _bytes(file, 0, 66)
-    bits, compression = _number(header, 28, 2), _number(header, 30, 4)
-    in_palette = tf.reduce_any(bits == [1, 4, 8])
+
+def is_supported_bitmap_file(content: bytes) -> bool:
+    """Return the same of a file outside of a graph."""
+    header = content[:_KIND_BYTES].ljust(_KIND_BYTES, b"\0")
+    return _is_supported(
+        lambda place, count: int.from_bytes(header[place : place + count], "little")
+    )
+
+
+def _is_supported(number: Callable[[int, int], Any]) -> Any:
+    """Tell the kind of a BMP file from its header.
+
+    Args:
+        number: Returns the number that so many bytes from a place on make: a tensor, or an `int`.
+
+    Returns:
+        A tensor, or a `bool`.
+    """
+    bits, compression = number(28, 2), number(30, 4)
+    in_palette = (bits == 1) | (bits == 4) | (bits == 8)
     plain = (compression == _PLAIN) & (in_palette | (bits == 24) | (bits == 32))
-    masks = tf.stack([_number(header, 54 + 4 * place, 4) for place in range(3)])
-    masked = (compression == _MASKED) & (bits == 32) & tf.reduce_all(masks == _MASKS)
-    return (_number(header, 14, 4) >= _IMAGE_HEADER) & (plain | masked)
+    masked = (compression == _MASKED) & (bits == 32)
+    for place, mask in enumerate(_MASKS):
+        masked &= number(54 + 4 * place, 4) == mask
+    return (number(14, 4) >= _IMAGE_HEADER) & (plain | masked)
 
 
 def decode_bitmap(file: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from keras_preact.images.bitmap import BMP_SIGNATURE, decode_bitmap
+from keras_preact.images.gif import GIF_SIGNATURE, decode_gif
+from keras_preact.images.kinds import ANIMATED
 from keras_preact.images.orientation import exif_orientation, oriented
 from keras_preact.images.tracing import traced_once
 from keras_preact.tensor import Tensor
@@ -10,7 +12,6 @@ from keras_preact.tensor import Tensor
 # Red, green and blue in the luma of ITU-R BT.601, of 2**16 as in Pillow: whole numbers, and their
 # sum exact, keep an image that was gray already as it was.
 LUMA = (19595, 38470, 7471)
-ANIMATED = "not supported: a WebP file of several frames"
 # The transform of Pillow and other decoders; TensorFlow's default is up to 24 gray levels from it.
 JPEG_DCT = "INTEGER_ACCURATE"
 
@@ -47,12 +48,14 @@ def _decode_other(encoded: Tensor) -> Tensor:
     beginning = tf.strings.join([tf.strings.substr(encoded, 0, 12), b"\0" * 12])
     is_bitmap = tf.strings.substr(beginning, 0, 2) == BMP_SIGNATURE
     is_webp = tf.strings.substr(beginning, 8, 4) == b"WEBP"
+    is_gif = tf.strings.substr(beginning, 0, len(GIF_SIGNATURE)) == GIF_SIGNATURE
     return tf.switch_case(
-        tf.cast(is_bitmap, tf.int32) + 2 * tf.cast(is_webp, tf.int32),
+        tf.where(is_bitmap, 1, tf.where(is_gif, 3, tf.where(is_webp, 2, 0))),
         [
             lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
             lambda: decode_bitmap(encoded),
             lambda: _decode_webp(encoded),
+            lambda: decode_gif(encoded),
         ],
         name="decode_by_format",
     )

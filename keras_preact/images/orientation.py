@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from keras_preact.images.tracing import traced_once
+from keras_preact.images.tracing import call_if, traced_once
 from keras_preact.tensor import Tensor
 
 # Orientations as EXIF numbers them, after transposing those from 5 on.
@@ -18,7 +18,7 @@ _TRANSPOSED = 5
 _MIRRORED, _UPSIDE_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)
 
 JPEG_SIGNATURE = b"\xff\xd8\xff"
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MARKER = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
 # First bytes of files without EXIF data; any byte may be in the place of a None. In a JPEG file,
@@ -31,7 +31,7 @@ _PLAIN = [
         for jfif in ((), _JFIF)
         for marker in b"\xdb\xc0\xc2\xc4"
     ),
-    (*_PNG_SIGNATURE, *b"\0\0\0\x0dIHDR", *[None] * 21, *b"IDAT"),
+    (*PNG_SIGNATURE, *b"\0\0\0\x0dIHDR", *[None] * 21, *b"IDAT"),
     *((*b"RIFF", *[None] * 4, *kind) for kind in (b"WEBPVP8 ", b"WEBPVP8L")),
     (*b"GIF8",),
     (*b"BM",),
@@ -57,22 +57,11 @@ def exif_orientation(file: Tensor) -> Tensor:
     """
     import tensorflow as tf
 
-    if tf.executing_eagerly():
-        return _find_orientation(file)
-    # `tf.cond` becomes part of the graph around it, where a branch with a loop takes its time even
-    # if it is not taken. This operation calls a function, or does not.
-    signature = [tf.TensorSpec([], tf.string)]
-    find = tf.function(_find_orientation, signature).get_concrete_function()
-    upright = tf.function(lambda file: tf.constant(1), signature).get_concrete_function()
-    (orientation,) = tf.raw_ops.StatelessIf(
-        cond=_may_have_exif(file),
-        input=[file],
-        Tout=[tf.int32],
-        then_branch=find,
-        else_branch=upright,
-        output_shapes=[[]],
-    )
-    return orientation
+    def upright(file: Tensor) -> Tensor:
+        del file
+        return tf.constant(1)
+
+    return call_if(_may_have_exif(file), _find_orientation, upright, file, tf.int32, [])
 
 
 def _may_have_exif(file: Tensor) -> Tensor:
@@ -109,7 +98,7 @@ def _find_orientation(file: Tensor) -> Tensor:
     start, end = tf.case(
         [
             (starts_with(JPEG_SIGNATURE), walk(_jpeg_segment, 2)),
-            (starts_with(_PNG_SIGNATURE), walk(_png_chunk, len(_PNG_SIGNATURE))),
+            (starts_with(PNG_SIGNATURE), walk(_png_chunk, len(PNG_SIGNATURE))),
             (is_webp & (flags & 0x08 > 0), walk(_webp_chunk, 12)),
         ],
         default=lambda: (tf.constant(0), tf.constant(0)),

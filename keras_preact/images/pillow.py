@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from keras import ops
 
+from keras_preact.images.gif import first_frame
+from keras_preact.images.kinds import refusal
 from keras_preact.images.levels import to_levels
 
 if TYPE_CHECKING:
@@ -92,9 +95,12 @@ def _decode(source: str | os.PathLike | bytes | bytearray) -> Image.Image:
 
     in_memory = isinstance(source, (bytes, bytearray))
     try:
-        with Image.open(io.BytesIO(source) if in_memory else source) as image:
+        content = bytes(source) if in_memory else Path(source).read_bytes()
+        if reason := refusal(content):
+            raise ValueError(f"{reason}; Pillow may open it, and the image be given")
+        with Image.open(io.BytesIO(content)) as image:
             if image.format == "GIF":
-                return _on_black(image)
+                return _on_black(image, first_frame(content))
             image.load()
             return ImageOps.exif_transpose(image)
     except FileNotFoundError:
@@ -105,13 +111,18 @@ def _decode(source: str | os.PathLike | bytes | bytearray) -> Image.Image:
         raise ValueError(f"Not a readable image: {name} ({error})") from error
 
 
-def _on_black(image: Image.Image) -> Image.Image:
-    """Read the first frame of a GIF image, whose transparent pixels are black as in TensorFlow.
+def _on_black(image: Image.Image, frame: tuple[int, int, int, int] | None) -> Image.Image:
+    """Read the first frame of a GIF image, black where it is transparent or nothing is drawn.
 
-    A palette may have any color for them, and a writer seldom chooses it.
+    A palette may have any color for that, and a writer seldom chooses it.
     """
+    if frame is None:
+        raise ValueError("no frame")
     pixels = np.asarray(image.convert("RGBA"))
-    return _import_pillow().fromarray(pixels[..., :3] * (pixels[..., 3:] > 0))
+    left, top, right, bottom = frame
+    drawn = np.zeros_like(pixels[..., 3:], bool)
+    drawn[top:bottom, left:right] = pixels[top:bottom, left:right, 3:] > 0
+    return _import_pillow().fromarray(pixels[..., :3] * drawn)
 
 
 def _to_channels(image: Image.Image, channels: int) -> Image.Image:

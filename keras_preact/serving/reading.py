@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from keras_preact.images.bitmap import BMP_SIGNATURE, UNSUPPORTED, is_supported_bitmap
-from keras_preact.images.decoding import ANIMATED, decode_image, is_animated_webp
+from keras_preact.images.decoding import decode_image, is_animated_webp
+from keras_preact.images.gif import GIF_SIGNATURE, gif_canvas
+from keras_preact.images.kinds import ANIMATED, UNKNOWN_FORMAT
 from keras_preact.images.orientation import JPEG_SIGNATURE
 from keras_preact.images.preprocessing import Preprocessing
 from keras_preact.tensor import Tensor
@@ -13,7 +15,6 @@ from keras_preact.tensor import Tensor
 # Errors of images that are not scored; the empty string where nothing is wrong.
 NO_ERROR = ""
 DAMAGED = "the image is damaged"
-UNKNOWN_FORMAT = "not a JPEG, PNG, GIF, BMP or WebP file"
 TOO_LARGE = "the image has more than {max_pixels} pixels"
 
 
@@ -115,7 +116,7 @@ def _pixels(file: Tensor) -> Tensor:
     webp = starts_with(b"RIFF") & starts_with(b"WEBP", 8)
     formats = [
         (starts_with(b"\x89PNG\r\n\x1a\n"), number(16, 4, True) * number(20, 4, True)),
-        (starts_with(b"GIF8"), number(6, 2) * number(8, 2)),
+        (starts_with(GIF_SIGNATURE), tf.reduce_prod(tf.cast(gif_canvas(file), tf.int64))),
         (starts_with(b"BM"), number(18, 4) * bitmap_height),
         (webp & starts_with(b"VP8 ", 12), number(26, 2) % 2**14 * (number(28, 2) % 2**14)),
         (

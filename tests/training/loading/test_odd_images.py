@@ -1,6 +1,7 @@
 """One set of odd image files through every reader: all give the pixels that Pillow gives."""
 
 import functools
+import io
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,13 @@ from keras_preact.preprocessing import Preprocessing, Preprocessor
 tf = pytest.importorskip("tensorflow")
 
 from keras_preact.images.bitmap import UNSUPPORTED as OTHER_BITMAP  # noqa: E402
-from keras_preact.images.decoding import ANIMATED  # noqa: E402
+from keras_preact.images.kinds import ANIMATED, UNKNOWN_FORMAT  # noqa: E402
 from keras_preact.images.orientation import (  # noqa: E402
     _find_orientation,
     exif_orientation,
 )
 from keras_preact.preprocessing import decode_image  # noqa: E402
-from keras_preact.serving.reading import UNKNOWN_FORMAT, ImageReader  # noqa: E402
+from keras_preact.serving.reading import TOO_LARGE, ImageReader  # noqa: E402
 from savedmodels.quantize import read_images  # noqa: E402
 from tests.odd_files import (  # noqa: E402
     DAMAGED,
@@ -217,25 +218,31 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_read(refused, tmp_path, ca
     ]
 
     _, errors = served({**DAMAGED, **UNSUPPORTED})
-    told = dict(zip([*DAMAGED, *UNSUPPORTED], errors.astype(str), strict=True))
-    for name, error in told.items():
-        if name in ("empty", "text", "tiff"):
+    errors_by_name = dict(zip([*DAMAGED, *UNSUPPORTED], errors.astype(str), strict=True))
+    for name, error in errors_by_name.items():
+        if name in ("empty", "text", "pixmap") or "tiff" in name:
             assert error == UNKNOWN_FORMAT
+        elif name == "gif of a huge canvas":
+            assert error == TOO_LARGE.format(max_pixels=10**6)
         elif "webp" in name and name in UNSUPPORTED:
             assert error == ANIMATED
         else:
             other = name in UNSUPPORTED or name == "two bytes"
             assert error == (OTHER_BITMAP if other else "the image is damaged"), name
 
-    # Pillow knows more kinds, and reads them right or not at all.
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     images = load_image_set(str(refused), PREPROCESSING, max_corrupt_images=len(names))
-    assert 1 <= images.num_examples("test") <= 1 + len(UNSUPPORTED)
-    for file in DAMAGED.values():
-        with pytest.raises(ValueError, match="Not a readable image"):
-            Preprocessor(PREPROCESSING)(file)
+    assert images.num_examples("test") == images.num_examples("train") == 1
+    for name, file in {**DAMAGED, **UNSUPPORTED}.items():
+        for source in (file, refused / "test" / "good" / f"{name}.jpg"):
+            with pytest.raises(ValueError, match="Not a readable image") as caught:
+                Preprocessor(PREPROCESSING)(source)
+            if name in UNSUPPORTED:
+                assert errors_by_name[name] in str(caught.value)
+    # Who opens another kind with Pillow may give the image.
     np.testing.assert_array_equal(
-        Preprocessor(PREPROCESSING)(UNSUPPORTED["tiff"]), Preprocessor(PREPROCESSING)(PICTURE)
+        Preprocessor(PREPROCESSING)(Image.open(io.BytesIO(UNSUPPORTED["tiff"]))),
+        Preprocessor(PREPROCESSING)(PICTURE),
     )
 
 

@@ -1,0 +1,37 @@
+"""Kinds of image files that every reader reads, and those that every reader refuses.
+
+A net is trained, evaluated and served in TensorFlow graphs. Pillow knows more kinds than these, but
+what is read here and refused there could not be compared.
+"""
+
+from __future__ import annotations
+
+from keras_preact.images.bitmap import BMP_SIGNATURE, UNSUPPORTED, is_supported_bitmap_file
+from keras_preact.images.gif import GIF_SIGNATURE
+from keras_preact.images.orientation import JPEG_SIGNATURE, PNG_SIGNATURE
+
+UNKNOWN_FORMAT = "not a JPEG, PNG, GIF, BMP or WebP file"
+ANIMATED = "not supported: a WebP file of several frames"
+
+_RIFF, _WEBP, _EXTENDED = b"RIFF", b"WEBP", b"WEBPVP8X"
+# Flag of an extended WebP file that has several frames.
+_FRAMES = 0x02
+
+
+def refusal(content: bytes) -> str:
+    """Say why a file is of a kind that is not read.
+
+    Args:
+        content: The file.
+
+    Returns:
+        The reason; empty for a file that is read, unless it is damaged.
+    """
+    if content.startswith(BMP_SIGNATURE):
+        return "" if is_supported_bitmap_file(content) else UNSUPPORTED
+    if content[8:16] == _EXTENDED and content[20:21] and content[20] & _FRAMES:
+        return ANIMATED
+    if content.startswith(_RIFF) and content[8:12] == _WEBP:
+        return ""
+    known = content.startswith((JPEG_SIGNATURE, PNG_SIGNATURE, GIF_SIGNATURE))
+    return "" if known else UNKNOWN_FORMAT
