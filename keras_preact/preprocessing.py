@@ -225,8 +225,8 @@ class Preprocessor:
         Args:
             images: One of
 
-                - the path of an image file, or the file's bytes. The picture is turned as its
-                  EXIF orientation says; an animation's first frame is taken;
+                - the path of a JPEG, PNG, GIF, BMP or WebP file, or the file's bytes. The picture
+                  is turned as its EXIF orientation says; of a GIF or PNG the first frame is taken;
                 - a `PIL.Image.Image` of any mode, taken as it is;
                 - an array or tensor `(height, width, channels)`, pixels in 0..255, of any
                   numeric dtype; fractions of a gray level are rounded;

@@ -240,7 +240,11 @@ def check_folder(folder: SearchFolder, description: dict[str, Any]) -> None:
             recorded["max_trials"] = description["max_trials"]
         changes = []
         for name, value in description.items():
-            if isinstance(value, dict):
+            if name == "recipe":
+                # A value that an earlier version did not know had the default's effect.
+                known = {**json.loads(json.dumps(dataclasses.asdict(Recipe()))), **recorded[name]}
+                changes += differences(known, value)
+            elif isinstance(value, dict):
                 changes += differences(recorded[name], value)
             else:
                 changes += differences({name: recorded.get(name)}, {name: value})

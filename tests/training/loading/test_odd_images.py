@@ -19,6 +19,7 @@ from keras_preact.images.orientation import (  # noqa: E402
     exif_orientation,
 )
 from keras_preact.preprocessing import decode_image  # noqa: E402
+from keras_preact.serving.export import export_savedmodel  # noqa: E402
 from keras_preact.serving.reading import TOO_LARGE, ImageReader  # noqa: E402
 from savedmodels.quantize import read_images  # noqa: E402
 from tests.odd_files import (  # noqa: E402
@@ -185,6 +186,34 @@ def test_every_reader_prepares_the_pixels_of_pillow(read, folder, tmp_path, monk
         np.testing.assert_allclose(
             prepared[name], expected, atol=tolerance(name) + 1e-3, err_msg=name
         )
+
+
+def test_every_signature_of_an_export_scores_the_pixels_of_pillow(small_net, tmp_path):
+    model = small_net(input_shape=(32, 32, 3), classes=5, name="odd")
+    options = {"warm_up_batch_sizes": (), "image_dtype": "float32", "top_k": 5}
+    export_savedmodel(model, tmp_path / "odd", preprocessing=PREPROCESSING, **options)
+    signatures = tf.saved_model.load(str(tmp_path / "odd")).signatures
+    preprocessor = Preprocessor(PREPROCESSING)
+    prepared = preprocessor([Image.fromarray(upright(file)) for file in FILES.values()])
+    expected = np.asarray(model(PREPROCESSING.normalize(prepared)))
+    # Scores of different images differ, or any reader would do.
+    assert np.abs(expected[:, None] - expected).max(-1).max() > 0.01
+    for name in ("serving_default", "single_pass"):
+        scores = signatures[name](images=tf.constant(prepared))["probabilities"]
+        np.testing.assert_allclose(scores, expected, atol=1e-5, err_msg=name)
+
+    files = tf.constant([*FILES.values(), *DAMAGED.values(), *UNSUPPORTED.values()])
+    scored, classified = (signatures[each](files) for each in ("serving_bytes", "classify"))
+    for answer in (scored, classified):
+        errors = answer["errors"].numpy() != b""
+        assert errors.tolist() == [False] * len(FILES) + [True] * (len(files) - len(FILES))
+    # A gray level moves a score by less than this.
+    read = scored["probabilities"].numpy()[: len(FILES)]
+    np.testing.assert_allclose(read, expected, atol=1e-3)
+    same = [tolerance(name) == 0 for name in FILES]
+    np.testing.assert_allclose(read[same], expected[same], atol=1e-5)
+    best = classified["scores"].numpy()[: len(FILES)]
+    np.testing.assert_allclose(best, -np.sort(-read, axis=1), atol=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from training.search.trials import SearchFolder, leaderboard, write_recipe
 from training.search.tuner import CHIEF, Training, TrainingTuner
 from training.sources import open_source
 from training.train import main as train
-from training.tune import describe, main, parse_arguments
+from training.tune import check_folder, describe, main, parse_arguments
 
 # An epoch is then still under way when its process is killed.
 LONG = ("--epoch-steps", "2000")
@@ -72,6 +72,17 @@ def test_a_folder_of_another_search_is_refused_with_what_differs(required, tmp_p
     (tmp_path / "space.toml").write_text("units = [1, 2, 3]")
     assert main(required) == 2
     assert "units: [1, 2] then, [1, 2, 3] now" in capsys.readouterr().err
+
+
+def test_a_search_of_a_version_that_knew_fewer_values_goes_on(required, tmp_path):
+    described = _described(required)
+    folder = SearchFolder(tmp_path / "search")
+    folder.output.mkdir()
+    del described["recipe"]["patience"]
+    write_json(folder.description, described)
+    check_folder(folder, _described(required))
+    with pytest.raises(FileExistsError, match="patience: 0 then, 3 now"):
+        check_folder(folder, _described([*required, "--patience", "3"]))
 
 
 def test_a_folder_of_something_else_is_refused(required, tmp_path, capsys):
