@@ -66,7 +66,8 @@ def training_pipeline(
 
     Returns:
         A dataset of images `(batch, input_size, input_size, channels)`, normalized float32, and
-        labels `(batch, classes)`, float32 that sum to 1; `batch` is `batch_size` divided by the
+        labels `(batch, classes)`, float32: one-hot, of several labels 0 and 1, and mixed where the
+        recipe says so; `batch` is `batch_size` divided by the
         number of workers.
 
     Raises:
@@ -79,7 +80,7 @@ def training_pipeline(
     def finish(number: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple:
         return augment.mix(
             _augment(images, _seed(recipe, _Purpose.AUGMENT, number), recipe),
-            tf.one_hot(labels, len(source.class_names)),
+            _targets(labels, source),
             _seed(recipe, _Purpose.MIX, number),
             mixup_alpha=recipe.mixup_alpha,
             cutmix_alpha=recipe.cutmix_alpha,
@@ -126,8 +127,8 @@ def evaluation_pipeline(
 
     Returns:
         A dataset of images `(up to batch, input_size, input_size, channels)`, normalized float32,
-        and one-hot labels `(up to batch, classes)`, float32; `batch` is `batch_size` divided by
-        the number of workers.
+        and labels `(up to batch, classes)`, float32, one-hot, or of several labels 0 and 1;
+        `batch` is `batch_size` divided by the number of workers.
 
     Raises:
         ValueError: If the source has no such split.
@@ -146,12 +147,18 @@ def evaluation_pipeline(
         images = images.cache()
 
     def finish(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        labels = tf.one_hot(labels, len(source.class_names))
-        return _normalize(images, preprocessing), labels
+        return _normalize(images, preprocessing), _targets(labels, source)
 
     size = recipe.batch_size // worker.num_input_pipelines
     batches = images.batch(size, num_parallel_calls=AUTOTUNE)
     return _prefetched(batches.map(finish, num_parallel_calls=AUTOTUNE))
+
+
+def _targets(labels: tf.Tensor, source: ImageSource) -> tf.Tensor:
+    """Return what a net is to say of images with these labels, float32 `(batch, classes)`."""
+    if source.label_sets is None:
+        return tf.one_hot(labels, len(source.class_names))
+    return tf.cast(tf.gather(tf.constant(source.label_sets), labels), tf.float32)
 
 
 def _max_bytes(recipe: Recipe) -> int:

@@ -26,7 +26,8 @@ def write_samples(source: ImageSource, folder: Path, count: int) -> list[Path]:
         count: Number of images.
 
     Returns:
-        The paths, `{place}_class{label}.png` or `.jpg`.
+        The paths, `{place}_class{label}.png` or `.jpg`; of several labels with the numbers of all,
+        as in `{place}_labels0+2.png`.
 
     Raises:
         ValueError: If the source has no test split.
@@ -39,11 +40,18 @@ def write_samples(source: ImageSource, folder: Path, count: int) -> list[Path]:
         image, label = split.read(item)
         encoded = (image if image.dtype == tf.string else tf.io.encode_png(image)).numpy()
         suffix = "png" if encoded.startswith(b"\x89PNG") else "jpg"
-        path = folder / f"{int(place):05d}_class{int(label)}.{suffix}"
+        path = folder / f"{int(place):05d}_{_answer(source, int(label))}.{suffix}"
         with replacing(path) as partial:
             partial.write_bytes(encoded)
         paths.append(path)
     return paths
+
+
+def _answer(source: ImageSource, label: int) -> str:
+    if source.label_sets is None:
+        return f"class{label}"
+    numbers = source.label_sets[label].nonzero()[0]
+    return "labels" + ("+".join(map(str, numbers)) or "-none")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

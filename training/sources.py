@@ -217,6 +217,8 @@ class ImageSource:
         splits: The examples, under the names `"train"` and `"test"`; either may be missing.
         left_out: What there is beside the images, in words.
         held_out: Share of the images that was held out for testing, if a part was.
+        label_sets: The sets of labels that the labels of images number, where an image has any
+            number of them; see `training.listing.listing.Listing`.
     """
 
     def __init__(
@@ -227,11 +229,13 @@ class ImageSource:
         *,
         left_out: Sequence[str] = (),
         held_out: float | None = None,
+        label_sets: np.ndarray | None = None,
     ) -> None:
         self.name = name
         self.class_names = tuple(class_names)
         self.left_out = tuple(left_out)
         self.held_out = held_out
+        self.label_sets = label_sets
         self._splits = dict(splits)
 
     @property
@@ -280,6 +284,9 @@ def open_source(
             - a folder `root/{train,test}/{class}/*.jpg` (or `.jpeg`, `.png`), where `test` may
               also be called `validation`, `val` or `valid`; or `root/{class}/*.jpg`, of which a
               part is held out for testing;
+            - a folder of images with `labels.csv`, whose columns `file` and `labels` name the
+              labels of each image, separated by `|`, and perhaps `split`; or one in each of
+              `train` and `test`, as `training.listing.labels_csv` reads;
             - a folder with the files of CIFAR-10 or CIFAR-100 in their binary format
               (`data_batch_1.bin`, …), as their archives unpack it; of CIFAR-100 the fine labels;
             - an `.npz` file, or a folder of them, as `training.listing.arrays.list_arrays` reads;
@@ -293,9 +300,9 @@ def open_source(
             - a folder prepared by TensorFlow Datasets (it holds `dataset_info.json`);
             - the name of a set in TensorFlow Datasets, such as `cifar10` or `imagenet2012`.
         data_dir: Where TensorFlow Datasets keeps its prepared sets; its own default otherwise.
-        validation_split: Share of the images that is held out for testing, of class folders or
-            `.npz` files without a test split, as `training.listing.held_out.hold_out` does; 1 for
-            all.
+        validation_split: Share of the images that is held out for testing, of class folders,
+            `labels.csv` or `.npz` files without a test split, as
+            `training.listing.held_out.hold_out` does; 1 for all.
         default_split: The same, where it is not given, of a set without any split.
 
     Returns:
@@ -333,8 +340,8 @@ def open_source(
 def _check_no_split(name: str, validation_split: float | None) -> None:
     if validation_split is not None:
         raise ValueError(
-            "A part is held out of class folders and .npz files only: `validation_split` must not "
-            f"be given for {name!r}. Received: {validation_split}"
+            "A part is held out of labels.csv, class folders and .npz files only: "
+            f"`validation_split` must not be given for {name!r}. Received: {validation_split}"
         )
 
 
@@ -365,6 +372,7 @@ def _from_listing(name: str, listing: Listing) -> ImageSource:
         splits,
         left_out=listing.left_out,
         held_out=listing.held_out,
+        label_sets=listing.label_sets,
     )
 
 

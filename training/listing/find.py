@@ -10,6 +10,7 @@ from training.listing.cifar import find_cifar
 from training.listing.digits import list_digits
 from training.listing.folders import list_class_folders
 from training.listing.held_out import DEFAULT_SHARE, hold_out
+from training.listing.labels_csv import find_labeled_files
 from training.listing.listing import UNSPLIT, Listing
 
 
@@ -19,8 +20,8 @@ def find_listing(
     """List the images of a set.
 
     Args:
-        name: `digits`; a folder of class folders, of CIFAR's binary files or of `.npz` files; or
-            an `.npz` file.
+        name: `digits`; a folder of class folders, of images with `labels.csv`, of CIFAR's binary
+            files or of `.npz` files; or an `.npz` file.
         validation_split: Share of the images that is held out for testing, of a set without a test
             split; 1 for all.
         default_split: The same, where it is not given, of a set without any split.
@@ -55,8 +56,8 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="X",
         help="share of the images that is held out for testing, by the hashes of their names, of "
-        f"class folders or .npz files without a test split (default: {DEFAULT_SHARE} where there "
-        "is no split at all)",
+        "class folders, labels.csv or .npz files without a test split (default: "
+        f"{DEFAULT_SHARE} where there is no split at all)",
     )
 
 
@@ -65,7 +66,12 @@ def _find(name: str) -> Listing | None:
         return list_digits()
     path = Path(name).expanduser()
     if path.is_dir():
-        return find_cifar(path) or _find_arrays(path) or list_class_folders(path)
+        return (
+            find_cifar(path)
+            or _find_arrays(path)
+            or find_labeled_files(path)
+            or list_class_folders(path)
+        )
     return list_arrays([path]) if _is_array_file(path) else None
 
 

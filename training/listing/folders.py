@@ -83,13 +83,13 @@ class _Scan:
         self.left_out: collections.Counter[str] = collections.Counter()
         self.nested: str | None = None
         for entry in os.scandir(root):
-            if _is_hidden(entry.name):
+            if is_hidden(entry.name):
                 self.left_out["hidden"] += 1
             elif entry.is_dir():
                 self.images[entry.name] = list(self._walk(entry.path, {os.path.realpath(root)}))
             else:
                 kind = "outside of the folders of classes"
-                self.left_out[kind if _is_image(entry.name) else _ending(entry.name)] += 1
+                self.left_out[kind if is_image(entry.name) else _ending(entry.name)] += 1
 
     @property
     def num_images(self) -> int:
@@ -105,12 +105,12 @@ class _Scan:
         """
         above = above | {os.path.realpath(folder)}
         for entry in os.scandir(folder):
-            if _is_hidden(entry.name):
+            if is_hidden(entry.name):
                 self.left_out["hidden"] += 1
             elif entry.is_dir():
                 if os.path.realpath(entry.path) not in above:
                     yield from self._walk(entry.path, above)
-            elif _is_image(entry.name):
+            elif is_image(entry.name):
                 if len(above) > 2:
                     self.nested = folder
                 yield entry.path
@@ -150,16 +150,17 @@ def _in_words(scans: Iterable[_Scan]) -> Iterator[str]:
 
 def _folders(root: Path) -> list[str]:
     return sorted(
-        each.name for each in os.scandir(root) if each.is_dir() and not _is_hidden(each.name)
+        each.name for each in os.scandir(root) if each.is_dir() and not is_hidden(each.name)
     )
 
 
 def _num_files_in(root: Path) -> int:
     """Return the number of files in a folder itself that are not hidden."""
-    return sum(not each.is_dir() and not _is_hidden(each.name) for each in os.scandir(root))
+    return sum(not each.is_dir() and not is_hidden(each.name) for each in os.scandir(root))
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Return whether the name of a file is that of an image."""
     return name.lower().endswith(IMAGE_FILES)
 
 
@@ -167,6 +168,6 @@ def _ending(name: str) -> str:
     return os.path.splitext(name)[1].lower() or "without an ending"
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Return whether a file or folder is hidden. macOS writes `__MACOSX` into archives."""
     return name.startswith(".") or name == "__MACOSX"

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from training.listing.listing import Listing, check_classes
+from training.listing.listing import Listing, check_classes, check_label_sets
 
 DEFAULT_SHARE = 0.2
 
 
 def hold_out(listing: Listing, root: Path, share: float) -> Listing:
-    """Hold out a share of the images of each class for testing.
+    """Hold out a share of the images of each class, or with each label, for testing.
 
     A hash decides about each image: of its path within the set, or of its pixels where it is no
     file. So an image stays on its side when others are added or removed, or when the set is moved;
@@ -34,7 +34,7 @@ def hold_out(listing: Listing, root: Path, share: float) -> Listing:
 
     Raises:
         ValueError: If there is a test split, the share is out of its range, or a class has one
-            image only.
+            image only; of labels, if one has no image left for training.
     """
     if not 0 < share <= 1:
         raise ValueError(f"`validation_split` must be in (0, 1]. Received: {share}")
@@ -43,13 +43,16 @@ def hold_out(listing: Listing, root: Path, share: float) -> Listing:
     ranks = np.array([_rank(image, root) for image in images])
     tested = ranks < share
     if share < 1:
-        for number in range(len(listing.class_names)):
-            _keep_both(tested, ranks, np.flatnonzero(labels == number))
+        for places in _members(listing, labels):
+            _keep_both(tested, ranks, places)
     sides = {"train": np.flatnonzero(~tested), "test": np.flatnonzero(tested)}
     sides = {side: places for side, places in sides.items() if len(places)}
     labels = {side: labels[places].tolist() for side, places in sides.items()}
-    advice = "To hold some out, every class needs two images or more."
-    check_classes(str(root), listing.class_names, labels, advice)
+    if listing.label_sets is not None:
+        check_label_sets(str(root), listing.class_names, labels, listing.label_sets)
+    else:
+        advice = "To hold some out, every class needs two images or more."
+        check_classes(str(root), listing.class_names, labels, advice)
     return dataclasses.replace(
         listing,
         images={side: _chosen(images, places) for side, places in sides.items()},
@@ -57,6 +60,18 @@ def hold_out(listing: Listing, root: Path, share: float) -> Listing:
         labels=labels,
         held_out=share,
     )
+
+
+def _members(listing: Listing, labels: np.ndarray) -> list[np.ndarray]:
+    """Return the places of the images of each class, the class of the fewest images last.
+
+    An image with several labels is of several classes, so that the last one has the last word.
+    """
+    if listing.label_sets is None:
+        members = [labels == number for number in range(len(listing.class_names))]
+    else:
+        members = listing.label_sets[labels].T
+    return sorted(map(np.flatnonzero, members), key=len, reverse=True)
 
 
 def _rank(image: str | np.ndarray, root: Path) -> float:

@@ -25,9 +25,11 @@ class Listing:
         images: Paths of files, or pixels `(images, height, width, channels)`, uint8, of 1 or 3
             channels.
         names: Name of each image in messages.
-        labels: Class of each image, 0 for the first.
+        labels: Class of each image, 0 for the first; of several labels the row of `label_sets`.
         left_out: What there is beside the images, and how often, in words.
         held_out: Share of the images that was held out for testing, if a part was.
+        label_sets: Where an image has any number of labels: the sets of them that occur, 0 and 1,
+            uint8 `(sets, classes)`. None where it has one class.
     """
 
     class_names: tuple[str, ...]
@@ -36,6 +38,7 @@ class Listing:
     labels: dict[str, list[int]]
     left_out: tuple[str, ...] = field(default=(), compare=False)
     held_out: float | None = None
+    label_sets: np.ndarray | None = None
 
 
 class Images(Protocol):
@@ -62,6 +65,11 @@ class Images(Protocol):
         ...
 
     @property
+    def label_sets(self) -> np.ndarray | None:
+        """The sets of labels, where an image has any number of them; see `Listing`."""
+        ...
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits: `"train"`, `"test"` or both."""
         ...
@@ -77,7 +85,8 @@ def summary(images: Images) -> str:
         f"{images.num_examples(split)} for {'training' if split == 'train' else 'testing'}"
         for split in images.splits
     )
-    line = f"{images.name}: {len(images.class_names)} classes, images: {counts}"
+    kind = "classes" if images.label_sets is None else "labels"
+    line = f"{images.name}: {len(images.class_names)} {kind}, images: {counts}"
     if images.held_out == 1:
         line += " (there is no split: all of them)"
     elif images.held_out:
@@ -117,6 +126,39 @@ def check_classes(
         )
         raise ValueError(
             f"Classes without images in {name!r}: {lacks}. {advice}{_look_alikes(class_names)}"
+        )
+
+
+def check_label_sets(
+    name: str,
+    class_names: Sequence[str],
+    labels: Mapping[str, Sequence[int]],
+    label_sets: np.ndarray,
+) -> None:
+    """Check that every label can be learned, and that some can be tested.
+
+    Args:
+        name: Name of the set.
+        class_names: Name of each label.
+        labels: Row of `label_sets` of each image, by split.
+        label_sets: See `Listing`.
+
+    Raises:
+        ValueError: If no image of a split has a label, or labels have no training images.
+    """
+    counts = {
+        split: label_sets[np.asarray(rows, np.int64)].sum(axis=0) for split, rows in labels.items()
+    }
+    for split, each in counts.items():
+        if not each.any():
+            raise ValueError(f"No image in the {split} split of {name!r} has a label.")
+    if "train" in counts and not counts["train"].all():
+        missing = [
+            each for each, count in zip(class_names, counts["train"], strict=True) if not count
+        ]
+        raise ValueError(
+            f"Labels without training images in {name!r}: {missing}. Every label needs some; where "
+            f"a part of the images is held out, two or more.{_look_alikes(class_names)}"
         )
 
 

@@ -34,10 +34,11 @@ class ImageSet:
         class_names: Name of each class, in the order of the labels.
         images: All images, those of the training split first: uint8
             `(images, input_size, input_size, channels)`.
-        labels: Class of each image, int64 `(images,)`.
+        labels: Class of each image, int64 `(images,)`; of several labels the row of `label_sets`.
         train_images: Number of images of the training split.
         left_out: What there is beside the images, in words.
         held_out: Share of the images that was held out for testing, if a part was.
+        label_sets: See `training.listing.listing.Listing`.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ImageSet:
     train_images: int
     left_out: tuple[str, ...] = ()
     held_out: float | None = None
+    label_sets: np.ndarray | None = None
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -114,6 +116,7 @@ def load_image_set(
         train_images - len(corrupt["train"].names),
         listing.left_out,
         listing.held_out,
+        listing.label_sets,
     )
 
 

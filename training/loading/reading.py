@@ -128,7 +128,8 @@ class ImageReader:
     def __init__(self, source: ImageSource, split: str, max_corrupt_images: int) -> None:
         self.split = source.split(split)
         self.corrupt = CorruptImages(max_corrupt_images, self.split.num_examples)
-        self._classes = len(source.class_names)
+        sets = source.label_sets
+        self._classes = len(source.class_names if sets is None else sets)
 
     def examples(self, seed: tf.Tensor | None = None) -> tf.data.Dataset:
         """Return one pass over the examples of the split; see `Split.examples`."""
