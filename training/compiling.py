@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_preact.tensor import Tensor
 from training.optimizer import build_optimizer
 from training.recipe import Recipe
+from training.task import LABELS, ONE_CLASS, Task
 
 # Just above the smallest normal number of float32.
 TINY = 1.2e-38
@@ -37,8 +39,74 @@ class Crossentropy(keras.losses.Loss):
         return -ops.sum(labels * ops.log(ops.maximum(y_pred, TINY)), axis=-1)
 
 
+class BinaryCrossentropy(keras.losses.Loss):
+    """Mean over labels of the cross-entropy of each label's own probability.
+
+    `keras.losses.BinaryCrossentropy` finds the logits behind a sigmoid on TensorFlow only; on other
+    backends it clips the probabilities at 1e-7, so that a label of the least probability has no
+    gradient.
+
+    Args:
+        label_smoothing: Share of each label that is moved to one half.
+        **options: Further arguments of `keras.losses.Loss`.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Return the loss of each image; labels and probabilities are `(batch, labels)`."""
+        labels = (1 - self.label_smoothing) * y_true + self.label_smoothing / 2
+        there = labels * ops.log(ops.maximum(y_pred, TINY))
+        absent = (1 - labels) * ops.log(ops.maximum(1 - y_pred, TINY))
+        return -ops.mean(there + absent, axis=-1)
+
+
+def binary_crossentropy(
+    probabilities: np.ndarray, labels: np.ndarray, label_smoothing: float = 0.0
+) -> float:
+    """Return the mean of `BinaryCrossentropy` over images, in float64.
+
+    Args:
+        probabilities: `(images, labels)`.
+        labels: `(images, labels)`, in 0..1.
+        label_smoothing: Share of each label that is moved to one half.
+
+    Returns:
+        The mean loss; NaN where a probability is.
+    """
+    given = probabilities.astype("float64")
+    labels = (1 - label_smoothing) * labels + label_smoothing / 2
+    there, absent = (np.log(np.maximum(each, TINY)) for each in (given, 1 - given))
+    return float(-np.mean(labels * there + (1 - labels) * absent))
+
+
+def _loss(task: Task, label_smoothing: float) -> keras.losses.Loss:
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    if task == LABELS:
+        loss = keras.losses.BinaryCrossentropy if on_tensorflow else BinaryCrossentropy
+    else:
+        loss = keras.losses.CategoricalCrossentropy if on_tensorflow else Crossentropy
+    return loss(label_smoothing=label_smoothing)
+
+
+def _metrics(task: Task, classes: int) -> list[keras.metrics.Metric]:
+    """Return the metrics of `fit`. That of labels needs all scores: `LabelEvaluation` has it."""
+    if task == LABELS:
+        return []
+    metrics = [keras.metrics.CategoricalAccuracy(name="top1")]
+    if classes > 5:
+        metrics.append(keras.metrics.TopKCategoricalAccuracy(k=5, name="top5"))
+    return metrics
+
+
 def compile_for_training(
-    net: keras.Model, recipe: Recipe, steps: int, model: keras.Model | None = None
+    net: keras.Model,
+    recipe: Recipe,
+    steps: int,
+    model: keras.Model | None = None,
+    task: Task = ONE_CLASS,
 ) -> keras.Model:
     """Make the model that is trained: the same layers and weights, with optimizer and loss.
 
@@ -49,21 +117,17 @@ def compile_for_training(
         recipe: The values of the run.
         steps: Steps of one epoch.
         model: A model that feeds the net and is trained in its place.
+        task: What the net is trained to tell.
 
     Returns:
         The compiled model, whose optimizer is built.
     """
-    on_tensorflow = keras.backend.backend() == "tensorflow"
-    loss = keras.losses.CategoricalCrossentropy if on_tensorflow else Crossentropy
-    metrics = [keras.metrics.CategoricalAccuracy(name="top1")]
-    if net.output_shape[-1] > 5:
-        metrics.append(keras.metrics.TopKCategoricalAccuracy(k=5, name="top5"))
     optimizer = build_optimizer(recipe, net, steps)
     trained = model or keras.Model(net.inputs, net.outputs, name=net.name)
     trained.compile(
         optimizer=optimizer,
-        loss=loss(label_smoothing=recipe.label_smoothing),
-        metrics=metrics,
+        loss=_loss(task, recipe.label_smoothing),
+        metrics=_metrics(task, net.output_shape[-1]),
         # JAX has no graphs but those of XLA.
         jit_compile=recipe.jit_compile or keras.backend.backend() == "jax",
         auto_scale_loss=False,

@@ -1,7 +1,8 @@
 """Evaluate a net: `python -m training.evaluate --model RUN_OR_KERAS_FILE --data SOURCE`.
 
 Prints accuracy, negative log-likelihood and calibration error, and writes `evaluation.json`,
-`confusion.csv` and `confusion.png`. `--weights NAME` evaluates published weights instead, and
+`confusion.csv` and `confusion.png`; of several labels per image mean average precision, and only
+`evaluation.json`. `--weights NAME` evaluates published weights instead, and
 prints the published accuracy beside the measured one.
 """
 
@@ -21,12 +22,14 @@ import numpy as np
 import tensorflow as tf
 
 from keras_preact.analysis.calibration import reliability
+from keras_preact.output_kinds import CLASSES, output_kind
 from keras_preact.preprocessing import Preprocessing, decode_predictions
 from keras_preact.weights import Entry, find_entry
 from keras_preact.weights.catalogue import DATASETS
 from keras_preact.weights.figures import Figure
 from training.compiling import TINY
 from training.data import evaluation_pipeline
+from training.label_evaluation import LabelEvaluation, measured_labels
 from training.listing.find import add_source_arguments
 from training.listing.listing import summary
 from training.loading.corrupt import unreadable
@@ -35,6 +38,7 @@ from training.recipe import recipe_for
 from training.records.files import replacing, write_json
 from training.records.report import draw_confusion
 from training.sources import ImageSource, open_source
+from training.task import LABELS
 from training.trained import add_trained_arguments, load_trained, preprocessing_for
 
 
@@ -82,6 +86,18 @@ class Evaluation:
         }
 
 
+def _answers(model: keras.Model, batches: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return a net's scores of images and their labels, float32 `(images, classes)`."""
+    answers = [
+        (np.asarray(model.predict_on_batch(images), "float32"), np.asarray(labels))
+        for images, labels in batches
+    ]
+    if not answers:
+        raise ValueError("There are no images to evaluate on.")
+    scores, labels = (np.concatenate(each) for each in zip(*answers, strict=True))
+    return scores, labels
+
+
 def evaluate(
     model: keras.Model, batches: tf.data.Dataset, class_names: Sequence[str]
 ) -> Evaluation:
@@ -98,13 +114,8 @@ def evaluate(
     Raises:
         ValueError: If there are no images.
     """
-    answers = [
-        (np.asarray(model.predict_on_batch(images), "float32"), np.argmax(one_hot, axis=-1))
-        for images, one_hot in batches
-    ]
-    if not answers:
-        raise ValueError("There are no images to evaluate on.")
-    scores, labels = (np.concatenate(each) for each in zip(*answers, strict=True))
+    scores, one_hot = _answers(model, batches)
+    labels = np.argmax(one_hot, axis=-1)
     confusion = np.zeros((len(class_names), len(class_names)), np.int64)
     np.add.at(confusion, (labels, np.argmax(scores, axis=-1)), 1)
     likeliest = np.argsort(-scores, axis=-1, kind="stable")[:, :5]
@@ -173,7 +184,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m training.evaluate",
-        description="Measure a net's accuracy and draw its confusion matrix.",
+        description="Measure a net's accuracy and draw its confusion matrix; of several labels per "
+        "image, its mean average precision.",
         allow_abbrev=False,
     )
     add_trained_arguments(parser, published=True)
@@ -265,27 +277,42 @@ def _run(options: argparse.Namespace) -> None:
         raise ValueError("--data is needed for a model outside the folder of its run.")
     source = open_for(net.record, name, options.data_dir, options.validation_split)
     print(summary(source), flush=True)
-    _check_fit(net, source.class_names)
+    _check_fit(net, source)
     if not net.knows(source.class_names):
         print(f"Note: the classes of {name} are not named as those the net was trained on.")
     recipe = recipe_for(net.preprocessing, batch_size=options.batch_size)
     batches = evaluation_pipeline(source, recipe, options.split)
     try:
-        evaluation = evaluate(net.model, batches, source.class_names)
+        evaluation = _measured(net.model, batches, source)
     except tf.errors.OpError as error:
         if not (reason := unreadable(error, source)):
             raise
         raise ValueError(reason) from error
+    output = options.output or net.folder
+    about = {"model": net.name, "source": source.name, "split": options.split}
+    if isinstance(evaluation, LabelEvaluation):
+        print("\n".join(evaluation.lines()))
+        if output:
+            output.mkdir(parents=True, exist_ok=True)
+            write_json(output / "evaluation.json", about | evaluation.results())
+            print(f"Written: {output}/evaluation.json")
+        return
     figures = net.entry.figures if net.entry else ()
     print(describe(evaluation, next(filter(_like(net.preprocessing), figures), None)))
     for figure in figures:
         print(_in_words(figure))
-    output = options.output or net.folder
     if output:
-        about = {"model": net.name, "source": source.name, "split": options.split}
         about |= {"published": [vars(figure) for figure in figures]} if figures else {}
         write_evaluation(output, evaluation, about)
         print(f"Written: {output}/evaluation.json, confusion.csv, confusion.png")
+
+
+def _measured(
+    model: keras.Model, batches: tf.data.Dataset, source: ImageSource
+) -> Evaluation | LabelEvaluation:
+    if source.label_sets is None:
+        return evaluate(model, batches, source.class_names)
+    return measured_labels(*_answers(model, batches), source.class_names)
 
 
 def _like(preprocessing: Preprocessing) -> Callable[[Figure], bool]:
@@ -332,8 +359,14 @@ def open_for(
     return open_source(name, data_dir, validation_split, default_split=recorded or 1)
 
 
-def _check_fit(net: _Net, class_names: Sequence[str]) -> None:
-    preprocessing, model = net.preprocessing, net.model
+def _check_fit(net: _Net, source: ImageSource) -> None:
+    preprocessing, model, class_names = net.preprocessing, net.model, source.class_names
+    if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
+        raise ValueError(
+            "The net must have one output of class scores `(batch, classes)`. Received: outputs "
+            f"{[tuple(each.shape) for each in model.outputs]}"
+        )
+    _check_task(net, source)
     expected = (preprocessing.input_size, preprocessing.input_size, preprocessing.channels)
     pairs = zip(model.input_shape[1:], expected, strict=True)
     if any(size not in (None, wanted) for size, wanted in pairs):
@@ -344,6 +377,19 @@ def _check_fit(net: _Net, class_names: Sequence[str]) -> None:
     if model.output_shape[-1] != len(class_names):
         raise ValueError(
             f"The net has {model.output_shape[-1]} classes; the images have {len(class_names)}."
+        )
+
+
+def _check_task(net: _Net, source: ImageSource) -> None:
+    """Check that the net tells what the images are labeled with: one class, or any number."""
+    labels = source.label_sets is not None
+    # A sigmoid may also be trained to tell one class: only a run's record says which it was.
+    recorded = net.record.get("activation")
+    tells_one = output_kind(net.model.outputs[0], named=True) == CLASSES
+    if labels and tells_one or not labels and recorded == LABELS.activation:
+        told, given = ("one class", "any number of labels") if labels else ("labels", "one class")
+        raise ValueError(
+            f"The net tells {told} of an image. Those of {source.name!r} have {given}."
         )
 
 

@@ -22,6 +22,7 @@ from keras_preact.weights.hugging_face import fetch_weights, is_address, read_co
 from keras_preact.weights.sources import is_weights_file, read
 from training.recipe import Recipe, differences
 from training.run import read_run
+from training.task import ONE_CLASS, Task
 
 # Values that a recipe inherits from the net it starts from, unless it gives them itself.
 INHERITED = (
@@ -57,15 +58,19 @@ class Pretrained:
         values: Values of a recipe that belong to the weights, as far as they are known.
         class_names: The classes that its head tells apart, where they are known.
         classes: Their number; None where nothing but the file says it.
+        activation: That of its head, where a run is known to have trained it; else a softmax's.
     """
 
     weights: str
     values: dict[str, Any]
     class_names: tuple[str, ...] | None = None
     classes: int | None = None
+    activation: str = ONE_CLASS.activation
 
-    def predicts(self, class_names: Sequence[str]) -> bool:
-        """Return whether its head tells apart these classes, as far as can be known."""
+    def predicts(self, class_names: Sequence[str], task: Task = ONE_CLASS) -> bool:
+        """Return whether its head tells these classes for that task, as far as can be known."""
+        if self.activation != task.activation:
+            return False
         if self.class_names is not None:
             return self.class_names == tuple(class_names)
         if self.classes is not None:
@@ -167,7 +172,12 @@ def _from_file(path: Path) -> Pretrained:
         raise ValueError(
             f"{path.parent / 'run.json'} is not the record of a run: {error}"
         ) from error
-    return Pretrained(str(path), _inherited(record["recipe"]), tuple(record["class_names"]))
+    return Pretrained(
+        str(path),
+        _inherited(record["recipe"]),
+        tuple(record["class_names"]),
+        activation=record.get("activation", ONE_CLASS.activation),
+    )
 
 
 def _inherited(values: dict[str, Any]) -> dict[str, Any]:
@@ -201,7 +211,7 @@ def build_net(recipe: Recipe, classes: int, **options: Any) -> keras.Model:
     )
 
 
-def prepare_net(recipe: Recipe, class_names: Sequence[str]) -> keras.Model:
+def prepare_net(recipe: Recipe, class_names: Sequence[str], task: Task = ONE_CLASS) -> keras.Model:
     """Build the net of a recipe in the state before its first step.
 
     With `init` it has those weights, the first convolution's adapted to the channels; its head is
@@ -211,21 +221,23 @@ def prepare_net(recipe: Recipe, class_names: Sequence[str]) -> keras.Model:
     Args:
         recipe: The values of the run.
         class_names: Names of the classes.
+        task: What the net is to tell, which decides its last activation.
 
     Returns:
         An uncompiled model; see `build_net`.
 
     Raises:
-        ValueError: If the recipe's net is not the one that the weights are of, cannot grow from
-            it, or has no such part to freeze.
+        ValueError: If the recipe gives another last activation, or its net is not the one that the
+            weights are of, cannot grow from it, or has no such part to freeze.
         FileNotFoundError: If there is no such file of weights.
     """
-    classes = len(class_names)
+    classes, activation = len(class_names), task.activation
+    _check_activation(recipe, activation)
     if not recipe.init:
-        return build_net(recipe, classes)
+        return build_net(recipe, classes, classifier_activation=activation)
     pretrained = find_pretrained(recipe.init, recipe.model)
     _check_architecture(pretrained, recipe)
-    keep_head = pretrained.predicts(class_names)
+    keep_head = pretrained.predicts(class_names, task)
     channels = pretrained.values.get("channels", recipe.channels)
     sizes = _sizes(_architecture(pretrained.values)) if recipe.grow else {}
     source = _of_size(recipe, sizes)
@@ -234,14 +246,15 @@ def prepare_net(recipe: Recipe, class_names: Sequence[str]) -> keras.Model:
         classes,
         weights=pretrained.weights,
         include_top=keep_head,
+        classifier_activation=activation,
         input_shape=(recipe.input_size, recipe.input_size, channels),
     )
     if channels != recipe.channels:
         net = transforms.adapt_input_channels(net, recipe.channels)
     if not keep_head:
-        net = transforms.replace_head(net, classes)
+        net = transforms.replace_head(net, classes, activation)
     if recipe.grow:
-        net = _grown(net, source, recipe)
+        net = _grown(net, source, recipe, activation)
     if recipe.freeze != "none":
         transforms.freeze(net, _frozen_stage(recipe))
     return net
@@ -268,6 +281,17 @@ def _builder(name: str) -> Builder:
         hint = did_you_mean(name, builders, quote="")
         raise ValueError(f"`model` must be one of {', '.join(builders)}. Received: {name!r}.{hint}")
     return builders[name]
+
+
+def _check_activation(recipe: Recipe, activation: str) -> None:
+    """Check that the recipe gives no other last activation than the images need."""
+    given = recipe.model_options.get("classifier_activation", activation)
+    if given != activation:
+        raise ValueError(
+            f"`classifier_activation` must be {activation!r}, or not be in `model_options`: a set "
+            "with one class per image trains a softmax, one with labels.csv a sigmoid for each "
+            f"label. Received: {given!r}"
+        )
 
 
 def _check_architecture(pretrained: Pretrained, recipe: Recipe) -> None:
@@ -325,13 +349,14 @@ def _check_growth(theirs: dict[str, Any], ours: dict[str, Any], init: str) -> No
         )
 
 
-def _grown(net: keras.Model, source: Recipe, recipe: Recipe) -> keras.Model:
+def _grown(net: keras.Model, source: Recipe, recipe: Recipe, activation: str) -> keras.Model:
     """Build the net of a recipe with the function of a net that has fewer units or channels.
 
     Args:
         net: The smaller net.
         source: Its recipe.
         recipe: The values of the run.
+        activation: That of the classifier.
 
     Returns:
         An uncompiled model; see `build_net`.
@@ -339,11 +364,11 @@ def _grown(net: keras.Model, source: Recipe, recipe: Recipe) -> keras.Model:
     Raises:
         ValueError: If the recipe's net cannot have that function.
     """
-    classes = net.output_shape[-1]
+    head = {"classes": net.output_shape[-1], "classifier_activation": activation}
     units = source.model_options["units"]
-    wider = build_net(_of_size(recipe, {"units": units}), classes)
+    wider = build_net(_of_size(recipe, {"units": units}), **head)
     try:
-        return transforms.deepen(transforms.widen(net, wider), build_net(recipe, classes))
+        return transforms.deepen(transforms.widen(net, wider), build_net(recipe, **head))
     except ValueError as error:
         raise ValueError(
             f"`grow`: the recipe's net cannot start with the function of `init` {recipe.init!r}. "

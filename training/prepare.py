@@ -72,8 +72,18 @@ class Settings:
             raise ValueError(f"--quality must be in 1..100. Received: {self.quality}")
 
     def open(self) -> ImageSource:
-        """Open the source."""
-        return open_source(self.data, self.data_dir, self.validation_split)
+        """Open the source.
+
+        Raises:
+            ValueError: If its images have several labels, which the shards cannot hold.
+        """
+        source = open_source(self.data, self.data_dir, self.validation_split)
+        if source.label_sets is not None:
+            raise ValueError(
+                "Shards hold one class per image: train on the images and their labels.csv as they "
+                f"are. Received: {source.name!r}, whose images have several labels"
+            )
+        return source
 
 
 @dataclass(frozen=True)

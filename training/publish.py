@@ -104,6 +104,11 @@ def _images(trained: Trained, source: str) -> ImageSource:
             f"a card tells how the net was trained, and there is no run.json beside {trained.file}"
         )
     images = open_for(trained.record, source)
+    if images.label_sets is not None:
+        raise ValueError(
+            f"a card is of a net that tells one class per image. Received: {source}, whose images "
+            "have several labels; keras_preact.to_config_folder writes any net"
+        )
     if list(images.class_names) != trained.record["class_names"]:
         raise ValueError(
             f"{source} has the classes {list(images.class_names)}. The net was trained on "

@@ -93,8 +93,8 @@ class Recipe:
         "steps of an epoch, over as many passes as it takes; 0 means one pass", 0, minimum=0
     )
     patience: int = _value(
-        "epochs without a better val_top1 after which the run ends, in its last state; 0 means all "
-        "epochs",
+        "epochs without a better val_top1, or val_mAP of several labels, after which the run ends, "
+        "in its last state; 0 means all epochs",
         0,
         minimum=0,
     )
@@ -132,7 +132,10 @@ class Recipe:
     nesterov: bool = _value("Nesterov momentum", False)
     weight_decay: float = _value("L2 penalty on conv and dense kernels only", 1e-4, minimum=0)
     label_smoothing: float = _value(
-        "share of the label spread over all classes", 0.0, minimum=0, below=1
+        "share of the label spread over all classes; of several labels, of each, moved to one half",
+        0.0,
+        minimum=0,
+        below=1,
     )
     class_weight: str = _value(
         "weight of an image's loss: balanced: in inverse proportion to the images of its class",

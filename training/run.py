@@ -19,6 +19,7 @@ from training.recipe import Recipe, differences
 from training.records.checkpoint import Progress
 from training.records.files import PARTIAL, write_json
 from training.records.report import draw_curves, write_history_csv
+from training.task import ONE_CLASS
 
 
 class Run:
@@ -113,7 +114,11 @@ class Run:
         for name in ("source", "class_names", "images"):
             changes += differences({name: recorded[name]}, {name: self._description[name]})
         # Each loader draws random numbers of its own.
-        for name, default in (("data_on_device", False), ("validation_split", None)):
+        for name, default in (
+            ("data_on_device", False),
+            ("validation_split", None),
+            ("activation", ONE_CLASS.activation),
+        ):
             then = recorded.get(name, default)
             changes += differences({name: then}, {name: self._description.get(name, default)})
         if changes:

@@ -32,14 +32,26 @@ def summary(folder: Path, exported: Path | None = None) -> str:
     lines = {
         "Trained": f"{recipe['model']} on {run['images']['train']:,} images of {run['source']}, "
         f"{len(history)} epochs, {seconds:.0f} s",
-        "Accuracy": f"{evaluation['top1']:.2%} of {evaluation['images']:,} images of "
-        f"{evaluation['source']} ({evaluation['split']})",
-        "Pictures": f"{folder / 'curves.png'}, {folder / 'confusion.png'}",
+        **_measured(evaluation),
+        "Pictures": ", ".join(str(folder / name) for name in _pictures(evaluation)),
         "Exported": _path(exported) if exported else "not yet",
         "Try next": f"{python} -m training.train --recipe {run['recipe_name']} --data "
         f"{run['source']} --output {folder}-se --model-options 'attention=\"se\"'",
     }
     return "\n".join(f"{name:8}  {text}" for name, text in lines.items())
+
+
+def _measured(evaluation: dict[str, Any]) -> dict[str, str]:
+    where = f"{evaluation['images']:,} images of {evaluation['source']} ({evaluation['split']})"
+    if "mAP" in evaluation:
+        labels = len(evaluation["per_label"])
+        return {"mAP": f"{evaluation['mAP']:.2%}, the mean over {labels} labels, on {where}"}
+    return {"Accuracy": f"{evaluation['top1']:.2%} of {where}"}
+
+
+def _pictures(evaluation: dict[str, Any]) -> list[str]:
+    # Labels have no matrix of confusion.
+    return ["curves.png"] if "mAP" in evaluation else ["curves.png", "confusion.png"]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from training.recipe import (
 )
 from training.records.checkpoint import DamagedCheckpoint, Progress
 from training.run import Run
+from training.task import ONE_CLASS, Task, task_of
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recipe]:
@@ -86,7 +87,8 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="SOURCE",
         help="`digits`, a TensorFlow Datasets name, a folder train/CLASS/*.jpg + test/CLASS/*.jpg, "
-        "or CLASS/*.jpg, CIFAR's binary files, TFRecord shards, or .npz files",
+        "or CLASS/*.jpg, a folder with labels.csv, CIFAR's binary files, TFRecord shards, or .npz "
+        "files",
     )
     add_source_arguments(parser)
     parser.add_argument(
@@ -235,6 +237,7 @@ def describe(options: argparse.Namespace, recipe: Recipe, images: Images) -> dic
         "seed": recipe.seed,
         "source": images.name,
         "class_names": images.class_names,
+        "activation": task_of(images).activation,
         "images": {split: images.num_examples(split) for split in ("train", "test")},
         "validation_split": images.held_out,
         "preprocessing": preprocessing_of(recipe).get_config(),
@@ -245,12 +248,13 @@ def describe(options: argparse.Namespace, recipe: Recipe, images: Images) -> dic
     return json.loads(json.dumps(description))
 
 
-def summary(run: Run, progress: Progress) -> str:
+def summary(run: Run, progress: Progress, task: Task = ONE_CLASS) -> str:
     """Format the last lines that a run prints."""
     best, last = progress.best, progress.history[-1]
+    key = task.best_by
     text = (
-        f"Test accuracy: best {best['val_top1']:.2%} (epoch {best['epoch']}), "
-        f"last {last['val_top1']:.2%} (epoch {last['epoch']})\n"
+        f"Test {task.title}: best {best[key]:.2%} (epoch {best['epoch']}), "
+        f"last {last[key]:.2%} (epoch {last['epoch']})\n"
         f"Model: {run.model}\nBest model: {run.best_model}\n"
         f"Curves: {run.curves}\nTable: {run.history_csv}"
     )
@@ -303,7 +307,7 @@ def run_command(arguments: Sequence[str]) -> int:
         print(f"training.train: {reason}", file=sys.stderr)
         return 1
     if job.devices.chief:
-        print(summary(run, progress))
+        print(summary(run, progress, job.task))
         if not run.finished:
             print(f"Stopped after epoch {progress.epochs} of {job.recipe.epochs}, as asked.")
         elif progress.epochs < job.recipe.epochs:

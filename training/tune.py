@@ -435,6 +435,11 @@ def tune(arguments: Sequence[str]) -> int:
     options, recipe = parse_arguments(arguments)
     space = load_space(options.space)
     source = open_source(options.data, options.data_dir, options.validation_split)
+    if source.label_sets is not None:
+        raise ValueError(
+            "A search is for nets that tell one class per image. Received: --data "
+            f"{options.data}, whose images have several labels; training.train takes them"
+        )
     # The rule has then decided, for all trials alike.
     recipe = override_recipe(apply_rule(recipe, source), options).replace(rule="none")
     folder = SearchFolder(options.output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import keras
@@ -36,6 +36,10 @@ class Batches(Protocol):
         """Return the batches for the evaluation that ends an epoch, for `fit`."""
         ...
 
+    def tested(self) -> Iterable[tuple[Any, Any]]:
+        """Return inputs and targets of all test images, whole in every worker, for many passes."""
+        ...
+
 
 class DeviceBatches:
     """Batches of images that live in the memory of the device.
@@ -58,7 +62,12 @@ class DeviceBatches:
         self._recipe = recipe
         self._devices = devices
         self._class_weights = class_weights
-        self._one_hot = np.eye(len(images.class_names), dtype="float32")
+        sets = images.label_sets
+        self._targets = (
+            np.eye(len(images.class_names), dtype="float32")
+            if sets is None
+            else sets.astype("float32")
+        )
 
     def model(self, net: keras.Model) -> keras.Model:
         """Return the model from views of the images to the scores of the net."""
@@ -79,10 +88,17 @@ class DeviceBatches:
             for batch in np.split(views, steps)[done:]:
                 labels = self.images.labels[batch[:, 0]]
                 weights = () if self._class_weights is None else (self._class_weights[labels],)
-                yield batch, self._one_hot[labels], *weights
+                yield batch, self._targets[labels], *weights
             done = 0
 
     def testing(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the views of the test images, as they are, and their labels."""
         places = self.images.places("test")
-        return plain_views(places), self._one_hot[self.images.labels[places.start : places.stop]]
+        return plain_views(places), self._targets[self.images.labels[places.start : places.stop]]
+
+    def tested(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the views and labels of the test images, in batches."""
+        views, targets = self.testing()
+        starts = range(0, len(views), self._recipe.batch_size)
+        parts = [slice(start, start + self._recipe.batch_size) for start in starts]
+        return [(views[part], targets[part]) for part in parts]

@@ -17,6 +17,7 @@ from training.compiling import compile_for_training
 from training.engines.batches import Batches
 from training.engines.callbacks.averaging import AveragedStatistics, AveragedWeights
 from training.engines.callbacks.divergence import Diverged, DivergenceGuard, exploded_loss
+from training.engines.callbacks.label_evaluation import LabelEvaluation
 from training.engines.callbacks.patience import Patience, is_exhausted
 from training.engines.callbacks.preemption import Preemption
 from training.engines.callbacks.progress import PlainLog, ProgressBar
@@ -30,6 +31,7 @@ from training.recipe import Recipe, steps_per_epoch
 from training.records.checkpoint import Progress, load_progress, save_checkpoint, save_net
 from training.run import Run
 from training.schedules import calmed, learning_rate_schedule
+from training.task import LABELS, Task, task_of
 
 # Multiply-adds of a step, forward, that take the fastest GPU about as long as Python takes to begin
 # a step: a millisecond or two.
@@ -56,6 +58,11 @@ class Job:
         return self.batches.images
 
     @property
+    def task(self) -> Task:
+        """What the net is trained to tell of the images."""
+        return task_of(self.images)
+
+    @property
     def steps(self) -> int:
         """Steps of an epoch."""
         return steps_per_epoch(self.images, self.recipe)
@@ -63,7 +70,7 @@ class Job:
     def build_net(self) -> keras.Model:
         """Build the net in the state before its first step; see `prepare_net`."""
         with self.devices.scope():
-            return prepare_net(self.recipe, self.images.class_names)
+            return prepare_net(self.recipe, self.images.class_names, self.task)
 
 
 def train(
@@ -95,7 +102,7 @@ def train(
     # Outside of the scope, so that `fit` does not build it anew; see `ReplicatedModel`.
     model = job.batches.model(net)
     with job.devices.scope():
-        compile_for_training(net, job.recipe, job.steps, model)
+        compile_for_training(net, job.recipe, job.steps, model, job.task)
         build_metrics(model, job.devices)
         model.steps_per_execution = steps_per_execution(job, net, pace)
         progress = _with_rollback(_Run(job, net, model, run, pace, callbacks))
@@ -207,7 +214,8 @@ class _Run:
             callbacks = self._callbacks(progress, schedule, display)
             self.model.fit(
                 job.batches.training(first_step),
-                validation_data=job.batches.testing(),
+                # Labels are evaluated by a callback.
+                validation_data=None if job.task == LABELS else job.batches.testing(),
                 validation_batch_size=recipe.batch_size,
                 steps_per_epoch=job.steps,
                 initial_epoch=progress.epochs,
@@ -226,18 +234,35 @@ class _Run:
         display: Sequence[keras.callbacks.Callback],
     ) -> list[keras.callbacks.Callback]:
         """Return the callbacks of the run, in the order in which they are called."""
-        devices, pace = self.job.devices, self.pace
+        devices, pace, task = self.job.devices, self.pace, self.job.task
         checkpoint = Checkpoint(progress, self.save, pace.save_every)
+        # Each label is a choice of two.
+        choices = 2 if task == LABELS else self.net.output_shape[-1]
         return [
             AveragedStatistics(devices.average_statistics),
             AveragedWeights(),
-            DivergenceGuard(exploded_loss(self.net.output_shape[-1]), agree=devices.agree or bool),
+            *self._label_evaluation(),
+            DivergenceGuard(exploded_loss(choices), agree=devices.agree or bool),
             *self.callbacks,
-            Record(progress, schedule, self.save_best),
+            Record(progress, schedule, self.save_best, task.best_by),
             Patience(progress, self.job.recipe.patience, devices.agree or bool),
             checkpoint,
             *display,
             Preemption(pace.stop_requested, checkpoint.save_within_epoch, devices.agree),
+        ]
+
+    def _label_evaluation(self) -> list[keras.callbacks.Callback]:
+        """Return the callback that evaluates labels; none for one class per image."""
+        job = self.job
+        if job.task != LABELS:
+            return []
+        return [
+            LabelEvaluation(
+                job.batches.tested(),
+                job.devices.average_statistics,
+                job.recipe.label_smoothing,
+                job.devices.replicas,
+            )
         ]
 
     @contextlib.contextmanager

@@ -60,6 +60,10 @@ class PipelineBatches:
 
         return self._devices.share_test(make, self._recipe.batch_size)
 
+    def tested(self) -> tf.data.Dataset:
+        """Return the test images and labels, in batches that no worker shares."""
+        return evaluation_pipeline(self.images, self._recipe)
+
     def _weighed(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Give each image the weight of its class; of a mixed one, in proportion to its label."""
         return images, labels, tf.linalg.matvec(labels, tf.constant(self._class_weights))

@@ -12,6 +12,7 @@ from training.class_weight import class_weights
 from training.engines.batches import DeviceBatches
 from training.engines.devices import Devices, choose_devices, one_device
 from training.engines.fitting import Job
+from training.listing.listing import Images
 from training.loading.image_set import load_image_set
 from training.processes import WAIT_MINUTES
 from training.recipe import Recipe, override_recipe, preprocessing_of, steps_per_epoch
@@ -58,10 +59,19 @@ def _prepare_on_device(options: argparse.Namespace, recipe: Recipe) -> Job:
         validation_split=options.validation_split,
     )
     steps_per_epoch(images, recipe)
+    _check_class_weight(recipe, images)
     devices = one_device()
     labels = images.labels[np.asarray(images.places("train"))]
     weights = class_weights(recipe.class_weight, [labels], len(images.class_names))
     return Job(recipe, DeviceBatches(images, recipe, devices, weights), devices)
+
+
+def _check_class_weight(recipe: Recipe, images: Images) -> None:
+    if images.label_sets is not None and recipe.class_weight != "none":
+        raise ValueError(
+            "`class_weight` weighs an image by its one class, and must be none for images with "
+            f"several labels. Received: {recipe.class_weight!r}"
+        )
 
 
 def _check_on_device(options: argparse.Namespace, recipe: Recipe) -> None:
@@ -100,6 +110,7 @@ def _prepare_pipelines(options: argparse.Namespace, recipe: Recipe) -> Job:
     _check_batch_size(recipe, devices)
     steps_per_epoch(source, recipe)
     source.num_examples("test")
+    _check_class_weight(recipe, source)
     weights = class_weights(recipe.class_weight, labels_of(source), len(source.class_names))
     return Job(recipe, PipelineBatches(source, recipe, devices, weights), devices)
 

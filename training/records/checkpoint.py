@@ -22,7 +22,8 @@ class Progress:
 
     Args:
         history: One record for each completed epoch.
-        best: The record of the epoch with the best validation top-1; empty before the first.
+        best: The record of the epoch with the best validation top-1, or mean average precision;
+            empty before the first.
         step: Completed steps of the epoch after those; 0 between epochs.
         metrics: State of the metrics after these steps.
         rollbacks: Where the run diverged and went back to an earlier state: `epoch`, `step` and

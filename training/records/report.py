@@ -16,6 +16,8 @@ from matplotlib.ticker import MaxNLocator
 
 from training.records.files import replacing
 
+# What the best epoch is chosen by.
+_TITLES = {"top1": "top-1 accuracy", "mAP": "mean average precision"}
 _TRAIN, _VALIDATION, _RATE = "#888888", "#0b6fb8", "#b8560b"
 
 
@@ -33,7 +35,7 @@ def write_history_csv(path: str | os.PathLike, history: list[dict[str, Any]]) ->
 
 
 def draw_curves(path: str | os.PathLike, history: list[dict[str, Any]], title: str) -> None:
-    """Draw loss, top-1 accuracy and learning rate over the epochs.
+    """Draw loss, learning rate, and top-1 accuracy or mean average precision over the epochs.
 
     Args:
         path: The PNG file.
@@ -42,25 +44,26 @@ def draw_curves(path: str | os.PathLike, history: list[dict[str, Any]], title: s
     """
     figure = Figure(figsize=(13, 4.2), dpi=110, layout="constrained")
     figure.suptitle(title)
-    loss, accuracy, rate = figure.subplots(1, 3)
+    loss, measured, rate = figure.subplots(1, 3)
     epochs = [record["epoch"] for record in history]
-    best = max(history, key=lambda record: record["val_top1"])
+    metric = next(name for name in _TITLES if f"val_{name}" in history[0])
+    best = max(history, key=lambda record: record[f"val_{metric}"])
     _draw_pair(loss, "loss", history, "test")
-    _draw_pair(accuracy, "top1", history, f"test, last {history[-1]['val_top1']:.2%}")
-    accuracy.set_ylabel("top-1 accuracy")
-    accuracy.plot(
+    _draw_pair(measured, metric, history, f"test, last {history[-1][f'val_{metric}']:.2%}")
+    measured.set_ylabel(_TITLES[metric])
+    measured.plot(
         best["epoch"],
-        best["val_top1"],
+        best[f"val_{metric}"],
         "o",
         color=_VALIDATION,
-        label=f"best {best['val_top1']:.2%}, epoch {best['epoch']}",
+        label=f"best {best[f'val_{metric}']:.2%}, epoch {best['epoch']}",
     )
-    accuracy.legend()
+    measured.legend()
     rates = [record["learning_rate"] for record in history]
     rate.plot(epochs, rates, color=_RATE, marker=_marker(history))
     rate.set_ylabel("learning rate (end of epoch)")
     rate.set_ylim(bottom=0)
-    for axes in (loss, accuracy, rate):
+    for axes in (loss, measured, rate):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
@@ -74,6 +77,9 @@ def _draw_pair(axes: Axes, key: str, history: list[dict[str, Any]], test_label: 
         (key, _TRAIN, "training"),
         (f"val_{key}", _VALIDATION, test_label),
     ):
+        # Of labels only the test images have a metric.
+        if name not in history[0]:
+            continue
         values = [record[name] for record in history]
         axes.plot(epochs, values, color=color, label=label, marker=_marker(history))
     axes.set_ylabel(key)

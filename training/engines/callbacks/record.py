@@ -10,6 +10,7 @@ import keras
 
 from training.engines.callbacks.averaging import averaged_weights
 from training.records.checkpoint import Progress
+from training.task import ONE_CLASS
 
 
 class Record(keras.callbacks.Callback):
@@ -19,6 +20,7 @@ class Record(keras.callbacks.Callback):
         progress: The history of earlier parts of the run, which is extended.
         schedule: The learning rate of each step.
         save_best: Called if the epoch is the best so far, with the averaged weights in the model.
+        metric: What the best epoch has the most of.
     """
 
     def __init__(
@@ -26,11 +28,13 @@ class Record(keras.callbacks.Callback):
         progress: Progress,
         schedule: keras.optimizers.schedules.LearningRateSchedule,
         save_best: Callable[[], None],
+        metric: str = ONE_CLASS.best_by,
     ) -> None:
         super().__init__()
         self._progress = progress
         self._schedule = schedule
         self._save_best = save_best
+        self._metric = metric
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Start the clock."""
@@ -46,7 +50,7 @@ class Record(keras.callbacks.Callback):
             "seconds": round(time.monotonic() - self._started, 2),
         }
         self._progress.history.append(record)
-        if record["val_top1"] > self._progress.best.get("val_top1", -1.0):
+        if record[self._metric] > self._progress.best.get(self._metric, -1.0):
             self._progress.best = record
             with averaged_weights(self.model):
                 self._save_best()
