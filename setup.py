@@ -34,6 +34,7 @@ TRAIN = [
     "grpcio",
     "keras-tuner",
     "matplotlib",
+    "plotly",
     "rich",
     "scikit-learn",
     "tensorboard",

@@ -41,7 +41,8 @@ from training.net import recipe_architecture
 from training.recipe import Recipe
 from training.records.files import write_json
 from training.run import read_run
-from training.search.trials import Record, SearchFolder, leaderboard
+from training.search.ranking import leaderboard
+from training.search.trials import Record, SearchFolder
 from training.train import parse_arguments as parse_training
 
 # Maps of half the size from the first unit on, as in the recipe.

@@ -36,8 +36,9 @@ from training.recipe import (
 )
 from training.search import RecipeHyperModel, load_space
 from training.search.cluster import Cluster, share_devices
+from training.search.ranking import OBJECTIVES, leaderboard
 from training.search.report import Board, write_report
-from training.search.trials import OBJECTIVES, Record, SearchFolder
+from training.search.trials import Record, SearchFolder
 from training.search.tuner import CHIEF, SearchOver, Training, TrainingTuner
 from training.sources import ImageSource, open_source
 from training.train import named_recipe
@@ -327,8 +328,8 @@ def run_trials(
 
     def changed(record: Record) -> None:
         board.show(record)
-        if options.keep_best and not isinstance(oracle, Rungs):
-            folder.keep_best(options.keep_best, options.objective)
+        if not isinstance(oracle, Rungs):
+            _keep_best(folder, options)
 
     TrainingTuner(
         oracle,
@@ -393,10 +394,15 @@ def run_search(
         else:
             run_trials(options, *search, folder)
         folder.end(description)
-    if options.keep_best:
-        folder.keep_best(options.keep_best, options.objective)
+    _keep_best(folder, options)
     print(write_report(folder))
     return _tell_of_deaths(folder)
+
+
+def _keep_best(folder: SearchFolder, options: argparse.Namespace) -> None:
+    if options.keep_best:
+        ranked = leaderboard(folder.records(), options.objective)
+        folder.remove_weights(ranked[options.keep_best :])
 
 
 def _tell_of_deaths(folder: SearchFolder) -> int:

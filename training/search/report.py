@@ -22,13 +22,14 @@ from rich.table import Table
 
 from training.recipe import load_recipe
 from training.records.files import replacing
-from training.search.trials import (
-    OBJECTIVES,
-    Record,
-    SearchFolder,
+from training.search.page import read_page, write_page
+from training.search.ranking import (
+    hyperparameters,
     leaderboard,
-    write_recipe,
+    pareto_front,
+    table_of,
 )
+from training.search.trials import Record, SearchFolder, write_recipe
 
 # How many of the best become recipe files, and lines of the table on a terminal.
 BEST, SHOWN = 3, 10
@@ -90,52 +91,12 @@ class Board:
         return table
 
 
-def table_of(ranked: Sequence[Record], objective: str) -> tuple[list[str], list[list[str]]]:
-    """Format the leaderboard as text.
-
-    Args:
-        ranked: Records, the best first.
-        objective: The metric that they are compared by.
-
-    Returns:
-        The header, and one row for each record.
-    """
-    names = _hyperparameters(ranked)
-    header = ["", "trial", objective, "epochs", "MFLOPs", "parameters", *names]
-    rows = [
-        [
-            *(str(place), record.trial, f"{record.results[objective]:.4f}", str(record.epochs)),
-            *(f"{record.flops / 1e6:.2f}", f"{record.parameters:,}"),
-            *(str(record.values.get(name, "")) for name in names),
-        ]
-        for place, record in enumerate(ranked, 1)
-    ]
-    return header, rows
-
-
-def pareto_front(records: Sequence[Record], objective: str) -> list[Record]:
-    """Return the trials that no other beats at as few FLOPs.
-
-    Args:
-        records: Finished trials.
-        objective: The metric to compare.
-
-    Returns:
-        Those, from the fewest FLOPs on: each is better than all before.
-    """
-    sign = 1 if OBJECTIVES[objective] == "max" else -1
-    front: list[Record] = []
-    for record in sorted(records, key=lambda each: (each.flops, -sign * each.results[objective])):
-        if not front or sign * record.results[objective] > sign * front[-1].results[objective]:
-            front.append(record)
-    return front
-
-
 def write_report(folder: SearchFolder) -> str:
     """Write what a search has found so far.
 
-    `leaderboard.md` and `.csv`, `flops.png` (the objective against FLOPs with the Pareto front),
-    `parallel.png` (parallel coordinates) and the best as recipes, `best-1.toml` and so on.
+    `leaderboard.md` and `.csv`, `search.html`, a page with plots to point at, `flops.png` (the
+    objective against FLOPs with the Pareto front), `parallel.png` (parallel coordinates) and the
+    best as recipes, `best-1.toml` and so on.
 
     Args:
         folder: Of the search.
@@ -160,6 +121,9 @@ def write_report(folder: SearchFolder) -> str:
     _write_csv(folder.output / "leaderboard.csv", records)
     draw_flops(folder.output / "flops.png", ranked, objective)
     draw_parallel(folder.output / "parallel.png", ranked, objective)
+    heading, summary = _heading(description), _summary(description, records)
+    page = read_page(folder, objective, heading, summary, ranked)
+    write_page(folder.output / "search.html", page)
     for place, record in enumerate(ranked[:BEST], 1):
         comment = [
             f"Place {place} of {len(ranked)}: trial {record.trial}, {objective} "
@@ -175,28 +139,36 @@ def write_report(folder: SearchFolder) -> str:
 def _markdown(
     description: dict[str, Any], records: Sequence[Record], ranked: Sequence[Record]
 ) -> str:
-    ended = {
-        status: [record for record in records if record.status == status]
-        for status in ("finished", "failed", "running")
-    }
-    counts = ", ".join(f"{len(some)} {status}" for status, some in ended.items() if some)
-    lines = [
-        f"# Search by {description['oracle']} on {Path(description['source']).name}",
-        "",
-        f"Trials: {counts or 'none yet'}. A trial that continues another takes its place below. "
-        f"`{description['objective']}` is that of the last epoch, on the images that the search "
-        "chose by: of nets chosen so, it flatters the best.",
-    ]
+    lines = [f"# {_heading(description)}", "", _summary(description, records)]
     if ranked:
         header, rows = table_of(ranked, description["objective"])
         lines += ["", _row(header), _row(["---"] * len(header)), *map(_row, rows)]
         lines += ["", "![](flops.png)", "", "![](parallel.png)"]
-    if ended["failed"]:
+    failed = _of_status(records, "failed")
+    if failed:
         lines += ["", "## Failed"]
-    for record in ended["failed"]:
+    for record in failed:
         lines += ["", f"Trial {record.trial}: {_values(record)}", "", "```"]
         lines += [*record.message.splitlines(), "```"]
     return "\n".join(lines) + "\n"
+
+
+def _heading(description: dict[str, Any]) -> str:
+    return f"Search by {description['oracle']} on {Path(description['source']).name}"
+
+
+def _summary(description: dict[str, Any], records: Sequence[Record]) -> str:
+    counts = {each: len(_of_status(records, each)) for each in ("finished", "failed", "running")}
+    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    return (
+        f"Trials: {told or 'none yet'}. A trial that continues another takes its place below. "
+        f"`{description['objective']}` is that of the last epoch, on the images that the search "
+        "chose by: of nets chosen so, it flatters the best."
+    )
+
+
+def _of_status(records: Sequence[Record], status: str) -> list[Record]:
+    return [record for record in records if record.status == status]
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -205,7 +177,7 @@ def _row(cells: Sequence[str]) -> str:
 
 def _write_csv(path: Path, records: Sequence[Record]) -> None:
     """Write every trial, in the order of their numbers."""
-    names = _hyperparameters(records)
+    names = hyperparameters(records)
     results = sorted({name for record in records for name in record.results})
     own = ("trial", "status", "run", "epochs", "flops", "parameters", "seconds")
     with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
@@ -266,7 +238,7 @@ def draw_parallel(path: Path, ranked: Sequence[Record], objective: str) -> None:
         ranked: Finished trials, the best first.
         objective: The metric that they are compared by; it colors the lines.
     """
-    names = [name for name in _hyperparameters(ranked) if len(_options(ranked, name)) > 1]
+    names = [name for name in hyperparameters(ranked) if len(_options(ranked, name)) > 1]
     figure = Figure(figsize=(2 + 1.3 * (len(names) + 2), 4.6), dpi=110, layout="constrained")
     axes = figure.subplots()
     columns = [_place_choices(axes, place, ranked, name) for place, name in enumerate(names)]
@@ -329,10 +301,6 @@ def _draw_curve(axes: Axes, heights: Sequence[float], color: Any) -> None:
 def _save(figure: Figure, path: Path) -> None:
     with replacing(path) as partial:
         FigureCanvasAgg(figure).print_png(partial)
-
-
-def _hyperparameters(records: Sequence[Record]) -> list[str]:
-    return list(dict.fromkeys(name for record in records for name in record.values))
 
 
 def _values(record: Record) -> str:

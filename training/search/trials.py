@@ -20,8 +20,6 @@ from training.recipe import Recipe
 from training.records.files import replacing, write_json
 from training.run import read_run
 
-# Metrics that a run reports, and the direction in which each is better.
-OBJECTIVES = {"val_top1": "max", "val_top5": "max", "val_loss": "min"}
 # Files of a training run that hold weights.
 _WEIGHTS = ("model.keras", "best.keras", "checkpoint")
 # Entry of `search.json` once the oracle has nothing left to propose.
@@ -150,43 +148,15 @@ class SearchFolder:
             return {}
         return json.loads(self.description.read_text(encoding="utf-8"))
 
-    def keep_best(self, count: int, objective: str) -> None:
-        """Remove the weights and checkpoints of all finished runs but the best.
-
-        Args:
-            count: Number of runs that keep theirs.
-            objective: The metric that they are compared by.
-        """
-        for record in leaderboard(self.records(), objective)[count:]:
+    def remove_weights(self, records: Iterable[Record]) -> None:
+        """Remove the weights and checkpoints of trials' runs."""
+        for record in records:
             for name in _WEIGHTS:
                 path = self.output / record.run / name
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink(missing_ok=True)
-
-
-def leaderboard(records: Iterable[Record], objective: str) -> list[Record]:
-    """Return the finished trials, the best first.
-
-    Args:
-        records: Of any trials.
-        objective: The metric that they are compared by, such as `val_top1`.
-
-    Returns:
-        One record for each run: of trials that continue one another, the last.
-    """
-    latest: dict[str, Record] = {}
-    for record in records:
-        if record.status == "finished" and (
-            record.run not in latest or record.epochs > latest[record.run].epochs
-        ):
-            latest[record.run] = record
-    return sorted(
-        latest.values(),
-        key=lambda record: record.results[objective],
-        reverse=OBJECTIVES[objective] == "max",
-    )
 
 
 def write_recipe(path: Path, recipe: Recipe, comment: Sequence[str] = ()) -> None:

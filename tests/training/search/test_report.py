@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import shutil
+import subprocess
 
 import pytest
 
 from training.recipe import Recipe, load_recipe
 from training.records.files import write_json
-from training.search.report import Board, pareto_front, write_report
-from training.search.trials import Record, SearchFolder, leaderboard, write_recipe
+from training.search.ranking import leaderboard, pareto_front
+from training.search.report import Board, write_report
+from training.search.trials import Record, SearchFolder, write_recipe
 from training.tune import main
 
 
@@ -99,7 +102,7 @@ def test_the_report_of_a_search(folder, capsys):
     rows = list(csv.DictReader(io.StringIO((folder.output / "leaderboard.csv").read_text())))
     assert [row["status"] for row in rows] == ["finished", "finished", "failed"]
     assert [row["val_top1"] for row in rows] == ["0.9", "0.7", ""]
-    for name in ("flops.png", "parallel.png"):
+    for name in ("flops.png", "parallel.png", "search.html"):
         assert (folder.output / name).stat().st_size > 10_000
     best = folder.output / "best-1.toml"
     assert load_recipe(best) == Recipe(epochs=9, seed=1)
@@ -155,3 +158,24 @@ def test_a_recipe_written_is_the_recipe_read(tmp_path):
     )
     write_recipe(tmp_path / "recipe.toml", recipe, ["What it is."])
     assert load_recipe(tmp_path / "recipe.toml") == recipe
+
+
+def test_the_page_in_a_browser(folder, tmp_path):
+    """It draws itself without a network: three plots, and a drawing of every net."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium here")
+    _add(folder, _record("1", 0.9, flops=2_000_000), _record("2", 0.7, values={"a<b": "c&d"}))
+    write_report(folder)
+    page = (folder.output / "search.html").as_uri()
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=9000"]
+    command += [f"--user-data-dir={tmp_path / 'browser'}", "--disable-background-networking"]
+    blocked = "--host-resolver-rules=MAP * ~NOTFOUND"
+    drawn = subprocess.run(
+        [*command, blocked, "--dump-dom", page], capture_output=True, text=True, check=True
+    ).stdout
+    assert drawn.count('class="plotly-graph-div js-plotly-plot"') == 3
+    # Points of trials, axes of values, curves.
+    assert drawn.count('class="point"') >= 2 and "parcoords-lines" in drawn
+    assert drawn.count('role="img"') == 2 and "bottleneck: 3 x 256, 4 x 512" in drawn
+    assert "a&lt;b" in drawn

@@ -25,7 +25,8 @@ from training.recipe import load_recipe
 from training.records.files import write_json
 from training.run import read_run
 from training.search import load_space, tuner
-from training.search.trials import SearchFolder, leaderboard, write_recipe
+from training.search.ranking import leaderboard
+from training.search.trials import SearchFolder, write_recipe
 from training.search.tuner import CHIEF, Training, TrainingTuner
 from training.sources import open_source
 from training.train import main as train
