@@ -131,13 +131,19 @@ def export_choices(folder: Path, size: int, dtype: str) -> None:
 # Our exports: the peer's own net, then what each part of the optimization is worth. The last net
 # stays, to be written in the other formats.
 _EXPORTS: dict[str, dict[str, dict[str, Any]]] = {
-    "ResNet50V2": {"folded, frozen": {}, "folded, frozen, Winograd": {"winograd": True}},
-    OURS: {
-        "folded, frozen": {},
-        "folded, frozen, Winograd": {"winograd": True},
+    "ResNet50V2": {
         "folded": {"freeze": False},
+        "folded, frozen": {"freeze": True},
+        "folded, Winograd": {"freeze": False, "winograd": True},
+        "folded, frozen, Winograd": {"freeze": True, "winograd": True},
+    },
+    OURS: {
+        "folded": {"freeze": False},
+        "folded, frozen": {"freeze": True},
+        "folded, Winograd": {"freeze": False, "winograd": True},
+        "folded, frozen, Winograd": {"freeze": True, "winograd": True},
         "as in training": {"fold": False, "freeze": False},
-        "folded, frozen, XLA": {"jit_compile": True},
+        "folded, XLA": {"jit_compile": True},
     },
 }
 

@@ -41,6 +41,11 @@ def named_weights(model: keras.Model) -> NamedWeights:
     )
 
 
+def weights_bytes(model: keras.Model) -> int:
+    """Return the bytes of all weights of a model, each once."""
+    return sum(ops.convert_to_numpy(weight).nbytes for weight in model.weights)
+
+
 def collect(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> NamedWeights:
     """Collect weights of layers by path. Those of stacked units are split by unit.
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf.config_pb2 import ConfigProto
-from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, TensorInfo
+from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, SignatureDef, TensorInfo
 
 from savedmodels.paths import literal
 
@@ -50,7 +50,7 @@ class _Output(ctypes.Structure):
 
 
 @functools.cache
-def _library() -> ctypes.CDLL:
+def load_library() -> ctypes.CDLL:
     """Load TensorFlow's C API and declare the functions that are used."""
     folder = Path(tf.sysconfig.get_lib())
     ctypes.CDLL(str(_newest(folder, "libtensorflow_framework.*")), mode=ctypes.RTLD_GLOBAL)
@@ -129,7 +129,7 @@ def _newest(folder: Path, pattern: str) -> Path:
 
 def _checked(call: Callable[[int], Any]) -> Any:
     """Make a call that reports to a status, and raise what it reports."""
-    library = _library()
+    library = load_library()
     status = library.TF_NewStatus()
     try:
         result = call(status)
@@ -155,7 +155,7 @@ class ServedModel:
     """
 
     def __init__(self, folder: Path, config: ConfigProto | None = None) -> None:
-        library = _library()
+        library = load_library()
         self._graph = library.TF_NewGraph()
         options, buffer = library.TF_NewSessionOptions(), library.TF_NewBuffer()
         try:
@@ -174,7 +174,8 @@ class ServedModel:
             library.TF_DeleteSessionOptions(options)
             library.TF_DeleteBuffer(buffer)
         self.signatures = {
-            name: signature
+            # A message in another keeps all of that in memory, here the graph with its constants.
+            name: SignatureDef.FromString(signature.SerializeToString())
             for name, signature in graph.signature_def.items()
             if not name.startswith("__")
         }
@@ -218,7 +219,7 @@ class ServedModel:
     def _run(
         self, feeds: list[_Output], tensors: list[int], outputs: list[_Output]
     ) -> Iterable[np.ndarray]:
-        library = _library()
+        library = load_library()
         results = (ctypes.c_void_p * len(outputs))()
         _checked(
             lambda status: library.TF_SessionRun(
@@ -240,16 +241,16 @@ class ServedModel:
             return [_to_array(tensor) for tensor in results]
         finally:
             for tensor in results:
-                _library().TF_DeleteTensor(tensor)
+                load_library().TF_DeleteTensor(tensor)
 
     def _output(self, info: TensorInfo) -> _Output:
         operation, _, index = info.name.partition(":")
-        found = _library().TF_GraphOperationByName(self._graph, operation.encode())
+        found = load_library().TF_GraphOperationByName(self._graph, operation.encode())
         return _Output(found, int(index or 0))
 
     def close(self) -> None:
         """Give the session's memory back."""
-        library = _library()
+        library = load_library()
         _checked(lambda status: library.TF_CloseSession(self._session, status))
         _checked(lambda status: library.TF_DeleteSession(self._session, status))
         library.TF_DeleteGraph(self._graph)
@@ -257,7 +258,7 @@ class ServedModel:
 
 def _to_tensor(value: Any, info: TensorInfo, name: str) -> int:
     """Make a tensor owned by C, with the dtype and shape of a signature's input."""
-    library = _library()
+    library = load_library()
     is_string = info.dtype == _STRING
     dtype = tf.dtypes.as_dtype(info.dtype)
     try:
@@ -284,7 +285,7 @@ def _to_tensor(value: Any, info: TensorInfo, name: str) -> int:
 
 
 def _to_array(tensor: int) -> np.ndarray:
-    library = _library()
+    library = load_library()
     shape = [library.TF_Dim(tensor, axis) for axis in range(library.TF_NumDims(tensor))]
     dtype = tf.dtypes.as_dtype(library.TF_TensorType(tensor))
     data = library.TF_TensorData(tensor)
@@ -301,7 +302,7 @@ def _to_array(tensor: int) -> np.ndarray:
 
 
 def _delete(tensor: int) -> None:
-    library = _library()
+    library = load_library()
     if library.TF_TensorType(tensor) == _STRING:
         # Longer strings lie elsewhere; whoever copied one must free it.
         data = library.TF_TensorData(tensor)

@@ -53,7 +53,25 @@ def check(folder: Path) -> list[str]:
             or a signature has no request.
     """
     model = ServedModel(folder)
-    lines, missing = [], set(model.signatures)
+    lines = [line for _, line in answers(model, folder)]
+    model.close()
+    return lines
+
+
+def answers(model: ServedModel, folder: Path) -> Iterator[tuple[str, str]]:
+    """Send a model its warm-up requests.
+
+    Args:
+        model: The model.
+        folder: `NAME/VERSION/`, from which it was loaded.
+
+    Yields:
+        After each answer, the signature and the line that `check` gives.
+
+    Raises:
+        ServingError: As by `check`.
+    """
+    missing = set(model.signatures)
     for request in warm_up_requests(folder):
         name = request.model_spec.signature_name
         inputs = {key: tf.make_ndarray(value) for key, value in request.inputs.items()}
@@ -61,11 +79,9 @@ def check(folder: Path) -> list[str]:
         if any(outputs.get("errors", ())):
             raise ServingError(3, f"{name!r} answers with errors: {list(outputs['errors'])}")
         missing.discard(name)
-        lines.append(f"{name}: {_shapes(inputs)} -> {_shapes(outputs)}")
-    model.close()
+        yield name, f"{name}: {_shapes(inputs)} -> {_shapes(outputs)}"
     if missing:
         raise ServingError(5, f"no warm-up request for {sorted(missing)} in {folder / WARM_UP}")
-    return lines
 
 
 def _shapes(arrays: dict[str, np.ndarray]) -> str:

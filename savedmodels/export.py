@@ -19,11 +19,12 @@ import keras
 import numpy as np
 
 from keras_preact.files import written_whole
+from keras_preact.serving.card import add_memory
 from keras_preact.serving.export import DTYPES, THRESHOLD, export_savedmodel
 from keras_preact.serving.heads import heads_of
 from savedmodels.c_api import ServedModel
-from savedmodels.check import check
 from savedmodels.formats import FORMATS, Predict, check_scores, export_format
+from savedmodels.memory import measured_memory
 from savedmodels.versions import versions
 from training.trained import Trained, add_trained_arguments, load_trained
 
@@ -40,7 +41,7 @@ _SAVEDMODEL_OPTIONS = (
     "winograd",
     "dtype",
     "xla",
-    "no_freeze",
+    "freeze",
     "warm_up",
     "licence",
 )
@@ -99,7 +100,7 @@ def _export(options: argparse.Namespace) -> Path:
             winograd=options.winograd,
             dtype=options.dtype,
             jit_compile=options.xla,
-            freeze=not options.no_freeze,
+            freeze=options.freeze,
             warm_up_batch_sizes=options.warm_up,
             about=_about(trained, options.licence),
         )
@@ -126,7 +127,7 @@ def _check_served(
         opened = functools.partial(load, head.name)
         check_scores("SavedModel", opened, image, expected, _TOLERANCE)
     if options.warm_up:
-        check(folder)
+        add_memory(folder, measured_memory(folder))
 
 
 def _given(options: argparse.Namespace) -> list[str]:
@@ -235,7 +236,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--xla", action="store_true", help="compile the net with XLA")
     group.add_argument(
-        "--no-freeze", action="store_true", help="keep the weights as variables, not constants"
+        "--freeze",
+        action=argparse.BooleanOptionalAction,
+        help="weights as constants, which takes several times the memory, rather than variables "
+        "(default: only in 16 bits, where it is faster)",
     )
     group.add_argument(
         "--warm-up",

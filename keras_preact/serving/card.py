@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from keras_preact.images.preprocessing import Preprocessing
-from keras_preact.named_weights import named_weights
+from keras_preact.named_weights import named_weights, weights_bytes
 from keras_preact.output_kinds import CLASSES, LABELS, LOGITS, VALUES
 from keras_preact.serving.heads import Head
 from keras_preact.version import __version__
@@ -90,6 +90,35 @@ def described(heads: Sequence[Head], threshold: float | None = None) -> dict[str
     return found
 
 
+def memory_of_weights(served: keras.Model, freeze: bool) -> dict[str, Any]:
+    """Return the entry `memory` of a card, as JSON values.
+
+    Args:
+        served: The net that is written.
+        freeze: Whether its weights are constants.
+
+    Returns:
+        `weights_bytes`, and how often a server holds them, `held`.
+    """
+    held = "several times, as constants of each signature in use" if freeze else "once"
+    return {"weights_bytes": weights_bytes(served), "held": held}
+
+
+def add_memory(folder: Path, resident_bytes: Mapping[str, int]) -> None:
+    """Write to a SavedModel's card how much memory it was measured to take.
+
+    Args:
+        folder: The SavedModel.
+        resident_bytes: Resident memory beyond an empty process, by stage of serving.
+    """
+    file = folder / "assets.extra" / "model.json"
+    card = json.loads(file.read_text(encoding="utf-8"))
+    card["memory"]["resident_bytes"] = dict(resident_bytes)
+    for written in (file, file.with_name("README.md")):
+        written.unlink()
+    write_card(folder, card)
+
+
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
     """Write `model.json` and `README.md` to `assets.extra`, with the hashes of all other files.
 
@@ -142,6 +171,7 @@ def _markdown(card: Mapping[str, Any]) -> str:
         ("Preprocessing", _line(preprocessing)),
         *((key.capitalize(), _line(card[key])) for key in ABOUT),
         ("Export", _line(card["export"])),
+        ("Memory", _memory_line(card["memory"])),
         ("SHA-256 of the weights", card["weights_sha256"]),
         ("Versions", f"keras {card['keras_version']}, keras_preact {card['keras_preact_version']}"),
     ]
@@ -154,6 +184,15 @@ def _markdown(card: Mapping[str, Any]) -> str:
         )
         lines.append(f"| `{name}` | {inputs} | {outputs} |")
     return "\n".join(lines) + "\n"
+
+
+def _memory_line(memory: Mapping[str, Any]) -> str:
+    line = f"weights of {memory['weights_bytes'] / 1e6:.1f} MB, held {memory['held']}"
+    stages = [
+        f"{stage} {size / 1e6:.0f} MB" for stage, size in memory.get("resident_bytes", {}).items()
+    ]
+    measured = ", ".join(stages) or "not measured"
+    return f"{line}; resident memory beyond an empty process: {measured}"
 
 
 def _line(value: Any) -> str:

@@ -12,11 +12,18 @@ from keras_preact import transforms
 from keras_preact.files import written_whole
 from keras_preact.images.preprocessing import Preprocessing
 from keras_preact.output_kinds import LABELS
-from keras_preact.serving.card import ABOUT, model_card, write_card
+from keras_preact.serving.card import ABOUT, memory_of_weights, model_card, write_card
 from keras_preact.serving.heads import ClassNames, Head, gray_image, heads_of
-from keras_preact.serving.signatures import Options, compiled, signatures, with_features
+from keras_preact.serving.signatures import (
+    Options,
+    compiled,
+    constants_pay,
+    signatures,
+    with_features,
+)
 from keras_preact.serving.warm_up import write_warm_up
 from keras_preact.spec.rules import is_positive_integer, plain
+from keras_preact.transforms.precision import stored_as_computed
 
 IMAGE_DTYPES = ("float32", "uint8")
 # Folders of a SavedModel: for files that its graph reads, and for others.
@@ -41,7 +48,7 @@ def export_savedmodel(
     winograd: bool = False,
     dtype: str | None = None,
     jit_compile: bool = False,
-    freeze: bool = True,
+    freeze: bool | None = None,
     warm_up_batch_sizes: Sequence[int] = (1,),
     about: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -109,8 +116,12 @@ def export_savedmodel(
         dtype: `"float32"`, `"bfloat16"` or `"float16"` to compute in, but for the classifier;
             the model's own by default.
         jit_compile: Whether XLA compiles the net, anew for each size of batch.
-        freeze: Whether the weights are constants in the graph, which lets TensorFlow lay them out
-            once, rather than variables.
+        freeze: Whether the weights are constants in the graph rather than variables. Variables are
+            held once. Constants are held several times, and again for each signature that is used,
+            but TensorFlow on oneDNN lays them out once. By default they are constants only in 16
+            bits, where single images take 1.5 times as long from variables. A server with
+            `TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1` takes as long from either, and holds variables once
+            more for each signature that is used. `savedmodels/README.md` has the figures.
         warm_up_batch_sizes: Numbers of images in the warm-up requests; none without any. They need
             `tensorflow-serving-api`.
         about: Entries that the model card shall have besides those known, by the names `training`,
@@ -124,7 +135,7 @@ def export_savedmodel(
         FileExistsError: If `path` exists.
         TypeError: If `model` is not a Keras model or `preprocessing` not a `Preprocessing`.
         ValueError: If the model, its preprocessing and the class names do not fit together, an
-            option is out of its range, or the weights are too large to be constants.
+            option is out of its range, or `freeze` is True for weights that are too large.
         ImportError: If warm-up records are wanted and `tensorflow-serving-api` is not installed.
     """
     path = Path(path)
@@ -137,21 +148,22 @@ def export_savedmodel(
     _check_options(image_dtype, top_k, max_pixels, dtype, warm_up_batch_sizes, about)
     heads = heads_of(model, preprocessing, class_names)
     _check_threshold(threshold, heads)
+    served = with_features(_for_inference(model, fold, dtype, winograd), heads)
     options = Options(
         image_dtype=image_dtype,
         any_size=any_size,
         top_k=top_k,
         threshold=threshold,
         max_pixels=max_pixels,
-        freeze=freeze,
+        freeze=constants_pay(served) if freeze is None else freeze,
         jit_compile=jit_compile,
     )
-    served = with_features(_for_inference(model, fold, dtype, winograd), heads)
     functions = _traced(served, preprocessing, heads, options)
     settings = {"fold": fold, "winograd": winograd, "dtype": dtype, **vars(options)}
     card = model_card(model, preprocessing, heads, functions, settings, about)
+    card["memory"] = memory_of_weights(served, options.freeze)
     with written_whole(path) as folder:
-        _write_graph(folder, served, functions, freeze)
+        _write_graph(folder, served, functions, options.freeze)
         _write_labels(folder, heads)
         if warm_up_batch_sizes:
             name = path.absolute().parent.name
@@ -209,7 +221,9 @@ def _for_inference(
     if dtype is not None:
         policy = dtype if dtype == "float32" else f"mixed_{dtype}"
         model = transforms.with_dtype(model if fold else transforms.unroll(model), policy)
-    return transforms.winograd(model) if winograd else model
+    if winograd:
+        model = transforms.winograd(model)
+    return stored_as_computed(model) if fold else model
 
 
 def _check_target(path: Path) -> None:

@@ -9,6 +9,7 @@ import keras
 
 from keras_preact.features import feature_extractor
 from keras_preact.images.preprocessing import Preprocessing
+from keras_preact.named_weights import weights_bytes
 from keras_preact.ops.choices import enabled
 from keras_preact.output_kinds import LABELS, VALUES
 from keras_preact.serving.heads import EMBEDDING, ERRORS, Head
@@ -111,8 +112,24 @@ def compiled(model: keras.Model, preprocessing: Preprocessing, options: Options)
     )
 
 
+def constants_pay(model: keras.Model) -> bool:
+    """Return whether weights that are constants are worth the memory.
+
+    TensorFlow on oneDNN lays constant kernels out once, and holds them several times in every
+    signature that is used. It reads variables as they are in float32. In 16 bits, where pairs of
+    weights must lie side by side, it lays them out in every request, which takes a third of the
+    time of a single image (`benchmarks/serving.py`).
+
+    Args:
+        model: Result of `with_features`.
+    """
+    layers = model._flatten_layers(include_self=False)
+    in_16_bits = any(layer.compute_dtype in ("bfloat16", "float16") for layer in layers)
+    return in_16_bits and weights_bytes(model) <= _MAX_FROZEN_BYTES
+
+
 def _check_size(model: keras.Model) -> None:
-    size = sum(keras.ops.convert_to_numpy(weight).nbytes for weight in model.weights)
+    size = weights_bytes(model)
     if size > _MAX_FROZEN_BYTES:
         raise ValueError(
             "`freeze` must be False for a net whose weights have more than "

@@ -7,10 +7,12 @@ import keras
 from keras_preact.layer_names import in_encoder, is_container
 from keras_preact.named_weights import named_weights
 from keras_preact.transforms.graph_config import (
+    CONVOLUTION_LAYERS,
     Config,
     functional_config,
     graphs,
     inputs_of,
+    is_kind,
     output_names,
     rebuilt,
     source,
@@ -39,6 +41,36 @@ def with_dtype(model: keras.Model, dtype: str) -> keras.Model:
         for layer in graph["layers"]:
             _set_dtype(layer, graph, policy)
     return rebuilt(model, config, named_weights(model))
+
+
+def stored_as_computed(model: keras.Model) -> keras.Model:
+    """Build the same net with the weights of its convolutions in the dtype that they compute in.
+
+    In mixed precision a convolution rounds its float32 weights in every call. Here they are rounded
+    once, to the same numbers in half the memory. So the net is no longer one to be trained.
+
+    Args:
+        model: A functional model, such as `keras_preact.transforms.fold` gives.
+
+    Returns:
+        A model with weights of its own, not compiled; `model` itself if nothing is to be changed.
+
+    Raises:
+        ValueError: If the model is not functional.
+    """
+    config = functional_config(model)
+    changed = False
+    for _, graph in graphs(config):
+        for layer in graph["layers"]:
+            # A subclass may need the float32 weights, as weight standardization does.
+            if not is_kind(layer, CONVOLUTION_LAYERS):
+                continue
+            policy = keras.saving.deserialize_keras_object(layer["config"]["dtype"])
+            if policy.compute_dtype != policy.variable_dtype:
+                own = keras.DTypePolicy(policy.compute_dtype)
+                layer["config"]["dtype"] = keras.saving.serialize_keras_object(own)
+                changed = True
+    return rebuilt(model, config, named_weights(model)) if changed else model
 
 
 def _set_dtype(layer: Config, graph: Config, policy: keras.DTypePolicy) -> None:

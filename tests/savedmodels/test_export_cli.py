@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import sys
 
 import keras
 import numpy as np
@@ -49,7 +50,7 @@ def exports(run, tmp_path_factory):
     root = tmp_path_factory.mktemp("exports")
     for name in ("9", "10", "latest", ".12.left-over"):
         (root / "named" / "digits" / name).mkdir(parents=True)
-    named = ["--output", str(root / "named"), "--name", "digits"]
+    named = ["--output", str(root / "named"), "--name", "digits", "--warm-up"]
     commands = {
         "": ["--model", str(run), "--output", str(root)],
         "best.keras": ["--model", str(run / "best.keras"), *named],
@@ -93,6 +94,19 @@ def test_a_run_brings_its_preprocessing_and_class_names(exports):
     assert labels(folder) == CLASS_NAMES
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_the_card_tells_the_memory_of_every_stage(exports):
+    folders, _ = exports
+    memory = card(folders[""])["memory"]
+    assert [*memory["resident_bytes"]] == ["loaded", *card(folders[""])["signatures"]]
+    assert 0 < memory["weights_bytes"] < memory["resident_bytes"]["loaded"]
+    text = (folders[""] / "assets.extra" / "README.md").read_text()
+    assert f"loaded {memory['resident_bytes']['loaded'] / 1e6:.0f} MB, serving_default" in text
+    assert "not measured" in (folders["best.keras"] / "assets.extra" / "README.md").read_text()
+    files = card(folders[""])["files_sha256"]
+    assert not {"assets.extra/model.json", "assets.extra/README.md"} & files.keys()
+
+
 @pytest.mark.parametrize(("file", "seed"), [("", 1), ("model.keras", 1), ("best.keras", 2)])
 def test_the_model_named_is_the_one_exported(exports, small_net, file, seed):
     loaded = tf.saved_model.load(str(exports[0][file]))
@@ -125,7 +139,7 @@ def test_a_version_is_a_positive_number(run, tmp_path, capsys, version):
 def test_a_bare_file_takes_its_preprocessing_from_options(bare, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("a\nb\nc\n")
-    options = [*OPTIONS, "--crop-fraction", "0.5", "--interpolation", "bilinear"]
+    options = [*OPTIONS, "--crop-fraction", "0.5", "--interpolation", "bilinear", "--warm-up"]
     arguments = ["--model", str(bare), "--output", str(tmp_path), "--labels", str(names)]
     assert main([*arguments, *options]) == 0
     folder = tmp_path / "small" / "1"

@@ -17,6 +17,7 @@ from PIL import Image
 import keras_preact
 from keras_preact.preprocessing import Preprocessing, decode_image
 from keras_preact.serving.export import export_savedmodel
+from keras_preact.serving.signatures import constants_pay
 from tests.nets import scores
 from tests.numerics import NET, net_tolerance
 
@@ -287,23 +288,33 @@ def export(model, tmp_path, **options):
 
 
 @pytest.mark.parametrize(
-    ("options", "atol"),
+    ("options", "freeze", "atol"),
     [
-        ({"fold": False, "freeze": False}, 1e-5),
-        ({"dtype": "bfloat16"}, 0.02),
-        ({"jit_compile": True}, 1e-4),
+        ({"fold": False, "freeze": True}, True, 1e-5),
+        ({"dtype": "bfloat16"}, True, 0.02),
+        ({"dtype": "bfloat16", "freeze": False}, False, 0.02),
+        ({"jit_compile": True}, False, 1e-4),
     ],
     ids=str,
 )
-def test_options_do_not_change_the_answers(model, tmp_path, options, atol):
+def test_options_do_not_change_the_answers(model, tmp_path, options, freeze, atol):
     loaded = export(model, tmp_path, **options)
     served = probabilities(loaded.signatures, PHOTOS)
     np.testing.assert_allclose(served, expected(model, COLOR, PHOTOS), atol=atol)
     described = json.loads((tmp_path / "1" / "assets.extra" / "model.json").read_text())["export"]
-    assert options.items() <= described.items()
+    assert {**options, "freeze": freeze}.items() <= described.items()
     variables = tmp_path / "1" / "variables" / "variables.data-00000-of-00001"
-    weights = sum(np.asarray(weight).nbytes for weight in model.weights)
-    assert (variables.stat().st_size > weights) == (options.get("freeze") is False)
+    assert (variables.stat().st_size > weights_in_use(model, options)) == (not freeze)
+
+
+def weights_in_use(model, options):
+    """Return the bytes of the weights that an export needs: rounded, and without statistics."""
+    bytes_of_convolutions = 2 if "dtype" in options else 4
+    return bytes_of_convolutions * sum(
+        layer.count_params()
+        for layer in model.layers
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense)
+    )
 
 
 def test_images_of_any_size_as_bytes(model, tmp_path):
@@ -351,7 +362,25 @@ def test_options_that_do_not_exist(model, tmp_path, options, message):
 def test_weights_too_large_to_be_constants(model, tmp_path, monkeypatch):
     monkeypatch.setattr("keras_preact.serving.signatures._MAX_FROZEN_BYTES", 1000)
     with pytest.raises(ValueError, match="`freeze` must be False .* more than 1,000 bytes"):
-        export(model, tmp_path)
+        export(model, tmp_path, freeze=True)
+
+
+def test_weights_of_16_bits_are_constants_where_they_can_be(small_net, monkeypatch):
+    half = small_net(**OPTIONS, dtype="mixed_bfloat16")
+    assert constants_pay(half)
+    monkeypatch.setattr("keras_preact.serving.signatures._MAX_FROZEN_BYTES", 1000)
+    assert not constants_pay(half)
+
+
+def test_folded_weights_of_16_bits_take_16_bits(small_net, tmp_path):
+    half = small_net(**OPTIONS, dtype="mixed_bfloat16")
+    sizes = {}
+    for fold in (False, True):
+        path = tmp_path / str(fold)
+        export_savedmodel(half, path, preprocessing=COLOR, fold=fold, warm_up_batch_sizes=())
+        text = (path / "assets.extra" / "model.json").read_text()
+        sizes[fold] = json.loads(text)["memory"]["weights_bytes"]
+    assert sizes[True] < 0.6 * sizes[False]
 
 
 def test_warm_up_needs_the_servers_definitions(model, tmp_path, monkeypatch):
