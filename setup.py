@@ -37,6 +37,7 @@ TRAIN = [
     "plotly",
     "rich",
     "scikit-learn",
+    "scipy",
     "tensorboard",
     "tomli-w",
     *TENSORFLOW,

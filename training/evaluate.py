@@ -344,7 +344,7 @@ def open_for(
         record: The record of its run; empty where there is none.
         name: As for `training.sources.open_source`.
         data_dir: The same.
-        validation_split: The same.
+        validation_split: The same; 0 for the set's own test split, where its run held out others.
 
     Returns:
         The source.
@@ -356,6 +356,8 @@ def open_for(
     recorded = record.get("validation_split")
     if validation_split is None and name == record.get("source"):
         validation_split = recorded
+    # As `open_source` takes it.
+    validation_split = validation_split or None
     return open_source(name, data_dir, validation_split, default_split=recorded or 1)
 
 

@@ -301,8 +301,9 @@ def open_source(
             - the name of a set in TensorFlow Datasets, such as `cifar10` or `imagenet2012`.
         data_dir: Where TensorFlow Datasets keeps its prepared sets; its own default otherwise.
         validation_split: Share of the images that is held out for testing, of class folders,
-            `labels.csv` or `.npz` files without a test split, as
-            `training.listing.held_out.hold_out` does; 1 for all.
+            `labels.csv`, CIFAR's or `.npz` files, as `training.listing.held_out.hold_out` does; 1
+            for all. Of a set with a test split it is a share of the training images, and that split
+            is set aside.
         default_split: The same, where it is not given, of a set without any split.
 
     Returns:
@@ -311,7 +312,7 @@ def open_source(
 
     Raises:
         ValueError: If the name or what lies there is no set of labeled images, or
-            `validation_split` is given for another kind of set, or one that has a test split.
+            `validation_split` is given for another kind of set.
         FileNotFoundError: If the path does not exist, or the set is neither prepared nor to be
             downloaded from here. The message says what to do.
     """
@@ -340,7 +341,7 @@ def open_source(
 def _check_no_split(name: str, validation_split: float | None) -> None:
     if validation_split is not None:
         raise ValueError(
-            "A part is held out of labels.csv, class folders and .npz files only: "
+            "A part is held out of labels.csv, class folders, CIFAR's and .npz files only: "
             f"`validation_split` must not be given for {name!r}. Received: {validation_split}"
         )
 

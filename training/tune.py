@@ -36,8 +36,9 @@ from training.recipe import (
 )
 from training.search import RecipeHyperModel, load_space
 from training.search.cluster import Cluster, share_devices
+from training.search.confirm import confirm
 from training.search.ranking import OBJECTIVES, leaderboard
-from training.search.report import Board, write_report
+from training.search.report import BEST, Board, write_report
 from training.search.trials import Record, SearchFolder
 from training.search.tuner import CHIEF, SearchOver, Training, TrainingTuner
 from training.sources import ImageSource, open_source
@@ -98,6 +99,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
         ("workers", 0),
         ("threads", 0),
         ("retries", 0),
+        ("confirm", 0),
         ("keep_best", 1),
         ("wait_minutes", 0),
     ):
@@ -148,6 +150,14 @@ def _add_search_arguments(group: Any) -> None:
         default=True,
         help="scale the widths of every candidate until it uses 95%% to 100%% of the limit that it "
         "reaches first (the default where there is a limit)",
+    )
+    group.add_argument(
+        "--confirm",
+        type=int,
+        default=0,
+        metavar="N",
+        help="train the best three nets again, to the end and with N other seeds each, and tell "
+        "which of them chance cannot explain (default: 0)",
     )
     group.add_argument(
         "--keep-best",
@@ -319,11 +329,6 @@ def run_trials(
     Raises:
         RuntimeError: If too many trials failed.
     """
-    training = ["--data", options.data]
-    if options.data_dir:
-        training += ["--data-dir", options.data_dir]
-    if options.devices:
-        training += ["--devices", *options.devices]
     board = Board(folder, options.objective, options.max_trials)
 
     def changed(record: Record) -> None:
@@ -335,11 +340,23 @@ def run_trials(
         oracle,
         hypermodel,
         folder,
-        Training(training, options.threads),
+        Training(training_options(options), options.threads),
         options.workers,
         changed,
         options.wait_minutes,
     ).search()
+
+
+def training_options(options: argparse.Namespace) -> list[str]:
+    """Return the options of `training.train` that all trainings share."""
+    training = ["--data", options.data]
+    if options.data_dir:
+        training += ["--data-dir", options.data_dir]
+    if options.validation_split is not None:
+        training += ["--validation-split", str(options.validation_split)]
+    if options.devices:
+        training += ["--devices", *options.devices]
+    return training
 
 
 def worker_options(options: argparse.Namespace) -> list[list[str]]:
@@ -395,6 +412,9 @@ def run_search(
             run_trials(options, *search, folder)
         folder.end(description)
     _keep_best(folder, options)
+    if options.confirm:
+        best = leaderboard(folder.records(), options.objective)[:BEST]
+        confirm(folder, best, options.confirm, training_options(options), options.threads)
     print(write_report(folder))
     return _tell_of_deaths(folder)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from training.evaluate import open_for
 from training.listing.find import find_listing
 from training.listing.folders import list_class_folders
 from training.listing.listing import summary
@@ -185,10 +186,21 @@ def test_training_images_are_held_out_only_where_it_is_asked_for(unsplit):
         open_source(str(unsplit)).split("test")
     assert {*sides(unsplit, 0.2).values()} == {"train", "test"}
     (unsplit / "train").rename(unsplit / "test")
-    with pytest.raises(ValueError, match="has a test split of its own.*Received: 0.2"):
-        open_source(str(unsplit), None, 0.2)
-    with pytest.raises(ValueError, match="class folders and .npz files only"):
+    with pytest.raises(ValueError, match="CIFAR's and .npz files only"):
         open_source("cifar10", None, 0.2)
+
+
+def test_a_test_split_is_set_aside_where_training_images_are_held_out(tmp_path):
+    for split in ("train", "test"):
+        write(tmp_path, *(f"{split}/{name}/{n}.png" for name in "xy" for n in range(9)))
+    own, held_out = find_listing(str(tmp_path)), find_listing(str(tmp_path), 0.3)
+    assert len(own.images["test"]) == 18 and own.held_out is None
+    train = {*own.images["train"]}
+    assert {*held_out.images["train"]} | {*held_out.images["test"]} == train
+    assert held_out.held_out == 0.3 and "18 images of its own test split" in held_out.left_out
+    record = {"source": str(tmp_path), "validation_split": 0.3}
+    assert open_for(record, str(tmp_path)).num_examples("test") == len(held_out.images["test"])
+    assert open_for(record, str(tmp_path), None, 0).num_examples("test") == 18
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from training.listing.arrays import list_arrays
@@ -22,16 +23,15 @@ def find_listing(
     Args:
         name: `digits`; a folder of class folders, of images with `labels.csv`, of CIFAR's binary
             files or of `.npz` files; or an `.npz` file.
-        validation_split: Share of the images that is held out for testing, of a set without a test
-            split; 1 for all.
+        validation_split: Share of the images that is held out for testing; 1 for all. Of a set with
+            a test split it is a share of the training images, and that split is set aside.
         default_split: The same, where it is not given, of a set without any split.
 
     Returns:
         The listing; None if the name is no folder and none of these.
 
     Raises:
-        ValueError: If what lies there is no set of labeled images, or `validation_split` is given
-            for one that has its own test split.
+        ValueError: If what lies there is no set of labeled images.
         FileNotFoundError: If some of its files are missing.
     """
     listing = _find(name)
@@ -55,8 +55,8 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         "--validation-split",
         type=float,
         metavar="X",
-        help="share of the images that is held out for testing, by the hashes of their names, of "
-        "class folders, labels.csv or .npz files without a test split (default: "
+        help="share of the images that is held out for testing, by the hashes of their names; of "
+        "those for training where there is a test split, which is then set aside (default: "
         f"{DEFAULT_SHARE} where there is no split at all)",
     )
 
@@ -76,13 +76,21 @@ def _find(name: str) -> Listing | None:
 
 
 def _split(name: str, listing: Listing, validation_split: float) -> Listing:
-    """Hold out a part of a set that has no test split."""
-    if "test" in listing.images:
-        raise ValueError(
-            f"{name!r} has a test split of its own: `validation_split` must not be given. "
-            f"Received: {validation_split}"
-        )
+    """Hold out a part of a set's images, of those for training where it has a split."""
+    if {*listing.images} == {"train", "test"}:
+        listing = _without_test(listing)
     return hold_out(listing, Path(name).expanduser(), validation_split)
+
+
+def _without_test(listing: Listing) -> Listing:
+    """Set the test split of a set aside, for instance while a net is chosen by other images."""
+    count = len(listing.images["test"])
+    by_split = {
+        field: {"train": getattr(listing, field)["train"]}
+        for field in ("images", "names", "labels")
+    }
+    left_out = (*listing.left_out, f"{count} images of its own test split")
+    return dataclasses.replace(listing, **by_split, left_out=left_out)
 
 
 def _find_arrays(root: Path) -> Listing | None:

@@ -14,6 +14,7 @@ from keras_preact.architecture import Architecture
 from training.net import recipe_architecture
 from training.recipe import load_recipe
 from training.records.files import replacing
+from training.search.confirm import Confirmed, table_of_confirmed, verdict
 from training.search.ranking import hyperparameters, pareto_front, table_of
 from training.search.trials import Record, SearchFolder
 
@@ -41,6 +42,7 @@ class Page:
         ranked: Finished trials, the best first.
         curves: For each of them the metric after each epoch.
         nets: For each of them the architecture.
+        again: Nets that were trained with other seeds, the best mean first.
     """
 
     title: str
@@ -49,10 +51,16 @@ class Page:
     ranked: Sequence[Record]
     curves: Sequence[Sequence[float]]
     nets: Sequence[Architecture]
+    again: Sequence[Confirmed] = ()
 
 
 def read_page(
-    folder: SearchFolder, objective: str, title: str, summary: str, ranked: Sequence[Record]
+    folder: SearchFolder,
+    objective: str,
+    title: str,
+    summary: str,
+    ranked: Sequence[Record],
+    again: Sequence[Confirmed],
 ) -> Page:
     """Collect what the page of a search shows from its folder.
 
@@ -62,6 +70,7 @@ def read_page(
         title: Heading of the page.
         summary: A sentence below it.
         ranked: Finished trials, the best first.
+        again: Nets that were trained with other seeds, the best mean first.
     """
     return Page(
         title=title,
@@ -70,6 +79,7 @@ def read_page(
         ranked=ranked,
         curves=[[each[objective] for each in folder.history(record)] for record in ranked],
         nets=[recipe_architecture(load_recipe(folder.recipe(each.trial))) for each in ranked],
+        again=again,
     )
 
 
@@ -86,7 +96,8 @@ def write_page(path: Path, page: Page) -> None:
         for place, plot in enumerate(plots)
     ]
     title = html.escape(page.title)
-    body = [f"<h1>{title}</h1>", f"<p>{html.escape(page.summary)}</p>", *drawn, _table(page)]
+    body = [f"<h1>{title}</h1>", f"<p>{html.escape(page.summary)}</p>", *_again(page), *drawn]
+    body.append(_leaderboard(page))
     head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     text = f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n'
     with replacing(path) as partial:
@@ -188,15 +199,27 @@ def _name(record: Record) -> str:
     return html.escape(f"trial {record.trial}: {', '.join(values)}")
 
 
-def _table(page: Page) -> str:
+def _leaderboard(page: Page) -> str:
     header, rows = table_of(page.ranked, page.objective)
-    cells = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in [*header, "net"])
-    body = [
-        f"<tr>{row}<td>{drawing(net)}</td></tr>" for row, net in zip(cells, page.nets, strict=True)
+    cells = [
+        [*map(html.escape, row), drawing(net)] for row, net in zip(rows, page.nets, strict=True)
     ]
-    rows_of_page = f"<tr>{head}</tr>\n" + "\n".join(body)
-    return f'<h2>Leaderboard</h2>\n<div class="wide"><table>{rows_of_page}</table></div>'
+    return f"<h2>Leaderboard</h2>\n{_table([*header, 'net'], cells)}"
+
+
+def _again(page: Page) -> list[str]:
+    if not page.again:
+        return []
+    heading = "<h2>Trained again, with other seeds</h2>"
+    return [heading, f"<p>{verdict(page.again)}</p>", _table(*table_of_confirmed(page.again))]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format a table whose cells are HTML."""
+    lines = ["".join(f"<th>{html.escape(name)}</th>" for name in header)]
+    lines += ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
+    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div class="wide"><table>{body}</table></div>'
 
 
 def drawing(net: Architecture) -> str:

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from training.recipe import load_recipe
 from training.records.files import replacing
+from training.search.confirm import Confirmed, confirmed, table_of_confirmed, verdict
 from training.search.page import read_page, write_page
 from training.search.ranking import (
     hyperparameters,
@@ -113,7 +114,8 @@ def write_report(folder: SearchFolder) -> str:
     objective = description["objective"]
     records = folder.records()
     ranked = leaderboard(records, objective)
-    text = _markdown(description, records, ranked)
+    again = confirmed(folder, objective)
+    text = _markdown(description, records, ranked, again)
     with replacing(folder.output / "leaderboard.md") as partial:
         partial.write_text(text, encoding="utf-8")
     if not ranked:
@@ -122,7 +124,7 @@ def write_report(folder: SearchFolder) -> str:
     draw_flops(folder.output / "flops.png", ranked, objective)
     draw_parallel(folder.output / "parallel.png", ranked, objective)
     heading, summary = _heading(description), _summary(description, records)
-    page = read_page(folder, objective, heading, summary, ranked)
+    page = read_page(folder, objective, heading, summary, ranked, again)
     write_page(folder.output / "search.html", page)
     for place, record in enumerate(ranked[:BEST], 1):
         comment = [
@@ -137,13 +139,20 @@ def write_report(folder: SearchFolder) -> str:
 
 
 def _markdown(
-    description: dict[str, Any], records: Sequence[Record], ranked: Sequence[Record]
+    description: dict[str, Any],
+    records: Sequence[Record],
+    ranked: Sequence[Record],
+    again: Sequence[Confirmed],
 ) -> str:
     lines = [f"# {_heading(description)}", "", _summary(description, records)]
     if ranked:
         header, rows = table_of(ranked, description["objective"])
         lines += ["", _row(header), _row(["---"] * len(header)), *map(_row, rows)]
         lines += ["", "![](flops.png)", "", "![](parallel.png)"]
+    if again:
+        lines += ["", "## Trained again, with other seeds", "", verdict(again), ""]
+        header, rows = table_of_confirmed(again)
+        lines += [_row(header), _row(["---"] * len(header)), *map(_row, rows)]
     failed = _of_status(records, "failed")
     if failed:
         lines += ["", "## Failed"]

@@ -12,6 +12,7 @@ import pytest
 
 from training.recipe import Recipe, load_recipe
 from training.records.files import write_json
+from training.search.confirm import confirmed, verdict
 from training.search.ranking import leaderboard, pareto_front
 from training.search.report import Board, write_report
 from training.search.trials import Record, SearchFolder, write_recipe
@@ -158,6 +159,30 @@ def test_a_recipe_written_is_the_recipe_read(tmp_path):
     )
     write_recipe(tmp_path / "recipe.toml", recipe, ["What it is."])
     assert load_recipe(tmp_path / "recipe.toml") == recipe
+
+
+def _train_again(folder: SearchFolder, trial: str, *results: float) -> None:
+    for number, top1 in enumerate(results, 1):
+        run = folder.output / "confirmed" / trial / f"seed{number}"
+        run.mkdir(parents=True)
+        write_json(run / "run.json", {"status": "finished", "history": [{"val_top1": top1}]})
+
+
+def test_seeds_tell_which_nets_differ(folder):
+    _add(folder, _record("1", 0.9), _record("2", 0.7), _record("3", 0.8))
+    _train_again(folder, "1", 0.80, 0.81, 0.79)
+    _train_again(folder, "2", 0.60, 0.61, 0.62)
+    _train_again(folder, "3", 0.81, 0.80, 0.82)
+    nets = confirmed(folder, "val_top1")
+    assert [net.trial for net in nets] == ["3", "1", "2"]
+    assert [round(net.spread, 6) for net in nets] == [0.01, 0.01, 0.01]
+    # t = 0.01 / (0.01 * sqrt(2 / 3)) = 1.22 with 4 degrees of freedom; 24.5 beside the third.
+    assert not nets[0].differs_from(nets[1]) and nets[0].differs_from(nets[2])
+    text = write_report(folder)
+    assert "Trial 3 cannot be told apart from trial 1: " in text
+    assert "| 3 | 0.8100 | 0.0100 | 0.8100, 0.8000, 0.8200 |" in text
+    assert "Trial 3 cannot be told apart" in (folder.output / "search.html").read_text()
+    assert "is better than the others" in verdict([nets[0], nets[2]])
 
 
 def test_the_page_in_a_browser(folder, tmp_path):

@@ -171,20 +171,43 @@ def trained(monkeypatch) -> list[tuple[str, int]]:
 
     def run(command, log, threads=0):
         output = Path(command[command.index("--output") + 1])
-        epochs = int(command[command.index("--stop-after") + 1])
+        ends = "--stop-after" not in command
+        epochs = 3 if ends else int(command[command.index("--stop-after") + 1])
         done.append((output.parent.name, epochs))
         for name in WEIGHTS:
             (output / name).parent.mkdir(parents=True, exist_ok=True)
             (output / name).touch()
         accuracy = 0.5 + 0.01 * (7 * int(output.parent.name) % 10)
         history = [{"epoch": epoch + 1, "val_top1": accuracy} for epoch in range(epochs)]
-        write_json(output / "run.json", {"status": "running", "history": history})
+        status = "finished" if ends else "running"
+        write_json(output / "run.json", {"status": status, "history": history})
         return 0
 
     monkeypatch.setattr(processes, "run", run)
     monkeypatch.setattr(tuner, "_PATIENCE", 0.0)
     monkeypatch.setenv("KERASTUNER_TUNER_ID", "")
     return done
+
+
+def test_the_best_are_trained_again_with_other_seeds(required, tmp_path, capsys, trained):
+    command = [*required, "--output", str(tmp_path / "search"), "--oracle", "random"]
+    assert main([*command, "--max-trials", "4", "--epochs", "3"]) == 0
+    assert len(trained) == 4 and "Trained again" not in capsys.readouterr().out
+    command += ["--max-trials", "4", "--epochs", "3", "--confirm", "2"]
+    assert main(command) == 0
+    best = [each.trial for each in leaderboard(_folder(tmp_path).records(), "val_top1")][:3]
+    assert trained[4:] == [(trial, 3) for trial in best for _ in range(2)]
+    assert "## Trained again" in capsys.readouterr().out
+    for trial in best:
+        recipes = sorted((tmp_path / "search" / "confirmed" / trial).glob("*.toml"))
+        assert [load_recipe(path).seed for path in recipes] == [1, 2]
+    # What is there is not trained again.
+    assert main(command) == 0
+    assert len(trained) == 10
+
+
+def _folder(tmp_path):
+    return SearchFolder(tmp_path / "search")
 
 
 def test_a_search_in_which_trials_were_killed_says_so_and_fails(
@@ -414,9 +437,11 @@ def _be(environment: dict[str, str], arguments: list[str], log: Path) -> None:
     def run(command, log, threads=0):
         output = Path(command[command.index("--output") + 1])
         output.mkdir(parents=True, exist_ok=True)
-        epochs = int(command[command.index("--stop-after") + 1])
+        ends = "--stop-after" not in command
+        epochs = 3 if ends else int(command[command.index("--stop-after") + 1])
         history = [{"epoch": epoch + 1, "val_top1": 0.5} for epoch in range(epochs)]
-        write_json(output / "run.json", {"status": "running", "history": history})
+        status = "finished" if ends else "running"
+        write_json(output / "run.json", {"status": status, "history": history})
         return 0
 
     processes.run = run

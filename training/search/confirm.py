@@ -1,0 +1,153 @@
+"""The best nets of a search, trained again with other seeds: what chance explains, and what not."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scipy.stats import ttest_ind
+
+from training import processes
+from training.recipe import load_recipe
+from training.run import read_run
+from training.search.ranking import OBJECTIVES
+from training.search.trials import Record, SearchFolder, write_recipe
+
+# Probability below which a difference between means counts as more than chance.
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """Results of one net with several seeds.
+
+    Attributes:
+        trial: The trial that found it.
+        results: The objective after the last epoch, with each seed.
+    """
+
+    trial: str
+    results: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean over the seeds."""
+        return statistics.fmean(self.results)
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation over the seeds."""
+        return statistics.stdev(self.results) if len(self.results) > 1 else 0.0
+
+    def differs_from(self, other: Confirmed) -> bool:
+        """Return whether Welch's t-test tells two nets apart."""
+        if min(len(self.results), len(other.results)) < 2:
+            return False
+        return bool(ttest_ind(self.results, other.results, equal_var=False).pvalue < SIGNIFICANT)
+
+
+def confirm(
+    folder: SearchFolder,
+    records: Iterable[Record],
+    seeds: int,
+    options: Sequence[str],
+    threads: int,
+) -> None:
+    """Train nets with other seeds than the search did. What is there already is not trained again.
+
+    Args:
+        folder: Of the search.
+        records: Trials whose nets are trained, for all epochs of the recipe.
+        seeds: Trainings of each.
+        options: Options of `training.train`: the data, the devices.
+        threads: Threads that each computes on; 0 for all cores.
+
+    Raises:
+        RuntimeError: If a training fails.
+    """
+    for record, number in itertools.product(records, range(1, seeds + 1)):
+        run = _run(folder, record.trial, number)
+        if _is_finished(run):
+            continue
+        recipe = load_recipe(folder.recipe(record.trial))
+        run.parent.mkdir(parents=True, exist_ok=True)
+        path, log = run.with_suffix(".toml"), run.with_suffix(".log")
+        write_recipe(path, recipe.replace(seed=recipe.seed + number))
+        print(f"trial {record.trial} again, seed {recipe.seed + number}", flush=True)
+        command = ["training.train", "--recipe", str(path), "--output", str(run), *options]
+        if status := processes.run(command, log, threads):
+            raise RuntimeError(
+                f"Training ended with exit status {status}; {log}:\n{processes.last_lines(log, 12)}"
+            )
+
+
+def confirmed(folder: SearchFolder, objective: str) -> list[Confirmed]:
+    """Read what nets have reached with other seeds.
+
+    Args:
+        folder: Of the search.
+        objective: The metric to compare.
+
+    Returns:
+        The nets, the best mean first.
+    """
+    results: dict[str, list[float]] = {}
+    for path in sorted((folder.output / "confirmed").glob("*/seed*/run.json")):
+        if _is_finished(path.parent):
+            trial = path.parent.parent.name
+            results.setdefault(trial, []).append(read_run(path.parent)["history"][-1][objective])
+    nets = [Confirmed(trial, tuple(each)) for trial, each in results.items()]
+    return sorted(nets, key=lambda net: net.mean, reverse=OBJECTIVES[objective] == "max")
+
+
+def verdict(nets: Sequence[Confirmed]) -> str:
+    """Say in a sentence whether the best net is better than the others.
+
+    Args:
+        nets: The best mean first.
+    """
+    best, *others = nets
+    alike = [net.trial for net in others if not best.differs_from(net)]
+    if not others:
+        return f"Only trial {best.trial} was trained again."
+    if not alike:
+        return f"Trial {best.trial} is better than the others by more than chance explains."
+    return (
+        f"Trial {best.trial} cannot be told apart from {_listed(alike)}: with so few seeds, chance "
+        "explains the difference (Welch's t-test, p >= 0.05)."
+    )
+
+
+def table_of_confirmed(nets: Sequence[Confirmed]) -> tuple[list[str], list[list[str]]]:
+    """Format results with several seeds as text.
+
+    Args:
+        nets: In the order of the rows.
+
+    Returns:
+        The header, and one row for each net.
+    """
+    header = ["trial", "mean", "standard deviation", "every seed"]
+    rows = [
+        [
+            *(net.trial, f"{net.mean:.4f}", f"{net.spread:.4f}"),
+            ", ".join(f"{result:.4f}" for result in net.results),
+        ]
+        for net in nets
+    ]
+    return header, rows
+
+
+def _listed(trials: Sequence[str]) -> str:
+    return f"trial{'s' if len(trials) > 1 else ''} {' and '.join(trials)}"
+
+
+def _run(folder: SearchFolder, trial: str, number: int) -> Path:
+    return folder.output / "confirmed" / trial / f"seed{number}"
+
+
+def _is_finished(run: Path) -> bool:
+    return (run / "run.json").exists() and read_run(run)["status"] == "finished"
