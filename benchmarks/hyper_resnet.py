@@ -28,6 +28,9 @@ from training.records.files import replacing, write_json
 from training.sources import open_source
 from training.train import parse_arguments as parse_training
 
+# As in `benchmarks.search`.
+HELD_OUT = 0.1
+
 
 class OutOfTime(keras_tuner.errors.FatalError):
     """The processor seconds are used up: what ends KerasTuner's search."""
@@ -112,7 +115,7 @@ def search(recipe: Recipe, data: str, output: Path, account: Account) -> None:
         output: Folder for KerasTuner's files and the best net.
         account: Of the time.
     """
-    source = open_source(data)
+    source = open_source(data, None, HELD_OUT)
     shape = (recipe.input_size, recipe.input_size, recipe.channels)
     tuner = keras_tuner.Hyperband(
         keras_tuner.applications.HyperResNet(input_shape=shape, classes=len(source.class_names)),
@@ -151,8 +154,7 @@ def write_test_accuracy(recipe: Recipe, data: str, output: Path, account: Accoun
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hyper_resnet")
-    parser.add_argument("--data", required=True, help="images to train and choose by")
-    parser.add_argument("--test-data", required=True, help="whose test images measure the best")
+    parser.add_argument("--data", required=True, help="images; the best net is tested in the end")
     parser.add_argument("--output", type=Path, required=True, help="folder")
     parser.add_argument("--seconds", type=float, required=True, help="of processor time")
     options, others = parser.parse_known_args(arguments)
@@ -165,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not account.values["epochs"]:
         print("Not one epoch was completed in the time.", file=sys.stderr)
         return 1
-    write_test_accuracy(recipe, options.test_data, options.output, account)
+    write_test_accuracy(recipe, options.data, options.output, account)
     return 0
 
 

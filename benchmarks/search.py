@@ -1,19 +1,21 @@
 r"""A search on real images: against hand-set nets, KerasTuner's `HyperResNet`, and more workers.
 
-    python -m benchmarks.search search hand hyper_resnet --data DATA/cifar10 \
+    python -m benchmarks.search search hand hyper_resnet --data DATA/cifar-10-batches-bin \
         --output benchmarks/results/search
-    python -m benchmarks.search workers --data DATA/cifar10 --output benchmarks/results/search
+    python -m benchmarks.search workers --data DATA/cifar-10-batches-bin \
+        --output benchmarks/results/search
 
 The parts, each resumable; a part that is done is only read:
 
-- `search`: Hyperband over depth, width, attention and learning rate around ResNet-20, no more FLOPs
-  than ResNet-20 has. The best is then trained anew with each seed.
-- `hand`: hand-set depths and widths of as many FLOPs, with the same schedule and seeds.
+- `search`: successive halving over shapes that have the FLOPs of ResNet-20. The best three are then
+  trained anew with each seed, and the one of the best mean is the net that was found.
+- `hand`: hand-set shapes, their widths scaled to as many FLOPs, with the same schedule and seeds.
 - `hyper_resnet`: KerasTuner's hypermodel and tuner, for the processor seconds the search took.
 - `workers`: trials an hour of one worker and of three, and what becomes of a trial whose worker is
   killed.
 
-Nets are chosen by held-out training images, and compared by the test images, which none has seen.
+Nets are chosen by training images that are held out, and compared by the test images, which none
+has seen.
 """
 
 from __future__ import annotations
@@ -36,12 +38,14 @@ from typing import Any
 
 from benchmarks.report import report, table, write
 from keras_preact.analysis import architecture_cost
+from keras_preact.tuning import Constraints, SearchSpace
+from keras_preact.tuning.candidates import Candidates
 from training import processes
 from training.net import recipe_architecture
 from training.recipe import Recipe
 from training.records.files import write_json
 from training.run import read_run
-from training.search.ranking import leaderboard
+from training.search.confirm import confirmed, verdict
 from training.search.trials import Record, SearchFolder
 from training.train import parse_arguments as parse_training
 
@@ -51,53 +55,27 @@ RECIPE_OPTIONS = (
     *("--model-options", "units=[3, 3, 3]", "channels=[16, 32, 64]", "stem_channels=16"),
     *("--epochs", "9", "--epoch-steps", "100"),
 )
-MAX_TRIALS = 23
-SPACE = Path(__file__).with_name("search_space.toml")
-TRAIN_IMAGES, HELD_OUT = 1500, 250
+CLASSES = 10
+# 27 nets for an epoch, 9 of them for 3 and 3 for 9: the epochs of 7 full trainings.
+SEARCH_OPTIONS = ("--oracle", "halving", "--max-trials", "39", "--threads", "1")
+SPACE = Path(__file__).with_name("search_shapes.toml")
+HELD_OUT = ("--validation-split", "0.1")
 
 
 @dataclass(frozen=True)
 class Hand:
-    """A hand-set net.
+    """A hand-set shape.
 
     Attributes:
         name: Its name.
-        units: Units of each stage.
-        channels: Channels of each stage.
+        units: Units of each stage, whose widths double.
     """
 
     name: str
-    units: tuple[int, ...]
-    channels: tuple[int, ...]
+    units: int
 
 
-HAND_SET = (
-    Hand("ResNet-20", (3, 3, 3), (16, 32, 64)),
-    Hand("ResNet-14, wider", (2, 2, 2), (19, 38, 76)),
-    Hand("ResNet-32, narrower", (5, 5, 5), (12, 24, 48)),
-)
-
-
-def make_subset(data: Path, subset: Path) -> None:
-    """Make a folder of images to train on, and of others, held out, to choose by.
-
-    Args:
-        data: A folder `train/CLASS/*.jpg`.
-        subset: The new folder, of links: its `test` images are of `data`'s `train`.
-    """
-    if subset.exists():
-        return
-    partial = subset.with_name(subset.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for folder in sorted((data / "train").iterdir()):
-        images = sorted(folder.iterdir())
-        parts = {"train": images[:TRAIN_IMAGES], "test": images[-HELD_OUT:]}
-        for split, chosen in parts.items():
-            target = partial / split / folder.name
-            target.mkdir(parents=True)
-            for image in chosen:
-                (target / image.name).symlink_to(image.resolve())
-    partial.rename(subset)
+HAND_SET = (Hand("WRN-10", 1), Hand("ResNet-14", 2), Hand("ResNet-20", 3), Hand("ResNet-32", 5))
 
 
 def run(command: Sequence[str], log: Path, threads: int = 1) -> float:
@@ -143,23 +121,20 @@ class Benchmark:
     extra: tuple[str, ...]
 
     @property
-    def subset(self) -> Path:
-        """The images that the searches see."""
-        return self.runs / "images"
-
-    @property
     def recipe(self) -> Recipe:
         """ResNet-20 and the schedule."""
-        given = ["--data", str(self.subset), "--output", str(self.runs)]
+        given = ["--data", str(self.data), "--output", str(self.runs)]
         return parse_training([*RECIPE_OPTIONS, *self.extra, *given])[1]
 
-    def flops(self, units: Sequence[int], channels: Sequence[int]) -> tuple[int, int]:
-        """Return FLOPs and parameters of a hand-set net."""
-        options = {**self.recipe.model_options, "units": list(units), "channels": list(channels)}
-        recipe = self.recipe.replace(model_options={**options, "stem_channels": channels[0]})
-        shape = (recipe.input_size, recipe.input_size, recipe.channels)
-        cost = architecture_cost(recipe_architecture(recipe), shape, 10)
-        return cost.flops, cost.parameters
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of an image."""
+        return self.recipe.input_size, self.recipe.input_size, self.recipe.channels
+
+    @property
+    def max_flops(self) -> int:
+        """Multiply-adds of ResNet-20."""
+        return architecture_cost(recipe_architecture(self.recipe), self.shape, CLASSES).flops
 
     def train(self, options: Sequence[str], name: str, seed: int) -> dict[str, Any]:
         """Train a net to the end and measure it on the test images.
@@ -176,13 +151,24 @@ class Benchmark:
         log = self.runs / name / f"seed{seed}.txt"
         output.parent.mkdir(parents=True, exist_ok=True)
         if not (output / "run.json").exists() or read_run(output)["status"] != "finished":
-            given = ["--data", str(self.subset), "--output", str(output), "--seed", str(seed)]
-            run(["training.train", *options, *given], log)
+            given = ["--data", str(self.data), *HELD_OUT, "--output", str(output)]
+            run(["training.train", *options, *given, "--seed", str(seed)], log)
+        return self.tested(output, log)
+
+    def tested(self, output: Path, log: Path) -> dict[str, Any]:
+        """Measure a trained net on the test images.
+
+        Args:
+            output: The folder of its run.
+            log: Where the command's output goes.
+
+        Returns:
+            Accuracy on the images held out and on the test images.
+        """
         tested = output / "test" / "evaluation.json"
         if not tested.exists():
-            given = ["--model", str(output), "--data", str(self.data)]
-            given += ["--output", str(tested.parent)]
-            run(["training.evaluate", *given], log)
+            given = ["--model", str(output), "--data", str(self.data), "--validation-split", "0"]
+            run(["training.evaluate", *given, "--output", str(tested.parent)], log)
         return {
             "val_top1": read_run(output)["history"][-1]["val_top1"],
             "test_top1": json.loads(tested.read_text())["top1"],
@@ -191,38 +177,40 @@ class Benchmark:
     def tune(self, name: str, options: Sequence[str]) -> list[str]:
         """Return the command line of a search."""
         return [
-            *("training.tune", *RECIPE_OPTIONS, *self.extra, "--data", str(self.subset)),
+            *("training.tune", *RECIPE_OPTIONS, *self.extra, "--data", str(self.data), *HELD_OUT),
             *("--space", str(SPACE), "--output", str(self.runs / name), *options),
         ]
 
 
 def search(bench: Benchmark) -> dict[str, Any]:
-    """Search, and train the best with every seed."""
-    limit, _ = bench.flops(HAND_SET[0].units, HAND_SET[0].channels)
-    options = ["--oracle", "hyperband", "--max-trials", str(MAX_TRIALS), "--threads", "1"]
-    seconds = run(
-        bench.tune("search", [*options, "--max-flops", str(limit)]), bench.runs / "search.txt"
-    )
-    folder = SearchFolder(bench.runs / "search")
+    """Search, and train the best three with every seed."""
+    command = bench.tune("search", [*SEARCH_OPTIONS, "--max-flops", str(bench.max_flops)])
+    log = bench.runs / "search.txt"
+    seconds = run(command, log)
     spent = bench.runs / "search" / "processor_seconds.json"
     if not spent.exists():
         write_json(spent, seconds)
+    run([*command, "--confirm", str(bench.seeds)], log)
+    folder = SearchFolder(bench.runs / "search")
     for name in ("leaderboard.md", "leaderboard.csv", "flops.png", "parallel.png"):
         shutil.copy(folder.output / name, bench.output / name)
-    record = leaderboard(folder.records(), "val_top1")[0]
-    best = folder.output / "best-1.toml"
-    shutil.copy(best, bench.output / best.name)
+    best = confirmed(folder, "val_top1")[0]
+    record = folder.read(best.trial)
+    # It was trained.
+    assert record is not None
+    shutil.copy(folder.recipe(best.trial), bench.output / "best.toml")
+    runs = sorted((folder.output / "confirmed" / best.trial).glob("seed*/run.json"))
     net = {
         **{"name": "searched", "flops": record.flops, "parameters": record.parameters},
-        "results": [
-            bench.train(["--recipe", str(best)], "best-1", seed) for seed in range(bench.seeds)
-        ],
+        "results": [bench.tested(path.parent, log) for path in runs],
     }
     return {
         "nets": [net],
         "trials": len(folder.records()),
         "seconds": json.loads(spent.read_text()),
         "epochs": sum(_own_epochs(record) for record in folder.records()),
+        "values": record.values,
+        "verdict": verdict(confirmed(folder, "val_top1")),
     }
 
 
@@ -234,17 +222,21 @@ def _own_epochs(record: Record) -> int:
 def hand(bench: Benchmark) -> dict[str, Any]:
     """Train the hand-set nets with every seed."""
     nets = []
+    base = recipe_architecture(bench.recipe)
     for net in HAND_SET:
-        options = [f"units={list(net.units)}", f"channels={list(net.channels)}"]
-        options += [f"stem_channels={net.channels[0]}"]
-        flops, parameters = bench.flops(net.units, net.channels)
+        units = (net.units,) * len(base.units)
+        limits = Constraints(max_flops=bench.max_flops)
+        space = SearchSpace(units=tuple((count,) for count in units))
+        nets_of_shape = Candidates(base, space, bench.shape, CLASSES, limits)
+        values = nets_of_shape.hyperparameters().values
+        cost, channels = nets_of_shape.cost(values), nets_of_shape.architecture(values).channels
+        options = [f"units={list(units)}", f"channels={list(channels)}"]
         # `--model-options` is given twice: the last counts, on top of the recipe's.
         recipe = [*RECIPE_OPTIONS, *bench.extra, "--model-options", *options]
-        folder = "hand-" + "-".join(map(str, (*net.units, *net.channels)))
-        results = [bench.train(recipe, folder, seed) for seed in range(bench.seeds)]
-        nets.append(
-            {"name": net.name, "flops": flops, "parameters": parameters, "results": results}
-        )
+        results = [bench.train(recipe, net.name, seed) for seed in range(1, bench.seeds + 1)]
+        name = f"{net.name}, {'-'.join(map(str, channels))} channels"
+        figures = {"name": name, "flops": cost.flops, "parameters": cost.parameters}
+        nets.append({**figures, "results": results})
     return {"nets": nets}
 
 
@@ -255,7 +247,7 @@ def hyper_resnet(bench: Benchmark) -> dict[str, Any]:
         raise RuntimeError("`hyper_resnet` needs the processor seconds of `search`: run it first.")
     output = bench.runs / "hyper_resnet"
     command = [
-        *("benchmarks.hyper_resnet", "--data", str(bench.subset), "--test-data", str(bench.data)),
+        *("benchmarks.hyper_resnet", "--data", str(bench.data)),
         *("--output", str(output), "--seconds", spent.read_text().strip(), *bench.extra),
     ]
     account = output / "account.json"
@@ -356,6 +348,9 @@ def describe(parts: dict[str, dict[str, Any]]) -> str:
                 f"- {name}: {part['trials']} trials, {part['epochs']} epochs, "
                 f"{part['seconds']:.0f} processor seconds."
             )
+    if "search" in parts:
+        found = ", ".join(f"{name} {value}" for name, value in parts["search"]["values"].items())
+        lines += [f"- found: {found}. {parts['search']['verdict']}"]
     if "workers" in parts:
         lines += ["", *_workers_lines(parts["workers"])]
     return "\n".join(lines)
@@ -398,7 +393,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="Any other option is one of training.train's recipe, to try it in small.",
     )
     parser.add_argument("parts", nargs="+", choices=PARTS, help="what to do")
-    parser.add_argument("--data", type=Path, required=True, help="train/CLASS/*, test/CLASS/*")
+    parser.add_argument("--data", type=Path, required=True, help="folder of CIFAR-10's files")
     parser.add_argument("--output", type=Path, required=True, help="folder for the results")
     parser.add_argument("--runs", type=Path, default=Path("runs/search"))
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="default: 3")
@@ -406,7 +401,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench = Benchmark(options.data, options.runs, options.output, options.seeds, tuple(extra))
     bench.output.mkdir(parents=True, exist_ok=True)
     bench.runs.mkdir(parents=True, exist_ok=True)
-    make_subset(bench.data, bench.subset)
     results = bench.output / "results.json"
     parts = json.loads(results.read_text()) if results.exists() else {}
     for name in options.parts:
@@ -414,12 +408,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_json(results, parts)
     parts = {name: parts[name] for name in PARTS if name in parts}
     text = report(
-        "A search on CIFAR-10 (JPEG)",
-        f"python -m benchmarks.search {' '.join(parts)} --data DATA/cifar10 "
+        "A search on CIFAR-10",
+        f"python -m benchmarks.search {' '.join(parts)} --data DATA/cifar-10-batches-bin "
         f"--output {options.output}",
         ("keras", "keras-tuner", "tensorflow"),
-        f"{TRAIN_IMAGES * 10:,} training images; nets are chosen by {HELD_OUT * 10:,} others, "
-        "held out, and compared by the 10,000 test images.\n\n" + describe(parts),
+        "Nets are trained on nine tenths of the training images, chosen by the others, held out, "
+        "and compared by the 10,000 test images.\n\n" + describe(parts),
     )
     write(text, bench.output / "README.md")
     return 0
