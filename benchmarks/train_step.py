@@ -2,8 +2,9 @@
 
     python -m benchmarks.train_step
 
-Our ResNet50V2 is the peer's net, weight for weight; PreActResNet50 has timm's topology. All train
-with the same optimizer, loss and images, compiled the same way, in turn.
+Our ResNet50V2 is the peer's net, weight for weight; PreActResNet50 has timm's topology. Both train
+as they are and with `rematerialize="norms"`. All have the same optimizer, loss and images, and are
+compiled the same way, in turn.
 
     python -m benchmarks.train_step --choices --batch-size 8 --rounds 4 --save
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 PEER = "keras.applications.ResNet50V2"
 OURS = ("ResNet50V2", "PreActResNet50")
+# Ends the name of a net whose norms are rematerialized.
+LEAN = ", norms rematerialized"
+NETS = (PEER, *(f"{net}{form}" for net in OURS for form in ("", LEAN)))
 POLICIES = ("float32", "mixed_bfloat16")
 # Choices that a training step makes, by dtype policy.
 TRAINED = {
@@ -44,14 +48,15 @@ def _build(net: str, size: int) -> keras.Model:
     import keras_preact
 
     builders = {PEER: keras.applications.ResNet50V2, **keras_preact.BUILDERS}
-    return builders[net](weights=None, input_shape=(size, size, 3))
+    options = {"rematerialize": "norms"} if net.endswith(LEAN) else {}
+    return builders[net.removesuffix(LEAN)](weights=None, input_shape=(size, size, 3), **options)
 
 
 def prepare(net: str, policy: str, batch_size: int, size: int, off: str = "") -> Step:
     """Build and compile a net; the step trains it on one batch.
 
     Args:
-        net: Name of a builder.
+        net: Name of a builder, perhaps with `LEAN`.
         policy: Dtype policy.
         batch_size: Images a step.
         size: Height and width, in pixels.
@@ -133,11 +138,11 @@ def compare_nets(options: argparse.Namespace) -> str:
         print(policy)
         arguments = (policy, options.batch_size, options.size)
         results = measure_in_turn(
-            {net: (prepare, (net, *arguments)) for net in (PEER, *OURS)},
+            {net: (prepare, (net, *arguments)) for net in NETS},
             options.rounds,
             options.steps,
         )
-        rows += [_row(net, policy, results, options.batch_size) for net in (PEER, *OURS)]
+        rows += [_row(net, policy, results, options.batch_size) for net in NETS]
     header = ("net", "policy", "images/s", "ratio", "peak memory, GB", "ratio", "first step, s")
     counts = {net: multiply_adds(net, options.size) for net in (PEER, *OURS)}
     listed = ", ".join(f"{net} {count / 1e9:.2f}e9" for net, count in counts.items())

@@ -70,7 +70,7 @@ def layer_factory(architecture: Architecture, data_format: str | None, dtype: An
         architecture,
         data_format=keras.config.image_data_format() if data_format is None else data_format,
         dtype=keras.dtype_policies.get(dtype),
-        nests=architecture.rematerialize,
+        nests=architecture.rematerialize is True,
     )
 
 

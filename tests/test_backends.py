@@ -34,7 +34,13 @@ ARCHITECTURES = {
         stem_channels=8,
         padding="same",
     ),
-    "bottleneck": Architecture(units=(2, 1), channels=(16, 32), strides=(1, 2), stem_channels=8),
+    "bottleneck": Architecture(
+        units=(2, 1),
+        channels=(16, 32),
+        strides=(1, 2),
+        stem_channels=8,
+        rematerialize="norms",
+    ),
     "stacked": Architecture(
         units=(4, 1),
         channels=(8, 16),
@@ -54,6 +60,7 @@ ARCHITECTURES = {
         norm="evonorm_s0",
         norm_groups=4,
         activation="linear",
+        rematerialize="norms",
     ),
     "slim": Architecture(
         units=(2, 1),

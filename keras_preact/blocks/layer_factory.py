@@ -11,8 +11,9 @@ import keras
 
 from keras_preact.blocks import head
 from keras_preact.blocks.convolutions import CONVOLUTIONS, he_or_zeros
-from keras_preact.blocks.norms import NORMS
+from keras_preact.blocks.norms import NORMS, rematerializes
 from keras_preact.layers import (
+    Activation,
     AveragePooling2D,
     BlurPool2D,
     DropBlock,
@@ -161,12 +162,14 @@ class LayerFactory:
             dtype=self.dtype,
             name=name,
             **({"gamma_initializer": "zeros"} if zero_init else {}),
+            **({"rematerialize": True} if rematerializes(self.net) else {}),
         )
         return layer(x)
 
     def act(self, x: Tensor, *, name: str) -> Tensor:
         """Apply the net's activation."""
-        return keras.layers.Activation(self.net.activation, dtype=self.dtype, name=name)(x)
+        kind = Activation if rematerializes(self.net) else keras.layers.Activation
+        return kind(self.net.activation, dtype=self.dtype, name=name)(x)
 
     def dropout(self, x: Tensor, *, name: str) -> Tensor:
         """Apply dropout at the net's rate, unless it follows every convolution."""

@@ -88,6 +88,6 @@ def check_depth(depth: int) -> None:
 
 def nested(x: Tensor, model: keras.Model, make: LayerFactory) -> Tensor:
     """Apply a nested model, which the backward pass computes again with `rematerialize`."""
-    if make.net.rematerialize:
+    if make.net.rematerialize is True:
         return Rematerialized(model, dtype=make.dtype, name=model.name)(x)
     return model(x)

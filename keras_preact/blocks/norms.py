@@ -8,7 +8,13 @@ from typing import Any
 
 import keras
 
-from keras_preact.layers import BatchNormalization, EvoNormS0, FilterResponseNormalization
+from keras_preact.layers import (
+    BatchNormalization,
+    EvoNormS0,
+    FilterResponseNormalization,
+    GroupNormalization,
+    LayerNormalization,
+)
 from keras_preact.messages import require
 from keras_preact.spec.fields import Fields
 
@@ -18,8 +24,9 @@ class Norm:
     """One kind of normalization.
 
     Attributes:
-        layer: Makes the layer, from the net and `axis`, `epsilon`, `dtype`, `name`, and in some
-            places `gamma_initializer`. None where there is no normalization.
+        layer: Makes the layer, from the net and `axis`, `epsilon`, `dtype`, `name`, in some places
+            `gamma_initializer`, and in some nets `rematerialize=True`. None where there is no
+            normalization.
         grouped: Whether it works on `Architecture.norm_groups` groups of channels.
         activates: Whether it contains an activation, so that none may follow.
         any_channels: Whether it works on any number of channels, even on one.
@@ -36,7 +43,8 @@ def _batch_norm(net: Fields, **common: Any) -> keras.layers.Layer:
 
 
 def _group_norm(net: Fields, **common: Any) -> keras.layers.Layer:
-    return keras.layers.GroupNormalization(net.norm_groups, **common)
+    kind = GroupNormalization if "rematerialize" in common else keras.layers.GroupNormalization
+    return kind(net.norm_groups, **common)
 
 
 def _evonorm_s0(net: Fields, **common: Any) -> keras.layers.Layer:
@@ -44,7 +52,8 @@ def _evonorm_s0(net: Fields, **common: Any) -> keras.layers.Layer:
 
 
 def _layer_norm(net: Fields, **common: Any) -> keras.layers.Layer:
-    return keras.layers.LayerNormalization(**common)
+    kind = LayerNormalization if "rematerialize" in common else keras.layers.LayerNormalization
+    return kind(**common)
 
 
 def _filter_response_norm(net: Fields, **common: Any) -> keras.layers.Layer:
@@ -61,12 +70,23 @@ NORMS = {
 }
 
 
+def rematerializes(net: Fields) -> bool:
+    """Return whether norms and what follows from them are computed again, not whole units."""
+    return net.rematerialize == "norms"
+
+
 def check(net: Fields) -> None:
     """Check that no activation follows a normalization that contains one.
 
     Raises:
-        ValueError: If one does.
+        ValueError: If one does, or norms are to be rematerialized in a net without any.
     """
+    require(
+        NORMS[net.norm].layer is not None or not rematerializes(net),
+        "rematerialize",
+        f'True or False with `norm="{net.norm}"`, which leaves nothing to compute again',
+        net.rematerialize,
+    )
     require(
         net.activation == "linear" or not NORMS[net.norm].activates,
         "activation",

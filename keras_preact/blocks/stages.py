@@ -112,7 +112,7 @@ def _stacked(x: Tensor, units: Sequence[Unit], make: LayerFactory) -> Tensor:
         keras.Model([x_input, *numbers.values()] if numbers else x_input, output, name="unit"),
         unit_names=names,
         **values,
-        rematerialize=make.net.rematerialize,
+        rematerialize=make.net.rematerialize is True,
         dtype=make.dtype,
         name=stack_name(names),
     )

@@ -1,5 +1,6 @@
 """Layers that Keras does not have, or has in a slower form."""
 
+from keras_preact.layers.activation import Activation
 from keras_preact.layers.batch_norm import BatchNormalization
 from keras_preact.layers.blur_pool import BlurPool2D
 from keras_preact.layers.channel_pooling import ChannelPooling
@@ -16,6 +17,11 @@ from keras_preact.layers.global_mean import GlobalMean2D
 from keras_preact.layers.nearest_resize import NearestResize
 from keras_preact.layers.pad_channels import PadChannels
 from keras_preact.layers.pooling import AveragePooling2D, MaxPooling2D
+from keras_preact.layers.recomputed_norm import (
+    GroupNormalization,
+    LayerNormalization,
+    RecomputedNorm,
+)
 from keras_preact.layers.rematerialized import Rematerialized
 from keras_preact.layers.scale import Scale
 from keras_preact.layers.scale_shift import ScaleShift
@@ -32,6 +38,10 @@ from keras_preact.layers.token_pooling import TokenPooling
 from keras_preact.layers.winograd_conv import WinogradConv2D
 
 __all__ = [
+    "Activation",
+    "GroupNormalization",
+    "LayerNormalization",
+    "RecomputedNorm",
     "AveragePooling2D",
     "BatchNormalization",
     "BlurPool2D",

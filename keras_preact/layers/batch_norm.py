@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_preact.ops.choices import enabled
-from keras_preact.ops.fused_norm import fused_norm, fused_norm_fits
+from keras_preact.ops.custom_gradient import value_of
+from keras_preact.ops.fused_norm import (
+    fused_norm,
+    fused_norm_again,
+    fused_norm_fits,
+    fused_norm_of,
+)
+from keras_preact.ops.recomputation import Source, set_source
 from keras_preact.tensor import Tensor
 
 
@@ -19,16 +27,34 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Outputs, gradients and moving statistics are those of the Keras layer, which computes moments
     and normalization as separate operations. The fused kernel serves float16, bfloat16 and
     float32 maps of rank 4 whose channels come last, or come first on a GPU, with float32 weights;
-    everything else, and every other backend, goes through the Keras layer's own code. It takes the
-    arguments of the Keras layer.
+    everything else, and every other backend, goes through the Keras layer's own code.
+
+    Args:
+        *args: As for the Keras layer.
+        rematerialize: Whether the backward pass computes the outputs again, and with them the
+            activation and the input of the convolution that follow
+            (`keras_preact.ops.recomputation`). Then training keeps the inputs only, and the
+            statistics.
+        **kwargs: As for the Keras layer.
+
+    Raises:
+        ValueError: If `rematerialize` meets `renorm`.
     """
+
+    def __init__(self, *args: Any, rematerialize: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if rematerialize and self.renorm:
+            raise ValueError("`rematerialize` does not go with `renorm`. Received both.")
+        self.rematerialize = rematerialize
 
     def call(
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        if not self._fused_kernel_fits(inputs, mask):
-            return super().call(inputs, training=training, mask=mask)
-        return self._fused_call(inputs, training=bool(training and self.trainable))
+        if self._fused_kernel_fits(inputs, mask):
+            return self._fused_call(inputs, bool(training))
+        if training and self.rematerialize and mask is None:
+            return self._call_keeping_inputs(inputs)
+        return super().call(inputs, training=training, mask=mask)
 
     def _moments(self, inputs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance: on JAX in one pass over the maps, where Keras takes two."""
@@ -52,24 +78,70 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _fused_call(self, inputs: Tensor, training: bool) -> Tensor:
         import tensorflow as tf
 
-        channels = (inputs.shape[self.axis],)
-        outputs, mean, variance = fused_norm(
-            inputs,
-            ops.convert_to_tensor(self.gamma) if self.scale else tf.ones(channels),
-            ops.convert_to_tensor(self.beta) if self.center else tf.zeros(channels),
-            [] if training else ops.convert_to_tensor(self.moving_mean),
-            [] if training else ops.convert_to_tensor(self.moving_variance),
-            axis=self.axis,
-            epsilon=self.epsilon,
-            training=training,
-        )
-        if training:
-            count = tf.cast(tf.size(inputs, out_type=tf.int64) // channels[0], variance.dtype)
+        of_batch = training and self.trainable
+        settings = {"axis": self.axis, "epsilon": self.epsilon}
+        kept = (inputs, *self._gamma_and_beta())
+        moving = [value_of(each) for each in (self.moving_mean, self.moving_variance)]
+        if not of_batch:
+            again = partial(fused_norm_of, **settings)
+            outputs, mean, variance = again(*kept, *moving), *moving
+        else:
+            again = partial(fused_norm_again, **settings)
+            outputs, mean, variance = fused_norm(*kept, **settings)
+            count = tf.size(inputs, out_type=tf.int64) // inputs.shape[self.axis]
+            count = tf.cast(count, variance.dtype)
             # The kernel returns the sample variance; Keras keeps the population variance.
             variance *= (count - 1) / count
-            self._update(self.moving_mean, mean)
-            self._update(self.moving_variance, variance)
+            self._update(mean, variance)
+        if training and self.rematerialize:
+            set_source(outputs, Source((*kept, mean, variance), again))
         return outputs
 
-    def _update(self, moving: Any, value: Tensor) -> None:
-        moving.assign(moving * self.momentum + value * (1 - self.momentum))
+    def _call_keeping_inputs(self, inputs: Tensor) -> Tensor:
+        """Compute as the Keras layer does in training, ready to do so again."""
+        dtype = keras.backend.result_type(inputs.dtype, "float32")
+
+        def normalize(
+            inputs: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor
+        ) -> Tensor:
+            outputs = ops.batch_normalization(
+                ops.cast(inputs, dtype), mean, variance, self.axis, beta, gamma, self.epsilon
+            )
+            return ops.cast(outputs, self.compute_dtype)
+
+        def normalize_batch(
+            inputs: Tensor, gamma: Tensor, beta: Tensor
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            if self.trainable:
+                mean, variance = self._moments(ops.cast(inputs, dtype), None)
+            else:
+                moving = self.moving_mean, self.moving_variance
+                mean, variance = (ops.cast(each, dtype) for each in moving)
+            return normalize(inputs, gamma, beta, mean, variance), mean, variance
+
+        kept = (inputs, *(ops.cast(each, dtype) for each in self._gamma_and_beta()))
+        if keras.backend.backend() == "torch":
+            # Which would keep the differences from the mean.
+            normalize_batch = keras.remat(normalize_batch)
+        outputs, mean, variance = normalize_batch(*kept)
+        if self.trainable:
+            self._update(mean, variance)
+        set_source(outputs, Source((*kept, mean, variance), normalize))
+        return outputs
+
+    def _gamma_and_beta(self) -> tuple[Tensor, Tensor]:
+        """Return scale and shift, which do nothing where the layer has none."""
+        channels = self.moving_mean.shape
+        gamma = value_of(self.gamma) if self.scale else ops.ones(channels)
+        beta = value_of(self.beta) if self.center else ops.zeros(channels)
+        return gamma, beta
+
+    def _update(self, mean: Tensor, variance: Tensor) -> None:
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + value * (1 - self.momentum))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, serialized."""
+        # Only where it is set, so that other files remain those of earlier versions.
+        own = {"rematerialize": True} if self.rematerialize else {}
+        return {**super().get_config(), **own}

@@ -20,6 +20,7 @@ from keras_preact.ops.device import (
 )
 from keras_preact.ops.kernel_gradient import convolution, products_pay
 from keras_preact.ops.pointwise import trainable_pointwise
+from keras_preact.ops.recomputation import recomputed
 from keras_preact.ops.winograd import trainable_winograd, winograd_pays
 from keras_preact.tensor import Tensor
 
@@ -51,7 +52,10 @@ class PaddedConvolution(FixedPadding):
 
     def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         """Pad and convolve, without the bias."""
-        kernel = self.kernel_in_use(kernel)
+        return recomputed(self._in_layout, inputs, self.kernel_in_use(kernel))
+
+    def _in_layout(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        """Pad and convolve maps in the layout that the kernels take."""
         if self.data_format == "channels_last" or kernels_take_channels_first():
             return self._convolve(inputs, kernel, self.data_format)
         outputs = self._convolve(ops.transpose(inputs, (0, 2, 3, 1)), kernel, "channels_last")
@@ -100,7 +104,7 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
         if form is None:
             outputs = self.convolution_op(inputs, self.kernel)
         else:
-            outputs = form(inputs, self.kernel_in_use(self.kernel))
+            outputs = recomputed(form, inputs, self.kernel_in_use(self.kernel))
         return self.finish(outputs, training)
 
     def _form_in_training(

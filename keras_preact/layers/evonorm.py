@@ -7,11 +7,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_preact.layers.recomputed_norm import RecomputedNorm
 from keras_preact.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
-class EvoNormS0(keras.layers.Layer):
+class EvoNormS0(RecomputedNorm):
     """EvoNorm-S0: `x * sigmoid(v * x) / deviation(x) * gamma + beta` (arXiv:2004.02967).
 
     The deviation is that of one image's pixels in a group of channels, so batches play no part.
@@ -21,7 +22,7 @@ class EvoNormS0(keras.layers.Layer):
         axis: Axis of the channels.
         epsilon: Added to the variance.
         gamma_initializer: How gamma starts.
-        **kwargs: As for `keras.layers.Layer`.
+        **kwargs: As for `keras.layers.Layer`; `rematerialize` as for `RecomputedNorm`.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class EvoNormS0(keras.layers.Layer):
         self.beta = self.add_weight((channels,), self.beta_initializer, name="beta")
         self.v = self.add_weight((channels,), self.v_initializer, name="v")
 
-    def call(self, inputs: Tensor) -> Tensor:
+    def normalize(self, inputs: Tensor) -> Tensor:
         shape = [1] * len(inputs.shape)
         shape[self.axis] = -1
         gamma, beta, v = (ops.reshape(each, shape) for each in (self.gamma, self.beta, self.v))

@@ -7,11 +7,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_preact.layers.recomputed_norm import RecomputedNorm
 from keras_preact.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
-class FilterResponseNormalization(keras.layers.Layer):
+class FilterResponseNormalization(RecomputedNorm):
     """FRN with TLU: `max(x / root_mean_square(x) * gamma + beta, tau)` (arXiv:1911.09737).
 
     The mean of the squares is that of one image's pixels in one channel, so neither batches nor
@@ -22,7 +23,7 @@ class FilterResponseNormalization(keras.layers.Layer):
         axis: Axis of the channels.
         epsilon: Added to the mean of the squares.
         gamma_initializer: How gamma starts.
-        **kwargs: As for `keras.layers.Layer`.
+        **kwargs: As for `keras.layers.Layer`; `rematerialize` as for `RecomputedNorm`.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class FilterResponseNormalization(keras.layers.Layer):
         self.beta = self.add_weight(channels, self.beta_initializer, name="beta")
         self.tau = self.add_weight(channels, self.tau_initializer, name="tau")
 
-    def call(self, inputs: Tensor) -> Tensor:
+    def normalize(self, inputs: Tensor) -> Tensor:
         shape = [1] * len(inputs.shape)
         shape[self.axis] = -1
         gamma, beta, tau = (ops.reshape(each, shape) for each in (self.gamma, self.beta, self.tau))

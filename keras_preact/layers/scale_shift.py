@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_preact.ops.fused_norm import fused_norm, fused_norm_fits
+from keras_preact.ops.fused_norm import fused_norm_fits, fused_norm_of
 from keras_preact.tensor import Tensor
 
 # A variance that makes 1, exactly, with it.
@@ -46,7 +46,7 @@ class ScaleShift(keras.layers.Layer):
     def call(self, inputs: Tensor) -> Tensor:
         scale, shift = ops.convert_to_tensor(self.scale), ops.convert_to_tensor(self.shift)
         if fused_norm_fits(inputs, self.axis, self.variable_dtype):
-            outputs, *_ = fused_norm(
+            return fused_norm_of(
                 inputs,
                 scale,
                 shift,
@@ -54,9 +54,7 @@ class ScaleShift(keras.layers.Layer):
                 ops.full_like(scale, 1 - _EPSILON),
                 axis=self.axis,
                 epsilon=_EPSILON,
-                training=False,
             )
-            return outputs
         if self.axis not in (-1, len(inputs.shape) - 1):
             shape = [1] * len(inputs.shape)
             shape[self.axis] = -1

@@ -36,6 +36,32 @@ def fused_norm_fits(inputs: Tensor, axis: int, variable_dtype: str) -> bool:
 
 
 def fused_norm(
+    inputs: Tensor, scale: Tensor, shift: Tensor, *, axis: int, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute `(inputs - mean) / sqrt(variance + epsilon) * scale + shift` of a batch's statistics.
+
+    Args:
+        inputs: Maps of rank 4, for which `fused_norm_fits`.
+        scale: float32 `(channels,)`.
+        shift: float32 `(channels,)`.
+        axis: Axis of the channels.
+        epsilon: Added to the variance.
+
+    Returns:
+        Maps of the dtype of `inputs`, the mean, and the sample variance.
+    """
+    import tensorflow as tf
+
+    settings = _settings(axis, epsilon, training=True)
+    if is_tensorflow_on_cpu():
+        return _without_reserve(inputs, scale, shift, settings)
+    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=inputs, scale=scale, offset=shift, mean=[], variance=[], **settings
+    )
+    return outputs, mean, variance
+
+
+def fused_norm_of(
     inputs: Tensor,
     scale: Tensor,
     shift: Tensor,
@@ -44,44 +70,75 @@ def fused_norm(
     *,
     axis: int,
     epsilon: float,
-    training: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute `(inputs - mean) / sqrt(variance + epsilon) * scale + shift`.
+) -> Tensor:
+    """Compute the same of given statistics.
 
     Args:
         inputs: Maps of rank 4, for which `fused_norm_fits`.
         scale: float32 `(channels,)`.
         shift: float32 `(channels,)`.
-        mean: float32 `(channels,)`; empty in training, where the kernel computes the batch's.
-        variance: float32 `(channels,)`; empty in training.
+        mean: float32 `(channels,)`.
+        variance: float32 `(channels,)`.
         axis: Axis of the channels.
         epsilon: Added to the variance.
-        training: Whether to normalize with the batch's statistics.
 
     Returns:
-        Maps of the dtype of `inputs`, the mean, and in training the sample variance.
+        Maps of the dtype of `inputs`.
     """
     import tensorflow as tf
 
-    settings = {
-        "epsilon": epsilon,
-        "data_format": "NHWC" if axis in (-1, 3) else "NCHW",
-        "is_training": training,
-    }
-    statistics = {"mean": mean, "variance": variance}
-    if training and is_tensorflow_on_cpu():
-        return _without_reserve(inputs, scale, shift, statistics, settings)
-    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-        x=inputs, scale=scale, offset=shift, **statistics, **settings
-    )
-    return outputs, mean, variance
+    return tf.raw_ops.FusedBatchNormV3(
+        x=inputs,
+        scale=scale,
+        offset=shift,
+        mean=mean,
+        variance=variance,
+        **_settings(axis, epsilon, training=False),
+    )[0]
+
+
+def fused_norm_again(
+    inputs: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor, **options: Any
+) -> Tensor:
+    """Compute the outputs of `fused_norm` once more, from the statistics that it found.
+
+    Args:
+        inputs: As for `fused_norm_of`, and so are the others. `variance` is the batch's, not the
+            sample variance.
+        scale: See there.
+        shift: See there.
+        mean: See there.
+        variance: See there.
+        **options: `axis` and `epsilon`.
+
+    Returns:
+        Maps. Their gradient counts that the statistics follow from the inputs.
+    """
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def normalize(inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        def gradient(upstream: Tensor) -> list[Tensor]:
+            arguments = [inputs, scale, shift]
+            with tf.GradientTape() as tape:
+                tape.watch(arguments)
+                outputs, *_ = fused_norm(*arguments, **options)
+            return tape.gradient(outputs, arguments, upstream)
+
+        return fused_norm_of(inputs, scale, shift, mean, variance, **options), gradient
+
+    return normalize(inputs, scale, shift)
+
+
+def _settings(axis: int, epsilon: float, training: bool) -> dict[str, Any]:
+    data_format = "NHWC" if axis in (-1, 3) else "NCHW"
+    return {"epsilon": epsilon, "data_format": data_format, "is_training": training}
 
 
 def _without_reserve(
     inputs: Tensor,
     scale: Tensor,
     shift: Tensor,
-    statistics: dict[str, Tensor],
     settings: dict[str, Any],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize in training, without keeping what TensorFlow never reads on a CPU.
@@ -93,7 +150,7 @@ def _without_reserve(
     @tf.custom_gradient
     def normalize(inputs: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         *results, first, second, _ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs, scale=scale, offset=shift, **statistics, **settings
+            x=inputs, scale=scale, offset=shift, mean=[], variance=[], **settings
         )
 
         def gradient(upstream: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -387,11 +387,14 @@ class Fields:
         one_of((True, False, "auto")),
         "auto",
     )
-    rematerialize: bool = _field(
+    rematerialize: bool | str = _field(
         "Whether the backward pass computes the inside of those units, and of the encoder's "
         "blocks, again instead of keeping it, so that memory grows with their inputs only "
-        "(arXiv:1604.06174).",
-        BOOLEAN,
+        '(arXiv:1604.06174). `"norms"`: only what norms, and activations after norms, give to the '
+        "next convolution, in every unit: about half of the memory of a net in "
+        "pre-activation, and no convolution is computed twice. An activation that follows no norm "
+        "is kept.",
+        one_of((True, False, "norms")),
         False,
     )
 
