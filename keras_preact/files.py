@@ -1,4 +1,4 @@
-"""Atomic writes: a file or folder appears whole or not at all."""
+"""Files that are written whole or not at all, and named where they cannot be read."""
 
 from __future__ import annotations
 
@@ -44,6 +44,33 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write a value as indented JSON, whole or not at all."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Read a file of JSON.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its value.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is damaged. The message names it.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged, or no JSON: {error}") from error
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """Read a file of text in UTF-8; see `read_json` for what is raised."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged, or not encoded as UTF-8: {error}") from error
 
 
 @contextlib.contextmanager

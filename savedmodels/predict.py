@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_preact.files import read_json
 from savedmodels.paths import literal
 from savedmodels.versions import add_model_argument, version_folder
 
@@ -42,7 +43,7 @@ class Classifier:
 
     def __init__(self, folder: Path) -> None:
         self.folder = version_folder(folder)
-        card = json.loads((self.folder / CARD).read_text(encoding="utf-8"))
+        card = read_json(self.folder / CARD)
         outputs = card.get("outputs", _ONE_CLASS)
         self._outputs = {name: each for name, each in outputs.items() if each["kind"] in _NUMBERS}
         if not self._outputs:

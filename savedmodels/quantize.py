@@ -10,7 +10,6 @@ and the accuracy of both, where the images lie in folders named after their clas
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_preact.files import read_json
 from keras_preact.output_kinds import CLASSES, LABELS, VALUES
 from keras_preact.preprocessing import Preprocessing, decode_image
 from keras_preact.serving.export import THRESHOLD
@@ -90,7 +90,7 @@ def _check_scores(file: Path, image: np.ndarray) -> None:
 
 
 def _card(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    return read_json(folder / "model.json")
 
 
 def _kind(folder: Path) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import signal
 import sys
@@ -35,7 +34,7 @@ from training.listing.find import add_source_arguments
 from training.listing.listing import summary
 from training.loading.corrupt import CorruptImages
 from training.recipe import Recipe, differences
-from training.records.files import replacing, write_json
+from training.records.files import read_json, replacing, write_json
 from training.sources import PREPARED, ImageSource, Split, open_source
 
 # Images of a shard, of sources that are not in shards already.
@@ -302,7 +301,7 @@ class Preparation:
                     f"{PREPARED}."
                 )
             return {}
-        recorded = json.loads(path.read_text(encoding="utf-8"))
+        recorded = read_json(path)
         changes = differences({name: recorded.get(name) for name in self._record}, self._record)
         if changes:
             raise FileExistsError(

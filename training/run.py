@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 import platform
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import keras_preact
 from training.recipe import Recipe, differences
 from training.records.checkpoint import Progress
-from training.records.files import PARTIAL, write_json
+from training.records.files import PARTIAL, read_json, write_json
 from training.records.report import draw_curves, write_history_csv
 from training.task import ONE_CLASS
 
@@ -49,7 +49,11 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether an earlier process completed the run."""
-        return self._record.exists() and read_run(self.output)["status"] == "finished"
+        try:
+            return self._record.exists() and read_run(self.output)["status"] == "finished"
+        except ValueError:
+            # It is written anew; see `_check_record`.
+            return False
 
     def start(self, command: list[str], device_names: list[str]) -> None:
         """Create the folder, and record the command, versions and devices of the run.
@@ -98,7 +102,7 @@ class Run:
         if not self.output.is_dir():
             raise FileExistsError(f"--output must be a folder. Received a file: {self.output}")
         if self._record.exists():
-            self._check_same_run(read_run(self.output))
+            self._check_record()
             return
         others = [path.name for path in self.output.iterdir() if not _is_ours(path)]
         if others:
@@ -106,6 +110,17 @@ class Run:
                 f"--output must be new, empty or the folder of the same run. {self.output} has no "
                 f"run.json and holds: {', '.join(sorted(others)[:5])}"
             )
+
+    def _check_record(self) -> None:
+        """Check that the record is of the same run, unless it is damaged and is not needed."""
+        try:
+            recorded = read_run(self.output)
+        except ValueError as error:
+            if not self.checkpoint.exists():
+                raise
+            print(f"{error} It is written anew from {self.checkpoint}.", file=sys.stderr)
+            return
+        self._check_same_run(recorded)
 
     def _check_same_run(self, recorded: dict[str, Any]) -> None:
         # A value that an earlier version did not know had the default's effect.
@@ -136,8 +151,16 @@ def read_run(output: str | Path) -> dict[str, Any]:
 
     Returns:
         Its values.
+
+    Raises:
+        OSError: If there is none.
+        ValueError: If it is damaged.
     """
-    return json.loads((Path(output) / "run.json").read_text(encoding="utf-8"))
+    path = Path(output) / "run.json"
+    record = read_json(path)
+    if not isinstance(record, dict) or not {"status", "history"} <= record.keys():
+        raise ValueError(f"{path} is damaged: it is no record of a run.")
+    return record
 
 
 def _is_ours(path: Path) -> bool:

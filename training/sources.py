@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from keras_preact.messages import did_you_mean
 from training.listing.find import find_listing
 from training.listing.held_out import DEFAULT_SHARE
 from training.listing.listing import TEST_SPLITS, Listing, renamed
+from training.records.files import read_json, read_text
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
 SHARD_PATTERNS = ("{split}-*.tfrecord*", "{split}-?????-of-?????")
@@ -410,7 +410,7 @@ def _open_shards(root: Path, shards: Mapping[str, list[str]]) -> ImageSource:
 def _check_finished(root: Path) -> None:
     """Check that `training.prepare`, if the shards are its own, has written all of them."""
     path = root / PREPARED
-    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["status"] != "finished":
+    if path.exists() and read_json(path)["status"] != "finished":
         raise ValueError(
             f"Some of the shards in {str(root)!r} are still missing: start the same command of "
             "training.prepare again, which goes on."
@@ -420,7 +420,7 @@ def _check_finished(root: Path) -> None:
 def _read_class_names(root: Path) -> tuple[list[str], int]:
     """Read the names of the classes beside TFRecord shards, and the label of the first one."""
     if (root / "labels.txt").exists():
-        lines = (root / "labels.txt").read_text().splitlines()
+        lines = read_text(root / "labels.txt").splitlines()
         return [line.strip() for line in lines if line.strip()], 0
     if not (root / "classes.json").exists():
         raise FileNotFoundError(
@@ -428,12 +428,14 @@ def _read_class_names(root: Path) -> tuple[list[str], int]:
             "labels from 0) nor classes.json (a list of names, or "
             '{"names": [...], "first_label": 1} for labels from 1).'
         )
-    classes = json.loads((root / "classes.json").read_text())
-    if isinstance(classes, list):
-        return classes, 0
+    classes = read_json(root / "classes.json")
     try:
-        return classes["names"], int(classes["first_label"])
-    except (KeyError, TypeError, ValueError) as error:
+        named = {"names": classes, "first_label": 0} if isinstance(classes, list) else classes
+        names, first = named["names"], int(named["first_label"])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise TypeError("a name is a text")
+        return names, first
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{str(root / 'classes.json')!r} must be a list of names or "
             f'{{"names": [...], "first_label": 1}}. Received: {str(classes)[:80]}'

@@ -35,7 +35,7 @@ from training.recipe import (
     preprocessing_of,
     recipe_values,
 )
-from training.records.checkpoint import DamagedCheckpoint, Progress
+from training.records.checkpoint import CheckpointError, Progress
 from training.run import Run
 from training.task import ONE_CLASS, Task, task_of
 
@@ -292,7 +292,7 @@ def run_command(arguments: Sequence[str]) -> int:
     try:
         with termination() as terminated:
             progress = train(job, net, run, Pace.of(options, terminated.is_set), callbacks)
-    except (FloatingPointError, OSError, DamagedCheckpoint) as error:
+    except (FloatingPointError, OSError, CheckpointError) as error:
         print(f"training.train: {error}", file=sys.stderr)
         return 1
     except Preempted:

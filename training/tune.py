@@ -34,6 +34,7 @@ from training.recipe import (
     override_recipe,
     steps_per_epoch,
 )
+from training.records.files import read_json
 from training.search import RecipeHyperModel, load_space
 from training.search.cluster import Cluster, share_devices
 from training.search.confirm import confirm
@@ -243,7 +244,9 @@ def check_folder(folder: SearchFolder, description: dict[str, Any]) -> None:
     """
     output = folder.output
     if folder.description.exists():
-        recorded = json.loads(folder.description.read_text(encoding="utf-8"))
+        recorded = read_json(folder.description)
+        if not isinstance(recorded, dict) or not {"recipe", "space", "max_trials"} <= {*recorded}:
+            raise ValueError(f"{folder.description} is damaged: it is no record of a search.")
         # Of searches before there were these.
         recorded = {"fill": False, **recorded}
         recorded["space"] = {"regnet": {}, **recorded["space"]}

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from training.listing.listing import Listing, check_classes
+from training.records.files import read_text
 
 PLANES = (3, 32, 32)
 
@@ -97,7 +98,7 @@ def _class_names(path: Path) -> tuple[str, ...]:
             f"There is no {str(path)!r}, which names the classes of CIFAR's binary files, one per "
             "line. It is in the same archive."
         )
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path).splitlines()
     return tuple(line.strip() for line in lines if line.strip())
 
 

@@ -223,5 +223,8 @@ class ImageReader:
                 reason = "no error when it was read again"
             except tf.errors.OpError as error:
                 reason = re.sub(r"\{\{.*?\}\} ?| \[Op:.*", "", error.message)
+            except UnicodeDecodeError:
+                # TensorFlow's own message quotes the record, which is no text.
+                reason = "the record holds no example"
             self.corrupt.add(name.numpy().decode(), reason)
         return True

@@ -47,7 +47,11 @@ class Progress:
         return f"after epoch {self.epochs} of {epochs}{within}"
 
 
-class DamagedCheckpoint(ValueError):
+class CheckpointError(ValueError):
+    """Error of a checkpoint that a run cannot go on from."""
+
+
+class DamagedCheckpoint(CheckpointError):
     """Error of a file that is no checkpoint, or was cut short or changed."""
 
 
@@ -92,16 +96,22 @@ def load_checkpoint(
 
     Raises:
         DamagedCheckpoint: If the file is damaged; net and optimizer are then as before.
-        ValueError: If the variables are not those of the net and the optimizer.
+        CheckpointError: If the variables are not those of the net and the optimizer.
     """
     variables = _named_variables(net, optimizer)
     arrays, progress = _read(path)
     unknown = variables.keys() ^ arrays.keys()
     if unknown:
-        raise ValueError(
+        raise CheckpointError(
             f"{path} is of another net or optimizer: {len(unknown)} variables are in only one "
             f"of the two, among them {min(unknown)!r}."
         )
+    for name, variable in variables.items():
+        if arrays[name].shape != tuple(variable.shape):
+            raise CheckpointError(
+                f"{path} is of another net: {name!r} has the shape {arrays[name].shape} there, "
+                f"{tuple(variable.shape)} here."
+            )
     for name, variable in variables.items():
         variable.assign(arrays[name])
     return progress
@@ -130,26 +140,31 @@ def load_progress(path: Path, net: keras.Model, optimizer: keras.Optimizer) -> P
 
     Returns:
         How far the run has come. Where the last checkpoint is damaged, the one before it counts.
+        Its names may be what is damaged, so that it seems to be of another net.
 
     Raises:
-        ValueError: If the variables are not those of the net and the optimizer, or both checkpoints
-            are damaged.
+        CheckpointError: If the variables are not those of the net and the optimizer, or both
+            checkpoints are damaged.
     """
-    damaged = ""
+    errors: list[CheckpointError] = []
     for each in (path, previous(path)):
         if not each.exists():
             continue
-        if damaged:
-            print(f"{damaged} The one before it counts: {each}", file=sys.stderr)
         try:
-            return load_checkpoint(each, net, optimizer)
-        except DamagedCheckpoint as error:
-            damaged = str(error)
-    if damaged:
+            progress = load_checkpoint(each, net, optimizer)
+        except CheckpointError as error:
+            errors.append(error)
+            continue
+        if errors:
+            print(f"{errors[0]} The one before it counts: {each}", file=sys.stderr)
+        return progress
+    if not errors:
+        return Progress()
+    if isinstance(errors[0], DamagedCheckpoint):
         raise DamagedCheckpoint(
-            f"{damaged} No other checkpoint can be read: remove {path.parent} to begin anew."
+            f"{errors[0]} No other checkpoint can be read: remove {path.parent} to begin anew."
         )
-    return Progress()
+    raise errors[0]
 
 
 def save_net(net: keras.Model, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from training.recipe import load_recipe
-from training.records.files import replacing
+from training.records.files import read_json, replacing
 from training.search.confirm import Confirmed, confirmed, table_of_confirmed, verdict
 from training.search.page import read_page, write_page
 from training.search.ranking import (
@@ -110,7 +109,7 @@ def write_report(folder: SearchFolder) -> str:
     """
     if not folder.description.exists():
         raise FileNotFoundError(f"{folder.output} is not the folder of a search.")
-    description = json.loads(folder.description.read_text(encoding="utf-8"))
+    description = read_json(folder.description)
     objective = description["objective"]
     records = folder.records()
     ranked = leaderboard(records, objective)

@@ -7,7 +7,6 @@ run, `run`, is in the folder of the trial that began it, where another continues
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any
 import tomli_w
 
 from training.recipe import Recipe
-from training.records.files import replacing, write_json
+from training.records.files import read_json, replacing, write_json
 from training.run import read_run
 
 # Files of a training run that hold weights.
@@ -113,12 +112,12 @@ class SearchFolder:
         path = self.record(trial)
         if not path.exists():
             return None
-        return Record(**json.loads(path.read_text(encoding="utf-8")))
+        return _read_record(path)
 
     def records(self) -> list[Record]:
         """Read the records of all trials that have begun, by number."""
         paths = self.output.glob("trials/*/trial.json")
-        found = [Record(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+        found = map(_read_record, paths)
         # As text, "08" of a search that was extended would come before "1".
         return sorted(found, key=lambda record: int(record.trial))
 
@@ -146,7 +145,7 @@ class SearchFolder:
     def _recorded(self) -> dict[str, Any]:
         if not self.description.exists():
             return {}
-        return json.loads(self.description.read_text(encoding="utf-8"))
+        return read_json(self.description)
 
     def remove_weights(self, records: Iterable[Record]) -> None:
         """Remove the weights and checkpoints of trials' runs."""
@@ -157,6 +156,13 @@ class SearchFolder:
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink(missing_ok=True)
+
+
+def _read_record(path: Path) -> Record:
+    try:
+        return Record(**read_json(path))
+    except TypeError as error:
+        raise ValueError(f"{path} is damaged: it is no record of a trial.") from error
 
 
 def write_recipe(path: Path, recipe: Recipe, comment: Sequence[str] = ()) -> None:
