@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from keras_preact.images.bitmap import BMP_SIGNATURE, decode_bitmap
 from keras_preact.images.gif import GIF_SIGNATURE, decode_gif
-from keras_preact.images.kinds import ANIMATED
-from keras_preact.images.orientation import exif_orientation, oriented
+from keras_preact.images.kinds import ANIMATED, UNKNOWN_FORMAT
+from keras_preact.images.orientation import PNG_SIGNATURE, exif_orientation, oriented
 from keras_preact.images.tracing import traced_once
 from keras_preact.tensor import Tensor
 
@@ -52,13 +52,22 @@ def _decode_other(encoded: Tensor) -> Tensor:
     return tf.switch_case(
         tf.where(is_bitmap, 1, tf.where(is_gif, 3, tf.where(is_webp, 2, 0))),
         [
-            lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+            lambda: _decode_png(encoded),
             lambda: decode_bitmap(encoded),
             lambda: _decode_webp(encoded),
             lambda: decode_gif(encoded),
         ],
         name="decode_by_format",
     )
+
+
+def _decode_png(encoded: Tensor) -> Tensor:
+    import tensorflow as tf
+
+    # The decoder takes other kinds, such as JPEG XL, which not every reader has.
+    is_png = tf.strings.substr(encoded, 0, len(PNG_SIGNATURE)) == PNG_SIGNATURE
+    with tf.control_dependencies([tf.debugging.Assert(is_png, [UNKNOWN_FORMAT])]):
+        return tf.io.decode_png(encoded, channels=3)
 
 
 def is_animated_webp(file: Tensor) -> Tensor:

@@ -120,7 +120,6 @@ def test_changed_records_are_named_and_no_others_are_lost(shards):
     outcomes = check_records(shards, TRIED["records"], seed=0)
     assert outcomes["lost"] > TRIED["records"] // 3
     # The content of a PNG file has checksums.
-    assert outcomes["same"] > TRIED["records"] // 50
     assert outcomes["other"] < TRIED["records"] // 20
 
 
