@@ -326,7 +326,7 @@ def open_source(
         _check_no_split(name, validation_split)
         return opened
     if listing := find_listing(name, validation_split, default_split):
-        return _from_listing(name if name == "digits" else str(path), listing)
+        return from_listing(name if name == "digits" else str(path), listing)
     if path.exists():
         raise ValueError(
             f"{name!r} is a file. Expected a folder with train/CLASS/*.jpg and test/CLASS/*.jpg, "
@@ -357,7 +357,7 @@ def _open_shard_folder(root: Path) -> ImageSource | None:
     return _open_shards(root, shards) if shards else None
 
 
-def _from_listing(name: str, listing: Listing) -> ImageSource:
+def from_listing(name: str, listing: Listing) -> ImageSource:
     """Open the images of a listing: files, or pixels in memory."""
     splits = {
         split: IndexedSplit(
