@@ -247,7 +247,7 @@ def _candidates(folder: Path, batch_size: int, options: argparse.Namespace) -> d
 def compare_choices(options: argparse.Namespace) -> str:
     """Measure an export with every choice made and with each switched off; return the table."""
     results = {}
-    with _exported(export_choices, options) as folder:
+    with exported(export_choices, options) as folder:
         for batch_size in options.batch_sizes:
             arguments = (batch_size, options.size)
             candidates: dict[str, Candidate] = {
@@ -267,7 +267,7 @@ def compare_choices(options: argparse.Namespace) -> str:
 
 
 @contextlib.contextmanager
-def _exported(export: Callable[..., None], options: argparse.Namespace) -> Iterator[Path]:
+def exported(export: Callable[..., None], options: argparse.Namespace) -> Iterator[Path]:
     """Write exports in a process of its own; yield their folder, which is removed afterwards."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -310,7 +310,7 @@ def main() -> None:
 def compare_nets(options: argparse.Namespace) -> str:
     """Measure our nets beside their peers; return the table."""
     rows = []
-    with _exported(export_all, options) as folder:
+    with exported(export_all, options) as folder:
         for batch_size in options.batch_sizes:
             results = measure_in_turn(
                 _candidates(folder, batch_size, options),
