@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import resource
 import threading
 from pathlib import Path
@@ -217,9 +218,13 @@ def test_load(target, tmp_path, picture, capsys):
         "--concurrency",
         "4",
     ]
+    # The server runs in this process.
+    arguments += ["--server-process", str(os.getpid())]
     assert load_main([*arguments, "--requests", "40"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["answered"] == 40 and report["failed"] == {}
+    memory = report["server_memory_mb"]
+    assert 0 < max(memory["before"], memory["after"]) <= memory["highest"]
     assert 0 < report["p50_ms"] <= report["p90_ms"] <= report["p99_ms"] <= report["max_ms"]
     assert report["requests_per_s"] == pytest.approx(40 / report["seconds"], rel=0.01)
 
@@ -229,6 +234,14 @@ def test_load_counts_failures(target, tmp_path, capsys):
     assert load_main([target, "net", str(tmp_path / "text"), "--requests", "3"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["answered"] == 0 and report["failed"] == {UNKNOWN: 3}
+
+
+def test_memory_of_no_process(server, tmp_path, capsys):
+    (tmp_path / "text").write_text("text")
+    arguments = [targets(server)["grpc"], "net", str(tmp_path / "text"), "--warm-up", "0"]
+    # Linux gives numbers up to 2**22.
+    assert load_main([*arguments, "--server-process", "9999999"]) == 1
+    assert "savedmodels.load: no memory of 9999999" in capsys.readouterr().err
 
 
 @pytest.mark.slow
