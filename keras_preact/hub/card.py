@@ -10,9 +10,12 @@ from typing import Any
 
 import keras
 
+from keras_preact.output_kinds import VALUES, output_kind
 from keras_preact.weights.hugging_face import library
 
+# The Hub's names of what nets do, by the kind of their output; any other classifies.
 _TASK = "image-classification"
+_TASKS = {VALUES: "image-feature-extraction"}
 
 
 def card(
@@ -64,9 +67,11 @@ def _header(
     licence: str,
 ) -> str:
     hub = library("to_config_folder")
+    kind = output_kind(model.outputs[0], named=config["keras_preact"]["class_names"] is not None)
+    task = _TASKS.get(kind or "", _TASK)
     results = [
         hub.EvalResult(
-            task_type=_TASK,
+            task_type=task,
             dataset_type=re.sub(r"\W+", "-", str(dataset).lower()),
             dataset_name=dataset,
             metric_type=name,
@@ -76,8 +81,8 @@ def _header(
     ]
     data = hub.ModelCardData(
         library_name=config["library_name"],
-        tags=[_TASK, "keras", *(["timm"] if "architecture" in config else [])],
-        pipeline_tag=_TASK,
+        tags=[task, "keras", *(["timm"] if "architecture" in config else [])],
+        pipeline_tag=task,
         license=licence,
         model_name=model.name,
         eval_results=results or None,

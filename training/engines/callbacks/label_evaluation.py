@@ -23,7 +23,7 @@ class LabelEvaluation(keras.callbacks.Callback):
         batches: Inputs and targets `(batch, labels)` of all test images, the same at each pass.
         average: Gives every replica of a model the mean of all replicas' moving statistics.
         label_smoothing: That of the loss.
-        multiple: Number of images that a batch must be a multiple of.
+        replicas: Number of replicas, of which a batch must be a multiple.
     """
 
     def __init__(
@@ -31,13 +31,13 @@ class LabelEvaluation(keras.callbacks.Callback):
         batches: Iterable[tuple[Any, Any]],
         average: Callable[[keras.Model], None],
         label_smoothing: float = 0.0,
-        multiple: int = 1,
+        replicas: int = 1,
     ) -> None:
         super().__init__()
         self._batches = batches
         self._average = average
         self._label_smoothing = label_smoothing
-        self._multiple = multiple
+        self._replicas = replicas
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Evaluate the moving average of the weights."""
@@ -45,19 +45,20 @@ class LabelEvaluation(keras.callbacks.Callback):
             return
         self._average(self.model)
         with averaged_weights(self.model):
-            answers = [
-                (self._scores(np.asarray(inputs)), np.asarray(targets))
-                for inputs, targets in self._batches
-            ]
+            answers, size = [], 0
+            for inputs, targets in self._batches:
+                # The last batch has the shape of the others, so that the net is traced once.
+                size = max(size, len(inputs) + -len(inputs) % self._replicas)
+                answers.append((self._scores(np.asarray(inputs), size), np.asarray(targets)))
         scores, targets = (np.concatenate(each) for each in zip(*answers, strict=True))
         logs["val_loss"] = binary_crossentropy(scores, targets, self._label_smoothing)
         # Of a net that has diverged nothing can be ordered, which the loss tells.
         finite = np.isfinite(scores).all()
         logs["val_mAP"] = mean_average_precision(scores, targets) if finite else 0.0
 
-    def _scores(self, inputs: np.ndarray) -> np.ndarray:
+    def _scores(self, inputs: np.ndarray, size: int) -> np.ndarray:
         count = len(inputs)
-        padding = np.repeat(inputs[-1:], -count % self._multiple, axis=0)
+        padding = np.repeat(inputs[-1:], size - count, axis=0)
         scores = self.model.predict_on_batch(np.concatenate([inputs, padding]))
         # Replicas of TensorFlow give the whole batch each.
         return np.asarray(scores, "float32")[:count]
