@@ -34,6 +34,12 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.filename:
+            raise
+        # That of a full disk does not say which.
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     except BaseException:
         # What is left of it would keep a full disk full.
         partial.unlink(missing_ok=True)

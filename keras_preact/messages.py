@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,6 +28,11 @@ def require(holds: bool, name: str, expected: str, received: Any) -> None:
     """
     if not holds:
         raise ValueError(f"`{name}` must be {expected}. Received: {received!r}")
+
+
+def without_operations(message: str) -> str:
+    """Return an error message of TensorFlow's without the names of its operations."""
+    return re.sub(r"\{\{.*?\}\} ?| \[Op:.*", "", message)
 
 
 def did_you_mean(name: str, choices: Iterable[str], quote: str = "`") -> str:

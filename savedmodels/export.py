@@ -17,8 +17,10 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_preact.files import written_whole
+from keras_preact.messages import without_operations
 from keras_preact.serving.card import add_memory
 from keras_preact.serving.export import DTYPES, THRESHOLD, export_savedmodel
 from keras_preact.serving.heads import heads_of
@@ -61,6 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = _export(options)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         print(f"savedmodels.export: {error}", file=sys.stderr)
+        return 2
+    except tf.errors.OpError as error:
+        # A full disk, for instance.
+        print(f"savedmodels.export: {without_operations(error.message)}", file=sys.stderr)
         return 2
     print(f"SavedModel: {path}")
     return 0

@@ -50,7 +50,7 @@ class Run:
     def finished(self) -> bool:
         """Whether an earlier process completed the run."""
         try:
-            return self._record.exists() and read_run(self.output)["status"] == "finished"
+            return self._record.exists() and read_run(self.output).get("status") == "finished"
         except ValueError:
             # It is written anew; see `_check_record`.
             return False
@@ -115,6 +115,8 @@ class Run:
         """Check that the record is of the same run, unless it is damaged and is not needed."""
         try:
             recorded = read_run(self.output)
+            if missing := {"status", "recipe", "source", "class_names", "images"} - {*recorded}:
+                raise ValueError(f"{self._record} is damaged: it has no {', '.join(missing)}.")
         except ValueError as error:
             if not self.checkpoint.exists():
                 raise
@@ -158,7 +160,7 @@ def read_run(output: str | Path) -> dict[str, Any]:
     """
     path = Path(output) / "run.json"
     record = read_json(path)
-    if not isinstance(record, dict) or not {"status", "history"} <= record.keys():
+    if not isinstance(record, dict):
         raise ValueError(f"{path} is damaged: it is no record of a run.")
     return record
 
@@ -181,7 +183,15 @@ def _versions() -> dict[str, str]:
 
 def _git_revision() -> str | None:
     """Return the commit of the checkout, with `-dirty` if files have changed; None outside git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = [
+        "git",
+        "--no-optional-locks",
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
     try:
         result = subprocess.run(
             command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True

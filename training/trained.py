@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -127,7 +126,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         return read_run(folder)
     except FileNotFoundError:
         return {}
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"{folder / 'run.json'} is not the record of a run: {error}") from error
 
 

@@ -15,6 +15,7 @@ from keras_preact.serving.export import export_savedmodel
 from savedmodels import export
 from savedmodels.export import main
 from savedmodels.predict import main as predict
+from tests.full_disk import full_disk
 
 PREPROCESSING = Preprocessing(input_size=16, mean=(0.3,), std=(0.4,), crop_fraction=1.0)
 CLASS_NAMES = ["zero", "one", "two"]
@@ -200,6 +201,16 @@ def test_names_are_not_patterns(run, tmp_path, capsys, freeze):
     image.write_bytes(tf.io.encode_png(np.full((16, 16, 1), 99, np.uint8)).numpy())
     assert predict([str(root / "net [2] ü"), str(image)]) == 0
     assert "  1  " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["savedmodel", "onnx"])
+def test_a_full_disk_is_told_and_nothing_is_left(run, tmp_path, capsys, kind):
+    with full_disk(20_000):
+        arguments = ["--model", str(run), "--output", str(tmp_path), "--name", "n"]
+        assert main([*arguments, "--format", kind]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("savedmodels.export: ") and "File too large" in line
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_name_that_is_too_long_is_told(run, tmp_path, capsys):

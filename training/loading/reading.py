@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -16,6 +15,7 @@ from keras_preact.images.orientation import (
     stored_box,
     upright_shape,
 )
+from keras_preact.messages import without_operations
 from keras_preact.preprocessing import JPEG_DCT, decode_image, rgb_to_channels
 from training.augmentation.pixels import to_uint8
 from training.loading.corrupt import CorruptImages
@@ -222,7 +222,7 @@ class ImageReader:
                 pixels_of(self._read(item)[0], channels=3)
                 reason = "no error when it was read again"
             except tf.errors.OpError as error:
-                reason = re.sub(r"\{\{.*?\}\} ?| \[Op:.*", "", error.message)
+                reason = without_operations(error.message)
             except UnicodeDecodeError:
                 # TensorFlow's own message quotes the record, which is no text.
                 reason = "the record holds no example"

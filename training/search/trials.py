@@ -94,12 +94,12 @@ class SearchFolder:
     def history(self, record: Record) -> list[dict[str, Any]]:
         """Return the records of the completed epochs of a trial's run."""
         run = self.output / record.run
-        return read_run(run)["history"] if (run / "run.json").exists() else []
+        return read_run(run).get("history", []) if (run / "run.json").exists() else []
 
     def is_over(self, record: Record) -> bool:
         """Return whether a trial's run has come to its end, by its epochs or its patience."""
         run = self.output / record.run
-        return (run / "run.json").exists() and read_run(run)["status"] == "finished"
+        return (run / "run.json").exists() and read_run(run).get("status") == "finished"
 
     def write(self, record: Record) -> None:
         """Write the record of a trial."""

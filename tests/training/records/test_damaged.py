@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.full_disk import full_disk
 from tests.odd_files import FILES
 from training.data import evaluation_pipeline
 from training.loading.corrupt import unreadable
@@ -16,6 +17,7 @@ from training.records.checkpoint import (
     previous,
     save_checkpoint,
 )
+from training.run import read_run
 from training.sources import open_source
 from training.train import main
 
@@ -131,6 +133,34 @@ def test_too_many_unreadable_images_are_told_in_one_line(tmp_path):
     reason = unreadable(caught.value, source)
     assert reason.startswith("2 unreadable images, but only 1 may be skipped")
     assert reason.endswith(f"{tmp_path / 'test' / 'b' / '2.png'}")
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(train, tmp_path, capsys):
+    options = ["--epochs", "1", "--epoch-steps", "1", "--warmup-epochs", "0"]
+    with full_disk(20_000):
+        assert train(tmp_path, *options) == 1
+    checkpoint = tmp_path / "checkpoint" / "last.npz"
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "training.train" in line]
+    assert line == f"training.train: [Errno 27] File too large: '{checkpoint}'"
+    assert [*checkpoint.parent.iterdir()] == []
+    keras.backend.clear_session(free_memory=False)
+    assert train(tmp_path, *options) == 0
+
+    # A run whose record is damaged goes on from its checkpoints.
+    record = tmp_path / "run.json"
+    whole = read_run(tmp_path)
+    record.write_bytes(record.read_bytes()[:-100])
+    keras.backend.clear_session(free_memory=False)
+    assert train(tmp_path, *options) == 0
+    assert f"{record} is damaged" in capsys.readouterr().err
+    assert read_run(tmp_path) == whole
+    # Both checkpoints damaged: told, and nothing begins anew by itself.
+    record.write_text(record.read_text().replace("finished", "running"))
+    for path in checkpoint.parent.iterdir():
+        path.write_bytes(path.read_bytes()[:-100])
+    keras.backend.clear_session(free_memory=False)
+    assert train(tmp_path, *options) == 1
+    assert f"remove {checkpoint.parent} to begin anew" in capsys.readouterr().err
 
 
 def test_an_output_that_cannot_be_written_is_told(tiny_recipe, tmp_path, capsys):
