@@ -9,10 +9,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.special import softmax
 
+from keras_preact.preprocessing import CIFAR10_CLASSES
 from keras_preact.weights import load_in_order
 from keras_preact.weights.__main__ import main
 from tests.nets import TINY, images, net, scores
+from training.evaluate import evaluate
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 CHECKPOINTS = SHARED / "cifar10-checkpoints"
@@ -46,6 +49,13 @@ def _cifar10() -> tuple[np.ndarray, np.ndarray]:
     return ((pixels - mean) / std).astype("float32"), records[:, 0]
 
 
+class Answers:
+    """A net whose answers are given."""
+
+    def predict_on_batch(self, scores: np.ndarray) -> np.ndarray:
+        return scores
+
+
 @needs_checkpoints
 def test_a_checkpoint_becomes_a_whole_net(tmp_path):
     path = tmp_path / "net.keras"
@@ -61,8 +71,8 @@ def test_a_checkpoint_becomes_a_whole_net(tmp_path):
 
 @pytest.mark.slow
 @needs_checkpoints
-@pytest.mark.parametrize(("depth", "error"), [(20, 7.92), (56, 6.77)])
-def test_logits_of_other_peoples_checkpoints(depth, error, tmp_path):
+@pytest.mark.parametrize(("depth", "error", "nll"), [(20, 7.92, 0.3307), (56, 6.77, 0.3354)])
+def test_logits_of_other_peoples_checkpoints(depth, error, nll, tmp_path):
     path = tmp_path / "net.keras"
     assert _convert(CHECKPOINTS / f"cifar_resnet{depth}_preactivated.tf", path, depth) == 0
     x, labels = _cifar10()
@@ -71,6 +81,11 @@ def test_logits_of_other_peoples_checkpoints(depth, error, tmp_path):
     # Logits reach 25, and both nets add up in float32.
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
     assert 100 * np.mean(logits.argmax(1) != labels) == pytest.approx(error, abs=0.005)
+    # What training.evaluate prints, against what was computed without this package.
+    batches = [(softmax(logits, axis=1), np.eye(10)[labels])]
+    evaluation = evaluate(Answers(), batches, CIFAR10_CLASSES)
+    assert evaluation.nll == pytest.approx(nll, abs=5e-5)
+    assert 100 * (1 - evaluation.top1) == pytest.approx(error, abs=0.005)
 
 
 @needs_checkpoints
