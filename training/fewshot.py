@@ -315,6 +315,11 @@ def run(arguments: Sequence[str]) -> None:
             "--data must be a set whose images are listed one by one: class folders, CIFAR's "
             f"files, .npz files or digits. Received: {options.data!r}"
         )
+    if listing.label_sets is not None:
+        raise ValueError(
+            "So many images of each class are drawn only where an image has one class. Received: "
+            f"{options.data!r}, whose images have several labels"
+        )
     few_images(listing, max(options.shots), 0)
     about = {"recipe": _as_json(recipe), "data": options.data, "steps": options.steps}
     options.output.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from savedmodels.export import main as export
 from savedmodels.predict import main as predict
 from training.engines.prepare import prepare
 from training.evaluate import main as evaluate
+from training.fewshot import main as fewshot
 from training.listing.labels_csv import find_labeled_files
 from training.net import prepare_net
 from training.prepare import main as prepare_shards
@@ -210,6 +211,9 @@ def test_commands_for_one_class_refuse_labels(run, finished, images, tiny_recipe
     space = ["--space", "digits", "--max-trials", "1", "--output", str(tmp_path / "search")]
     assert tune(["--recipe", str(tiny_recipe), *data, *space]) == 2
     assert "A search is for nets that tell one class per image" in capsys.readouterr().err
+    shots = ["--recipe", "finetune", "--init", str(run), *data, "--output", str(tmp_path / "few")]
+    assert fewshot(shots) == 2
+    assert "drawn only where an image has one class" in capsys.readouterr().err
     assert prepare_shards([*data, "--size", "8", "--output", str(tmp_path / "shards")]) == 2
     assert "Shards hold one class per image" in capsys.readouterr().err
     card = ["--data-name", "bars", "--name", "bars", "--output", str(tmp_path / "card")]
