@@ -86,10 +86,23 @@ class Evaluation:
         }
 
 
-def _answers(model: keras.Model, batches: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Return a net's scores of images and their labels, float32 `(images, classes)`."""
+def _answers(
+    model: keras.Model,
+    batches: tf.data.Dataset,
+    truth: Callable[[np.ndarray], np.ndarray] = np.asarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a net's scores of images, float32 `(images, classes)`, and the truth of their labels.
+
+    Args:
+        model: The net.
+        batches: Images and labels `(batch, classes)`, finite.
+        truth: Maps the labels of a batch to what is kept of them.
+
+    Raises:
+        ValueError: If there are no images.
+    """
     answers = [
-        (np.asarray(model.predict_on_batch(images), "float32"), np.asarray(labels))
+        (np.asarray(model.predict_on_batch(images), "float32"), truth(labels))
         for images, labels in batches
     ]
     if not answers:
@@ -114,8 +127,7 @@ def evaluate(
     Raises:
         ValueError: If there are no images.
     """
-    scores, one_hot = _answers(model, batches)
-    labels = np.argmax(one_hot, axis=-1)
+    scores, labels = _answers(model, batches, lambda one_hot: np.argmax(one_hot, axis=-1))
     confusion = np.zeros((len(class_names), len(class_names)), np.int64)
     np.add.at(confusion, (labels, np.argmax(scores, axis=-1)), 1)
     likeliest = np.argsort(-scores, axis=-1, kind="stable")[:, :5]
