@@ -2,9 +2,11 @@
 
     python -m benchmarks.depth
     KERAS_BACKEND=jax python -m benchmarks.depth --forms stacked rematerialised PyTorch
+    python -m benchmarks.depth --depths 1001 --forms "stacked, norms rematerialised" PyTorch
 
 CIFAR nets of bottleneck units, batch 32, one process per net. Their units are stacked and run in a
-loop, the same compiled by XLA, stacked and rematerialized, or separate; beside them the same nets
+loop, the same compiled by XLA, stacked with the norms or all rematerialized, or separate; beside
+them the same nets
 in PyTorch, eager and channels last (`benchmarks/torch_resnet.py`). On JAX all of Keras's are
 compiled. A GPU is used where JAX and PyTorch have one.
 """
@@ -31,8 +33,15 @@ from training.records.files import replacing, write_json
 
 DEPTHS = (110, 497, 1001, 2000, 4997)
 # Deeper, a form takes many minutes to trace or tens of gigabytes.
-DEEPEST = {"stacked": 2000, "stacked, XLA": 110, "separate": 1001, "PyTorch": 2000}
-FORMS = ("stacked", "stacked, XLA", "rematerialised", "separate", "PyTorch")
+DEEPEST = {
+    "stacked": 2000,
+    "stacked, XLA": 110,
+    "stacked, norms rematerialised": 2000,
+    "separate": 1001,
+    "PyTorch": 2000,
+}
+NORMS = "stacked, norms rematerialised"
+FORMS = ("stacked", "stacked, XLA", NORMS, "rematerialised", "separate", "PyTorch")
 BATCH_SIZE = 32
 
 
@@ -113,7 +122,7 @@ def keras_net(form: str, depth: int) -> tuple[Callable[[], Any], Callable[[Any],
         net = keras_preact.PreActResNet1001(
             units=(units_of(depth),) * 3,
             scan_units=form != "separate",
-            rematerialize=form == "rematerialised",
+            rematerialize={NORMS: "norms", "rematerialised": True}.get(form, False),
         )
         if form == "stacked, XLA":
             # The limits that the layers set to XLA are tested here.

@@ -4,7 +4,7 @@ from keras_preact.layers.activation import Activation
 from keras_preact.layers.batch_norm import BatchNormalization
 from keras_preact.layers.blur_pool import BlurPool2D
 from keras_preact.layers.channel_pooling import ChannelPooling
-from keras_preact.layers.conv import Conv2D
+from keras_preact.layers.conv import Conv2D, PaddedConvolution
 from keras_preact.layers.depthwise_conv import (
     DepthwiseConv2D,
     StandardizedDepthwiseConv2D,
@@ -38,6 +38,7 @@ from keras_preact.layers.token_pooling import TokenPooling
 from keras_preact.layers.winograd_conv import WinogradConv2D
 
 __all__ = [
+    "PaddedConvolution",
     "Activation",
     "GroupNormalization",
     "LayerNormalization",

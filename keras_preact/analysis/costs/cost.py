@@ -15,7 +15,6 @@ All counts are for one example.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
@@ -26,6 +25,7 @@ import keras
 
 from keras_preact import layers
 from keras_preact.analysis.costs.graph import Call, Shape, calls
+from keras_preact.analysis.costs.kept import bits_of, kept_bytes
 from keras_preact.analysis.costs.receptive_field import receptive_fields
 from keras_preact.layer_names import HEAD, parse, stage_of
 
@@ -84,6 +84,8 @@ class LayerCost:
         output_shape: Shape of its output for one example.
         receptive_field: See `StageCost`.
         cost: Cost of all the units that it stands for.
+        training_bytes: Memory of the maps that it is the first to keep for the backward pass of
+            training, of one example, by the rules of `keras_preact.analysis.costs.kept`.
     """
 
     name: str
@@ -93,6 +95,7 @@ class LayerCost:
     output_shape: Shape
     receptive_field: int | None
     cost: Cost
+    training_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,11 @@ class NetCost:
         """Return the cost of the whole net."""
         return reduce(add, (stage.cost for stage in self.stages), Cost())
 
+    @property
+    def training_bytes(self) -> int:
+        """Return the memory of the maps that training keeps of one example."""
+        return sum(layer.training_bytes for layer in self.layers)
+
 
 def model_cost(model: keras.Model, input_shape: Shape | None = None) -> NetCost:
     """Count the cost of a functional model, by layer and by stage.
@@ -154,7 +162,8 @@ def model_cost(model: keras.Model, input_shape: Shape | None = None) -> NetCost:
     made = calls(model, input_shape)
     fields = receptive_fields(made)
     known: set[int] = set()
-    rows = [_layer_cost(call, field, known) for call, field in zip(made, fields, strict=True)]
+    kept = kept_bytes(made)
+    rows = [_layer_cost(*each, known) for each in zip(made, fields, kept, strict=True)]
     names = list(dict.fromkeys(row.stage for row in rows))
     return NetCost(
         tuple(rows),
@@ -162,7 +171,9 @@ def model_cost(model: keras.Model, input_shape: Shape | None = None) -> NetCost:
     )
 
 
-def _layer_cost(call: Call, receptive_field: int | None, known: set[int]) -> LayerCost:
+def _layer_cost(
+    call: Call, receptive_field: int | None, training_bytes: int, known: set[int]
+) -> LayerCost:
     parameters, weight_bytes = (0, 0) if id(call.layer) in known else _weights(call.layer)
     known.add(id(call.layer))
     output_shape = tuple(call.output.shape[1:])
@@ -183,6 +194,7 @@ def _layer_cost(call: Call, receptive_field: int | None, known: set[int]) -> Lay
             call.units * work.flops,
             call.units * work.activations,
         ),
+        training_bytes=training_bytes,
     )
 
 
@@ -197,8 +209,7 @@ def _weights(layer: Any) -> tuple[int, int]:
 
 
 def _bytes(variable: keras.Variable) -> int:
-    bits = int(re.findall(r"\d+", keras.backend.standardize_dtype(variable.dtype))[0])
-    return math.prod(variable.shape) * bits // 8
+    return math.prod(variable.shape) * bits_of(variable.dtype) // 8
 
 
 def _work(call: Call, output_shape: Shape) -> Work:

@@ -8,7 +8,8 @@ from typing import Any
 
 import keras
 
-from keras_preact.composition import functional, inside, required_functional
+from keras_preact.composition import functional, required_functional
+from keras_preact.composition import inside as prefix_inside
 from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.layers.stacked_units import TEMPLATE_PREFIX
 from keras_preact.tensor import Tensor
@@ -26,6 +27,7 @@ class Call:
         inputs: Symbolic tensors that go in.
         output: The symbolic tensor that comes out; the first, where there are several.
         units: How many units make the call, each with weights of its own.
+        inside: Input of the unit that it is a part of, where training keeps nothing else of it.
     """
 
     layer: Any
@@ -33,6 +35,7 @@ class Call:
     inputs: tuple[Tensor, ...]
     output: Tensor
     units: int = 1
+    inside: Tensor | None = None
 
 
 def calls(model: keras.Model, input_shape: Shape | None = None) -> list[Call]:
@@ -82,6 +85,7 @@ def _walk(
     record: Callable[[Call], None],
     rename: Callable[[str], str] = str,
     units: int = 1,
+    inside: Tensor | None = None,
 ) -> Tensor:
     """Record the calls that a model makes of its layers; return its output."""
 
@@ -89,6 +93,10 @@ def _walk(
         def call(*arguments: Any, **options: Any) -> Any:
             tensors = tuple(_tensors([arguments, options]))
             part = functional(layer.layer if isinstance(layer, Rematerialized) else layer)
+            rematerializes = isinstance(layer, Rematerialized) or (
+                isinstance(part, StackedUnits) and part.rematerialize
+            )
+            unit_input = tensors[0] if rematerializes else inside
             if isinstance(part, StackedUnits):
                 own_name = rename(part.name)
                 return _walk(
@@ -97,13 +105,21 @@ def _walk(
                     record,
                     lambda name: f"{own_name}_{name.removeprefix(TEMPLATE_PREFIX)}",
                     units * len(part.unit_names),
+                    unit_input,
                 )
             if isinstance(part, keras.Model) and hasattr(part, "_run_through_graph"):
-                prefix = inside("", part.name)
-                return _walk(part, list(tensors), record, lambda name: rename(prefix + name), units)
+                prefix = prefix_inside("", part.name)
+                return _walk(
+                    part,
+                    list(tensors),
+                    record,
+                    lambda name: rename(prefix + name),
+                    units,
+                    unit_input,
+                )
             output = layer.compute_output_spec(*arguments, **options)
             first = next(iter(_tensors(output)))
-            record(Call(layer, rename(layer.name), tensors, first, units))
+            record(Call(layer, rename(layer.name), tensors, first, units, inside))
             return output
 
         return call
