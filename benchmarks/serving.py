@@ -289,6 +289,10 @@ def _rows(
         yield [name, *memory, *start], [name, *speed]
 
 
+def _processes(rounds: int) -> str:
+    return f"Medians of {rounds} processes each" if rounds > 1 else "One process each"
+
+
 def compare(options: argparse.Namespace) -> str:
     """Measure all candidates; return two tables and how to read them."""
     with exported(export_all, options) as folder:
@@ -312,7 +316,7 @@ def compare(options: argparse.Namespace) -> str:
     return (
         f"{memory}\n\nResident memory beyond the process before: loaded, after a first request of "
         "`serving_default`, after one of every signature, and after requests of each batch size. "
-        f"Medians of {options.rounds} processes each, in turn.\n\n"
+        f"{_processes(options.rounds)}, in turn.\n\n"
         f"{table(('net', *columns), [row for _, row in rows])}\n\n"
         f"Images/s of the median request of `serving_default`; at least {requests} in each process."
     )
