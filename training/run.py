@@ -183,15 +183,15 @@ def _versions() -> dict[str, str]:
 
 def _git_revision() -> str | None:
     """Return the commit of the checkout, with `-dirty` if files have changed; None outside git."""
-    command = [
-        "git",
-        "--no-optional-locks",
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-        "--exclude=*",
-    ]
+    # `git describe --dirty` would lock and write the index, of which a full disk leaves a half.
+    revision = _git("rev-parse", "HEAD")
+    if revision and _git("status", "--porcelain", "--untracked-files=no"):
+        return f"{revision}-dirty"
+    return revision
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "--no-optional-locks", *arguments]
     try:
         result = subprocess.run(
             command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True

@@ -1,5 +1,6 @@
 """Which folders are classes, which files their images, and which of them are held out."""
 
+import os
 import shutil
 
 import numpy as np
@@ -52,6 +53,18 @@ def test_hidden_files_are_no_images(root):
         "train": [["x", "_c.png"], ["x", "a.png"], ["y", "a.png"]],
         "test": [["x", "a.png"], ["y", "a.png"]],
     }
+
+
+def test_what_is_no_file_is_not_waited_for(root):
+    before = names(list_class_folders(root))
+    os.mkfifo(root / "train" / "x" / "pipe.png")
+    (root / "val" / "y" / "link.png").symlink_to(root / "nothing.png")
+    (root / "val" / "y" / "folder.png").mkdir()
+    listing = list_class_folders(root)
+    assert names(listing) == before
+    assert listing.left_out == ("2 broken links, pipes or devices",)
+    (root / "nothing.png").write_bytes((root / "val" / "y" / "a.png").read_bytes())
+    assert ["y", "link.png"] in names(list_class_folders(root))["test"]
 
 
 def test_folders_in_splits_not_in_use_are_no_classes(root):

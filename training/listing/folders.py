@@ -110,6 +110,9 @@ class _Scan:
             elif entry.is_dir():
                 if os.path.realpath(entry.path) not in above:
                     yield from self._walk(entry.path, above)
+            elif not entry.is_file():
+                # To read a pipe would wait for ever.
+                self.left_out["broken links, pipes or devices"] += 1
             elif is_image(entry.name):
                 if len(above) > 2:
                     self.nested = folder
