@@ -60,9 +60,13 @@ def test_what_is_no_file_is_not_waited_for(root):
     os.mkfifo(root / "train" / "x" / "pipe.png")
     (root / "val" / "y" / "link.png").symlink_to(root / "nothing.png")
     (root / "val" / "y" / "folder.png").mkdir()
+    (root / "val" / "y" / os.fsdecode(b"\xff.png")).touch()
     listing = list_class_folders(root)
     assert names(listing) == before
-    assert listing.left_out == ("2 broken links, pipes or devices",)
+    assert listing.left_out == (
+        "2 broken links, pipes or devices",
+        "1 with names that are not UTF-8",
+    )
     (root / "nothing.png").write_bytes((root / "val" / "y" / "a.png").read_bytes())
     assert ["y", "link.png"] in names(list_class_folders(root))["test"]
 

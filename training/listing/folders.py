@@ -67,6 +67,9 @@ def list_class_folders(root: Path) -> Listing:
     )
 
 
+_OTHER_NAMES = "with names that are not UTF-8"
+
+
 class _Scan:
     """The images of a folder of class folders, and what else is in it.
 
@@ -85,6 +88,8 @@ class _Scan:
         for entry in os.scandir(root):
             if is_hidden(entry.name):
                 self.left_out["hidden"] += 1
+            elif not _is_utf8(entry.name):
+                self.left_out[_OTHER_NAMES] += 1
             elif entry.is_dir():
                 self.images[entry.name] = list(self._walk(entry.path, {os.path.realpath(root)}))
             else:
@@ -107,6 +112,8 @@ class _Scan:
         for entry in os.scandir(folder):
             if is_hidden(entry.name):
                 self.left_out["hidden"] += 1
+            elif not _is_utf8(entry.name):
+                self.left_out[_OTHER_NAMES] += 1
             elif entry.is_dir():
                 if os.path.realpath(entry.path) not in above:
                     yield from self._walk(entry.path, above)
@@ -165,6 +172,15 @@ def _num_files_in(root: Path) -> int:
 def is_image(name: str) -> bool:
     """Return whether the name of a file is that of an image."""
     return name.lower().endswith(IMAGE_FILES)
+
+
+def _is_utf8(name: str) -> bool:
+    """Return whether the bytes of a name are text, which TensorFlow takes only."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _ending(name: str) -> str:
