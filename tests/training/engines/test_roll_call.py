@@ -18,8 +18,10 @@ from training.engines.devices import read_workers
 from training.launch import free_ports
 
 # A worker that imports neither Keras nor TensorFlow, as fast as the one that imports both.
+# Ctrl-C reaches it although the tests may run in the background, where shells have it ignored.
 WORKER = """
-import json, sys
+import json, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from training.engines.roll_call import call_roll
 from training.processes import PREEMPTED, Preempted
 workers, index, minutes = json.loads(sys.argv[1])
