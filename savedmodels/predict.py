@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_preact.files import read_json
 from savedmodels.paths import literal
 from savedmodels.versions import add_model_argument, version_folder
 
@@ -43,7 +42,7 @@ class Classifier:
 
     def __init__(self, folder: Path) -> None:
         self.folder = version_folder(folder)
-        card = read_json(self.folder / CARD)
+        card = _read_card(self.folder / CARD)
         outputs = card.get("outputs", _ONE_CLASS)
         self._outputs = {name: each for name, each in outputs.items() if each["kind"] in _NUMBERS}
         if not self._outputs:
@@ -94,6 +93,14 @@ class Classifier:
             {"class": names[index], "index": int(index), number: float(scores[index])}
             for index in best
         ]
+
+
+def _read_card(path: Path) -> Any:
+    """Read a card. `keras_preact.files` does it too, but where it is imported, Keras is."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged, or no JSON: {error}") from error
 
 
 def predict(classifier: Classifier, image: Path) -> dict[str, Any]:
