@@ -29,7 +29,7 @@ import numpy as np
 
 from benchmarks.report import report, table, write
 from benchmarks.workers import peak_bytes
-from training.records.files import replacing, write_json
+from keras_preact.files import replacing, write_json
 
 DEPTHS = (110, 497, 1001, 2000, 4997)
 # Deeper, a form takes many minutes to trace or tens of gigabytes.

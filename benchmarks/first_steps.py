@@ -23,6 +23,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.report import report, table, write
+from keras_preact.files import replacing
 from training.compiling import compile_for_training
 from training.data import training_pipeline
 from training.net import build_net
@@ -33,7 +34,6 @@ from training.recipe import (
     override_recipe,
     steps_per_epoch,
 )
-from training.records.files import replacing
 from training.records.report import write_history_csv
 from training.sources import open_source
 

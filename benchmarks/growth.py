@@ -30,9 +30,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.report import report, table, write
 from keras_preact.analysis import CostTable
+from keras_preact.files import replacing
 from training.net import recipe_architecture
 from training.recipe import Recipe, load_recipe
-from training.records.files import replacing
 from training.records.report import write_history_csv
 from training.reproduce import run
 from training.run import read_run

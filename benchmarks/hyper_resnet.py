@@ -22,9 +22,9 @@ import keras_tuner
 
 from benchmarks.search import RECIPE_OPTIONS
 from keras_preact.analysis import model_cost
+from keras_preact.files import replacing, write_json
 from training.data import evaluation_pipeline, training_pipeline
 from training.recipe import Recipe, steps_per_epoch
-from training.records.files import replacing, write_json
 from training.sources import open_source
 from training.train import parse_arguments as parse_training
 

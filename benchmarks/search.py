@@ -38,12 +38,12 @@ from typing import Any
 
 from benchmarks.report import report, table, write
 from keras_preact.analysis import architecture_cost
+from keras_preact.files import write_json
 from keras_preact.tuning import Constraints, SearchSpace
 from keras_preact.tuning.candidates import Candidates
 from training import processes
 from training.net import recipe_architecture
 from training.recipe import Recipe
-from training.records.files import write_json
 from training.run import read_run
 from training.search.confirm import confirmed, verdict
 from training.search.trials import Record, SearchFolder

@@ -38,7 +38,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.report import report, table
-from training.records.files import replacing
+from keras_preact.files import replacing
 from training.records.report import write_history_csv
 from training.run import read_run
 from training.train import main as train

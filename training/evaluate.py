@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_preact.analysis.calibration import reliability
+from keras_preact.files import replacing, write_json
 from keras_preact.output_kinds import CLASSES, output_kind
 from keras_preact.preprocessing import Preprocessing, decode_predictions
 from keras_preact.weights import Entry, find_entry
@@ -35,7 +36,6 @@ from training.listing.listing import summary
 from training.loading.corrupt import unreadable
 from training.net import build_net
 from training.recipe import recipe_for
-from training.records.files import replacing, write_json
 from training.records.report import draw_confusion
 from training.sources import ImageSource, open_source
 from training.task import LABELS

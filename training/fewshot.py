@@ -25,6 +25,7 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from keras_preact.files import replacing, write_json
 from keras_preact.messages import did_you_mean
 from training.data import evaluation_pipeline
 from training.engines.devices import Devices
@@ -36,7 +37,6 @@ from training.listing.find import add_source_arguments, find_listing
 from training.listing.listing import Listing
 from training.net import prepare_net
 from training.recipe import Recipe, add_recipe_arguments, override_recipe
-from training.records.files import replacing, write_json
 from training.run import Run, read_run
 from training.sources import ImageSource, from_listing
 from training.train import describe as describe_run

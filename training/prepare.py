@@ -29,12 +29,12 @@ from typing import Any
 import tensorflow as tf
 from PIL.Image import Resampling
 
+from keras_preact.files import read_json, replacing, write_json
 from keras_preact.images.pillow import to_pillow
 from training.listing.find import add_source_arguments
 from training.listing.listing import summary
 from training.loading.corrupt import CorruptImages
 from training.recipe import Recipe, differences
-from training.records.files import read_json, replacing, write_json
 from training.sources import PREPARED, ImageSource, Split, open_source
 
 # Images of a shard, of sources that are not in shards already.

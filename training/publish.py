@@ -22,13 +22,13 @@ from typing import Any
 import keras
 
 from keras_preact import push_to_hub, to_config_folder
+from keras_preact.files import replacing
 from keras_preact.preprocessing import Preprocessing
 from keras_preact.weights import save_half_precision
 from training.data import evaluation_pipeline
 from training.evaluate import Evaluation, evaluate, open_for
 from training.net import build_net
 from training.recipe import Recipe, recipe_for
-from training.records.files import replacing
 from training.sources import ImageSource
 from training.trained import Trained, add_trained_arguments, load_trained, read_record
 

@@ -20,8 +20,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from keras_preact.files import replacing
 from training import processes
-from training.records.files import replacing
 from training.records.report import write_history_csv
 from training.run import read_run
 

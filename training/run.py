@@ -15,9 +15,9 @@ import keras
 import numpy as np
 
 import keras_preact
+from keras_preact.files import PARTIAL, read_json, write_json
 from training.recipe import Recipe, differences
 from training.records.checkpoint import Progress
-from training.records.files import PARTIAL, read_json, write_json
 from training.records.report import draw_curves, write_history_csv
 from training.task import ONE_CLASS
 

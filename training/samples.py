@@ -12,8 +12,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from keras_preact.files import replacing
 from training.listing.find import add_source_arguments
-from training.records.files import replacing
 from training.sources import ImageSource, open_source
 
 

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from keras_preact.files import read_json, read_text
 from keras_preact.messages import did_you_mean
 from training.listing.find import find_listing
 from training.listing.held_out import DEFAULT_SHARE
 from training.listing.listing import TEST_SPLITS, Listing, renamed
-from training.records.files import read_json, read_text
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
 SHARD_PATTERNS = ("{split}-*.tfrecord*", "{split}-?????-of-?????")

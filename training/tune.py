@@ -21,6 +21,7 @@ import grpc
 import keras_tuner
 import tensorflow as tf
 
+from keras_preact.files import read_json
 from keras_preact.tuning import ORACLES, Constraints, SearchSpace, make_oracle
 from keras_preact.tuning.oracles import Constrained, Rungs
 from training import processes
@@ -34,7 +35,6 @@ from training.recipe import (
     override_recipe,
     steps_per_epoch,
 )
-from training.records.files import read_json
 from training.search import RecipeHyperModel, load_space
 from training.search.cluster import Cluster, share_devices
 from training.search.confirm import confirm

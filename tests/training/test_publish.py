@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import keras_preact
+from keras_preact.files import write_json
 from training.evaluate import main as evaluate
 from training.publish import main as publish
-from training.records.files import write_json
 from training.run import read_run
 
 NAMES = ("--data-name", "Digits", "--name", "tiny_digits")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 
+from keras_preact.files import write_json
 from training.evaluate import main as evaluate
-from training.records.files import write_json
 from training.run import read_run
 from training.summary import main
 from training.train import parse_arguments

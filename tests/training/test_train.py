@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_preact.files import replacing, write_json
 from training.compiling import compile_for_training
 from training.engines.callbacks.averaging import averaged_weights
 from training.engines.callbacks.preemption import Preempted
@@ -16,7 +17,6 @@ from training.engines.pipelines import PipelineBatches
 from training.net import build_net
 from training.pace import Pace
 from training.recipe import Recipe, load_recipe
-from training.records.files import replacing, write_json
 from training.run import Run, read_run
 from training.sources import open_source
 from training.train import describe, parse_arguments

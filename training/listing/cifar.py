@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_preact.files import read_text
 from training.listing.listing import Listing, check_classes
-from training.records.files import read_text
 
 PLANES = (3, 32, 32)
 

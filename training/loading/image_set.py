@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import PIL
 
+from keras_preact.files import replacing
 from keras_preact.preprocessing import Preprocessing, Preprocessor
 from training.listing.find import find_listing
 from training.listing.listing import Listing
 from training.loading.corrupt import CorruptImages
-from training.records.files import replacing
 
 SPLITS = ("train", "test")
 # ImageNet would take hours to decode, and 190 GiB.

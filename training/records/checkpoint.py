@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from training.records.files import replacing
+from keras_preact.files import replacing
 
 
 @dataclass

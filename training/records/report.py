@@ -14,7 +14,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from training.records.files import replacing
+from keras_preact.files import replacing
 
 # What the best epoch is chosen by.
 _TITLES = {"top1": "top-1 accuracy", "mAP": "mean average precision"}

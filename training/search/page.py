@@ -11,9 +11,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from keras_preact.architecture import Architecture
+from keras_preact.files import replacing
 from training.net import recipe_architecture
 from training.recipe import load_recipe
-from training.records.files import replacing
 from training.search.confirm import Confirmed, table_of_confirmed, verdict
 from training.search.ranking import hyperparameters, pareto_front, table_of
 from training.search.trials import Record, SearchFolder

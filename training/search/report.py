@@ -19,8 +19,8 @@ from matplotlib.path import Path as Line
 from rich.console import Console
 from rich.table import Table
 
+from keras_preact.files import read_json, replacing
 from training.recipe import load_recipe
-from training.records.files import read_json, replacing
 from training.search.confirm import Confirmed, confirmed, table_of_confirmed, verdict
 from training.search.page import read_page, write_page
 from training.search.ranking import (

@@ -15,8 +15,8 @@ from typing import Any
 
 import tomli_w
 
+from keras_preact.files import read_json, replacing, write_json
 from training.recipe import Recipe
-from training.records.files import read_json, replacing, write_json
 from training.run import read_run
 
 # Files of a training run that hold weights.

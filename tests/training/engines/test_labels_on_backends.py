@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_preact.files import write_json
 from tests.training.engines import on_backend
 from tests.training.engines.test_on_backends import NET, run_on
 from training.net import build_net
 from training.recipe import load_recipe
-from training.records.files import write_json
 
 RECIPE = ["--recipe", "cifar_short", "--dtype-policy", "float32", "--input-size", "16"]
 RECIPE += ["--model-options", *(f"{name}={value}" for name, value in NET.items())]

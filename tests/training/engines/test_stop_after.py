@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tensorflow.python.framework import config
 
+from keras_preact.files import write_json
 from training.engines import fitting
 from training.records.checkpoint import save_checkpoint
-from training.records.files import write_json
 from training.run import read_run
 
 

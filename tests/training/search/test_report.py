@@ -10,8 +10,8 @@ import subprocess
 
 import pytest
 
+from keras_preact.files import write_json
 from training.recipe import Recipe, load_recipe
-from training.records.files import write_json
 from training.search.confirm import confirmed, verdict
 from training.search.ranking import leaderboard, pareto_front
 from training.search.report import Board, write_report

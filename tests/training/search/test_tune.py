@@ -18,11 +18,11 @@ from pathlib import Path
 import keras_tuner
 import pytest
 
+from keras_preact.files import write_json
 from keras_preact.tuning import make_oracle
 from tests.training.paths import ROOT
 from training import processes
 from training.recipe import load_recipe
-from training.records.files import write_json
 from training.run import read_run
 from training.search import load_space, tuner
 from training.search.ranking import leaderboard
