@@ -8,8 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_preact.composition import functional, required_functional
-from keras_preact.composition import inside as prefix_inside
+from keras_preact.composition import functional, inside, required_functional
 from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.layers.stacked_units import TEMPLATE_PREFIX
 from keras_preact.tensor import Tensor
@@ -27,7 +26,7 @@ class Call:
         inputs: Symbolic tensors that go in.
         output: The symbolic tensor that comes out; the first, where there are several.
         units: How many units make the call, each with weights of its own.
-        inside: Input of the unit that it is a part of, where training keeps nothing else of it.
+        kept_input: Input of the unit that it is a part of, where training keeps nothing else of it.
     """
 
     layer: Any
@@ -35,7 +34,7 @@ class Call:
     inputs: tuple[Tensor, ...]
     output: Tensor
     units: int = 1
-    inside: Tensor | None = None
+    kept_input: Tensor | None = None
 
 
 def calls(model: keras.Model, input_shape: Shape | None = None) -> list[Call]:
@@ -85,7 +84,7 @@ def _walk(
     record: Callable[[Call], None],
     rename: Callable[[str], str] = str,
     units: int = 1,
-    inside: Tensor | None = None,
+    kept_input: Tensor | None = None,
 ) -> Tensor:
     """Record the calls that a model makes of its layers; return its output."""
 
@@ -96,7 +95,7 @@ def _walk(
             rematerializes = isinstance(layer, Rematerialized) or (
                 isinstance(part, StackedUnits) and part.rematerialize
             )
-            unit_input = tensors[0] if rematerializes else inside
+            unit_input = tensors[0] if rematerializes else kept_input
             if isinstance(part, StackedUnits):
                 own_name = rename(part.name)
                 return _walk(
@@ -108,7 +107,7 @@ def _walk(
                     unit_input,
                 )
             if isinstance(part, keras.Model) and hasattr(part, "_run_through_graph"):
-                prefix = prefix_inside("", part.name)
+                prefix = inside("", part.name)
                 return _walk(
                     part,
                     list(tensors),
@@ -119,7 +118,7 @@ def _walk(
                 )
             output = layer.compute_output_spec(*arguments, **options)
             first = next(iter(_tensors(output)))
-            record(Call(layer, rename(layer.name), tensors, first, units, inside))
+            record(Call(layer, rename(layer.name), tensors, first, units, kept_input))
             return output
 
         return call

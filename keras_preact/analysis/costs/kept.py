@@ -57,8 +57,8 @@ def _kept(
     """Return keys and bytes of what a call keeps, and note what it gives."""
     layer, output = call.layer, call.output
     again = bool(inputs) and id(inputs[0]) in recomputed
-    if call.inside is not None:
-        return [_whole(call.inside)]
+    if call.kept_input is not None:
+        return [_whole(call.kept_input)]
     if getattr(layer, "rematerialize", False):
         recomputed.add(id(output))
         return _inputs(layer, inputs[:1], output)
