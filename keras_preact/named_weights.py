@@ -17,6 +17,7 @@ from keras import ops
 from keras_preact.composition import layers_by_path
 from keras_preact.layer_names import parse, unit_name
 from keras_preact.layers import StackedUnits
+from keras_preact.tensor import bytes_of
 
 # By path of the layer, its arrays, under the keys that `Layer.save_own_variables` gives them.
 NamedWeights = dict[str, dict[str, np.ndarray]]
@@ -43,7 +44,7 @@ def named_weights(model: keras.Model) -> NamedWeights:
 
 def weights_bytes(model: keras.Model) -> int:
     """Return the bytes of all weights of a model, each once."""
-    return sum(ops.convert_to_numpy(weight).nbytes for weight in model.weights)
+    return sum(bytes_of(weight.shape, weight.dtype) for weight in model.weights)
 
 
 def collect(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> NamedWeights:

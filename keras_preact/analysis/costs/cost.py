@@ -25,9 +25,10 @@ import keras
 
 from keras_preact import layers
 from keras_preact.analysis.costs.graph import Call, Shape, calls
-from keras_preact.analysis.costs.kept import bits_of, kept_bytes
+from keras_preact.analysis.costs.kept import kept_bytes
 from keras_preact.analysis.costs.receptive_field import receptive_fields
 from keras_preact.layer_names import HEAD, parse, stage_of
+from keras_preact.tensor import bytes_of
 
 
 class UnknownLayerError(ValueError):
@@ -205,11 +206,7 @@ def _weights(layer: Any) -> tuple[int, int]:
     # Frozen or not: Keras keeps apart what training would change.
     trained = [each for part in layer._flatten_layers() for each in part._trainable_variables]
     parameters = sum(math.prod(each.shape) for each in trained)
-    return parameters, sum(_bytes(each) for each in layer.weights)
-
-
-def _bytes(variable: keras.Variable) -> int:
-    return math.prod(variable.shape) * bits_of(variable.dtype) // 8
+    return parameters, sum(bytes_of(each.shape, each.dtype) for each in layer.weights)
 
 
 def _work(call: Call, output_shape: Shape) -> Work:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,16 +10,11 @@ import keras
 
 from keras_preact import layers
 from keras_preact.analysis.costs.graph import Call
-from keras_preact.tensor import Tensor
+from keras_preact.tensor import Tensor, bits_of, bytes_of
 
 # Which tensors a gradient takes: given the inputs and the output of a call. Tensors that the layer
 # makes inside stand as one of the same size.
 Kept = Callable[[Any, Sequence[Tensor], Tensor], list[tuple[Any, int]]]
-
-
-def bits_of(dtype: Any) -> int:
-    """Return the bits of a number."""
-    return int(re.findall(r"\d+", keras.backend.standardize_dtype(dtype))[0])
 
 
 def kept_bytes(made: Sequence[Call]) -> list[int]:
@@ -78,7 +72,7 @@ def _kept(
 
 
 def _whole(tensor: Tensor, dtype: Any = None) -> tuple[Any, int]:
-    return id(tensor), math.prod(tensor.shape[1:]) * bits_of(dtype or tensor.dtype) // 8
+    return id(tensor), bytes_of(tensor.shape[1:], dtype or tensor.dtype)
 
 
 def _inputs(layer: Any, inputs: Sequence[Tensor], output: Tensor) -> list[tuple[Any, int]]:
