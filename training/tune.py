@@ -247,18 +247,12 @@ def check_folder(folder: SearchFolder, description: dict[str, Any]) -> None:
         recorded = read_json(folder.description)
         if not isinstance(recorded, dict) or not {"recipe", "space", "max_trials"} <= {*recorded}:
             raise ValueError(f"{folder.description} is damaged: it is no record of a search.")
-        # Of searches before there were these.
-        recorded = {"fill": False, **recorded}
-        recorded["space"] = {"regnet": {}, **recorded["space"]}
+        recorded = _completed(recorded)
         if recorded["max_trials"] < description["max_trials"]:
             recorded["max_trials"] = description["max_trials"]
         changes = []
         for name, value in description.items():
-            if name == "recipe":
-                # A value that an earlier version did not know had the default's effect.
-                known = {**json.loads(json.dumps(dataclasses.asdict(Recipe()))), **recorded[name]}
-                changes += differences(known, value)
-            elif isinstance(value, dict):
+            if isinstance(value, dict):
                 changes += differences(recorded[name], value)
             else:
                 changes += differences({name: recorded.get(name)}, {name: value})
@@ -272,6 +266,13 @@ def check_folder(folder: SearchFolder, description: dict[str, Any]) -> None:
             f"--output must be new, empty or the folder of the same search. {output} has no "
             f"{folder.description.name}."
         )
+
+
+def _completed(recorded: dict[str, Any]) -> dict[str, Any]:
+    """Add to the record of a search what an earlier version did not know, as it had effect then."""
+    recipe = {**json.loads(json.dumps(dataclasses.asdict(Recipe()))), **recorded["recipe"]}
+    space = {"regnet": {}, **recorded["space"]}
+    return {"fill": False, **recorded, "recipe": recipe, "space": space}
 
 
 def make_search(
