@@ -9,7 +9,7 @@ import keras_preact
 from keras_preact.analysis import model_cost
 from keras_preact.tuning import Constraints, SearchSpace
 from keras_preact.tuning.candidates import Candidates
-from tests.tuning.conftest import SHAPE
+from tests.tuning.spaces import SHAPE
 
 
 def made(architecture, space, constraints=None):

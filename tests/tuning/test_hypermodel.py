@@ -8,7 +8,7 @@ import pytest
 import keras_preact
 from keras_preact.analysis import architecture_cost, model_cost
 from keras_preact.tuning import Constraints, PreActHyperModel, SearchSpace
-from tests.tuning.conftest import SHAPE
+from tests.tuning.spaces import SHAPE
 
 
 def images(count=64):

@@ -10,7 +10,7 @@ import pytest
 
 from keras_preact.tuning import ORACLES, Constraints, PreActHyperModel, SearchSpace, make_oracle
 from keras_preact.tuning.oracles import halving_sizes
-from tests.tuning.conftest import SHAPE, SPACE
+from tests.tuning.spaces import SHAPE, SPACE
 
 ALL = sorted(ORACLES)
 RUNGS = ("hyperband", "halving")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from keras_preact.tuning import SearchSpace
+from tests.tuning.spaces import SPACE
 from training.recipe import Recipe
 from training.search import RecipeHyperModel
 
@@ -18,12 +18,6 @@ TINY = Recipe(
     channels=1,
     mean=(0.3,),
     std=(0.4,),
-)
-SPACE = SearchSpace(
-    units=(1, 2, 3),
-    channels=(8, 16),
-    choices={"attention": (None, "se"), "drop_path": (0, 0.1)},
-    learning_rate=(0.05, 0.1),
 )
 
 
