@@ -67,8 +67,7 @@ def training_pipeline(
     Returns:
         A dataset of images `(batch, input_size, input_size, channels)`, normalized float32, and
         labels `(batch, classes)`, float32: one-hot, of several labels 0 and 1, and mixed where the
-        recipe says so; `batch` is `batch_size` divided by the
-        number of workers.
+        recipe says so; `batch` is `batch_size` divided by the number of workers.
 
     Raises:
         ValueError: If the source has no training split, or less than a batch of images.

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from training.listing.listing import Listing
+from training.listing.listing import Listing, chosen
 
 
 def few_images(listing: Listing, shots: int, draw: int) -> Listing:
@@ -27,20 +27,18 @@ def few_images(listing: Listing, shots: int, draw: int) -> Listing:
         raise ValueError("Images with several labels have no classes to draw a few images of each.")
     labels = np.asarray(listing.labels["train"])
     random = np.random.default_rng(draw)
-    chosen = []
+    places: list[int] = []
     for number, name in enumerate(listing.class_names):
-        places = np.flatnonzero(labels == number)
-        if len(places) < shots:
+        members = np.flatnonzero(labels == number)
+        if len(members) < shots:
             raise ValueError(
                 f"Class {name!r} must have at least {shots} training images. Received: "
-                f"{len(places)}"
+                f"{len(members)}"
             )
-        chosen += sorted(random.choice(places, shots, replace=False).tolist())
-    images = listing.images["train"]
-    kept = images[chosen] if isinstance(images, np.ndarray) else [images[each] for each in chosen]
+        places += sorted(random.choice(members, shots, replace=False).tolist())
     return dataclasses.replace(
         listing,
-        images={**listing.images, "train": kept},
-        names={**listing.names, "train": [listing.names["train"][each] for each in chosen]},
-        labels={**listing.labels, "train": labels[chosen].tolist()},
+        images={**listing.images, "train": chosen(listing.images["train"], places)},
+        names={**listing.names, "train": chosen(listing.names["train"], places)},
+        labels={**listing.labels, "train": labels[places].tolist()},
     )

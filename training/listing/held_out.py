@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from training.listing.listing import Listing, check_classes, check_label_sets
+from training.listing.listing import Listing, check_classes, check_label_sets, chosen
 
 DEFAULT_SHARE = 0.2
 
@@ -55,8 +53,8 @@ def hold_out(listing: Listing, root: Path, share: float) -> Listing:
         check_classes(str(root), listing.class_names, labels, advice)
     return dataclasses.replace(
         listing,
-        images={side: _chosen(images, places) for side, places in sides.items()},
-        names={side: _chosen(listing.names[split], places) for side, places in sides.items()},
+        images={side: chosen(images, places) for side, places in sides.items()},
+        names={side: chosen(listing.names[split], places) for side, places in sides.items()},
         labels=labels,
         held_out=share,
     )
@@ -91,7 +89,3 @@ def _keep_both(tested: np.ndarray, ranks: np.ndarray, places: np.ndarray) -> Non
     ordered = places[ranks[places].argsort()]
     tested[ordered[0]] = True
     tested[ordered[-1]] = False
-
-
-def _chosen(values: Sequence[Any] | np.ndarray, places: np.ndarray) -> Any:
-    return values[places] if isinstance(values, np.ndarray) else [values[place] for place in places]

@@ -101,6 +101,11 @@ def renamed(splits: Mapping[str, Any]) -> dict[str, Any]:
     return {role: split for role, split in found.items() if split is not None}
 
 
+def chosen(values: Sequence[Any] | np.ndarray, places: Sequence[int] | np.ndarray) -> Any:
+    """Return the values at some places, of the same kind: a list, or an array."""
+    return values[places] if isinstance(values, np.ndarray) else [values[place] for place in places]
+
+
 def check_classes(
     name: str, class_names: Sequence[str], labels: Mapping[str, Sequence[int]], advice: str
 ) -> None:
