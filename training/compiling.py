@@ -92,7 +92,7 @@ def _loss(task: Task, label_smoothing: float) -> keras.losses.Loss:
 
 
 def _metrics(task: Task, classes: int) -> list[keras.metrics.Metric]:
-    """Return the metrics of `fit`. That of labels needs all scores: `LabelEvaluation` has it."""
+    """Return the metrics of `fit`. That of labels needs all scores: `LabelValidation` has it."""
     if task == LABELS:
         return []
     metrics = [keras.metrics.CategoricalAccuracy(name="top1")]

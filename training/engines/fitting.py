@@ -17,7 +17,7 @@ from training.compiling import compile_for_training
 from training.engines.batches import Batches
 from training.engines.callbacks.averaging import AveragedStatistics, AveragedWeights
 from training.engines.callbacks.divergence import Diverged, DivergenceGuard, exploded_loss
-from training.engines.callbacks.label_evaluation import LabelEvaluation
+from training.engines.callbacks.label_validation import LabelValidation
 from training.engines.callbacks.patience import Patience, is_exhausted
 from training.engines.callbacks.preemption import Preemption
 from training.engines.callbacks.progress import PlainLog, ProgressBar
@@ -241,7 +241,7 @@ class _Run:
         return [
             AveragedStatistics(devices.average_statistics),
             AveragedWeights(),
-            *self._label_evaluation(),
+            *self._label_validation(),
             DivergenceGuard(exploded_loss(choices), agree=devices.agree or bool),
             *self.callbacks,
             Record(progress, schedule, self.save_best, task.best_by),
@@ -251,13 +251,13 @@ class _Run:
             Preemption(pace.stop_requested, checkpoint.save_within_epoch, devices.agree),
         ]
 
-    def _label_evaluation(self) -> list[keras.callbacks.Callback]:
+    def _label_validation(self) -> list[keras.callbacks.Callback]:
         """Return the callback that evaluates labels; none for one class per image."""
         job = self.job
         if job.task != LABELS:
             return []
         return [
-            LabelEvaluation(
+            LabelValidation(
                 job.batches.tested(),
                 job.devices.average_statistics,
                 job.recipe.label_smoothing,

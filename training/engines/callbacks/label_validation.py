@@ -13,7 +13,7 @@ from training.compiling import binary_crossentropy
 from training.engines.callbacks.averaging import averaged_weights
 
 
-class LabelEvaluation(keras.callbacks.Callback):
+class LabelValidation(keras.callbacks.Callback):
     """Callback that adds `val_loss` and `val_mAP` to the logs of an epoch.
 
     A metric of Keras sees a batch at a time, and average precision is of the order of all images:
