@@ -18,6 +18,9 @@ def pytest_configure() -> None:
     os.environ.setdefault("XLA_FLAGS", flags)
     # While libraries are imported nothing dies.
     gc.disable()
+    if keras.backend.backend() == "tensorflow":
+        # Read once, at the first operation: pipelines know no other settings.
+        _optimize_graphs(False)
 
 
 def pytest_collection_finish() -> None:
@@ -35,11 +38,14 @@ def graphs_as_traced(request: pytest.FixtureRequest) -> Iterator[None]:
     kernels are those of optimized graphs, which fuse operations, as in the commands.
     """
     if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        as_traced = request.node.get_closest_marker("numerical") is None
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": as_traced})
+        _optimize_graphs(request.node.get_closest_marker("numerical") is not None)
     yield
+
+
+def _optimize_graphs(optimize: bool) -> None:
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not optimize})
 
 
 @pytest.fixture(scope="session")
