@@ -101,6 +101,25 @@ def _metrics(task: Task, classes: int) -> list[keras.metrics.Metric]:
     return metrics
 
 
+def accumulate(model: keras.Model, steps: int) -> None:
+    """Have a model take its batches in micro-batches.
+
+    Args:
+        model: The model; for more than one it is an `AccumulatingModel` of its backend.
+        steps: Number of micro-batches.
+
+    Raises:
+        ValueError: If the model takes whole batches only.
+    """
+    if hasattr(model, "gradient_accumulation_steps"):
+        model.gradient_accumulation_steps = steps
+    elif steps > 1:
+        raise ValueError(
+            "`gradient_accumulation_steps` must be 1 for a model that takes whole batches, as one "
+            f"that KerasTuner trains does. Received: {steps}"
+        )
+
+
 def compile_for_training(
     net: keras.Model,
     recipe: Recipe,
@@ -124,6 +143,7 @@ def compile_for_training(
     """
     optimizer = build_optimizer(recipe, net, steps)
     trained = model or keras.Model(net.inputs, net.outputs, name=net.name)
+    accumulate(trained, recipe.gradient_accumulation_steps)
     trained.compile(
         optimizer=optimizer,
         loss=_loss(task, recipe.label_smoothing),

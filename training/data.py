@@ -127,7 +127,7 @@ def evaluation_pipeline(
     Returns:
         A dataset of images `(up to batch, input_size, input_size, channels)`, normalized float32,
         and labels `(up to batch, classes)`, float32, one-hot, or of several labels 0 and 1;
-        `batch` is `batch_size` divided by the number of workers.
+        `batch` is `micro_batch_size` divided by the number of workers.
 
     Raises:
         ValueError: If the source has no such split.
@@ -148,7 +148,7 @@ def evaluation_pipeline(
     def finish(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return _normalize(images, preprocessing), _targets(labels, source)
 
-    size = recipe.batch_size // worker.num_input_pipelines
+    size = recipe.micro_batch_size // worker.num_input_pipelines
     batches = images.batch(size, num_parallel_calls=AUTOTUNE)
     return _prefetched(batches.map(finish, num_parallel_calls=AUTOTUNE))
 

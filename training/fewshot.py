@@ -36,7 +36,13 @@ from training.listing.few import few_images
 from training.listing.find import add_source_arguments, find_listing
 from training.listing.listing import Listing
 from training.net import prepare_net
-from training.recipe import Recipe, add_recipe_arguments, override_recipe
+from training.recipe import (
+    Recipe,
+    add_recipe_arguments,
+    fewest_micro_batches,
+    fixed_batch,
+    override_recipe,
+)
 from training.run import Run, read_run
 from training.sources import ImageSource, from_listing
 from training.train import describe as describe_run
@@ -152,6 +158,7 @@ def in_one_epoch(recipe: Recipe, steps: int, images: int) -> Recipe:
         warmup_epochs=recipe.warmup_epochs / recipe.epochs,
         step_epochs=tuple(each / recipe.epochs for each in recipe.step_epochs),
         batch_size=batch,
+        gradient_accumulation_steps=fewest_micro_batches(batch, recipe.micro_batch_size),
         # The learning rate stays that of the recipe's batch.
         reference_batch_size=round(recipe.reference_batch_size * batch / recipe.batch_size) or 1,
     )
@@ -292,7 +299,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
     for name, values in (("shots", options.shots), ("draws", [options.draws])):
         if min(values) < 1:
             raise ValueError(f"--{name} must be 1 or more. Received: {min(values)}")
-    recipe = override_recipe(recipe, options)
+    recipe = fixed_batch(override_recipe(recipe, options))
     if not recipe.init:
         raise ValueError("--init must name the weights to start from. Received: none")
     return options, recipe

@@ -7,7 +7,7 @@ import dataclasses
 import re
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from keras_preact.preprocessing import Preprocessing
 from training.class_weight import CLASS_WEIGHTS
 
 RECIPES = Path(__file__).parent / "recipes"
+
+# The `batch_size` that leaves the choice to `training.train`.
+AUTO = "auto"
 
 # Allowed values of `freeze`.
 FROZEN_PARTS = r"none|stem|stage[2-9]\d*|body"
@@ -39,7 +42,8 @@ def _value(help: str, default: Any, **limits: Any) -> Any:
     Args:
         help: Text for `--help`.
         default: Its value where a recipe does not give one.
-        **limits: `choices`, or bounds of numbers: `minimum`, `maximum`, `above`, `below`.
+        **limits: `choices`, or bounds of numbers: `minimum`, `maximum`, `above`, `below`; `word`:
+            what may stand in place of a number.
     """
     metadata = {"help": help, **limits}
     if isinstance(default, dict):
@@ -98,7 +102,19 @@ class Recipe:
         0,
         minimum=0,
     )
-    batch_size: int = _value("global batch: images per step, over all replicas", 256, minimum=1)
+    batch_size: int = _value(
+        "global batch: images per step, over all replicas; auto: the largest that memory holds, "
+        "which training.train finds; see --memory-gib",
+        256,
+        minimum=1,
+        word=AUTO,
+    )
+    gradient_accumulation_steps: int = _value(
+        "micro-batches of a step, whose gradients are added up: memory holds the maps of "
+        "batch_size / gradient_accumulation_steps images",
+        1,
+        minimum=1,
+    )
     learning_rate: float = _value("peak learning rate at the reference batch", 0.1, above=0)
     reference_batch_size: int = _value(
         "batch the learning rates are given for; all of them are multiplied by "
@@ -213,7 +229,10 @@ class Recipe:
     def __post_init__(self) -> None:
         kinds = typing.get_type_hints(type(self))
         for each in dataclasses.fields(self):
-            value = _converted(each.name, getattr(self, each.name), kinds[each.name])
+            value = getattr(self, each.name)
+            if "word" in each.metadata and value == each.metadata["word"]:
+                continue
+            value = _converted(each.name, value, kinds[each.name])
             _check_limits(each, value)
             object.__setattr__(self, each.name, value)
         self._check_together()
@@ -230,6 +249,11 @@ class Recipe:
                     f"`{name}` must have one value for each of `channels` = {self.channels}. "
                     f"Received: {getattr(self, name)}"
                 )
+        if self.batch_size != AUTO and self.batch_size % self.gradient_accumulation_steps:
+            raise ValueError(
+                "`gradient_accumulation_steps` must divide `batch_size` = "
+                f"{self.batch_size}. Received: {self.gradient_accumulation_steps}"
+            )
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"`warmup_epochs` must be below `epochs` = {self.epochs}. "
@@ -269,6 +293,11 @@ class Recipe:
         if self.reference_batch_size == 0:
             return 1.0
         return self.batch_size / self.reference_batch_size
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Images that pass the net at a time, over all replicas."""
+        return self.batch_size // self.gradient_accumulation_steps
 
     def replace(self, **changes: Any) -> Recipe:
         """Return the recipe with some values changed, and check it again."""
@@ -347,7 +376,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, recipe: Recipe) -> Non
             # Only what is given on the command line ends up in the parsed arguments.
             default=argparse.SUPPRESS,
             help=f"{each.metadata['help']} (default: {_shown(value)})",
-            **_argument_form(kinds[each.name], each.metadata.get("choices")),
+            **_argument_form(kinds[each.name], each.metadata),
         )
 
 
@@ -445,6 +474,37 @@ def _known_fields(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def fewest_micro_batches(batch_size: int, most: int, devices: int = 1) -> int:
+    """Return the fewest equal parts of a batch that are small enough.
+
+    Args:
+        batch_size: Images of the batch, a multiple of the devices.
+        most: Images that a part may have, as many as devices or more.
+        devices: Devices that share a part evenly.
+
+    Returns:
+        The number of parts.
+    """
+    share, each = batch_size // devices, most // devices
+    return next(
+        parts for parts in range(1, share + 1) if share % parts == 0 and share // parts <= each
+    )
+
+
+def fixed_batch(recipe: Recipe) -> Recipe:
+    """Return a recipe, whose batch must be a number.
+
+    Raises:
+        ValueError: If it is `"auto"`.
+    """
+    if recipe.batch_size == AUTO:
+        raise ValueError(
+            "`batch_size` must be a number here; only `python -m training.train` chooses it. "
+            f"Received: {AUTO!r}"
+        )
+    return recipe
+
+
 def _converted(name: str, value: Any, kind: Any) -> Any:
     """Convert a value to the type of its field: whole numbers to floats, lists to tuples."""
     if typing.get_origin(kind) is tuple:
@@ -487,8 +547,9 @@ def _shown(value: Any) -> str:
     return str(value).replace("%", "%%") or "none"
 
 
-def _argument_form(kind: Any, choices: tuple | None) -> dict[str, Any]:
-    """Return the keyword arguments of `add_argument` for a value of this type."""
+def _argument_form(kind: Any, limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments of `add_argument` for a value of this type and limits."""
+    choices = limits.get("choices")
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(kind) is tuple:
@@ -497,7 +558,20 @@ def _argument_form(kind: Any, choices: tuple | None) -> dict[str, Any]:
         return {"nargs": "+", "metavar": "NAME=VALUE"}
     if choices:
         return {"type": kind, "choices": choices}
-    return {"type": kind, "metavar": {int: "N", float: "NUMBER", str: "NAME"}[kind]}
+    metavar = {int: "N", float: "NUMBER", str: "NAME"}[kind]
+    if word := limits.get("word"):
+        return {"type": _number_or(word), "metavar": f"{metavar}|{word}"}
+    return {"type": kind, "metavar": metavar}
+
+
+def _number_or(word: str) -> Callable[[str], int | str]:
+    """Return the type of an argument that is a whole number or a word."""
+
+    def number(text: str) -> int | str:
+        return text if text == word else int(text)
+
+    number.__name__ = f"number, or {word},"
+    return number
 
 
 def _parse_options(items: list[str]) -> dict[str, Any]:

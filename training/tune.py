@@ -32,6 +32,7 @@ from training.recipe import (
     Recipe,
     add_recipe_arguments,
     differences,
+    fixed_batch,
     override_recipe,
     steps_per_epoch,
 )
@@ -108,7 +109,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
         if value is not None and value < least:
             option = name.replace("_", "-")
             raise ValueError(f"--{option} must be {least} or more. Received: {value}")
-    return options, override_recipe(recipe, options)
+    return options, fixed_batch(override_recipe(recipe, options))
 
 
 def _add_search_arguments(group: Any) -> None:

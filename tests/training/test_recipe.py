@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 
 from training.recipe import (
+    AUTO,
     RECIPES,
     Recipe,
     add_recipe_arguments,
     differences,
+    fewest_micro_batches,
+    fixed_batch,
     load_recipe,
     override_recipe,
 )
@@ -26,6 +29,30 @@ def write(folder: Path, text: str) -> Path:
     path = folder / "mine.toml"
     path.write_text(text)
     return path
+
+
+def test_a_batch_may_be_left_to_the_command(tmp_path):
+    assert load_recipe(write(tmp_path, "batch_size = 'auto'")).batch_size == AUTO
+    recipe = parse(Recipe(), "--batch-size", "auto", "--gradient-accumulation-steps", "3")
+    assert recipe.batch_size == AUTO
+    with pytest.raises(ValueError, match="only `python -m training.train` chooses it"):
+        fixed_batch(recipe)
+    assert fixed_batch(recipe.replace(batch_size=96)).micro_batch_size == 32
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "most", "devices", "parts"),
+    [
+        (256, 256, 1, 1),
+        (256, 100, 1, 4),
+        (256, 1, 1, 256),
+        (96, 50, 1, 2),
+        (96, 50, 4, 2),
+        (7, 6, 1, 7),
+    ],
+)
+def test_the_fewest_micro_batches_divide_the_batch(batch_size, most, devices, parts):
+    assert fewest_micro_batches(batch_size, most, devices) == parts
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,6 +83,12 @@ def test_values_from_a_file(tmp_path):
         ("momentum = 1", "`momentum` must be below 1. Received: 1.0"),
         ("learning_rate = nan", "`learning_rate` must be above 0. Received: nan"),
         ("batch_size = 0", "`batch_size` must be at least 1. Received: 0"),
+        ("batch_size = 'most'", "`batch_size` must be of type int. Received: 'most'"),
+        ("epochs = 'auto'", "`epochs` must be of type int. Received: 'auto'"),
+        (
+            "batch_size = 96\ngradient_accumulation_steps = 5",
+            "`gradient_accumulation_steps` must divide `batch_size` = 96. Received: 5",
+        ),
         ("schedule = 'cosin'", "'one_cycle'. Received: 'cosin'"),
         ("schedule = 'step'", "`step_epochs` must name rising epochs"),
         ("schedule = 'step'\nstep_epochs = [60, 30]", "Received: (60.0, 30.0)"),

@@ -99,6 +99,6 @@ class DeviceBatches:
     def tested(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return the views and labels of the test images, in batches."""
         views, targets = self.testing()
-        starts = range(0, len(views), self._recipe.batch_size)
-        parts = [slice(start, start + self._recipe.batch_size) for start in starts]
+        size = self._recipe.micro_batch_size
+        parts = [slice(start, start + size) for start in range(0, len(views), size)]
         return [(views[part], targets[part]) for part in parts]

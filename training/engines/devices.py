@@ -26,13 +26,11 @@ class Devices:
         chief: Whether this process is the one that writes.
         agree: Returns whether a value is true in at least one worker. Where there are several, all
             of them must call it, and each waits for the others. None where there is one.
-        model: The class of a model that trains on these devices.
     """
 
     replicas = 1
     chief = True
     agree: Callable[[bool], bool] | None = None
-    model: type[keras.Model] = keras.Model
 
     def __init__(self, name: str = "") -> None:
         self._name = name.lower()
@@ -41,6 +39,16 @@ class Devices:
     def names(self) -> list[str]:
         """Names of the devices, for people."""
         return [self._name or device_kind()]
+
+    @property
+    def model(self) -> type[keras.Model]:
+        """Class of a model that trains on these devices."""
+        # TensorFlow's devices are a `Strategy`.
+        if keras.backend.backend() == "jax":
+            from training.engines.accumulation.on_jax import AccumulatingModel
+        else:
+            from training.engines.accumulation.on_torch import AccumulatingModel
+        return AccumulatingModel
 
     def scope(self) -> AbstractContextManager:
         """Return the context in which a net is built, compiled and trained."""

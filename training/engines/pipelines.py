@@ -58,7 +58,7 @@ class PipelineBatches:
         def make(context: tf.distribute.InputContext | None) -> tf.data.Dataset:
             return evaluation_pipeline(self.images, self._recipe, context=context)
 
-        return self._devices.share_test(make, self._recipe.batch_size)
+        return self._devices.share_test(make, self._recipe.micro_batch_size)
 
     def tested(self) -> tf.data.Dataset:
         """Return the test images and labels, in batches that no worker shares."""

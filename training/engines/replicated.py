@@ -8,8 +8,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from training.engines.accumulation.on_tensorflow import AccumulatingModel
 
-class ReplicatedModel(keras.Model):
+
+class ReplicatedModel(AccumulatingModel):
     """Model whose steps run on every replica and return the metrics of this worker.
 
     In Keras 3.15 `fit` fails on several workers (https://github.com/keras-team/keras/issues/20585):

@@ -8,10 +8,11 @@ from typing import Any
 
 import keras
 
+from training.engines.accumulation.on_jax import AccumulatingModel
 from training.engines.devices import Devices, parse_devices
 
 
-class ShardedModel(keras.Model):
+class ShardedModel(AccumulatingModel):
     """Model that evaluates batches which do not divide by the devices.
 
     They come padded, with an array of the shape `(devices, images)` whose second axis says how many
@@ -35,13 +36,16 @@ class ShardedDevices(Devices):
         names: Names of the devices as `keras.distribution` has them.
     """
 
-    model = ShardedModel
-
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
         self._names = list(names)
         self._distribution = keras.distribution.DataParallel(devices=self._names)
         self.replicas = len(self._names)
+
+    @property
+    def model(self) -> type[keras.Model]:
+        """Class of a model that trains on these devices."""
+        return ShardedModel
 
     @property
     def names(self) -> list[str]:

@@ -24,8 +24,6 @@ class Strategy(Devices):
         strategy: From `make_strategy`.
     """
 
-    model = ReplicatedModel
-
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
         super().__init__()
         self._strategy = strategy
@@ -36,6 +34,11 @@ class Strategy(Devices):
             self.agree = lambda value: bool(self._total(tf.constant(value, tf.float32)) > 0)
         self._total = tf.function(self._add_up, autograph=False)
         self._average = tf.function(average_statistics, autograph=False)
+
+    @property
+    def model(self) -> type[keras.Model]:
+        """Class of a model that trains on these devices."""
+        return ReplicatedModel
 
     @property
     def names(self) -> list[str]:

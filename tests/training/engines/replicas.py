@@ -105,7 +105,15 @@ def main(devices: int, output: str) -> None:
         plain = net_without_norm()
     runs = {
         "alike": train(net, *images_and_labels(distinct=3, copies=4), layer_decay=0.5),
-        "distinct": train(plain, *images_and_labels(distinct=12, copies=1), steps_per_execution=3),
+        # In micro-batches, which the replicas share as well.
+        "distinct": train(
+            plain,
+            *images_and_labels(distinct=12, copies=1),
+            steps_per_execution=3,
+            batch_size=12,
+            reference_batch_size=12,
+            gradient_accumulation_steps=3,
+        ),
     }
     results = {f"{run} {name}": runs[run][name] for run in runs for name in runs[run]}
     # Parts that differ: the statistics drift apart, and are averaged.
