@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import report, table, write
-from benchmarks.workers import peak_bytes
 from keras_preact.files import replacing, write_json
+from training.memory import peak_bytes
 
 DEPTHS = (110, 497, 1001, 2000, 4997)
 # Deeper, a form takes many minutes to trace or tens of gigabytes.

@@ -7,8 +7,6 @@ spreads whatever else the machine does over all of them.
 from __future__ import annotations
 
 import multiprocessing
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,7 +27,7 @@ class Measured:
         step_s: Seconds of each round, divided by its steps.
         cpu_s: Processor seconds of each round, on all cores, divided by its steps. They depend
             less on what else the machine does.
-        peak_bytes: Result of `peak_bytes` at the end.
+        peak_bytes: Result of `training.memory.peak_bytes` at the end.
     """
 
     first_step_s: float = 0.0
@@ -131,16 +129,7 @@ def _work(connection: Connection, prepare: Callable[..., Step], arguments: tuple
         for _ in range(steps):
             step()
         connection.send((time.perf_counter() - start, time.process_time() - cpu_start))
+    # Importing `training` sets variables that the work may want otherwise.
+    from training.memory import peak_bytes
+
     connection.send(peak_bytes())
-
-
-def peak_bytes() -> int:
-    """Return the peak memory of this process, or of its arrays on the GPU if it used one."""
-    torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
-    if torch and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated()
-    if jax:
-        # A CPU counts none.
-        if statistics := jax.local_devices()[0].memory_stats():
-            return statistics["peak_bytes_in_use"]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

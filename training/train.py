@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import keras
 
+from training.batch_choice import choose_batch
 from training.engines.fitting import train
 from training.engines.prepare import prepare
 from training.engines.roll_call import lost_worker
@@ -64,6 +66,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
     )
     _add_run_arguments(parser)
     _add_device_arguments(parser)
+    _add_memory_arguments(parser)
     _add_pace_arguments(parser)
     recipe = named_recipe(arguments)
     add_recipe_arguments(parser, recipe)
@@ -74,6 +77,8 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
         if value is not None and not value >= least:
             flag = "--" + name.replace("_", "-")
             raise ValueError(f"{flag} must be {least} or more. Received: {value}")
+    if options.memory_gib is not None and not 0 < options.memory_gib < math.inf:
+        raise ValueError(f"--memory-gib must be above 0. Received: {options.memory_gib}")
     return options, override_recipe(recipe, options)
 
 
@@ -157,6 +162,18 @@ def _add_device_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="how long one of several workers waits for the others to start "
         f"(default: {WAIT_MINUTES:g})",
+    )
+
+
+def _add_memory_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how much memory a run may take."""
+    parser.add_argument(
+        "--memory-gib",
+        type=float,
+        metavar="GIB",
+        help="memory that the run may take, of the machine, or of each accelerator: "
+        "`--batch-size auto` takes the largest batch that fits, and any other batch is divided "
+        "into as many micro-batches as it takes (default: what is free, for `--batch-size auto`)",
     )
 
 
@@ -277,8 +294,10 @@ def run_command(arguments: Sequence[str]) -> int:
     try:
         options, recipe = parse_arguments(arguments)
         callbacks = load_callbacks(options.callbacks)
-        job = prepare(options, recipe)
-        run = Run(options.output, describe(options, job.recipe, job.images))
+        choice = choose_batch(options, recipe, arguments)
+        job = prepare(options, override_recipe(recipe, options))
+        description = describe(options, job.recipe, job.images)
+        run = Run(options.output, description | {"batch_choice": choice} if choice else description)
         if run.finished:
             print(f"The run in {run.output} is finished; nothing is left to do.")
             return 0

@@ -99,11 +99,8 @@ def train(
         Preempted: If the run was asked to stop, and is saved.
     """
     pace = pace or Pace()
-    # Outside of the scope, so that `fit` does not build it anew; see `ReplicatedModel`.
-    model = job.batches.model(net)
+    model = compiled_model(job, net)
     with job.devices.scope():
-        compile_for_training(net, job.recipe, job.steps, model, job.task)
-        build_metrics(model, job.devices)
         model.steps_per_execution = steps_per_execution(job, net, pace)
         progress = _with_rollback(_Run(job, net, model, run, pace, callbacks))
         model.optimizer.finalize_variable_values(model.trainable_variables)
@@ -113,6 +110,21 @@ def train(
     # Let no worker end, or read, before the chief has written.
     job.devices.wait()
     return progress
+
+
+def compiled_model(job: Job, net: keras.Model) -> keras.Model:
+    """Return the model of a job that `fit` trains, with the state of its optimizer and metrics.
+
+    Args:
+        job: What is trained on what.
+        net: The net, from `Job.build_net`.
+    """
+    # Outside of the scope, so that `fit` does not build it anew; see `ReplicatedModel`.
+    model = job.batches.model(net)
+    with job.devices.scope():
+        compile_for_training(net, job.recipe, job.steps, model, job.task)
+        build_metrics(model, job.devices)
+    return model
 
 
 def is_over(progress: Progress, recipe: Recipe) -> bool:
@@ -216,7 +228,7 @@ class _Run:
                 job.batches.training(first_step),
                 # Labels are evaluated by a callback.
                 validation_data=None if job.task == LABELS else job.batches.testing(),
-                validation_batch_size=recipe.batch_size,
+                validation_batch_size=recipe.micro_batch_size,
                 steps_per_epoch=job.steps,
                 initial_epoch=progress.epochs,
                 epochs=epochs,

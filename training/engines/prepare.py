@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 
 from training.class_weight import class_weights
-from training.engines.batches import DeviceBatches
+from training.engines.batches import Batches, DeviceBatches
 from training.engines.devices import Devices, choose_devices, one_device
 from training.engines.fitting import Job
 from training.listing.listing import Images
 from training.loading.image_set import load_image_set
 from training.processes import WAIT_MINUTES
-from training.recipe import Recipe, override_recipe, preprocessing_of, steps_per_epoch
+from training.recipe import AUTO, Recipe, override_recipe, preprocessing_of, steps_per_epoch
 
 # Values that a recipe must have for images on the device, since only `tf.data` does these changes.
 _OFF = {
@@ -26,6 +27,37 @@ _OFF = {
     "cutmix_alpha": 0.0,
 }
 _CROPS = ("none", "pad")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Devices and images of a job, whose batch may be open.
+
+    Attributes:
+        recipe: The recipe, its rule applied.
+        images: The images.
+        devices: The devices.
+        make_batches: Makes the batches that a recipe asks for.
+    """
+
+    recipe: Recipe
+    images: Images
+    devices: Devices
+    make_batches: Callable[[Recipe], Batches]
+
+    def job(self, recipe: Recipe | None = None) -> Job:
+        """Return the job.
+
+        Args:
+            recipe: The recipe with its batch, where that was open.
+
+        Raises:
+            ValueError: If the devices cannot share the batch, or the images are too few for it.
+        """
+        recipe = recipe or self.recipe
+        _check_batch_size(recipe, self.devices)
+        steps_per_epoch(self.images, recipe)
+        return Job(recipe, self.make_batches(recipe), self.devices)
 
 
 def prepare(options: argparse.Namespace, recipe: Recipe) -> Job:
@@ -39,16 +71,33 @@ def prepare(options: argparse.Namespace, recipe: Recipe) -> Job:
         The job.
 
     Raises:
+        ValueError: See `open_images`, and `Opened.job`.
+        FileNotFoundError: If there are no such images.
+    """
+    return open_images(options, recipe).job()
+
+
+def open_images(options: argparse.Namespace, recipe: Recipe) -> Opened:
+    """Choose the devices and open the images.
+
+    Args:
+        options: The command line.
+        recipe: The recipe, with the overrides applied.
+
+    Returns:
+        Everything of the job but its batches.
+
+    Raises:
         ValueError: If the devices cannot do what the recipe or the command line asks, or the images
-            are too many or too few.
+            are too many or none.
         FileNotFoundError: If there are no such images.
     """
     if options.data_on_device:
-        return _prepare_on_device(options, recipe)
-    return _prepare_pipelines(options, recipe)
+        return _open_on_device(options, recipe)
+    return _open_pipelines(options, recipe)
 
 
-def _prepare_on_device(options: argparse.Namespace, recipe: Recipe) -> Job:
+def _open_on_device(options: argparse.Namespace, recipe: Recipe) -> Opened:
     """Decode the images into memory."""
     _check_on_device(options, recipe)
     keras.utils.set_random_seed(recipe.seed)
@@ -58,12 +107,15 @@ def _prepare_on_device(options: argparse.Namespace, recipe: Recipe) -> Job:
         max_corrupt_images=recipe.max_corrupt_images,
         validation_split=options.validation_split,
     )
-    steps_per_epoch(images, recipe)
     _check_class_weight(recipe, images)
     devices = one_device()
     labels = images.labels[np.asarray(images.places("train"))]
     weights = class_weights(recipe.class_weight, [labels], len(images.class_names))
-    return Job(recipe, DeviceBatches(images, recipe, devices, weights), devices)
+
+    def make_batches(recipe: Recipe) -> Batches:
+        return DeviceBatches(images, recipe, devices, weights)
+
+    return Opened(recipe, images, devices, make_batches)
 
 
 def _check_class_weight(recipe: Recipe, images: Images) -> None:
@@ -96,7 +148,7 @@ def _check_on_device(options: argparse.Namespace, recipe: Recipe) -> None:
         raise ValueError("--deterministic does not apply to images on the device.")
 
 
-def _prepare_pipelines(options: argparse.Namespace, recipe: Recipe) -> Job:
+def _open_pipelines(options: argparse.Namespace, recipe: Recipe) -> Opened:
     """Open the images for pipelines of `tf.data`."""
     devices = prepare_machine(recipe, options.devices, options.deterministic, options.wait_minutes)
     # Images on the device need no TensorFlow.
@@ -106,13 +158,14 @@ def _prepare_pipelines(options: argparse.Namespace, recipe: Recipe) -> Job:
 
     source = open_source(options.data, options.data_dir, options.validation_split)
     recipe = override_recipe(apply_rule(recipe, source), options)
-    # The rule of a recipe may have changed the batch.
-    _check_batch_size(recipe, devices)
-    steps_per_epoch(source, recipe)
     source.num_examples("test")
     _check_class_weight(recipe, source)
     weights = class_weights(recipe.class_weight, labels_of(source), len(source.class_names))
-    return Job(recipe, PipelineBatches(source, recipe, devices, weights), devices)
+
+    def make_batches(recipe: Recipe) -> Batches:
+        return PipelineBatches(source, recipe, devices, weights)
+
+    return Opened(recipe, source, devices, make_batches)
 
 
 def prepare_machine(
@@ -142,6 +195,7 @@ def prepare_machine(
             "`jit_compile` works on one device only, because XLA cannot update variables that are "
             f"mirrored. Received: {chosen.replicas} devices"
         )
+    # Before images are looked for.
     _check_batch_size(recipe, chosen)
     import tensorflow as tf
 
@@ -160,8 +214,16 @@ def prepare_machine(
 
 
 def _check_batch_size(recipe: Recipe, devices: Devices) -> None:
+    if recipe.batch_size == AUTO:
+        return
     if recipe.batch_size % devices.replicas:
         raise ValueError(
             f"`batch_size` must be a multiple of the {devices.replicas} devices. "
             f"Received: {recipe.batch_size}"
+        )
+    if recipe.micro_batch_size % devices.replicas:
+        raise ValueError(
+            "`batch_size` / `gradient_accumulation_steps` must be a multiple of the "
+            f"{devices.replicas} devices. Received: {recipe.batch_size} / "
+            f"{recipe.gradient_accumulation_steps}"
         )
