@@ -15,7 +15,7 @@ from keras_preact.preprocessing import CIFAR10_CLASSES
 from keras_preact.weights import find_entry, list_weights, named_weights
 from keras_preact.weights.catalogue import best_weights
 from training.net import build_net, find_pretrained, prepare_net
-from training.recipe import load_recipe, preprocessing_of
+from training.recipe import Recipe, load_recipe, preprocessing_of
 from training.run import read_run
 from training.train import main, parse_arguments
 
@@ -307,3 +307,23 @@ def test_the_hyperrule_is_recorded_as_plain_values(pretrained, three_classes, tm
     rates = [epoch["learning_rate"] * 512 / 48 for epoch in record["history"]]
     expected = [0.0, 0.0015, 0.003, *[3e-4] * 3, *[3e-5] * 3, 3e-6]
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
+
+
+def test_large_images_keep_the_inputs_of_norms_only():
+    """Where the time is measured; the variables of a checkpoint are the same."""
+
+    def keeps(**values) -> tuple[bool, list[str]]:
+        keras.backend.clear_session(free_memory=False)
+        options = {"units": (1, 1), "channels": (8, 16), "strides": (1, 2)}
+        options |= values.pop("model_options", {})
+        net = build_net(Recipe(model="PreActResNet20", model_options=options, **values), 3)
+        norm = net.get_layer("stage2_unit1_norm1")
+        return getattr(norm, "rematerialize", False), [each.path for each in net.variables]
+
+    rematerialized, paths = keeps(input_size=128)
+    assert rematerialized
+    assert keeps(input_size=127) == (False, paths)
+    assert keeps(input_size=128, model_options={"rematerialize": False}) == (False, paths)
+    norm_free = {"norm": "none", "residual_scaling": "skip_init"}
+    with pytest.raises(ValueError, match="stage2_unit1_norm1"):
+        keeps(input_size=128, model_options=norm_free)
