@@ -44,6 +44,7 @@ class Run:
         self.checkpoint = output / "checkpoint" / "last.npz"
         self._record = output / "run.json"
         self._description = description
+        self._drawn: list[dict[str, Any]] = []
         self._check_output()
 
     @property
@@ -77,9 +78,11 @@ class Run:
             progress: How far the run has come.
             status: `"running"` or `"finished"`.
         """
-        if progress.history:
+        # Within an epoch, and at the end of a run that was just saved, nothing new is to be drawn.
+        if progress.history and progress.history != self._drawn:
             write_history_csv(self.history_csv, progress.history)
             draw_curves(self.curves, progress.history, self._title())
+            self._drawn = list(progress.history)
         record = {
             "status": status,
             "best": progress.best,
