@@ -14,12 +14,12 @@ unexport PYTHONDONTWRITEBYTECODE
 
 SUITES := test-tensorflow test-onednn-off test-jax test-torch
 
-.PHONY: help venv demo test $(SUITES) lint docs clean
+.PHONY: help venv demo test suites $(SUITES) lint docs clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo   train on the digits, evaluate, export, and predict on an image file"
-	@echo "make test   the checks of make lint, then every suite below; one line says what passed where"
+	@echo "make test   the checks of make lint, and every suite below; one line says what passed where"
 	@echo "            ($(SUITES): one suite)"
 	@echo "make lint   ruff, and the annotations, checked by basedpyright (pyright, all of it on PyPI)"
 	@echo "make docs   the documentation site, in site/"
@@ -80,7 +80,11 @@ lint: $(VENV)/lint.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 
-test: lint
+# The checks run beside the suites, so that no core idles.
+test: $(VENV)/lint.stamp
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going lint suites
+
+suites: $(VENV)/test.stamp
 	$(BIN)/python tests/suites.py
 
 $(SUITES): test-%: $(VENV)/test.stamp
