@@ -1,5 +1,6 @@
 """A run that is killed and started again ends as one that was not."""
 
+import json
 import os
 import signal
 import subprocess
@@ -17,12 +18,31 @@ from training.recipe import Recipe, load_recipe
 from training.records.checkpoint import Progress, load_checkpoint, save_checkpoint
 from training.run import read_run
 
+# Several runs of the command in one process, which imports TensorFlow once.
+RUNS = """
+import json
+import sys
 
-def start(recipe: Path, output: Path, *options: str) -> subprocess.Popen:
-    """Start a training process with ops that give the same bits each time."""
-    command = [sys.executable, "-m", "training.train", "--recipe", recipe, "--data", "digits"]
+import keras
+
+from training.train import main
+
+for arguments in json.loads(sys.argv[1]):
+    keras.backend.clear_session(free_memory=False)
+    assert main(arguments) == 0
+"""
+
+
+def command(recipe: Path, output: Path, *options: str) -> list[str]:
+    """Return the arguments of a run with ops that give the same bits each time."""
+    arguments = ["--recipe", str(recipe), "--data", "digits", "--output", str(output)]
+    return [*arguments, "--deterministic", "--log-every", "1", *options]
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    """Start a process that trains."""
     return subprocess.Popen(
-        [*command, "--output", output, "--deterministic", "--log-every", "1", *options],
+        [sys.executable, *arguments],
         cwd=ROOT,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
         stdout=subprocess.PIPE,
@@ -30,13 +50,15 @@ def start(recipe: Path, output: Path, *options: str) -> subprocess.Popen:
     )
 
 
-def finish(process: subprocess.Popen) -> str:
+def finish(*runs: list[str]) -> str:
+    process = start("-c", RUNS, json.dumps(runs))
     output, _ = process.communicate()
     assert process.returncode == 0
     return output
 
 
-def kill_at(process: subprocess.Popen, line_start: str) -> None:
+def kill_at(line_start: str, run: list[str]) -> None:
+    process = start("-m", "training.train", *run)
     for line in process.stdout:
         if line.startswith(line_start):
             process.send_signal(signal.SIGKILL)
@@ -51,11 +73,10 @@ def without_times(history: list[dict]) -> list[dict]:
 
 def test_a_killed_run_ends_as_an_uninterrupted_one(tiny_recipe, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    options = ["--epochs", "2"]
-    finish(start(tiny_recipe, whole, *options))
-    kill_at(start(tiny_recipe, killed, *options), "epoch 2/2  step 4/11")
+    runs = [command(tiny_recipe, folder, "--epochs", "2") for folder in (whole, killed)]
+    kill_at("epoch 2/2  step 4/11", runs[1])
     assert len(read_run(killed)["history"]) == 1
-    assert "Going on after epoch 1 of 2" in finish(start(tiny_recipe, killed, *options))
+    assert "Going on after epoch 1 of 2" in finish(*runs)
     assert_same_outcome(whole, killed)
 
 
@@ -69,10 +90,10 @@ def test_a_killed_fine_tuning_ends_as_an_uninterrupted_one(tiny_recipe, tmp_path
     options = ["--init", str(init), "--freeze", "stage2", "--layer-decay", "0.5"]
     options += ["--epochs", "2", "--epoch-steps", "3", "--warmup-epochs", "0.5"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(start(tiny_recipe, whole, *options))
-    kill_at(start(tiny_recipe, killed, *options), "epoch 2/2  step 2/3")
+    runs = [command(tiny_recipe, folder, *options) for folder in (whole, killed)]
+    kill_at("epoch 2/2  step 2/3", runs[1])
     assert len(read_run(killed)["history"]) == 1
-    assert "Going on after epoch 1 of 2" in finish(start(tiny_recipe, killed, *options))
+    assert "Going on after epoch 1 of 2" in finish(*runs)
     assert_same_outcome(whole, killed)
     trained = keras.saving.load_model(killed / "model.keras", compile=False)
     for name, same in (("stem_conv", True), ("stage2_unit1_conv2", True), ("head_norm", False)):
