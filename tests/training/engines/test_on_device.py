@@ -14,6 +14,8 @@ from training.train import main
 
 NET = ["--model-options", "units=[1, 1, 1]"]
 JOB = ["--recipe", "digits", "--data", "digits", "--data-on-device", *NET, "--warmup-epochs", "1"]
+# For what no accuracy tells.
+SMALL = ["--model-options", "units=[1, 1]", "channels=[8, 16]", "strides=[1, 2]"]
 # Two epochs and one checkpoint.
 TWO = ["--epochs", "2", "--save-every", "2"]
 # The command where there is no TensorFlow.
@@ -72,19 +74,8 @@ def test_tensorflow_trains_and_checkpoints_no_images(on_tensorflow, tmp_path):
 
 
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(on_tensorflow, tmp_path, capsys):
-    job = [
-        *JOB,
-        "--epochs",
-        "3",
-        "--save-every",
-        "3",
-        "--ema-momentum",
-        "0.9",
-        "--cutout",
-        "2",
-        "--epoch-steps",
-        "6",
-    ]
+    job = [*JOB, *SMALL, "--epochs", "3", "--save-every", "3", "--epoch-steps", "6"]
+    job += ["--ema-momentum", "0.9", "--cutout", "2"]
     weights = {}
     for name, parts in (("whole", [[]]), ("parts", [["--stop-after", "1"], []])):
         for part in parts:
@@ -98,9 +89,10 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(on_tensorflow, tmp_pa
 
 
 def test_the_two_loaders_do_not_go_on_from_each_other(on_tensorflow, tmp_path, capsys):
-    assert main([*JOB, "--epochs", "2", "--stop-after", "1", "--output", str(tmp_path)]) == 0
-    other = [each for each in JOB if each != "--data-on-device"]
-    assert main([*other, "--epochs", "2", "--output", str(tmp_path)]) == 2
+    job = [*JOB, *SMALL, "--epochs", "2", "--epoch-steps", "2"]
+    assert main([*job, "--stop-after", "1", "--output", str(tmp_path)]) == 0
+    other = [each for each in job if each != "--data-on-device"]
+    assert main([*other, "--output", str(tmp_path)]) == 2
     assert "data_on_device" in capsys.readouterr().err
 
 
