@@ -9,6 +9,7 @@ them: from a folder of class folders, or from shards that `training.prepare` has
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shlex
 import statistics
@@ -16,7 +17,9 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
@@ -25,9 +28,11 @@ import tensorflow as tf
 
 from benchmarks.report import report, table, write
 from training import prepare
+from training.augmentation.augment import random_box
 from training.data import training_pipeline
+from training.loading.reading import ImageReader, part_of
 from training.recipe import Recipe, load_recipe
-from training.sources import open_source
+from training.sources import ImageSource, open_source
 
 # Times each photograph is in the folder, so that an epoch is several batches long.
 COPIES = 8
@@ -91,12 +96,12 @@ def prepared(root: Path) -> Path:
     return shards
 
 
-def candidates(root: Path, batch_size: int) -> dict[str, tf.data.Dataset]:
+def candidates(root: Path, shards: ImageSource, batch_size: int) -> dict[str, tf.data.Dataset]:
     """Return the pipelines by name; the others are compared with the first and the second."""
     paper = load_recipe("imagenet_paper").replace(batch_size=batch_size)
     crops_only = paper.replace(color_jitter=0.0, lighting=0.0)
     modern = load_recipe("imagenet_modern").replace(batch_size=batch_size)
-    source, shards = open_source(str(root)), open_source(str(prepared(root)))
+    source = open_source(str(root))
     return {
         f"{PEER}, resized": plain(root, paper, paper.input_size),
         f"{PEER}, resized; RandomCrop, RandomFlip, Normalization": plain_augmented(root, paper),
@@ -113,12 +118,63 @@ def candidates(root: Path, batch_size: int) -> dict[str, tf.data.Dataset]:
     }
 
 
-def measure(dataset: tf.data.Dataset, batches: int) -> tuple[float, float]:
-    """Return the seconds and the processor seconds from the start to the last batch."""
+def stages(source: ImageSource, batch_size: int) -> dict[str, tf.data.Dataset]:
+    """Return the pipeline of crops, cut off after each stage, by the name of the stage."""
+    recipe = load_recipe("imagenet_paper").replace(
+        batch_size=batch_size, color_jitter=0.0, lighting=0.0, cache_gib=0
+    )
+    reader = ImageReader(source, "train", 0)
+    # Only a pixel goes on, so that the stages after this one cost next to nothing.
+    nothing = tf.zeros([1, 1, recipe.channels], tf.uint8)
+    pixel = tf.TensorSpec(nothing.shape, nothing.dtype)
+
+    def until(prepare: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> tf.data.Dataset:
+        examples = reader.examples(tf.constant([0, 1], tf.int64)).repeat().enumerate()
+        return reader.read(examples, prepare, pixel).batch(batch_size)
+
+    def decode(image: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+        seed = tf.stack([recipe.seed, place])
+        return part_of(
+            image,
+            lambda shape: random_box(shape, seed, min_area=recipe.min_area),
+            recipe.input_size,
+            recipe.channels,
+        )[:1, :1]
+
+    return {
+        "read the records in random order": until(lambda image, place: nothing),
+        "decode a random part": until(decode),
+        "resize, mirror, batch, normalize": training_pipeline(source, recipe),
+    }
+
+
+class Seconds(NamedTuple):
+    """Time that the batches of a pipeline take.
+
+    Attributes:
+        wall: Seconds, without those up to the first batch.
+        processor: Processor seconds, without those up to the first batch.
+        start: Processor seconds up to the first batch.
+    """
+
+    wall: float
+    processor: float
+    start: float
+
+
+def measure(dataset: tf.data.Dataset, batches: int) -> Seconds:
+    """Read the first batch, and then as many as are to be measured.
+
+    Until the first batch TensorFlow builds and optimizes the graphs of a pipeline, which takes as
+    long as some thousand images and is done once in a run.
+    """
+    start = time.process_time()
+    iterator = iter(dataset)
+    next(iterator)
     wall, processor = time.perf_counter(), time.process_time()
-    for _ in dataset.take(batches):
+    for _ in itertools.islice(iterator, batches):
         pass
-    return time.perf_counter() - wall, time.process_time() - processor
+    return Seconds(time.perf_counter() - wall, time.process_time() - processor, processor - start)
 
 
 def main() -> None:
@@ -132,13 +188,22 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         unpack(options.archive, Path(folder))
-        datasets = candidates(Path(folder), options.batch_size)
+        shards = open_source(str(prepared(Path(folder))))
+        pipelines = candidates(Path(folder), shards, options.batch_size)
+        parts = stages(shards, options.batch_size)
         rounds = [
-            {name: measure(dataset, options.batches) for name, dataset in datasets.items()}
+            {name: measure(each, options.batches) for name, each in (pipelines | parts).items()}
             for _ in range(options.rounds)
         ][1:]
     images = options.batch_size * options.batches
-    body = f"{_table(rounds, images)}\n\nMedian of {len(rounds)} rounds. {FOOTNOTE}"
+    body = "\n\n".join(
+        [
+            _table([{name: each[name] for name in pipelines} for each in rounds], images),
+            f"Median of {len(rounds)} rounds. {FOOTNOTE}",
+            f"Processor time from shards of {SHARD_SIZE} pixels, up to the end of each stage:",
+            _stage_table([{name: each[name] for name in parts} for each in rounds], images),
+        ]
+    )
     command = "python -m benchmarks.input_pipeline " + shlex.join(sys.argv[1:])
     title = f"Input pipeline, 100 ImageNet photographs, batch {options.batch_size} at 224x224"
     write(report(title, command, ("keras", "tensorflow"), body), options.output)
@@ -148,12 +213,13 @@ FOOTNOTE = (
     "Ours decodes the photographs once, before the first batch, and keeps them in memory, where "
     "they fit; the row that decodes them in every epoch, as the peer does, is what a larger set "
     "such as ImageNet gets. The ratios are to the first and to the second row and the median over "
-    "the rounds of each round's own. Images per processor second depend less on what else the "
-    "machine does than images/s."
+    "the rounds of each round's own. The time to the first batch, in which TensorFlow builds its "
+    "graphs once in a run, is in the last column only. Images per processor second depend less on "
+    "what else the machine does than images/s."
 )
 
 
-def _table(rounds: list[dict[str, tuple[float, float]]], images: int) -> str:
+def _table(rounds: list[dict[str, Seconds]], images: int) -> str:
     bare, augmented, *_ = rounds[0]
     rows = []
     for name in rounds[0]:
@@ -164,9 +230,19 @@ def _table(rounds: list[dict[str, tuple[float, float]]], images: int) -> str:
             for peer in (bare, augmented):
                 ratios = [results[peer][clock] / results[name][clock] for results in rounds]
                 row.append(f"{statistics.median(ratios):.2f}")
-        rows.append(row)
+        start = statistics.median(results[name].start for results in rounds)
+        rows.append([*row, f"{start:.1f}"])
     ratios = ["to first", "to second"]
-    return table(["pipeline", "images/s", *ratios, "per processor s", *ratios], rows)
+    columns = ["images/s", *ratios, "per processor s", *ratios, "processor s to the first batch"]
+    return table(["pipeline", *columns], rows)
+
+
+def _stage_table(rounds: list[dict[str, Seconds]], images: int) -> str:
+    rows = []
+    for name in rounds[0]:
+        seconds = statistics.median(results[name].processor for results in rounds)
+        rows.append([name, f"{1000 * seconds / images:.2f}"])
+    return table(["stage", "processor ms per image"], rows)
 
 
 if __name__ == "__main__":
