@@ -166,7 +166,7 @@ def measure(dataset: tf.data.Dataset, batches: int) -> Seconds:
     """Read the first batch, and then as many as are to be measured.
 
     Until the first batch TensorFlow builds and optimizes the graphs of a pipeline, which takes as
-    long as some thousand images and is done once in a run.
+    long as some thousand images. Each later epoch costs a tenth of that again, which is measured.
     """
     start = time.process_time()
     iterator = iter(dataset)
@@ -214,7 +214,7 @@ FOOTNOTE = (
     "they fit; the row that decodes them in every epoch, as the peer does, is what a larger set "
     "such as ImageNet gets. The ratios are to the first and to the second row and the median over "
     "the rounds of each round's own. The time to the first batch, in which TensorFlow builds its "
-    "graphs once in a run, is in the last column only. Images per processor second depend less on "
+    "graphs, is in the last column only. Images per processor second depend less on "
     "what else the machine does than images/s."
 )
 
