@@ -27,7 +27,7 @@ from training.augmentation.colors import ColorMap, color_jitter, lighting
 from training.augmentation.pixels import as_rows, to_uint8
 from training.augmentation.rand_augment import rand_augment
 from training.loading.decoded import DecodedImages
-from training.loading.reading import ImageReader, part_of, pixels_of
+from training.loading.reading import ImageReader, part_of, pixels_of, untuned
 from training.recipe import Recipe, preprocessing_of, steps_per_epoch
 from training.sources import ImageSource
 
@@ -215,7 +215,7 @@ def _fold(seed: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
 def _prefetched(batches: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
-    return batches.prefetch(AUTOTUNE).with_options(options)
+    return untuned(batches.prefetch(AUTOTUNE).with_options(options))
 
 
 def _resize_and_crop(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
