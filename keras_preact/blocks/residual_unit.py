@@ -109,7 +109,7 @@ def check(net: Fields) -> None:
         net.zero_init_residual,
     )
     require(
-        not net.activated_stem or order.first[-1:] == ("act",),
+        not net.activated_stem or "act" in (*order.first[-1:], *order.stem[-1:]),
         "activated_stem",
         f'False with `order="{net.order}"`, whose units do not begin with an activation',
         net.activated_stem,

@@ -238,7 +238,7 @@ class Fields:
         "Whether the normalization and activation that a unit begins with follow the stem's "
         "convolution, and the first unit has none: both its paths begin with the activated maps "
         "(arXiv:1603.05027, section 3). Where the first unit projects, nothing else changes than "
-        "the names of its layers.",
+        "the names of its layers, and nothing at all in orders whose stem is activated anyway.",
         BOOLEAN,
         False,
     )

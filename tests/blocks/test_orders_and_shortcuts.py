@@ -157,7 +157,13 @@ def test_a_shortcut_projects_the_raw_input():
         assert other.get_layer(shortcut.name).input is not other.get_layer(before).output
 
 
-@pytest.mark.parametrize("order", ["original", "pyramid"])
-def test_a_stem_is_activated_only_before_units_that_begin_so(order):
-    with pytest.raises(ValueError, match=f'`activated_stem` must be False with `order="{order}"'):
-        net({"order": order, "activated_stem": True})
+@pytest.mark.parametrize("order", ["original", "bn_after_addition", "relu_before_addition"])
+def test_a_stem_that_the_order_activates_stays_as_it_is(order):
+    ours, other = (net({"order": order, "activated_stem": value}) for value in (True, False))
+    set_named_weights(ours, named_weights(other))
+    np.testing.assert_array_equal(scores(ours), scores(other))
+
+
+def test_a_stem_is_activated_only_before_units_that_begin_so():
+    with pytest.raises(ValueError, match='`activated_stem` must be False with `order="pyramid"'):
+        net({"order": "pyramid", "activated_stem": True})
