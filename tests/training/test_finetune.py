@@ -157,11 +157,11 @@ def test_published_weights_bring_their_net_and_preprocessing():
 @pytest.mark.parametrize(
     ("options", "builder", "weights"),
     [
-        (["--init", "cifar10"], "PreActResNet164", "keras_preact/preactresnet164_cifar10"),
+        (["--init", "cifar10"], "PreActResNet20", "keras_preact/preactresnet20_cifar10"),
         (
-            ["--init", "cifar10", "--model", "PreActResNet20"],
-            "PreActResNet20",
-            "keras_preact/preactresnet20_cifar10",
+            ["--init", "cifar10", "--model", "PreActResNet164"],
+            "PreActResNet164",
+            "keras_preact/preactresnet164_cifar10",
         ),
         (["--init", "imagenet"], "PreActResNet50", "timm/resnetv2_50.a1h_in1k"),
         (
@@ -317,7 +317,7 @@ def test_large_images_keep_the_inputs_of_norms_only():
         options = {"units": (1, 1), "channels": (8, 16), "strides": (1, 2)}
         options |= values.pop("model_options", {})
         net = build_net(Recipe(model="PreActResNet20", model_options=options, **values), 3)
-        norm = net.get_layer("stage2_unit1_norm1")
+        norm = net.get_layer("stage3_unit1_norm1")
         return getattr(norm, "rematerialize", False), [each.path for each in net.variables]
 
     rematerialized, paths = keeps(input_size=128)
@@ -325,5 +325,5 @@ def test_large_images_keep_the_inputs_of_norms_only():
     assert keeps(input_size=127) == (False, paths)
     assert keeps(input_size=128, model_options={"rematerialize": False}) == (False, paths)
     norm_free = {"norm": "none", "residual_scaling": "skip_init"}
-    with pytest.raises(ValueError, match="stage2_unit1_norm1"):
+    with pytest.raises(ValueError, match="stage3_unit1_norm1"):
         keeps(input_size=128, model_options=norm_free)
