@@ -221,8 +221,9 @@ def _computed_again(recipe: Recipe) -> dict[str, Any]:
 
     Weights, layers' names and so checkpoints are the same with it and without. Of PreActResNet50 at
     224 pixels it saves a fifth of all memory, for 2% of the processor's time, on TensorFlow without
-    a GPU (`benchmarks.train_step`). Small images have small maps beside everything else that
-    training takes, while the graph still takes longer to make. Elsewhere its time is not measured.
+    a GPU (`benchmarks.train_step`). The first step takes twice as long, since the graph is larger.
+    Small images have small maps beside everything else that training takes. Elsewhere its time is
+    not measured.
     """
     architecture = _builder(recipe.model).architecture
     if recipe.input_size < LARGE_IMAGES or architecture.rematerialize or not is_tensorflow_on_cpu():
