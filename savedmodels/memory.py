@@ -18,24 +18,14 @@ from pathlib import Path
 from savedmodels.c_api import ServedModel, ServingError, load_library
 from savedmodels.check import answers, check
 from savedmodels.versions import add_model_argument, version_folder
+from training.process_memory import PROCESSES, RESIDENT, process_bytes
 
 LOADED = "loaded"
-_PROCESSES = Path("/proc")
 
 
 def resident_bytes(process: int | str = "self") -> int:
-    """Return the resident memory of a process, in bytes.
-
-    Args:
-        process: Its number; this one by default.
-
-    Raises:
-        OSError: If there is no such process, or no Linux to ask.
-    """
-    for line in (_PROCESSES / str(process) / "status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"the process {process} has ended")
+    """Return the resident memory of a process, in bytes; see `process_bytes`."""
+    return process_bytes(RESIDENT, process)
 
 
 def memory_by_stage(folder: Path) -> dict[str, int]:
@@ -68,7 +58,7 @@ def measured_memory(folder: Path) -> dict[str, int]:
     Raises:
         RuntimeError: If the model cannot be loaded, or does not answer its warm-up requests.
     """
-    if not _PROCESSES.exists():
+    if not PROCESSES.exists():
         check(folder)
         return {}
     command = [sys.executable, "-m", "savedmodels.memory", str(folder.absolute())]

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import keras
 
+from training.process_memory import PEAK, RESIDENT, process_bytes
+
 GIB = 2**30
 # Larger limits of a control group mean none.
 _NO_LIMIT = 2**60
@@ -30,21 +32,19 @@ def peak_bytes() -> int:
         name = gpus[0].name.removeprefix("/device:")
         return tf.config.experimental.get_memory_info(name)["peak"]
     # `ru_maxrss` may be that of the process which started this one.
-    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return _size(PEAK) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def resident_bytes(process: int | str = "self") -> int:
     """Return the memory of the machine that a process holds now; 0 where that cannot be read."""
-    return _status("VmRSS", process)
+    return _size(RESIDENT, process)
 
 
-def _status(name: str, process: int | str = "self") -> int:
+def _size(size: str, process: int | str = "self") -> int:
     try:
-        status = Path(f"/proc/{process}/status").read_text()
+        return process_bytes(size, process)
     except OSError:
         return 0
-    found = re.search(rf"^{name}:\s*(\d+) kB", status, re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
 
 
 def device_bytes() -> int | None:
