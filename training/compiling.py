@@ -101,11 +101,11 @@ def _metrics(task: Task, classes: int) -> list[keras.metrics.Metric]:
     return metrics
 
 
-def accumulate(model: keras.Model, steps: int) -> None:
+def _accumulate(model: keras.Model, steps: int) -> None:
     """Have a model take its batches in micro-batches.
 
     Args:
-        model: The model; for more than one it is an `AccumulatingModel` of its backend.
+        model: The model; for more than one it is an `AccumulatingModel`.
         steps: Number of micro-batches.
 
     Raises:
@@ -143,7 +143,7 @@ def compile_for_training(
     """
     optimizer = build_optimizer(recipe, net, steps)
     trained = model or keras.Model(net.inputs, net.outputs, name=net.name)
-    accumulate(trained, recipe.gradient_accumulation_steps)
+    _accumulate(trained, recipe.gradient_accumulation_steps)
     trained.compile(
         optimizer=optimizer,
         loss=_loss(task, recipe.label_smoothing),

@@ -45,10 +45,12 @@ class Devices:
         """Class of a model that trains on these devices."""
         # TensorFlow's devices are a `Strategy`.
         if keras.backend.backend() == "jax":
-            from training.engines.accumulation.on_jax import AccumulatingModel
-        else:
-            from training.engines.accumulation.on_torch import AccumulatingModel
-        return AccumulatingModel
+            from training.engines.accumulation.on_jax import JaxModel
+
+            return JaxModel
+        from training.engines.accumulation.on_torch import TorchModel
+
+        return TorchModel
 
     def scope(self) -> AbstractContextManager:
         """Return the context in which a net is built, compiled and trained."""

@@ -8,10 +8,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from training.engines.accumulation.on_tensorflow import AccumulatingModel
+from training.engines.accumulation.on_tensorflow import TensorFlowModel
 
 
-class ReplicatedModel(AccumulatingModel):
+class ReplicatedModel(TensorFlowModel):
     """Model whose steps run on every replica and return the metrics of this worker.
 
     In Keras 3.15 `fit` fails on several workers (https://github.com/keras-team/keras/issues/20585):

@@ -8,11 +8,11 @@ from typing import Any
 
 import keras
 
-from training.engines.accumulation.on_jax import AccumulatingModel
+from training.engines.accumulation.on_jax import JaxModel
 from training.engines.devices import Devices, parse_devices
 
 
-class ShardedModel(AccumulatingModel):
+class ShardedModel(JaxModel):
     """Model that evaluates batches which do not divide by the devices.
 
     They come padded, with an array of the shape `(devices, images)` whose second axis says how many

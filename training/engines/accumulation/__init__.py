@@ -14,3 +14,36 @@ Every backend takes the same micro-batches: number `i` of `n` holds the images `
 micro-batches alike. Batch norm takes the statistics of a micro-batch, as it does for any code that
 accumulates gradients; other norms give what a whole batch gives.
 """
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+class AccumulatingModel(keras.Model):
+    """Model whose training step may take its batch in parts.
+
+    Attributes:
+        gradient_accumulation_steps: Number of micro-batches, which divides every batch.
+    """
+
+    gradient_accumulation_steps = 1
+
+    def train_step(self, *arguments: Any) -> Any:
+        """Train on a batch: the last argument, which on JAX follows the state."""
+        if self.gradient_accumulation_steps == 1:
+            return super().train_step(*arguments)
+        return self.accumulating_step(*arguments)
+
+    def accumulating_step(self, *arguments: Any) -> Any:
+        """Pass the micro-batches of a batch in turn, and change the weights once.
+
+        Args:
+            *arguments: Those of `train_step`.
+
+        Returns:
+            What `train_step` returns.
+        """
+        raise NotImplementedError

@@ -8,21 +8,15 @@ import jax
 import keras
 from jax import numpy as jnp
 
+from training.engines.accumulation import AccumulatingModel
 
-class AccumulatingModel(keras.Model):
-    """Model whose training step may take its batch in parts.
 
-    Attributes:
-        gradient_accumulation_steps: Number of micro-batches, which divides every batch.
-    """
+class JaxModel(AccumulatingModel):
+    """Model that takes the micro-batches of a batch on JAX."""
 
-    gradient_accumulation_steps = 1
-
-    def train_step(self, state: tuple, data: Any) -> tuple:
-        """Train on a batch: pass its micro-batches in turn, and change the weights once."""
+    def accumulating_step(self, state: tuple, data: Any) -> tuple:
+        """Pass the micro-batches of a batch in turn, and change the weights once."""
         count = self.gradient_accumulation_steps
-        if count == 1:
-            return super().train_step(state, data)
         weights, others, optimizer_variables, metrics = state
 
         def add(carry: tuple, part: Any) -> tuple:

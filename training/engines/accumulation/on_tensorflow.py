@@ -7,21 +7,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from training.engines.accumulation import AccumulatingModel
 
-class AccumulatingModel(keras.Model):
-    """Model whose training step may take its batch in parts.
 
-    Attributes:
-        gradient_accumulation_steps: Number of micro-batches, which divides every batch.
-    """
+class TensorFlowModel(AccumulatingModel):
+    """Model that takes the micro-batches of a batch on TensorFlow."""
 
-    gradient_accumulation_steps = 1
-
-    def train_step(self, data: Any) -> Any:
-        """Train on a batch: pass its micro-batches in turn, and change the weights once."""
+    def accumulating_step(self, data: Any) -> Any:
+        """Pass the micro-batches of a batch in turn, and change the weights once."""
         count = self.gradient_accumulation_steps
-        if count == 1:
-            return super().train_step(data)
         weights = self.trainable_weights
         # The first axis counts within a micro-batch, so that a replica's images stay together.
         parts = keras.tree.map_structure(
