@@ -219,11 +219,11 @@ def build_net(recipe: Recipe, classes: int, **options: Any) -> keras.Model:
 def _computed_again(recipe: Recipe) -> dict[str, Any]:
     """Return the option with which training keeps fewer maps, where that costs next to nothing.
 
-    Weights, layers' names and so checkpoints are the same with it and without. Of PreActResNet50 at
-    224 pixels it saves a fifth of all memory, for 2% of the processor's time, on TensorFlow without
-    a GPU (`benchmarks.train_step`). The first step takes twice as long, since the graph is larger.
-    Small images have small maps beside everything else that training takes. Elsewhere its time is
-    not measured.
+    Weights, layers' names and so checkpoints are the same with it and without. Of nets of 50 layers
+    at 224 pixels it saves a sixth to a quarter of all memory on TensorFlow without a GPU, where
+    steps are between 5% slower and 2% faster (`benchmarks.train_step`). The first step takes up to
+    1.7 times as long, since the graph is larger. Small images have small maps beside everything
+    else that training takes. Elsewhere its time is not measured.
     """
     architecture = _builder(recipe.model).architecture
     if recipe.input_size < LARGE_IMAGES or architecture.rematerialize or not is_tensorflow_on_cpu():
