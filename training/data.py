@@ -94,7 +94,7 @@ def training_pipeline(
         images = DecodedImages.of(reader, recipe.channels, _max_bytes(recipe)) or reader
         parts = _batches_one_by_one(images, recipe, steps, first_step, worker)
         batches = parts.map(finish, num_parallel_calls=AUTOTUNE)
-    elif _fits_into_memory(reader, _stored_spec(recipe), recipe):
+    elif kept_bytes(reader.split.num_examples, stored_spec(recipe), recipe):
         whole = _batches_from_memory(reader, recipe, steps, first_step)
         batches = whole.map(lambda *batch: keep_part(*finish(*batch)), num_parallel_calls=AUTOTUNE)
     else:
@@ -136,13 +136,13 @@ def evaluation_pipeline(
     worker = context or tf.distribute.InputContext()
     reader = ImageReader(source, split, recipe.max_corrupt_images)
     examples = reader.examples().enumerate()
-    spec = _image_spec(recipe, tf.float32)
+    spec = evaluated_spec(recipe)
     images = reader.read(
         examples.shard(worker.num_input_pipelines, worker.input_pipeline_id),
         lambda image, place: _resize_and_crop(image, preprocessing),
         spec,
     )
-    if _fits_into_memory(reader, spec, recipe):
+    if kept_bytes(reader.split.num_examples, spec, recipe):
         images = images.cache()
 
     def finish(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -164,17 +164,31 @@ def _max_bytes(recipe: Recipe) -> int:
     return int(recipe.cache_gib * 2**30)
 
 
-def _fits_into_memory(reader: ImageReader, spec: tf.TensorSpec, recipe: Recipe) -> bool:
-    """Return whether memory may hold all images of a reader in one shape."""
-    image_bytes = spec.shape.num_elements() * spec.dtype.size
-    return reader.split.num_examples * image_bytes <= _max_bytes(recipe)
+def kept_bytes(count: int, spec: tf.TensorSpec, recipe: Recipe) -> int:
+    """Return the bytes of images of one shape that memory keeps.
+
+    Args:
+        count: Number of images.
+        spec: Shape and dtype of each: `stored_spec` or `evaluated_spec`.
+        recipe: Says how much memory they may take.
+
+    Returns:
+        The bytes; 0 where they are too many, and the images are decoded in every epoch.
+    """
+    size = count * spec.shape.num_elements() * spec.dtype.size
+    return size if size <= _max_bytes(recipe) else 0
 
 
 def _image_spec(recipe: Recipe, dtype: tf.DType) -> tf.TensorSpec:
     return tf.TensorSpec([recipe.input_size, recipe.input_size, recipe.channels], dtype)
 
 
-def _stored_spec(recipe: Recipe) -> tf.TensorSpec:
+def evaluated_spec(recipe: Recipe) -> tf.TensorSpec:
+    """Return shape and dtype of an image for evaluation, before it is normalized."""
+    return _image_spec(recipe, tf.float32)
+
+
+def stored_spec(recipe: Recipe) -> tf.TensorSpec:
     """Return shape and dtype of a training image before the random crop."""
     size = recipe.resize_size if recipe.crop == "random" else recipe.input_size
     return tf.TensorSpec([size, size, recipe.channels], tf.uint8)
@@ -193,7 +207,7 @@ def _stored_image(image: tf.Tensor, recipe: Recipe) -> tf.Tensor:
 
 def _keeps_size(size: Sequence[int], recipe: Recipe) -> bool:
     """Return whether `_stored_image` leaves pixels of this height and width as they are."""
-    stored = _stored_spec(recipe).shape[0]
+    stored = stored_spec(recipe).shape[0]
     resized = stored if recipe.crop == "random" else preprocessing_of(recipe).resize_size
     return {*size} == {stored} == {resized}
 
@@ -262,7 +276,7 @@ def _batches_from_memory(
 
 def _load(reader: ImageReader, recipe: Recipe) -> tuple[tf.Tensor, tf.Tensor]:
     """Decode all readable images of a split, uint8, with their labels."""
-    spec = _stored_spec(recipe)
+    spec = stored_spec(recipe)
     split = reader.split
     if split.pixels is not None and _keeps_size(split.pixels.shape[1:3], recipe):
         return pixels_of(split.pixels, recipe.channels), split.labels

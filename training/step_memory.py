@@ -23,6 +23,7 @@ from keras_preact.analysis import model_cost
 from keras_preact.files import write_json
 from keras_preact.tensor import bytes_of
 from training.batch_choice import Demand, next_size
+from training.data import evaluated_spec, kept_bytes, stored_spec
 from training.engines.fitting import compiled_model
 from training.engines.prepare import Opened, open_images
 from training.memory import GIB, device_bytes, free_bytes, peak_bytes, resident_bytes
@@ -76,11 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     with job.devices.scope():
         model.fit(job.batches.training(0), steps_per_epoch=STEPS, verbose=0, shuffle=False)
     # The first evaluation keeps its images.
-    kept = (
-        0
-        if options.data_on_device or not demand.on_host
-        else _cached_bytes(opened, "test", "float32")
-    )
+    kept = 0 if options.data_on_device or not demand.on_host else _evaluated_bytes(opened)
     write_json(report, record | {"peak": peak_bytes() + kept})
     return 0
 
@@ -108,7 +105,8 @@ def demand_of(opened: Opened, net: keras.Model, options: argparse.Namespace) -> 
     copies = 2 + (recipe.ema_momentum > 0) + 1
     fixed, shared = resident_bytes() + copies * trained, 1
     if not options.data_on_device:
-        fixed += _cached_bytes(opened, "train", "uint8") + _cached_bytes(opened, "test", "float32")
+        count = opened.images.num_examples("train")
+        fixed += kept_bytes(count, stored_spec(recipe), recipe) + _evaluated_bytes(opened)
     if on_device is not None:
         fixed, shared = (copies + 1) * trained, opened.devices.replicas
     return Demand(
@@ -131,12 +129,10 @@ def _bytes_per_image(net: keras.Model, recipe: Recipe) -> float:
     return (1 + TEMPORARIES) * model_cost(net).training_bytes + ready
 
 
-def _cached_bytes(opened: Opened, split: str, dtype: str) -> int:
-    """Return the bytes of the images of a split that memory keeps, as pipelines decide it."""
-    recipe = opened.recipe
-    shape = (recipe.input_size, recipe.input_size, recipe.channels)
-    size = opened.images.num_examples(split) * bytes_of(shape, dtype)
-    return size if size <= recipe.cache_gib * GIB else 0
+def _evaluated_bytes(opened: Opened) -> int:
+    """Return the bytes of the images for evaluation that memory keeps."""
+    count = opened.images.num_examples("test")
+    return kept_bytes(count, evaluated_spec(opened.recipe), opened.recipe)
 
 
 def _be_first_to_go() -> None:
