@@ -7,7 +7,7 @@ holds the net `body` it is `body/stage2_unit5_conv1` (`keras_preact.composition`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -21,6 +21,9 @@ from keras_preact.tensor import bytes_of
 
 # By path of the layer, its arrays, under the keys that `Layer.save_own_variables` gives them.
 NamedWeights = dict[str, dict[str, np.ndarray]]
+
+# The first norm of a net is the stem's or the first unit's, as `Architecture.activated_stem` says.
+_ACTIVATED_STEM = {"stem_norm": True, "stage2_unit1_norm1": False}
 
 
 def named_weights(model: keras.Model) -> NamedWeights:
@@ -75,16 +78,25 @@ def set_named_weights(model: keras.Model, named: NamedWeights) -> None:
     expected = _placeholders(model)
     stray, missing = sorted(named.keys() - expected), sorted(expected.keys() - named)
     if stray or missing:
-        raise ValueError(
-            f"{len(named)} layers with weights are given, the net has {len(expected)}; "
-            f"only given: {stray[:3]}, only in the net: {missing[:3]}"
-        )
+        counts = f"{len(named)} layers with weights are given, the net has {len(expected)}; "
+        names = f"only given: {stray[:3]}, only in the net: {missing[:3]}"
+        raise ValueError(f"{counts}{names}{_first_norm_hint(stray, missing)}")
     for name, arrays in expected.items():
         shapes, given = _shapes(arrays), _shapes(named[name])
         if shapes != given:
             raise ValueError(f"{name!r} has weights of shapes {shapes}. Received: {given}")
     for path, layer, variables in _layers(model):
         layer.load_own_variables(_gathered(path, layer, variables, named))
+
+
+def _first_norm_hint(stray: Sequence[str], missing: Sequence[str]) -> str:
+    """Return how to build the net of the given weights, if it differs by its first norm alone."""
+    if len(stray) != 1 or len(missing) != 1:
+        return ""
+    given, expected = (path.rpartition("/")[2] for path in (*stray, *missing))
+    if {given, expected} != _ACTIVATED_STEM.keys():
+        return ""
+    return f". They are of a net with activated_stem={_ACTIVATED_STEM[given]}"
 
 
 def _placeholders(model: keras.Model) -> NamedWeights:

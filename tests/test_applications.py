@@ -306,3 +306,14 @@ class TestSaving:
         deeper.save_weights(tmp_path / "deeper.weights.h5")
         with pytest.raises(ValueError, match="only given: \\['stage3_unit3_conv1'"):
             _tiny(weights=tmp_path / "deeper.weights.h5")
+
+    @pytest.mark.parametrize("activated_stem", [False, True])
+    def test_weights_of_a_net_with_the_other_first_norm(self, activated_stem, tmp_path):
+        path = tmp_path / "net.weights.h5"
+        tiny = {"units": (1, 1, 1), "weights": None}
+        keras_preact.PreActResNet20(**tiny, activated_stem=activated_stem).save_weights(path)
+        message = f"They are of a net with activated_stem={activated_stem}"
+        with pytest.raises(ValueError, match=message):
+            keras_preact.PreActResNet20(
+                **tiny | {"weights": path}, activated_stem=not activated_stem
+            )

@@ -568,9 +568,15 @@ def _number_or(word: str) -> Callable[[str], int | str]:
     """Return the type of an argument that is a whole number or a word."""
 
     def number(text: str) -> int | str:
-        return text if text == word else int(text)
+        if text == word:
+            return word
+        try:
+            return int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number or {word!r}. Received: {text!r}"
+            ) from None
 
-    number.__name__ = f"number, or {word},"
     return number
 
 

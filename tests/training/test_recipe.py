@@ -40,6 +40,13 @@ def test_a_batch_may_be_left_to_the_command(tmp_path):
     assert fixed_batch(recipe.replace(batch_size=96)).micro_batch_size == 32
 
 
+def test_a_batch_that_is_no_number_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        parse(Recipe(), "--batch-size", "most")
+    message = "--batch-size: must be a whole number or 'auto'. Received: 'most'"
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("batch_size", "most", "devices", "parts"),
     [
