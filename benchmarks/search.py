@@ -11,8 +11,8 @@ The parts, each resumable; a part that is done is only read:
   trained anew with each seed, and the one of the best mean is the net that was found.
 - `hand`: hand-set shapes, their widths scaled to as many FLOPs, with the same schedule and seeds.
 - `hyper_resnet`: KerasTuner's hypermodel and tuner, for the processor seconds the search took.
-- `workers`: trials an hour of one worker and of three, and what becomes of a trial whose worker is
-  killed.
+- `workers`: one search with one worker, with four, and with four of which one is killed: the trials
+  an hour, what becomes of the killed worker's, and the net that each finds.
 
 Nets are chosen by training images that are held out, and compared by the test images, which none
 has seen.
@@ -46,6 +46,7 @@ from training.net import recipe_architecture
 from training.recipe import Recipe
 from training.run import read_run
 from training.search.confirm import confirmed, verdict
+from training.search.ranking import leaderboard
 from training.search.trials import Record, SearchFolder
 from training.train import parse_arguments as parse_training
 
@@ -60,6 +61,11 @@ CLASSES = 10
 SEARCH_OPTIONS = ("--oracle", "halving", "--max-trials", "39", "--threads", "1")
 SPACE = Path(__file__).with_name("search_shapes.toml")
 HELD_OUT = ("--validation-split", "0.1")
+# The search that several crews run: it proposes the same nets in the same order to each.
+CREW_OPTIONS = (
+    *("--oracle", "random", "--max-trials", "12", "--threads", "1"),
+    *("--epochs", "1", "--warmup-epochs", "0", "--schedule", "constant"),
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,27 @@ class Hand:
     units: int
 
 
+@dataclass(frozen=True)
+class Crew:
+    """Workers of a search.
+
+    Attributes:
+        workers: Their number.
+        killed: Whether one of them is killed in mid-trial.
+    """
+
+    workers: int
+    killed: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its name in the table."""
+        number = f"{self.workers} worker{'s' if self.workers > 1 else ''}"
+        return f"{number}, one killed in mid-trial" if self.killed else number
+
+
 HAND_SET = (Hand("WRN-10", 1), Hand("ResNet-14", 2), Hand("ResNet-20", 3), Hand("ResNet-32", 5))
+CREWS = (Crew(1), Crew(4), Crew(4, killed=True))
 
 
 def run(command: Sequence[str], log: Path, threads: int = 1) -> float:
@@ -271,32 +297,29 @@ def hyper_resnet(bench: Benchmark) -> dict[str, Any]:
 
 
 def workers(bench: Benchmark) -> dict[str, Any]:
-    """Time searches of one worker and of three, and kill a worker of a third search."""
-    options = ["--oracle", "random", "--max-trials", "12", "--epochs", "1", "--threads", "1"]
-    options += ["--warmup-epochs", "0", "--schedule", "constant"]
-    measured = {}
-    for name, count in (("workers1", 1), ("workers3", 3)):
-        result = bench.runs / f"{name}.json"
-        if not result.exists():
-            # A time is that of one undisturbed run.
-            shutil.rmtree(bench.runs / name, ignore_errors=True)
-            started = time.monotonic()
-            command = bench.tune(name, [*options, "--workers", str(count)])
-            run(command, bench.runs / f"{name}.txt", threads=0)
-            hours = (time.monotonic() - started) / 3600
-            write_json(result, {"hours": hours, **_attempts(SearchFolder(bench.runs / name))})
-        measured[name] = json.loads(result.read_text())
-    result = bench.runs / "killed.json"
+    """Run one search with one worker, with four, and with four of which one is killed."""
+    return {crew.name: _searched_by(bench, crew) for crew in CREWS}
+
+
+def _searched_by(bench: Benchmark, crew: Crew) -> dict[str, Any]:
+    """Run the search of a crew, and return how it went."""
+    folder = bench.runs / crew.name.replace(" ", "_").replace(",", "")
+    log, result = folder.with_suffix(".txt"), folder.with_suffix(".json")
     if not result.exists():
-        shutil.rmtree(bench.runs / "killed", ignore_errors=True)
-        log = bench.runs / "killed.txt"
+        # A time is that of one undisturbed run.
+        shutil.rmtree(folder, ignore_errors=True)
         log.unlink(missing_ok=True)
         killer = threading.Thread(target=_kill_worker, args=(log,), daemon=True)
-        killer.start()
-        run(bench.tune("killed", [*options, "--workers", "3"]), log, threads=0)
-        killer.join()
-        write_json(result, _attempts(SearchFolder(bench.runs / "killed")))
-    return {**measured, "killed": json.loads(result.read_text())}
+        started = time.monotonic()
+        if crew.killed:
+            killer.start()
+        command = bench.tune(folder.name, [*CREW_OPTIONS, "--workers", str(crew.workers)])
+        run(command, log, threads=0)
+        hours = (time.monotonic() - started) / 3600
+        if crew.killed:
+            killer.join()
+        write_json(result, {"hours": hours, **_account(SearchFolder(folder))})
+    return json.loads(result.read_text())
 
 
 def _kill_worker(log: Path) -> None:
@@ -313,14 +336,16 @@ def _kill_worker(log: Path) -> None:
             return
 
 
-def _attempts(folder: SearchFolder) -> dict[str, Any]:
-    """Count how often trials were begun."""
+def _account(folder: SearchFolder) -> dict[str, Any]:
+    """Count how often trials were begun, and name the best."""
     records = folder.records()
+    best = leaderboard(records, "val_top1")[0]
     return {
         "trials": len(records),
         "finished": sum(record.status == "finished" for record in records),
         "attempts": sum(len(record.attempts) for record in records),
         "epochs": sum(len(folder.history(record)) for record in records),
+        "best": {"trial": best.trial, "values": best.values, "val_top1": best.results["val_top1"]},
     }
 
 
@@ -368,16 +393,13 @@ def _net_row(net: dict[str, Any]) -> list[str]:
 
 def _workers_lines(part: dict[str, Any]) -> list[str]:
     rows = []
-    for name, label in (
-        ("workers1", "chief and 1 worker"),
-        ("workers3", "chief and 3 workers"),
-        ("killed", "3 workers, one killed in mid-trial"),
-    ):
-        each = part[name]
-        speed = f"{each['finished'] / each['hours']:.1f}" if "hours" in each else ""
+    for name, each in part.items():
+        best = each["best"]
         counts = [each[key] for key in ("trials", "finished", "attempts", "epochs")]
-        rows.append([label, speed, *counts])
-    header = ["", "trials an hour", "trials", "finished", "attempts", "epochs trained"]
+        speed = f"{each['finished'] / each['hours']:.0f}"
+        rows.append([name, speed, *counts, f"{best['trial']}, {best['val_top1']:.2%}"])
+    counted = ("trials", "finished", "attempts", "epochs trained")
+    header = ["a chief and", "trials an hour", *counted, "best trial, held out"]
     return [
         table(header, rows),
         "",
