@@ -1,6 +1,7 @@
 r"""The paper's two ablations, the order of activation and the kind of shortcut, on CIFAR-10.
 
-    python -m benchmarks.ablation --data DATA/cifar10 --output benchmarks/results/ablation
+    python -m benchmarks.ablation --data DATA/cifar-10-batches-bin \
+        --output benchmarks/results/ablation
 
 At the size "cpu" a net has the depth of ResNet-56, half its width and maps of half the size, and
 sees 60,000 images in all (`training/recipes/cifar_ablation.toml`). With a GPU, `--size resnet110`
@@ -30,9 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     given = ["--size", options.size, "--output", str(options.output), *others]
     text = report(
-        f"The paper's ablations on CIFAR-10 (JPEG), size {options.size}",
-        f"python -m benchmarks.ablation --size {options.size} --data DATA/cifar10 "
-        f"--output {options.output}",
+        f"The paper's ablations on CIFAR-10, size {options.size}",
+        f"python -m benchmarks.ablation --size {options.size} "
+        f"--data DATA/cifar-10-batches-bin --output {options.output}",
         ("keras", "tensorflow"),
         "Test error after the last epoch; the median of the seeds beside the paper's.\n\n"
         + reproduce(parse_arguments(["orders", "shortcuts", *given])),
