@@ -124,9 +124,10 @@ def measures(
     for name, score in scores.items():
         found[name] = [score(recipe, classes, images) for recipe in recipes]
     for part in sorted({max(1, epochs // 9), max(1, epochs // 3), max(2, 2 * epochs // 3)}):
-        found[f"accuracy after {part} of {epochs} epochs"] = [
-            each[part - 1]["val_top1"] for each in histories
-        ]
+        last = [each[part - 1] for each in histories]
+        found[f"accuracy after {part} of {epochs} epochs"] = [each["val_top1"] for each in last]
+        # The training speed of arXiv:2006.04492, over the last of the epochs.
+        found[f"training loss of epoch {part}"] = [-each["loss"] for each in last]
         if part > 1:
             found[f"loss after {part} epochs, extrapolated"] = [
                 extrapolated(each, part) for each in histories

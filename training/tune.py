@@ -39,7 +39,7 @@ from training.recipe import (
 from training.search import RecipeHyperModel, load_space
 from training.search.cluster import Cluster, share_devices
 from training.search.confirm import confirm
-from training.search.ranking import OBJECTIVES, leaderboard
+from training.search.ranking import OBJECTIVES, PROMOTIONS, leaderboard
 from training.search.report import BEST, Board, write_report
 from training.search.trials import Record, SearchFolder
 from training.search.tuner import CHIEF, SearchOver, Training, TrainingTuner
@@ -137,6 +137,12 @@ def _add_search_arguments(group: Any) -> None:
         "(default: 3)",
     )
     group.add_argument(
+        "--promote-by",
+        choices=PROMOTIONS,
+        help="hyperband and halving: metric by which trials are continued; loss is that of the "
+        "training (default: the objective)",
+    )
+    group.add_argument(
         "--max-flops", type=_count, metavar="N", help="multiply-adds for one image, such as 4e7"
     )
     group.add_argument("--max-parameters", type=_count, metavar="N", help="such as 3e5")
@@ -218,7 +224,7 @@ def describe(
     options: argparse.Namespace, recipe: Recipe, space: SearchSpace, source: ImageSource
 ) -> dict[str, Any]:
     """Collect everything that decides the outcome of a search, as JSON values."""
-    names = ("oracle", "max_trials", "objective", "factor")
+    names = ("oracle", "max_trials", "objective", "factor", "promote_by")
     limits = ("max_flops", "max_parameters", "max_latency", "latency_batch_size", "fill")
     description = {
         "recipe": dataclasses.asdict(recipe),
@@ -273,7 +279,8 @@ def _completed(recorded: dict[str, Any]) -> dict[str, Any]:
     """Add to the record of a search what an earlier version did not know, as it had effect then."""
     recipe = {**json.loads(json.dumps(dataclasses.asdict(Recipe()))), **recorded["recipe"]}
     space = {"regnet": {}, **recorded["space"]}
-    return {"fill": False, **recorded, "recipe": recipe, "space": space}
+    unknown = {"fill": False, "promote_by": None}
+    return {**unknown, **recorded, "recipe": recipe, "space": space}
 
 
 def make_search(
@@ -303,6 +310,7 @@ def make_search(
     hypermodel = RecipeHyperModel(
         recipe, space, len(source.class_names), steps_per_epoch(source, recipe), constraints
     )
+    promoted_by = options.promote_by
     oracle = make_oracle(
         options.oracle,
         hypermodel,
@@ -310,6 +318,7 @@ def make_search(
         max_trials=options.max_trials,
         max_epochs=recipe.epochs,
         factor=options.factor,
+        promote_by=promoted_by and keras_tuner.Objective(promoted_by, PROMOTIONS[promoted_by]),
         seed=recipe.seed,
         max_retries_per_trial=options.retries,
         max_consecutive_failed_trials=MAX_FAILURES,

@@ -39,7 +39,9 @@ def score(values):
 
 def end(oracle, trial, status="COMPLETED"):
     if status == "COMPLETED":
-        oracle.update_trial(trial.trial_id, {"val_accuracy": score(trial.hyperparameters.values)})
+        # As if the best fit the training images worst.
+        accuracy = score(trial.hyperparameters.values)
+        oracle.update_trial(trial.trial_id, {"val_accuracy": accuracy, "loss": accuracy})
     trial.status = status
     oracle.end_trial(trial)
 
@@ -155,6 +157,26 @@ def test_the_best_of_a_rung_are_continued(name, hypermodel, tmp_path):
             assert parent in below and chosen(parent) == chosen(trial)
             assert values["tuner/initial_epoch"] == parent.hyperparameters.values["tuner/epochs"]
             assert values["tuner/epochs"] > values["tuner/initial_epoch"]
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_trials_may_be_continued_by_another_metric(name, hypermodel, tmp_path):
+    found = rungs(search(made(name, hypermodel, tmp_path, promote_by="loss")))
+    for (bracket, rung), trials in found.items():
+        if rung:
+            lowest = sorted(found[bracket, rung - 1], key=lambda each: each.score)[: len(trials)]
+            assert sorted(map(chosen, trials)) == sorted(map(chosen, lowest))
+
+
+def test_a_loss_that_is_not_a_number_is_the_worst(hypermodel, tmp_path):
+    oracle = made("halving", hypermodel, tmp_path, max_trials=4, factor=3, promote_by="loss")
+    begun = [oracle.create_trial(f"worker{number}") for number in range(3)]
+    for trial, loss in zip(begun, (float("nan"), 2.0, 1.0), strict=True):
+        oracle.update_trial(trial.trial_id, {"val_accuracy": 0.1, "loss": loss})
+        trial.status = "COMPLETED"
+        oracle.end_trial(trial)
+    continued = oracle.create_trial("worker").hyperparameters.values
+    assert continued["tuner/trial_id"] == begun[2].trial_id
 
 
 @pytest.mark.parametrize("factor", [2, 3])
@@ -308,6 +330,11 @@ def test_a_retried_trial_gets_its_new_result(hypermodel, tmp_path):
         ({"max_trials": 0}, "`max_trials` must be a whole number of at least 1. Received: 0"),
         ({"max_epochs": 1.5}, "`max_epochs` must be a whole number of at least 1. Received: 1.5"),
         ({"factor": 1}, "`factor` must be a whole number of at least 2. Received: 1"),
+        (
+            {"name": "halving", "promote_by": "val_top1"},
+            "`promote_by` must be one of val_accuracy, val_loss, loss.*Received: 'val_top1'",
+        ),
+        ({"promote_by": "loss"}, "`promote_by` is for hyperband and halving.*name='random'"),
         (
             {"objective": "accuracy"},
             "`objective` must be one of val_accuracy.*Received: 'accuracy'",

@@ -23,6 +23,7 @@ from keras_tuner.engine.trial import Trial
 from keras_preact.tuning.oracles import Constrained
 from training import processes
 from training.search.hypermodel import RecipeHyperModel
+from training.search.ranking import PROMOTIONS
 from training.search.trials import Record, SearchFolder, write_recipe
 
 # Name of the process that holds the oracle, whether or not it runs the trials itself. KerasTuner
@@ -135,7 +136,7 @@ class TrainingTuner(base_tuner.BaseTuner):
             trial: From the oracle.
 
         Returns:
-            The results of its last epoch.
+            The results of its last epoch that trials are compared by.
 
         Raises:
             FailedTrialError: If the training failed: it would again.
@@ -158,7 +159,7 @@ class TrainingTuner(base_tuner.BaseTuner):
             record = record.replace(epochs=len(history))
         results = history[record.epochs - 1]
         self._note(record.replace(status="finished", results=results))
-        return {self.oracle.objective.name: results[self.oracle.objective.name]}
+        return {name: results[name] for name in PROMOTIONS if name in results}
 
     def _begin(self, trial: Trial) -> Record:
         """Write a trial's recipe and record, or take them up again."""

@@ -178,7 +178,9 @@ def trained(monkeypatch) -> list[tuple[str, int]]:
             (output / name).parent.mkdir(parents=True, exist_ok=True)
             (output / name).touch()
         accuracy = 0.5 + 0.01 * (7 * int(output.parent.name) % 10)
-        history = [{"epoch": epoch + 1, "val_top1": accuracy} for epoch in range(epochs)]
+        # As if the best fit the training images worst.
+        results = {"val_top1": accuracy, "loss": accuracy}
+        history = [{"epoch": epoch + 1, **results} for epoch in range(epochs)]
         status = "finished" if ends else "running"
         write_json(output / "run.json", {"status": status, "history": history})
         return 0
@@ -187,6 +189,17 @@ def trained(monkeypatch) -> list[tuple[str, int]]:
     monkeypatch.setattr(tuner, "_PATIENCE", 0.0)
     monkeypatch.setenv("KERASTUNER_TUNER_ID", "")
     return done
+
+
+def test_trials_are_continued_by_the_training_loss(required, tmp_path, trained):
+    output = tmp_path / "search"
+    command = [*required, "--output", str(output), "--oracle", "halving", "--epochs", "3"]
+    assert main([*command, "--max-trials", "4", "--promote-by", "loss"]) == 0
+    *begun, continued = SearchFolder(output).records()
+    assert continued.run == min(begun, key=lambda record: record.results["loss"]).run
+    assert json.loads((output / "search.json").read_text())["promote_by"] == "loss"
+    # Another promotion is another search.
+    assert main([*command, "--max-trials", "4"]) == 2
 
 
 def test_the_best_are_trained_again_with_other_seeds(required, tmp_path, capsys, trained):
@@ -297,7 +310,7 @@ def test_a_trial_that_patience_has_ended_is_finished_in_every_rung(
     tuner = make_tuner("--data", "digits")
     trial = tuner.oracle.create_trial("chief")
     trial.hyperparameters.values["tuner/epochs"] = 3
-    assert tuner.run_trial(trial) == {"val_top1": 0.5}
+    assert tuner.run_trial(trial) == {"val_top1": 0.5, "loss": 0.5}
     folder = SearchFolder(tmp_path / "search")
     assert (folder.read(trial.trial_id).epochs, len(trained)) == (2, 1)
 
@@ -305,7 +318,7 @@ def test_a_trial_that_patience_has_ended_is_finished_in_every_rung(
     promoted.trial_id = "1"
     values = promoted.hyperparameters.values
     values |= {"tuner/trial_id": trial.trial_id, "tuner/epochs": 9}
-    assert tuner.run_trial(promoted) == {"val_top1": 0.5}
+    assert tuner.run_trial(promoted) == {"val_top1": 0.5, "loss": 0.5}
     record = folder.read("1")
     assert (record.status, record.epochs, len(trained)) == ("finished", 2, 1)
     assert record.run == f"trials/{trial.trial_id}/run"
