@@ -127,7 +127,8 @@ def measures(
         last = [each[part - 1] for each in histories]
         found[f"accuracy after {part} of {epochs} epochs"] = [each["val_top1"] for each in last]
         # The training speed of arXiv:2006.04492, over the last of the epochs.
-        found[f"training loss of epoch {part}"] = [-each["loss"] for each in last]
+        found[f"accuracy of the training in epoch {part}"] = [each["top1"] for each in last]
+        found[f"loss of the training in epoch {part}"] = [-each["loss"] for each in last]
         if part > 1:
             found[f"loss after {part} epochs, extrapolated"] = [
                 extrapolated(each, part) for each in histories

@@ -139,8 +139,8 @@ def _add_search_arguments(group: Any) -> None:
     group.add_argument(
         "--promote-by",
         choices=PROMOTIONS,
-        help="hyperband and halving: metric by which trials are continued; loss is that of the "
-        "training (default: the objective)",
+        help="hyperband and halving: metric by which trials are continued; top1 and loss are those "
+        "of the training (default: the objective)",
     )
     group.add_argument(
         "--max-flops", type=_count, metavar="N", help="multiply-adds for one image, such as 4e7"

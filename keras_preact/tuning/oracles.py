@@ -30,7 +30,7 @@ DRAWS = 20_000
 POOL = 1_000
 
 # Metrics that are known here, and the direction in which each is better.
-OBJECTIVES = {"val_accuracy": "max", "val_loss": "min", "loss": "min"}
+OBJECTIVES = {"val_accuracy": "max", "val_loss": "min", "accuracy": "max", "loss": "min"}
 
 _ENDED = ("COMPLETED", "FAILED")
 
@@ -55,15 +55,15 @@ def make_oracle(
             `"halving"`, one bracket of successive halving (arXiv:1502.07943). The last two give
             a trial some of the epochs and continue the best of them.
         hypermodel: Holds the hyperparameters, and the limits that every proposal keeps to.
-        objective: `val_accuracy`, `val_loss`, `loss`, or any other with its direction.
+        objective: `val_accuracy`, `val_loss`, `accuracy`, `loss`, or any other with its direction.
         max_trials: Most trials. With `hyperband` and `halving`, continuing one is a trial as well:
             Hyperband runs its brackets over and over until there are so many, halving begins with
             as many candidates as lead to no more than that.
         max_epochs: Epochs of a trial that goes all the way.
         factor: One of how many is continued, with that many times the epochs.
         promote_by: Metric by which `hyperband` and `halving` choose what is continued: any that the
-            trials report; the objective by default. `loss`, that of the training, ranks nets after
-            few epochs as full trainings do, more often than held-out accuracy (arXiv:2006.04492).
+            trials report; the objective by default. `accuracy` and `loss`, those of the training,
+            tell more after few epochs than held-out images do (arXiv:2006.04492).
         seed: Decides what is proposed.
         max_retries_per_trial: How often a trial that crashed is tried again.
         max_consecutive_failed_trials: Failed trials in a row that end the search.

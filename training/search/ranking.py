@@ -8,8 +8,8 @@ from training.search.trials import Record
 
 # Metrics that a run reports, and the direction in which each is better.
 OBJECTIVES = {"val_top1": "max", "val_top5": "max", "val_loss": "min"}
-# Those by which a trial may be continued.
-PROMOTIONS = {**OBJECTIVES, "loss": "min"}
+# Those by which a trial may be continued: the training's own as well.
+PROMOTIONS = {**OBJECTIVES, "top1": "max", "loss": "min"}
 
 
 def leaderboard(records: Iterable[Record], objective: str) -> list[Record]:
