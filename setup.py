@@ -95,7 +95,7 @@ setup(
         # Of the pictures of python -m keras_preact.show.
         "show": ["matplotlib"],
         # Of keras_preact.tuning; grpcio is how chief and workers of KerasTuner talk.
-        "tune": ["grpcio", "keras-tuner"],
+        "tune": ["grpcio", "keras-tuner", "scikit-learn", "scipy"],
         # Of keras_preact.push_to_hub and weights="hf://user/repo".
         "hub": ["huggingface-hub"],
         "formats": FORMATS,

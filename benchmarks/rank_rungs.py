@@ -3,7 +3,7 @@ r"""Which cheap measure of a net ranks nets as full trainings do.
     python -m training.tune --recipe cifar_ablation --model PreActResNet20 --model-options \
         "units=[3, 3, 3]" "channels=[16, 32, 64]" stem_channels=16 "strides=[2, 2, 2]" \
         --epochs 9 --epoch-steps 100 --oracle random --max-trials 24 --max-flops 10595328 \
-        --space benchmarks/search_shapes.toml --validation-split 0.1 --threads 1 \
+        --space benchmarks/rank_shapes.toml --validation-split 0.1 --threads 1 \
         --data DATA/cifar-10-batches-bin --output runs/rank
     python -m benchmarks.rank_rungs --search runs/rank --data DATA/cifar-10-batches-bin
 

@@ -58,7 +58,7 @@ RECIPE_OPTIONS = (
 )
 CLASSES = 10
 # 27 nets for an epoch, 9 of them for 3 and 3 for 9: the epochs of 7 full trainings.
-HALVING = ("--oracle", "halving", "--max-trials", "39", "--promote-by", "top1")
+HALVING = ("--oracle", "bayesian_halving", "--max-trials", "39", "--promote-by", "top1")
 SPACE = Path(__file__).with_name("search_shapes.toml")
 HELD_OUT = ("--validation-split", "0.1")
 # The search that several crews run: it proposes the same nets in the same order to each.

@@ -23,7 +23,8 @@ import tensorflow as tf
 
 from keras_preact.files import read_json
 from keras_preact.tuning import ORACLES, Constraints, SearchSpace, make_oracle
-from keras_preact.tuning.oracles import Constrained, Rungs
+from keras_preact.tuning.constrained import Constrained
+from keras_preact.tuning.rungs import Rungs
 from training import processes
 from training.hyperrule import apply_rule
 from training.listing.find import add_source_arguments

@@ -5,11 +5,13 @@ from keras_preact.tuning.hypermodel import PreActHyperModel
 from keras_preact.tuning.oracles import OBJECTIVES, ORACLES, make_oracle
 from keras_preact.tuning.regnet import regnet_stages
 from keras_preact.tuning.space import SearchSpace, read_space
+from keras_preact.tuning.tuner import OracleTuner
 
 __all__ = [
     "OBJECTIVES",
     "ORACLES",
     "Constraints",
+    "OracleTuner",
     "PreActHyperModel",
     "SearchSpace",
     "make_oracle",

@@ -8,14 +8,15 @@ import itertools
 import keras_tuner
 import pytest
 
+import keras_preact
 from keras_preact.tuning import ORACLES, Constraints, PreActHyperModel, SearchSpace, make_oracle
-from keras_preact.tuning.oracles import halving_sizes
+from keras_preact.tuning.rungs import halving_sizes
 from tests.tuning.spaces import SHAPE, SPACE
 
 ALL = sorted(ORACLES)
-RUNGS = ("hyperband", "halving")
+RUNGS = ("bayesian_halving", "halving", "hyperband")
 # A Bayesian proposal takes a second.
-TRIALS = {"random": 20, "bayesian": 7, "hyperband": 20, "halving": 20}
+TRIALS = {"random": 20, "bayesian": 7, "hyperband": 20, "halving": 20, "bayesian_halving": 20}
 
 
 def made(name, hypermodel, folder, project="search", **options):
@@ -250,7 +251,7 @@ def test_a_failed_trial_counts_as_the_worst(name, hypermodel, tmp_path):
     found = rungs(trials)
     bracket = max(bracket for bracket, _ in found)
     sizes = [len(found[bracket, rung]) for rung in range(3)]
-    assert sizes == {"hyperband": [9, 3, 1], "halving": [14, 4, 1]}[name]
+    assert sizes == ([9, 3, 1] if name == "hyperband" else [14, 4, 1])
     failed = {trial.trial_id for trial in trials if trial.status == "FAILED"}
     parents = {trial.hyperparameters.values.get("tuner/trial_id") for trial in trials}
     assert len(failed) == 5 and not failed & parents
@@ -280,7 +281,13 @@ def test_a_rung_waits_for_trials_that_may_yet_be_better(hypermodel, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "sizes"),
-    [("random", [4]), ("bayesian", [4]), ("hyperband", [4, 3, 1]), ("halving", [4, 4, 3])],
+    [
+        ("random", [4]),
+        ("bayesian", [4]),
+        ("hyperband", [4, 3, 1]),
+        ("halving", [4, 4, 3]),
+        ("bayesian_halving", [4, 4, 3]),
+    ],
 )
 def test_a_small_space_is_tried_to_its_end(name, sizes, architecture, tmp_path):
     """KerasTuner's rungs would stop after the first."""
@@ -334,7 +341,10 @@ def test_a_retried_trial_gets_its_new_result(hypermodel, tmp_path):
             {"name": "halving", "promote_by": "val_top1"},
             "`promote_by` must be one of val_accuracy.*, loss, or a.*Received: 'val_top1'",
         ),
-        ({"promote_by": "loss"}, "`promote_by` is for hyperband and halving.*name='random'"),
+        (
+            {"promote_by": "loss"},
+            "`promote_by` is for hyperband, halving, .*'random'",
+        ),
         (
             {"objective": "top1"},
             "`objective` must be one of val_accuracy.*Received: 'top1'",
@@ -345,3 +355,35 @@ def test_wrong_arguments_are_refused(changes, message, hypermodel):
     arguments = {"name": "random", "max_trials": 9, "max_epochs": 9, **changes}
     with pytest.raises(ValueError, match=message):
         make_oracle(hypermodel=hypermodel, **arguments)
+
+
+def test_widths_that_differ_by_their_proportions_only_are_one_candidate(tmp_path):
+    hypermodel = PreActHyperModel(
+        keras_preact.PreActResNet20,
+        SearchSpace(channels=(8, 16)),
+        input_shape=SHAPE,
+        classes=4,
+        constraints=Constraints(max_flops=500_000),
+    )
+    oracle = made("random", hypermodel, tmp_path)
+    while (trial := oracle.create_trial("worker")).status == "RUNNING":
+        oracle.update_trial(trial.trial_id, {"val_accuracy": 0.5})
+        trial.status = "COMPLETED"
+        oracle.end_trial(trial)
+    proposed = [each.hyperparameters.values for each in oracle.trials.values()]
+    nets = {str(hypermodel.candidates.fields(values)) for values in proposed}
+    # 8:8:8, for one, is 16:16:16.
+    assert len(proposed) == len(nets) < 2**3
+
+
+def test_a_model_of_the_first_rung_proposes_better_candidates(hypermodel, tmp_path):
+    options = {"max_trials": 39, "max_epochs": 9}
+    first = {}
+    for name in ("halving", "bayesian_halving"):
+        trials = search(made(name, hypermodel, tmp_path, project=name, **options))
+        (bracket,) = {bracket for bracket, _ in rungs(trials)}
+        first[name] = [each.score for each in rungs(trials)[bracket, 0]]
+        assert len(first[name]) == 27
+    # A third is drawn at random, by the same seed.
+    assert first["halving"][:9] == first["bayesian_halving"][:9]
+    assert sorted(first["bayesian_halving"])[-9] > sorted(first["halving"])[-3]

@@ -20,7 +20,7 @@ import keras_tuner
 from keras_tuner.engine import base_tuner
 from keras_tuner.engine.trial import Trial
 
-from keras_preact.tuning.oracles import Constrained
+from keras_preact.tuning.constrained import Constrained
 from training import processes
 from training.search.hypermodel import RecipeHyperModel
 from training.search.ranking import PROMOTIONS

@@ -1,0 +1,115 @@
+"""Base of the oracles, which keeps their proposals to the candidates that may be built.
+
+KerasTuner's own have no limits: a model that costs too much is built first, and is then a
+failed trial (keras-team/keras-tuner#989). Here a proposal is checked before it becomes a trial.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras_tuner
+from keras_tuner.engine.trial import Trial
+
+from keras_preact.files import replacing, write_json
+from keras_preact.tuning.candidates import CHANNELS
+from keras_preact.tuning.hypermodel import PreActHyperModel
+
+# Draws for a proposal. If none is a new candidate, the space counts as exhausted; KerasTuner's 20
+# would end a search of a small space long before (keras-team/keras-tuner#35).
+DRAWS = 20_000
+# Candidates that a model of the results chooses from.
+POOL = 1_000
+
+# Statuses of a trial that is over.
+ENDED = ("COMPLETED", "FAILED")
+
+
+class Constrained(keras_tuner.Oracle):
+    """Base of all oracles here: they keep to the constraints, and survive being killed.
+
+    Args:
+        hypermodel: Holds the hyperparameters and the limits.
+        **options: Those of KerasTuner's oracle.
+    """
+
+    def __init__(self, hypermodel: PreActHyperModel, **options: Any) -> None:
+        self.candidates = hypermodel.candidates
+        super().__init__(hyperparameters=hypermodel.hyperparameters(), **options)
+
+    def _drawn(self) -> Iterator[dict[str, Any]]:
+        """Yield new candidates that seem to keep to the limits, among so many drawn at random."""
+        for _ in range(DRAWS):
+            draw = random.Random(self._seed_state)
+            self._seed_state += 1
+            values = {hp.name: hp.prob_to_value(draw.random()) for hp in self.hyperparameters.space}
+            # To fill a budget takes a while, and hardly any candidate cannot.
+            seems_to_hold = self.candidates.constraints.fills or self.candidates.holds(values)
+            if seems_to_hold and not self._duplicate(values):
+                yield values
+
+    def _random_values(self) -> dict[str, Any] | None:
+        """Return a new candidate, or None if there seems to be none left."""
+        return self._first(self._drawn())
+
+    def _first(self, drawn: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+        """Return the first new net that keeps to the limits, with the widths that it then has."""
+        tried = {self._training_of(each.hyperparameters.values) for each in self.trials.values()}
+        for values in drawn:
+            if self.candidates.holds(values) and self._training_of(values) not in tried:
+                return self.candidates.completed(values)
+        return None
+
+    def _training_of(self, values: dict[str, Any]) -> str:
+        """Return the same text for all values that mean one net, trained alike."""
+        of_the_net = {CHANNELS, *self.candidates.hyperparameters().values}
+        rest = {name: values[name] for name in _own(values) if name not in of_the_net}
+        return str(sorted({**rest, **self.candidates.fields(values)}.items()))
+
+    def _compute_values_hash(self, values: dict[str, Any]) -> str:
+        # The widths follow from the rest, and a candidate in another rung is none that is new.
+        return super()._compute_values_hash(
+            {name: values[name] for name in _own(values) if name != CHANNELS}
+        )
+
+    def _retry(self, trial: Any) -> bool:
+        retried = super()._retry(trial)
+        if retried:
+            # KerasTuner would take those of the failed run for the new one's.
+            trial.metrics = type(trial.metrics)()
+        return retried
+
+    def save(self) -> None:
+        """Write the state, whole or not at all."""
+        write_json(self._get_oracle_fname(), self.get_state())
+
+    def _save_trial(self, trial: Any) -> None:
+        path = os.path.join(self._get_trial_dir(trial.trial_id), "trial.json")
+        with replacing(path) as partial:
+            trial.save(str(partial))
+
+    def reload(self) -> None:
+        """Go on from the files: finished trials stay finished, the others are run again.
+
+        A trial's file is written before the oracle's. Where a process was killed in between, what
+        the trial's says counts if it has ended; if it has just begun, it is proposed again.
+        """
+        # KerasTuner finds them by a pattern, which a name such as "runs [1]" would be part of.
+        for path in Path(self._project_dir).glob("trial_*/trial.json"):
+            trial = Trial.load(str(path))
+            self.trials[trial.trial_id] = trial
+        super().reload()
+        self.trials = {each: self.trials[each] for each in self.start_order}
+        ended = [each for each in self._retry_queue if self.trials[each].status in ENDED]
+        self._retry_queue = [each for each in self._retry_queue if each not in ended]
+        # Killed after the oracle's file was written, it is in there already.
+        self.end_order += [each for each in ended if each not in self.end_order]
+
+
+def _own(values: dict[str, Any]) -> list[str]:
+    """Return the names of the hyperparameters, without those that KerasTuner adds."""
+    return [name for name in values if not name.startswith("tuner/")]
