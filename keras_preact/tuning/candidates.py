@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,12 +20,17 @@ from keras_preact.tuning.space import SearchSpace, are_numbers, label
 
 # Choices that matter only in training: they change neither the cost nor which values fit together.
 _FREE = ("drop_block", "drop_path", "dropout")
-# Value of a candidate whose widths fill a budget: the channels of its stages, as in "16-32-64".
-# They are kept with the others, since latencies measured anew would give others.
+# Value that oracles record with a trial: the channels of its stages, as in "16-32-64", for people
+# to read. They follow from the other values, and only a latency measured anew gives others. Where
+# it is limited, a digest of the values that they belong to follows, and what was recorded counts.
 CHANNELS = "channels"
+# Combinations of sizes that are looked at for the smallest nets, where the first does not exist.
+_COMBINATIONS = 20_000
 
 # Values of a trial by the hyperparameters' names; keys that KerasTuner adds are ignored.
 Values = Mapping[str, Any]
+# Units and channels of each stage.
+Size = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class Candidates:
@@ -36,7 +42,7 @@ class Candidates:
 
     Args:
         architecture: Fields that all nets share. The default of a hyperparameter is its value where
-            that is among the space's, or the first.
+            that is among the space's, or the first; see `check`, too.
         space: Fields that vary.
         input_shape: Shape of an image, as builders take it.
         classes: Number of classes.
@@ -62,13 +68,22 @@ class Candidates:
         self._units = self._stage_options("units", space.units)
         self._channels = self._stage_options("channels", space.channels)
         self._widen = () if self.constraints.fills else space.widen
+        self._regnet = {
+            name: values
+            for name, values in space.regnet.items()
+            if name != "width" or not self.constraints.fills
+        }
         self._words = {
             name: {label(value): value for value in values}
             for name, values in space.choices.items()
             if not are_numbers(values)
         }
         self._kinds = [name for name in space.choices if name not in _FREE]
-        self._sizes: dict[tuple[Any, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        # Values of a candidate that holds, where the architecture's own do not.
+        self._defaults: dict[str, Any] = {}
+        # None where no widths fit the limits.
+        self._filled: dict[tuple[Any, ...], tuple[int, ...] | None] = {}
+        self._existing: dict[tuple[Any, ...], bool] = {}
         self._cost_tables: dict[tuple[Any, ...], analysis.CostTable] = {}
         self._latency_tables: dict[tuple[Any, ...], analysis.LatencyTable] = {}
 
@@ -78,20 +93,23 @@ class Candidates:
         Args:
             hp: Hyperparameters to add them to, unless they are there already.
         """
+        for name, values, default in self._declared():
+            declare(hp, name, values, self._defaults.get(name, default))
+
+    def _declared(self) -> Iterator[tuple[str, Sequence[Any], Any]]:
+        """Yield the name, the values and the architecture's own value of each hyperparameter."""
         for prefix, options in (("units", self._units), ("channels", self._channels)):
-            defaults = getattr(self.base, prefix)
-            for (name, values), default in zip(options.items(), defaults, strict=False):
-                declare(hp, name, values, default)
+            yield from zip(options, options.values(), getattr(self.base, prefix), strict=False)
         if self._widen:
-            declare(hp, "widen", self._widen, 1.0)
-        for name, values in self.space.regnet.items():
-            if name != "width" or not self.constraints.fills:
-                declare(hp, name, values, None)
+            yield "widen", self._widen, 1.0
+        for name, values in self._regnet.items():
+            yield name, values, None
         for name, values in self.space.choices.items():
             default = getattr(self.base, name)
             if name in self._words:
-                values, default = list(map(label, values)), label(default)
-            declare(hp, name, values, default)
+                yield name, list(map(label, values)), label(default)
+            else:
+                yield name, values, default
 
     def hyperparameters(self) -> keras_tuner.HyperParameters:
         """Return all hyperparameters of the nets, with their defaults."""
@@ -129,18 +147,26 @@ class Candidates:
         return self.base.replace(**self.fields(values))
 
     def completed(self, values: Values) -> dict[str, Any]:
-        """Return a candidate's values with the widths that fill the budget, where it is filled.
+        """Return a candidate's values with the widths that follow from them and the limits.
 
         Args:
             values: The hyperparameters.
 
+        Returns:
+            The values with `channels`, to be recorded with a trial. With a limit on latency the
+            widths count from then on, whatever is measured in another process, and are not measured
+            again. They count for these values only.
+
         Raises:
             ValueError: If the values do not fit one another, or nothing of them fits the budget.
         """
-        if not self.constraints.fills:
+        if not (self.constraints.fills or self._is_timed):
             return dict(values)
         _, channels = self._size(values)
-        return {**values, CHANNELS: "-".join(map(str, channels))}
+        recorded = "-".join(map(str, channels))
+        if self._is_timed:
+            recorded = f"{recorded}@{self._digest(values)}"
+        return {**values, CHANNELS: recorded}
 
     def cost(self, values: Values) -> analysis.Cost:
         """Return the cost of a candidate per image, within microseconds and without building it.
@@ -191,24 +217,52 @@ class Candidates:
             False, too, where the values do not fit one another.
         """
         try:
-            return self.share(values) <= 1
+            self.check_limits(values)
         except analysis.UnknownLayerError:
             raise
         except ValueError:
             return False
+        return True
+
+    def check_limits(self, values: Values) -> None:
+        """Check that a candidate exists and keeps to the limits.
+
+        Args:
+            values: The hyperparameters. A latency that was found short enough when they were
+                recorded is not measured again; see `completed`.
+
+        Raises:
+            ValueError: If the values do not fit one another, or their net is beyond a limit.
+        """
+        timed = self._recorded(values) is None
+        share = self._share(values, *self._size(values), timed=timed)
+        if share > 1:
+            raise ValueError(
+                f"This net uses {share:.2f} times what the limits allow: {dict(values)}"
+            )
 
     def check(self) -> None:
         """Check that something in the space can hold.
+
+        Where the default candidate does not, the smallest that does is the default from then on:
+        tuners of KerasTuner's begin by building it.
 
         Raises:
             ValueError: If even the smallest candidates are beyond a limit, or no values fit one
                 another.
         """
-        smallest = []
+        if self.holds(self.hyperparameters().values):
+            return
+        refused = []
         for values in self.smallest():
             if self.holds(values):
+                self._defaults = values
                 return
-            smallest.append(values)
+            refused.append(values)
+        raise ValueError(self._refusal(refused))
+
+    def _refusal(self, smallest: list[dict[str, Any]]) -> str:
+        """Say why none of the smallest candidates holds."""
         costs = [self._cost(each, *self._least(each)) for each in smallest]
         cost, values = min(zip(costs, smallest, strict=True), key=lambda pair: pair[0].flops)
         limits = self.constraints
@@ -223,53 +277,53 @@ class Candidates:
             f"{value:,} {name}" + (f" (limit {limit:,})" if limit is not None else "")
             for name, value, limit in figures
         )
-        raise ValueError(f"No candidate keeps to the limits. The smallest has {received}: {values}")
+        return f"No candidate keeps to the limits. The smallest has {received}: {values}"
 
     def smallest(self) -> Iterator[dict[str, Any]]:
-        """Yield the candidates with the fewest units and channels, one per combination of choices.
+        """Yield the candidates below which there are none, of each combination of choices.
 
         Costs rise with units and channels, so where none of these keeps to a limit nothing does.
 
         Yields:
-            Values of a candidate that exists.
+            Values of a candidate that exists. It has fewer units or channels in some stage than
+            each candidate of the same choices before it.
 
         Raises:
             ValueError: If no candidate's values fit one another.
         """
         values = self.hyperparameters().values
-        values.update({name: min(units) for name, units in self._units.items()})
-        refusals = []
+        refusal = None
         found = False
         for kind in itertools.product(*map(self._labels, self._kinds)):
             values.update(zip(self._kinds, kind, strict=True))
-            for width in self._widths():
-                values.update(width)
+            passed: list[Size] = []
+            for place, sizes in enumerate(self._from_smallest()):
+                values.update(sizes)
                 try:
-                    self._with(values, *self._least(values))
-                except ValueError as refusal:
-                    refusals.append(refusal)
+                    size = self._least(values)
+                    if any(_is_within(each, size) for each in passed):
+                        continue
+                    self._with(values, *size)
+                except ValueError as error:
+                    refusal = refusal or error
                     continue
                 found = True
                 yield dict(values)
-                break
+                if place == 0 and not self._regnet:
+                    # All others have more of everything.
+                    break
+                passed.append(size)
         if not found:
-            raise ValueError(
-                f"No net of the search space exists. Of the first, {refusals[0]}"
-            ) from refusals[0]
+            raise ValueError(f"No net of the search space exists. Of the first, {refusal}")
 
-    def _widths(self) -> list[dict[str, Any]]:
-        """Return every choice of sizes, from the smallest on."""
-        if self.space.regnet:
-            names = list(self.space.regnet)
-            sizes = [
-                dict(zip(names, each, strict=True))
-                for each in itertools.product(*self.space.regnet.values())
-            ]
-            return sorted(sizes, key=lambda each: (each["depth"], each["slope"]))
+    def _from_smallest(self) -> Iterator[dict[str, Any]]:
+        """Yield choices of sizes in an order in which none follows a larger one."""
+        options = {**self._units, **self._channels, **self._regnet}
         if self._widen:
-            return [{"widen": factor} for factor in sorted(self._widen)]
-        widths = sorted(itertools.product(*self._channels.values()), key=sum)
-        return [dict(zip(self._channels, each, strict=True)) for each in widths]
+            options["widen"] = self._widen
+        combinations = itertools.product(*map(sorted, options.values()))
+        for sizes in itertools.islice(combinations, _COMBINATIONS):
+            yield dict(zip(options, sizes, strict=True))
 
     def _stage_options(self, prefix: str, options: Any) -> dict[str, tuple[int, ...]]:
         """Return the options of each stage, by hyperparameter."""
@@ -327,30 +381,59 @@ class Candidates:
             )
         return self._latency_tables[kind].seconds(units, channels)
 
-    def _share(self, values: Values, units: tuple[int, ...], channels: tuple[int, ...]) -> float:
+    def _share(
+        self,
+        values: Values,
+        units: tuple[int, ...],
+        channels: tuple[int, ...],
+        timed: bool = True,
+    ) -> float:
         """Return the share of its budget that a candidate of this size would use."""
         cost = self._cost(values, units, channels)
-        limits = self.constraints
-        seconds = 0.0
+        share = self.constraints.share(cost.parameters, cost.flops, 0.0)
         # Measured only where everything else holds: what it takes to count takes no time.
-        if limits.max_latency and limits.share(cost.parameters, cost.flops, seconds) <= 1:
-            seconds = self._seconds(values, units, channels)
-        return limits.share(cost.parameters, cost.flops, seconds)
+        if not (timed and self._is_timed and share <= 1):
+            return share
+        seconds = self._seconds(values, units, channels)
+        return self.constraints.share(cost.parameters, cost.flops, seconds)
 
-    def _size(self, values: Values) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def _size(self, values: Values) -> Size:
         """Return units and channels of each stage."""
         units, channels = self._proportions(values)
         if not self.constraints.fills:
             return units, tuple(max(1, round(each)) for each in channels)
-        if CHANNELS in values:
-            return units, tuple(map(int, values[CHANNELS].split("-")))
-        key = (units, channels, *self._kind(values))
-        if key not in self._sizes:
-            filled = fill(channels, lambda wide: self._share_or_inf(values, units, wide))
-            if filled is None:
-                raise ValueError(f"No widths of these units fit the limits: {dict(values)}")
-            self._sizes[key] = units, filled
-        return self._sizes[key]
+        return units, self._recorded(values) or self._widths(values, units, channels)
+
+    def _widths(
+        self, values: Values, units: tuple[int, ...], channels: tuple[float, ...]
+    ) -> tuple[int, ...]:
+        """Return the channels of each stage that fill the budget."""
+        key = self._key(values)
+        if key not in self._filled:
+            self._filled[key] = fill(channels, lambda wide: self._share_or_inf(values, units, wide))
+        filled = self._filled[key]
+        if filled is None:
+            raise ValueError(f"No widths of these units fit the limits: {dict(values)}")
+        return filled
+
+    @property
+    def _is_timed(self) -> bool:
+        """Whether a limit is measured, so that it may be kept to in one process but not another."""
+        return self.constraints.max_latency is not None
+
+    def _recorded(self, values: Values) -> tuple[int, ...] | None:
+        """Return the measured widths that were recorded with just these values; see `completed`."""
+        if not self._is_timed:
+            return None
+        channels, _, digest = values.get(CHANNELS, "").partition("@")
+        return tuple(map(int, channels.split("-"))) if digest == self._digest(values) else None
+
+    def _digest(self, values: Values) -> str:
+        return f"{zlib.crc32(repr(self._key(values)).encode()):08x}"
+
+    def _key(self, values: Values) -> tuple[Any, ...]:
+        """Return a key that candidates share if their nets have the same cost."""
+        return *self._proportions(values), *self._kind(values)
 
     def _share_or_inf(
         self, values: Values, units: tuple[int, ...], channels: tuple[int, ...]
@@ -368,16 +451,16 @@ class Candidates:
         units = tuple([values[name] for name in self._units]) or self.base.units
         own = tuple([values[name] for name in self._channels]) or self.base.channels
         channels: tuple[float, ...] = own
-        if self.space.regnet:
-            numbers = {name: values[name] for name in self.space.regnet if name in values}
+        if self._regnet:
+            numbers = {name: values[name] for name in self._regnet}
             given = {"width": self.base.channels[0] * self._width_share({}), **numbers}
             units, channels = regnet_stages(**given, stages=len(self.base.units))
-        if not (self._widen or self.space.regnet):
+        if not (self._widen or self._regnet):
             return units, channels
         factor = values["widen"] * self._width_share({}) if self._widen else 1.0
         return units, tuple(each * factor / self._width_share(values) for each in channels)
 
-    def _least(self, values: Values) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def _least(self, values: Values) -> Size:
         """Return the smallest size that a candidate's values may stand for."""
         units, channels = self._proportions(values)
         if self.constraints.fills:
@@ -403,6 +486,15 @@ class Candidates:
             for name in ("unit", "bottleneck_ratio")
         )
         return ratio if UNITS[unit].spatial else 1.0
+
+
+def _is_within(size: Size, other: Size) -> bool:
+    """Return whether a net has at most the units and the channels of another in every stage."""
+    return all(
+        each <= limit
+        for own, others in zip(size, other, strict=True)
+        for each, limit in zip(own, others, strict=True)
+    )
 
 
 def declare(hp: keras_tuner.HyperParameters, name: str, values: Any, default: Any) -> None:

@@ -91,7 +91,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         """Build a trial's model.
 
         Args:
-            hp: The hyperparameters. Where a budget is filled, its widths are noted among them.
+            hp: The hyperparameters. Where a budget is filled, the widths follow from them.
 
         Returns:
             A compiled model from images to probabilities.
@@ -102,15 +102,10 @@ class PreActHyperModel(keras_tuner.HyperModel):
         """
         self.declare_hyperparameters(hp)
         try:
-            hp.values = self.candidates.completed(hp.values)
-            share = self.candidates.share(hp.values)
+            self.candidates.check_limits(hp.values)
             model = self.net(hp)
         except ValueError as error:
             raise keras_tuner.errors.FailedTrialError(str(error)) from error
-        if share > 1:
-            raise keras_tuner.errors.FailedTrialError(
-                f"This net uses {share:.2f} times what the limits allow: {hp.values}"
-            )
         self._compile(model, hp)
         return model
 

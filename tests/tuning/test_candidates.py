@@ -133,6 +133,25 @@ def test_limits_that_nothing_keeps_to_are_refused_early(architecture, hypermodel
         limited(9, fill=True).check()
 
 
+@pytest.mark.parametrize("widths", [(32, 8), (8, 32)])
+@pytest.mark.parametrize("slopes", [(0.2,), (2, 0.2)])
+def test_whatever_holds_is_found(widths, slopes):
+    """The nets of RegNet's rule have no one smallest."""
+    space = SearchSpace(regnet={"depth": (3,), "slope": slopes, "width": widths})
+    limits = Constraints(max_parameters=10_000, fill=False)
+    candidates = made(keras_preact.PreActResNet20.architecture, space, limits)
+    candidates.check()
+    assert candidates.hyperparameters().values == {"depth": 3, "slope": 0.2, "width": 8}
+
+
+def test_choices_of_units_that_do_not_exist_are_passed_over(architecture):
+    space = SearchSpace(units=(1, 2, 3))
+    limits = Constraints(max_flops=2_000_000, fill=False)
+    candidates = made(architecture.replace(units=(1, 2), multi_grid=(1, 2)), space, limits)
+    smallest = [tuple(each.values()) for each in candidates.smallest()]
+    assert smallest == [(1, 2)]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

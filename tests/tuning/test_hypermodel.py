@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import keras_preact
-from keras_preact.analysis import architecture_cost, model_cost
+from keras_preact.analysis import LatencyTable, architecture_cost, model_cost
 from keras_preact.tuning import Constraints, PreActHyperModel, SearchSpace
 from tests.tuning.spaces import SHAPE
 
@@ -36,6 +36,104 @@ def test_a_tuner_of_kerastuner_searches_within_the_budget(architecture, tmp_path
     assert 380_000 <= cost.flops <= 400_000
     assert hypermodel.candidates.cost(best.values) == cost
     assert model.optimizer.momentum == 0.9 and model.optimizer.nesterov
+
+
+def built_only(tuner):
+    """Return a tuner of KerasTuner's that builds its trials and trains none."""
+
+    class BuiltOnly(tuner):
+        def run_trial(self, trial, *args, **kwargs):
+            self.hypermodel.build(trial.hyperparameters)
+            return {"val_accuracy": sum(trial.hyperparameters.values.values())}
+
+    return BuiltOnly
+
+
+@pytest.mark.parametrize("tuner", [keras_tuner.RandomSearch, keras_tuner.GridSearch])
+def test_widths_follow_from_the_other_values(tuner, architecture, tmp_path):
+    hypermodel = PreActHyperModel(
+        architecture,
+        SearchSpace(units=(3, 1)),
+        input_shape=SHAPE,
+        classes=10,
+        constraints=Constraints(max_flops=400_000),
+    )
+    search = {"max_trials": 9, "seed": 1, "directory": tmp_path, "objective": "val_accuracy"}
+    found = built_only(tuner)(hypermodel, **search)
+    found.search(verbose=0)
+    trials = [each.hyperparameters.values for each in found.oracle.trials.values()]
+    # Each once, which KerasTuner tells by the values.
+    assert sorted(map(tuple, map(dict.values, trials))) == [(1, 1), (1, 3), (3, 1), (3, 3)]
+    assert all(0.95 <= hypermodel.candidates.share(values) <= 1 for values in trials)
+    resumed = built_only(tuner)(hypermodel, **search)
+    best = resumed.get_best_hyperparameters()[0]
+    assert best.values == {"units_stage2": 3, "units_stage3": 3}
+    best.values["units_stage2"] = 1
+    cost = model_cost(hypermodel.build(best)).total
+    assert cost == hypermodel.candidates.cost({"units_stage2": 1, "units_stage3": 3})
+    assert 380_000 <= cost.flops <= 400_000
+
+
+@pytest.mark.parametrize("fill", [True, False])
+def test_a_recorded_latency_is_not_measured_again(fill, architecture, monkeypatch):
+    slowness = 1.0
+
+    def seconds(table, units, channels):
+        return slowness * sum(map(int.__mul__, units, channels))
+
+    monkeypatch.setattr(LatencyTable, "seconds", seconds)
+
+    def made():
+        """Make what another process would."""
+        return PreActHyperModel(
+            architecture,
+            SearchSpace(units=(1, 2)),
+            input_shape=SHAPE,
+            classes=10,
+            constraints=Constraints(max_latency=50 if fill else 24, fill=fill),
+        )
+
+    hypermodel = made()
+    hp = hypermodel.hyperparameters()
+    hp.values = hypermodel.candidates.completed(hp.values)
+    widths = [hypermodel.candidates.architecture(hp.values).channels]
+    slowness = 1.2
+    later = made() if fill else hypermodel
+    widths.append(later.candidates.architecture(hp.values).channels)
+    assert widths[0] == widths[1]
+    assert model_cost(later.build(hp)).total == hypermodel.candidates.cost(hp.values)
+    # They are not those of other values.
+    hp.values["units_stage2"] = 2
+    assert later.candidates.holds(hp.values) == fill
+    if fill:
+        assert later.candidates.architecture(hp.values).channels != widths[0]
+
+
+@pytest.mark.parametrize(
+    ("net", "space", "limits"),
+    [
+        # The first of these gives three stages.
+        (
+            keras_preact.PreActResNet18,
+            SearchSpace(regnet={"depth": (3, 4), "slope": (0.1, 1)}),
+            {"max_flops": 400_000},
+        ),
+        (
+            keras_preact.PreActResNet20,
+            SearchSpace(units=(1, 3), learning_rate=(0.1, 0.2)),
+            {"max_parameters": 150_000, "fill": False},
+        ),
+    ],
+)
+def test_the_default_candidate_holds(net, space, limits, tmp_path):
+    hypermodel = PreActHyperModel(
+        net, space, input_shape=SHAPE, classes=10, constraints=Constraints(**limits)
+    )
+    # KerasTuner builds it.
+    tuner = keras_tuner.RandomSearch(hypermodel, "val_accuracy", directory=tmp_path)
+    default = tuner.oracle.get_space().values
+    assert hypermodel.candidates.holds(default)
+    assert default == hypermodel.hyperparameters().values
 
 
 def test_a_net_beyond_the_limits_is_a_failed_trial(architecture):
