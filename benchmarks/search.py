@@ -36,6 +36,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import ttest_ind
+
 from benchmarks.report import report, table, write
 from keras_preact.analysis import architecture_cost
 from keras_preact.files import write_json
@@ -378,13 +380,31 @@ def describe(parts: dict[str, dict[str, Any]]) -> str:
     if "search" in parts:
         found = ", ".join(f"{name} {value}" for name, value in parts["search"]["values"].items())
         lines += [f"- found: {found}. {parts['search']['verdict']}"]
+    if {"search", "hand"} <= parts.keys():
+        lines += [_against_the_best(parts["search"]["nets"][0], parts["hand"]["nets"])]
     if "workers" in parts:
         lines += ["", *_workers_lines(parts["workers"])]
     return "\n".join(lines)
 
 
+def _against_the_best(searched: dict[str, Any], hand_set: Sequence[dict[str, Any]]) -> str:
+    """Say how far the net that was found is from the best of those set by hand."""
+    own = _tested(searched)
+    best = max(hand_set, key=lambda net: statistics.fmean(_tested(net)))
+    points = 100 * (statistics.fmean(own) - statistics.fmean(_tested(best)))
+    text = f"- The mean of the searched net is {points:+.2f} points from that of {best['name']}"
+    if len(own) > 1:
+        chance = ttest_ind(own, _tested(best), equal_var=False).pvalue
+        text += f", the best set by hand (Welch's t-test: p = {chance:.3f})"
+    return f"{text}."
+
+
+def _tested(net: dict[str, Any]) -> list[float]:
+    return [result["test_top1"] for result in net["results"]]
+
+
 def _net_row(net: dict[str, Any]) -> list[str]:
-    tested = [result["test_top1"] for result in net["results"]]
+    tested = _tested(net)
     held_out = statistics.median(result["val_top1"] for result in net["results"])
     return [
         *(net["name"], f"{net['flops'] / 1e6:.2f}", f"{net['parameters']:,}"),
