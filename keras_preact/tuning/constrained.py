@@ -6,6 +6,7 @@ failed trial (keras-team/keras-tuner#989). Here a proposal is checked before it 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import keras_tuner
 from keras_tuner.engine.trial import Trial
 
-from keras_preact.files import replacing, write_json
+from keras_preact.files import read_json, replacing, write_json
 from keras_preact.tuning.candidates import CHANNELS
 from keras_preact.tuning.hypermodel import PreActHyperModel
 
@@ -97,17 +98,41 @@ class Constrained(keras_tuner.Oracle):
 
         A trial's file is written before the oracle's. Where a process was killed in between, what
         the trial's says counts if it has ended; if it has just begun, it is proposed again.
+
+        Raises:
+            OSError: If a file is missing.
+            ValueError: If one is damaged. The message names it.
         """
-        # KerasTuner finds them by a pattern, which a name such as "runs [1]" would be part of.
-        for path in Path(self._project_dir).glob("trial_*/trial.json"):
-            trial = Trial.load(str(path))
-            self.trials[trial.trial_id] = trial
-        super().reload()
-        self.trials = {each: self.trials[each] for each in self.start_order}
+        path = Path(self._get_oracle_fname())
+        state = read_json(path)
+        with _damaged(path):
+            begun = list(state["start_order"])
+        # KerasTuner reads whatever lies in folders of such names, and not where the path of the
+        # search, such as "runs [1]", is a pattern too.
+        self.trials = {each: self._read_trial(each) for each in begun}
+        with _damaged(path):
+            self.set_state(state)
+        self._retry_queue += [trial.trial_id for trial in self.ongoing_trials.values()]
+        self.ongoing_trials = {}
         ended = [each for each in self._retry_queue if self.trials[each].status in ENDED]
         self._retry_queue = [each for each in self._retry_queue if each not in ended]
         # Killed after the oracle's file was written, it is in there already.
         self.end_order += [each for each in ended if each not in self.end_order]
+
+    def _read_trial(self, trial_id: str) -> Trial:
+        path = Path(self._project_dir) / f"trial_{trial_id}" / "trial.json"
+        state = read_json(path)
+        with _damaged(path):
+            return Trial.from_state(state)
+
+
+@contextlib.contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """Name the file whose content is not what KerasTuner wrote."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
 
 
 def _own(values: dict[str, Any]) -> list[str]:

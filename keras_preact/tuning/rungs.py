@@ -113,6 +113,25 @@ class Rungs(Constrained, HyperbandOracle):
             return None
         return max(completed, key=self._standing)
 
+    def continuable(self) -> set[str]:
+        """Return the completed trials that may still be continued, if the search goes on."""
+        return {
+            trial.trial_id
+            for bracket in self._brackets
+            for rung in range(1, len(bracket["rounds"]))
+            for trial in self._may_be_promoted(bracket, rung)
+        }
+
+    def _may_be_promoted(self, bracket: dict[str, Any], rung: int) -> list[Trial]:
+        """Return the best of the rung below, one for each place that is left in a rung."""
+        taken = [entry["past_id"] for entry in bracket["rounds"][rung]]
+        below = [self.trials[entry["id"]] for entry in bracket["rounds"][rung - 1]]
+        waiting = [
+            trial for trial in below if trial.status == "COMPLETED" and trial.trial_id not in taken
+        ]
+        places = self._places(bracket, rung) - len(taken)
+        return sorted(waiting, key=self._standing, reverse=True)[:places]
+
     def _standing(self, trial: Trial) -> float:
         """Return the number by which a trial is continued: more is better, NaN the worst."""
         value = trial.metrics.get_best_value(self.promote_by.name)

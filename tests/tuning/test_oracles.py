@@ -169,6 +169,23 @@ def test_trials_may_be_continued_by_another_metric(name, hypermodel, tmp_path):
             assert sorted(map(chosen, trials)) == sorted(map(chosen, lowest))
 
 
+@pytest.mark.parametrize("name", RUNGS)
+def test_what_is_continued_could_be_continued_all_along(name, hypermodel, tmp_path):
+    oracle = made(name, hypermodel, tmp_path, promote_by="loss")
+    before, continued = set(), 0
+    while (trial := oracle.create_trial("worker")).status == "RUNNING":
+        parent = trial.hyperparameters.values.get("tuner/trial_id")
+        assert parent is None or parent in before
+        continued += parent is not None
+        end(oracle, trial, "FAILED" if int(trial.trial_id) % 5 == 2 else "COMPLETED")
+        # Without weights, nothing becomes worth continuing again.
+        now = oracle.continuable()
+        assert now <= before | {trial.trial_id}
+        before = now
+    assert continued
+    assert name == "hyperband" or not before
+
+
 def test_a_loss_that_is_not_a_number_is_the_worst(hypermodel, tmp_path):
     oracle = made("halving", hypermodel, tmp_path, max_trials=4, factor=3, promote_by="loss")
     begun = [oracle.create_trial(f"worker{number}") for number in range(3)]
