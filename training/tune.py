@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import signal
 import sys
@@ -21,7 +22,6 @@ import grpc
 import keras_tuner
 import tensorflow as tf
 
-from keras_preact.files import read_json
 from keras_preact.tuning import ORACLES, Constraints, SearchSpace, make_oracle
 from keras_preact.tuning.constrained import Constrained
 from keras_preact.tuning.rungs import Rungs
@@ -40,15 +40,17 @@ from training.recipe import (
 from training.search import RecipeHyperModel, load_space
 from training.search.cluster import Cluster, share_devices
 from training.search.confirm import confirm
-from training.search.ranking import OBJECTIVES, PROMOTIONS, leaderboard
-from training.search.report import BEST, Board, write_report
+from training.search.ranking import BEST, OBJECTIVES, PROMOTIONS, leaderboard
+from training.search.report import Board, write_report
 from training.search.trials import Record, SearchFolder
-from training.search.tuner import CHIEF, SearchOver, Training, TrainingTuner
+from training.search.tuner import CHIEF, SearchOver, Training, TrainingTuner, continuable
 from training.sources import ImageSource, open_source
 from training.train import named_recipe
 
 # Failed trials in a row after which something else than the nets must be wrong.
 MAX_FAILURES = 5
+# Oracles that continue trials, as text.
+_RUNGS = ", ".join(name for name, oracle in ORACLES.items() if issubclass(oracle, Rungs))
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recipe]:
@@ -98,6 +100,11 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
     recipe = named_recipe(arguments)
     add_recipe_arguments(parser, recipe)
     options = parser.parse_args(arguments)
+    _check_options(options)
+    return options, fixed_batch(override_recipe(recipe, options))
+
+
+def _check_options(options: argparse.Namespace) -> None:
     for name, least in (
         ("workers", 0),
         ("threads", 0),
@@ -105,12 +112,20 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
         ("confirm", 0),
         ("keep_best", 1),
         ("wait_minutes", 0),
+        ("latency_batch_size", 1),
+        ("max_trials", 1),
+        ("factor", 2),
     ):
         value = getattr(options, name)
-        if value is not None and value < least:
+        # A comparison with NaN is false.
+        if value is not None and not value >= least:
             option = name.replace("_", "-")
             raise ValueError(f"--{option} must be {least} or more. Received: {value}")
-    return options, fixed_batch(override_recipe(recipe, options))
+    if options.promote_by and not issubclass(ORACLES[options.oracle], Rungs):
+        raise ValueError(
+            f"--promote-by is for oracles that continue trials: {_RUNGS}. "
+            f"Received: --oracle {options.oracle}"
+        )
 
 
 def _add_search_arguments(group: Any) -> None:
@@ -120,8 +135,8 @@ def _add_search_arguments(group: Any) -> None:
         type=int,
         required=True,
         metavar="N",
-        help="most trials; with hyperband and halving, to continue one is a trial as well. A "
-        "larger number on the same command extends the search",
+        help=f"most trials; with {_RUNGS}, to continue one is a trial as well. A larger number on "
+        "the same command extends the search",
     )
     group.add_argument(
         "--objective",
@@ -134,21 +149,20 @@ def _add_search_arguments(group: Any) -> None:
         type=int,
         default=3,
         metavar="N",
-        help="hyperband and halving: one trial of N is continued, with N times the epochs "
-        "(default: 3)",
+        help=f"{_RUNGS}: one trial of N is continued, with N times the epochs (default: 3)",
     )
     group.add_argument(
         "--promote-by",
         choices=PROMOTIONS,
-        help="hyperband and halving: metric by which trials are continued; top1 and loss are those "
-        "of the training (default: the objective)",
+        help=f"{_RUNGS}: metric by which trials are continued; top1 and loss are those of the "
+        "training (default: the objective)",
     )
     group.add_argument(
         "--max-flops", type=_count, metavar="N", help="multiply-adds for one image, such as 4e7"
     )
     group.add_argument("--max-parameters", type=_count, metavar="N", help="such as 3e5")
     group.add_argument(
-        "--max-latency", type=float, metavar="SECONDS", help="for a batch, on this machine"
+        "--max-latency", type=_seconds, metavar="SECONDS", help="for a batch, on this machine"
     )
     group.add_argument(
         "--latency-batch-size", type=int, default=1, metavar="N", help="images of it (default: 1)"
@@ -173,7 +187,7 @@ def _add_search_arguments(group: Any) -> None:
         type=int,
         metavar="N",
         help="remove the weights of all finished trials but the best N (default: keep all); with "
-        "hyperband and halving at the end, since any may be continued",
+        f"{_RUNGS} at the end, and not those of trials that a larger --max-trials may continue",
     )
 
 
@@ -218,7 +232,28 @@ def _add_machine_arguments(group: Any) -> None:
 
 
 def _count(text: str) -> int:
-    return int(float(text))
+    """Return a count that may be written as 4e7."""
+    number = _number(text)
+    if not 0 < number < math.inf or number != int(number):
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number above 0, such as 4e7. Received: {text!r}"
+        )
+    return int(number)
+
+
+def _seconds(text: str) -> float:
+    number = _number(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0. Received: {text!r}")
+    return number
+
+
+def _number(text: str) -> float:
+    """Return a number, or NaN for a text that is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def describe(
@@ -249,13 +284,11 @@ def check_folder(folder: SearchFolder, description: dict[str, Any]) -> None:
 
     Raises:
         FileExistsError: If it holds something else.
+        ValueError: If a file in it is damaged.
     """
     output = folder.output
     if folder.description.exists():
-        recorded = read_json(folder.description)
-        if not isinstance(recorded, dict) or not {"recipe", "space", "max_trials"} <= {*recorded}:
-            raise ValueError(f"{folder.description} is damaged: it is no record of a search.")
-        recorded = _completed(recorded)
+        recorded = _completed(folder, description)
         if recorded["max_trials"] < description["max_trials"]:
             recorded["max_trials"] = description["max_trials"]
         changes = []
@@ -263,12 +296,14 @@ def check_folder(folder: SearchFolder, description: dict[str, Any]) -> None:
             if isinstance(value, dict):
                 changes += differences(recorded[name], value)
             else:
-                changes += differences({name: recorded.get(name)}, {name: value})
+                changes += differences({name: recorded[name]}, {name: value})
         if changes:
             raise FileExistsError(
                 f"{output} holds another search. Give another --output, or the same values:\n  "
                 + "\n  ".join(changes)
             )
+        for record in folder.records(description["objective"]):
+            folder.history(record)
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(
             f"--output must be new, empty or the folder of the same search. {output} has no "
@@ -276,12 +311,26 @@ def check_folder(folder: SearchFolder, description: dict[str, Any]) -> None:
         )
 
 
-def _completed(recorded: dict[str, Any]) -> dict[str, Any]:
-    """Add to the record of a search what an earlier version did not know, as it had effect then."""
+def _completed(folder: SearchFolder, description: dict[str, Any]) -> dict[str, Any]:
+    """Read the record of a search, with what an earlier version did not know as it had effect then.
+
+    Args:
+        folder: Of the search.
+        description: What this version would record.
+
+    Raises:
+        ValueError: If the record is damaged.
+    """
+    unknown = {"fill": False, "promote_by": None}
+    entries = {
+        name: dict if isinstance(value, dict) else object
+        for name, value in description.items()
+        if name not in unknown
+    }
+    recorded = {**unknown, **folder.described({**entries, "max_trials": int})}
     recipe = {**json.loads(json.dumps(dataclasses.asdict(Recipe()))), **recorded["recipe"]}
     space = {"regnet": {}, **recorded["space"]}
-    unknown = {"fill": False, "promote_by": None}
-    return {**unknown, **recorded, "recipe": recipe, "space": space}
+    return {**recorded, "recipe": recipe, "space": space}
 
 
 def make_search(
@@ -349,7 +398,7 @@ def run_trials(
     def changed(record: Record) -> None:
         board.show(record)
         if not isinstance(oracle, Rungs):
-            _keep_best(folder, options)
+            _keep_best(folder, options, oracle)
 
     TrainingTuner(
         oracle,
@@ -426,18 +475,27 @@ def run_search(
         else:
             run_trials(options, *search, folder)
         folder.end(description)
-    _keep_best(folder, options)
+    _keep_best(folder, options, search[1])
+    report = write_report(folder)
     if options.confirm:
+        # It may end early, and takes a while.
+        print(f"{folder.output} has the results so far; the best are trained again.", flush=True)
         best = leaderboard(folder.records(), options.objective)[:BEST]
         confirm(folder, best, options.confirm, training_options(options), options.threads)
-    print(write_report(folder))
+        report = write_report(folder)
+    print(report)
     return _tell_of_deaths(folder)
 
 
-def _keep_best(folder: SearchFolder, options: argparse.Namespace) -> None:
-    if options.keep_best:
-        ranked = leaderboard(folder.records(), options.objective)
-        folder.remove_weights(ranked[options.keep_best :])
+def _keep_best(folder: SearchFolder, options: argparse.Namespace, oracle: Constrained) -> None:
+    """Remove the weights of all finished trials but the best, and those that may be continued."""
+    if not options.keep_best:
+        return
+    records = folder.records(options.objective)
+    trials = continuable(oracle, folder) if isinstance(oracle, Rungs) else ()
+    needed = {record.run for record in records if record.trial in trials}
+    others = leaderboard(records, options.objective)[options.keep_best :]
+    folder.remove_weights(record for record in others if record.run not in needed)
 
 
 def _tell_of_deaths(folder: SearchFolder) -> int:
@@ -473,6 +531,7 @@ def tune(arguments: Sequence[str]) -> int:
         OSError: If the data or the output cannot be used.
         RuntimeError: If too many trials failed.
     """
+    _check_environment()
     options, recipe = parse_arguments(arguments)
     space = load_space(options.space)
     source = open_source(options.data, options.data_dir, options.validation_split)
@@ -508,6 +567,17 @@ def _missing(folder: SearchFolder, description: dict[str, Any]) -> str:
         check_folder(folder, description)
     claimed = folder.claimed(description)
     return "" if claimed else f"the chief to begin {folder.description}"
+
+
+def _check_environment() -> None:
+    if "KERASTUNER_ORACLE_IP" not in os.environ:
+        return
+    for name in ("KERASTUNER_ORACLE_PORT", "KERASTUNER_TUNER_ID"):
+        if name not in os.environ:
+            raise ValueError(
+                f"The environment has KERASTUNER_ORACLE_IP, which makes this process a chief or a "
+                f"worker, and must have {name} as well."
+            )
 
 
 def _is_worker() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ from pathlib import Path
 from scipy.stats import ttest_ind
 
 from training import processes
-from training.recipe import load_recipe
 from training.run import read_run
-from training.search.ranking import OBJECTIVES
-from training.search.trials import Record, SearchFolder, write_recipe
+from training.search.ranking import BEST, OBJECTIVES, leaderboard
+from training.search.trials import Record, SearchFolder, results_of, write_recipe
 
 # Probability below which a difference between means counts as more than chance.
 SIGNIFICANT = 0.05
+# Name of the folder of a training with another seed.
+_SEED = re.compile(r"seed\d+")
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,10 @@ def confirm(
         RuntimeError: If a training fails.
     """
     for record, number in itertools.product(records, range(1, seeds + 1)):
-        run = _run(folder, record.trial, number)
+        run = _folder(folder, record) / f"seed{number}"
         if _is_finished(run):
             continue
-        recipe = load_recipe(folder.recipe(record.trial))
+        recipe = folder.read_recipe(record.trial)
         run.parent.mkdir(parents=True, exist_ok=True)
         path, log = run.with_suffix(".toml"), run.with_suffix(".log")
         write_recipe(path, recipe.replace(seed=recipe.seed + number))
@@ -85,22 +87,36 @@ def confirm(
 
 
 def confirmed(folder: SearchFolder, objective: str) -> list[Confirmed]:
-    """Read what nets have reached with other seeds.
+    """Read what the best nets of a search have reached with other seeds.
 
     Args:
         folder: Of the search.
         objective: The metric to compare.
 
     Returns:
-        The nets, the best mean first.
+        Those of the best that were trained again, the best mean first.
     """
-    results: dict[str, list[float]] = {}
-    for path in sorted((folder.output / "confirmed").glob("*/seed*/run.json")):
-        if _is_finished(path.parent):
-            trial = path.parent.parent.name
-            results.setdefault(trial, []).append(read_run(path.parent)["history"][-1][objective])
-    nets = [Confirmed(trial, tuple(each)) for trial, each in results.items()]
+    best = leaderboard(folder.records(objective), objective)[:BEST]
+    results = {record.trial: _results(_folder(folder, record), objective) for record in best}
+    nets = [Confirmed(trial, each) for trial, each in results.items() if each]
     return sorted(nets, key=lambda net: net.mean, reverse=OBJECTIVES[objective] == "max")
+
+
+def by_means(ranked: Sequence[Record], nets: Sequence[Confirmed]) -> list[Record]:
+    """Order trials by the means over several seeds, as far as there are some.
+
+    Args:
+        ranked: Trials, the best result of the search first.
+        nets: Some of them, the best mean first.
+
+    Returns:
+        The trials. Those trained again share out their places by their means, since a mean and a
+        result that was chosen for being the best cannot be compared.
+    """
+    trials = {record.trial: record for record in ranked}
+    means = (trials[net.trial] for net in nets)
+    again = {net.trial for net in nets}
+    return [next(means) if record.trial in again else record for record in ranked]
 
 
 def verdict(nets: Sequence[Confirmed]) -> str:
@@ -145,9 +161,23 @@ def _listed(trials: Sequence[str]) -> str:
     return f"trial{'s' if len(trials) > 1 else ''} {' and '.join(trials)}"
 
 
-def _run(folder: SearchFolder, trial: str, number: int) -> Path:
-    return folder.output / "confirmed" / trial / f"seed{number}"
+def _folder(folder: SearchFolder, record: Record) -> Path:
+    """Return where a net is trained again: where it was before a trial continued it, if it was."""
+    same = [each.trial for each in folder.records() if each.run == record.run]
+    paths = [folder.output / "confirmed" / trial for trial in (record.trial, *same)]
+    return next((path for path in paths if path.exists()), paths[0])
+
+
+def _results(path: Path, objective: str) -> tuple[float, ...]:
+    """Read the results of a net with each seed that was trained to the end."""
+    found = {int(run.name[4:]): run for run in path.glob("seed*") if _SEED.fullmatch(run.name)}
+    finished = [run for _, run in sorted(found.items()) if _is_finished(run)]
+    results = [results_of(run, objective) for run in finished]
+    for run, result in zip(finished, results, strict=True):
+        if not result:
+            raise ValueError(f"{run / 'run.json'} is damaged: it has no epoch.")
+    return tuple(result[-1] for result in results)
 
 
 def _is_finished(run: Path) -> bool:
-    return (run / "run.json").exists() and read_run(run)["status"] == "finished"
+    return (run / "run.json").exists() and read_run(run).get("status") == "finished"

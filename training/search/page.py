@@ -13,10 +13,9 @@ import plotly.graph_objects as go
 from keras_preact.architecture import Architecture
 from keras_preact.files import replacing
 from training.net import recipe_architecture
-from training.recipe import load_recipe
 from training.search.confirm import Confirmed, table_of_confirmed, verdict
-from training.search.ranking import hyperparameters, pareto_front, table_of
-from training.search.trials import Record, SearchFolder
+from training.search.ranking import hyperparameters, pareto_front, table_of, values_of
+from training.search.trials import Record, SearchFolder, results_of
 
 _COLORS = "Viridis"
 # Pixels in a drawing: a unit's width, the space after it and after a stage, and the widest stage.
@@ -77,8 +76,8 @@ def read_page(
         summary=summary,
         objective=objective,
         ranked=ranked,
-        curves=[[each[objective] for each in folder.history(record)] for record in ranked],
-        nets=[recipe_architecture(load_recipe(folder.recipe(each.trial))) for each in ranked],
+        curves=[results_of(folder.output / record.run, objective) for record in ranked],
+        nets=[recipe_architecture(folder.read_recipe(each.trial)) for each in ranked],
         again=again,
     )
 
@@ -142,7 +141,7 @@ def _front(page: Page) -> go.Figure:
 def _parallel(page: Page) -> go.Figure:
     """Draw every trial as a line through its values, its cost and its result."""
     names = hyperparameters(page.ranked)
-    axes = [_axis(name, [record.values.get(name) for record in page.ranked]) for name in names]
+    axes = [_axis(page.ranked, name) for name in names]
     axes += [
         {"label": "MFLOPs", "values": [record.flops / 1e6 for record in page.ranked]},
         {"label": page.objective, "values": _results(page)},
@@ -153,13 +152,12 @@ def _parallel(page: Page) -> go.Figure:
     return figure
 
 
-def _axis(name: str, values: Sequence[Any]) -> dict[str, Any]:
+def _axis(ranked: Sequence[Record], name: str) -> dict[str, Any]:
     """Return an axis of a hyperparameter, its values in order and evenly apart."""
-    numbers = all(isinstance(value, int | float) for value in values)
-    options = sorted(set(values), key=None if numbers else str)
+    options = values_of(ranked, name)
     return {
         "label": name,
-        "values": [options.index(value) for value in values],
+        "values": [options.index(record.values.get(name)) for record in ranked],
         "tickvals": list(range(len(options))),
         "ticktext": [str(option) for option in options],
     }

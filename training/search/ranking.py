@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from training.search.trials import Record
 
+# How many of the best become recipe files, and are trained again.
+BEST = 3
 # Metrics that a run reports, and the direction in which each is better.
 OBJECTIVES = {"val_top1": "max", "val_top5": "max", "val_loss": "min"}
 # Those by which a trial may be continued: the training's own as well.
@@ -74,6 +77,18 @@ def pareto_front(records: Sequence[Record], objective: str) -> list[Record]:
         if not front or sign * record.results[objective] > sign * front[-1].results[objective]:
             front.append(record)
     return front
+
+
+def values_of(records: Iterable[Record], name: str) -> list[Any]:
+    """Return the different values that a hyperparameter has had, in order.
+
+    Args:
+        records: Those that lack it have None.
+        name: Of the hyperparameter.
+    """
+    values = {record.values.get(name) for record in records}
+    numbers = all(isinstance(value, int | float) for value in values)
+    return sorted(values, key=None if numbers else str)
 
 
 def hyperparameters(records: Sequence[Record]) -> list[str]:

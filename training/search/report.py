@@ -19,20 +19,22 @@ from matplotlib.path import Path as Line
 from rich.console import Console
 from rich.table import Table
 
-from keras_preact.files import read_json, replacing
-from training.recipe import load_recipe
-from training.search.confirm import Confirmed, confirmed, table_of_confirmed, verdict
+from keras_preact.files import replacing
+from training.search.confirm import Confirmed, by_means, confirmed, table_of_confirmed, verdict
 from training.search.page import read_page, write_page
 from training.search.ranking import (
+    BEST,
+    OBJECTIVES,
     hyperparameters,
     leaderboard,
     pareto_front,
     table_of,
+    values_of,
 )
 from training.search.trials import Record, SearchFolder, write_recipe
 
-# How many of the best become recipe files, and lines of the table on a terminal.
-BEST, SHOWN = 3, 10
+# Lines of the table on a terminal.
+SHOWN = 10
 _MAP = matplotlib.colormaps["viridis"]
 
 
@@ -59,7 +61,7 @@ class Board:
         print(self._line(record), flush=True)
         if record.status == "running":
             return
-        records = self._folder.records()
+        records = self._folder.records(self._objective)
         ranked = leaderboard(records, self._objective)
         if sys.stdout.isatty():
             Console().print(self._table(ranked[:SHOWN]))
@@ -96,7 +98,8 @@ def write_report(folder: SearchFolder) -> str:
 
     `leaderboard.md` and `.csv`, `search.html`, a page with plots to point at, `flops.png` (the
     objective against FLOPs with the Pareto front), `parallel.png` (parallel coordinates) and the
-    best as recipes, `best-1.toml` and so on.
+    best as recipes, `best-1.toml` and so on: by their means with other seeds, where they were
+    trained again.
 
     Args:
         folder: Of the search.
@@ -106,12 +109,15 @@ def write_report(folder: SearchFolder) -> str:
 
     Raises:
         FileNotFoundError: If the folder is not that of a search.
+        ValueError: If a file in it is damaged.
     """
     if not folder.description.exists():
         raise FileNotFoundError(f"{folder.output} is not the folder of a search.")
-    description = read_json(folder.description)
+    description = folder.described()
     objective = description["objective"]
-    records = folder.records()
+    if objective not in OBJECTIVES:
+        raise ValueError(f"{folder.description} is damaged: no metric is named {objective!r}.")
+    records = folder.records(objective)
     ranked = leaderboard(records, objective)
     again = confirmed(folder, objective)
     text = _markdown(description, records, ranked, again)
@@ -125,16 +131,26 @@ def write_report(folder: SearchFolder) -> str:
     heading, summary = _heading(description), _summary(description, records)
     page = read_page(folder, objective, heading, summary, ranked, again)
     write_page(folder.output / "search.html", page)
-    for place, record in enumerate(ranked[:BEST], 1):
+    _write_best(folder, objective, ranked, again)
+    return text
+
+
+def _write_best(
+    folder: SearchFolder, objective: str, ranked: Sequence[Record], again: Sequence[Confirmed]
+) -> None:
+    """Write the recipes of the best nets."""
+    nets = {net.trial: net for net in again}
+    for place, record in enumerate(by_means(ranked[:BEST], again), 1):
+        recipe = folder.read_recipe(record.trial)
         comment = [
             f"Place {place} of {len(ranked)}: trial {record.trial}, {objective} "
-            f"{record.results[objective]:.4f} after {record.epochs} of "
-            f"{description['recipe']['epochs']} epochs,",
+            f"{record.results[objective]:.4f} after {record.epochs} of {recipe.epochs} epochs,",
             f"{record.flops:,} FLOPs, {record.parameters:,} parameters.",
         ]
-        recipe = load_recipe(folder.recipe(record.trial))
+        if net := nets.get(record.trial):
+            seeds = len(net.results)
+            comment += [f"Trained again, with {seeds} other seeds: {net.mean:.4f} in the mean."]
         write_recipe(folder.output / f"best-{place}.toml", recipe, comment)
-    return text
 
 
 def _markdown(
@@ -168,8 +184,11 @@ def _heading(description: dict[str, Any]) -> str:
 def _summary(description: dict[str, Any], records: Sequence[Record]) -> str:
     counts = {each: len(_of_status(records, each)) for each in ("finished", "failed", "running")}
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    # A search of an earlier version has no such entry.
+    promoted = description.get("promote_by")
+    by = f"Trials were continued by their `{promoted}`. " if promoted else ""
     return (
-        f"Trials: {told or 'none yet'}. A trial that continues another takes its place below. "
+        f"Trials: {told or 'none yet'}. A trial that continues another takes its place below. {by}"
         f"`{description['objective']}` is that of the last epoch, on the images that the search "
         "chose by: of nets chosen so, it flatters the best."
     )
@@ -246,7 +265,7 @@ def draw_parallel(path: Path, ranked: Sequence[Record], objective: str) -> None:
         ranked: Finished trials, the best first.
         objective: The metric that they are compared by; it colors the lines.
     """
-    names = [name for name in hyperparameters(ranked) if len(_options(ranked, name)) > 1]
+    names = [name for name in hyperparameters(ranked) if len(values_of(ranked, name)) > 1]
     figure = Figure(figsize=(2 + 1.3 * (len(names) + 2), 4.6), dpi=110, layout="constrained")
     axes = figure.subplots()
     columns = [_place_choices(axes, place, ranked, name) for place, name in enumerate(names)]
@@ -268,22 +287,15 @@ def draw_parallel(path: Path, ranked: Sequence[Record], objective: str) -> None:
     _save(figure, path)
 
 
-def _options(records: Sequence[Record], name: str) -> list[Any]:
-    """Return the values that a hyperparameter has had, sorted if they can be."""
-    values = {record.values[name] for record in records if name in record.values}
-    numbers = all(isinstance(value, int | float) for value in values)
-    return sorted(values, key=None if numbers else str)
-
-
 def _place_choices(axes: Axes, place: int, ranked: Sequence[Record], name: str) -> list[float]:
     """Return where each line crosses a hyperparameter's axis; equal values lie side by side."""
-    options = _options(ranked, name)
+    options = values_of(ranked, name)
     gap = 1 / max(1, len(options) - 1)
     for index, option in enumerate(options):
         axes.text(place + 0.03, index * gap, str(option), fontsize=8, va="center", zorder=3)
     beside = np.linspace(-1, 1, len(ranked)) * min(0.04, 0.15 * gap)
     return [
-        options.index(record.values[name]) * gap + shift
+        options.index(record.values.get(name)) * gap + shift
         for record, shift in zip(ranked, beside, strict=True)
     ]
 

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import tomli_w
 
 from keras_preact.files import read_json, replacing, write_json
-from training.recipe import Recipe
+from training.recipe import Recipe, load_recipe
 from training.run import read_run
 
 # Files of a training run that hold weights.
 _WEIGHTS = ("model.keras", "best.keras", "checkpoint")
+# Entries of `search.json` that a report needs, and their types.
+_REPORTED = {"oracle": str, "objective": str, "source": str, "recipe": dict}
 # Entry of `search.json` once the oracle has nothing left to propose.
 _ENDED = "ended"
+_STATUSES = ("running", "finished", "failed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,13 @@ class Record:
         return dataclasses.replace(self, **changes)
 
 
+# JSON has one kind of number.
+_TYPES = {
+    name: int | float if kind is float else get_origin(kind) or kind
+    for name, kind in get_type_hints(Record).items()
+}
+
+
 class SearchFolder:
     """Paths of the files of a search.
 
@@ -83,6 +93,21 @@ class SearchFolder:
         """Return the path of a trial's recipe."""
         return self.trial(trial) / "recipe.toml"
 
+    def read_recipe(self, trial: str) -> Recipe:
+        """Read a trial's recipe.
+
+        Raises:
+            FileNotFoundError: If it is missing.
+            ValueError: If it is damaged.
+        """
+        path = self.recipe(trial)
+        if not path.is_file():
+            raise FileNotFoundError(f"{self.output} is damaged: it has no {path}.")
+        try:
+            return load_recipe(path)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"The recipe of trial {trial} is damaged. {error}") from error
+
     def log(self, trial: str) -> Path:
         """Return the path of the log of a trial's training."""
         return self.trial(trial) / "log.txt"
@@ -93,8 +118,11 @@ class SearchFolder:
 
     def history(self, record: Record) -> list[dict[str, Any]]:
         """Return the records of the completed epochs of a trial's run."""
-        run = self.output / record.run
-        return read_run(run).get("history", []) if (run / "run.json").exists() else []
+        return _history(self.output / record.run)
+
+    def has_checkpoint(self, record: Record) -> bool:
+        """Return whether the weights are there with which a trial's run goes on."""
+        return any((self.output / record.run / "checkpoint").glob("*.npz"))
 
     def is_over(self, record: Record) -> bool:
         """Return whether a trial's run has come to its end, by its epochs or its patience."""
@@ -114,12 +142,51 @@ class SearchFolder:
             return None
         return _read_record(path)
 
-    def records(self) -> list[Record]:
-        """Read the records of all trials that have begun, by number."""
+    def records(self, objective: str | None = None) -> list[Record]:
+        """Read the records of all trials that have begun, by number.
+
+        Args:
+            objective: Metric that every finished trial must have a result of.
+
+        Returns:
+            The records. Folders whose names are no numbers are none of trials.
+
+        Raises:
+            ValueError: If one is damaged.
+        """
         paths = self.output.glob("trials/*/trial.json")
-        found = map(_read_record, paths)
+        found = {path: _read_record(path) for path in paths if path.parent.name.isdecimal()}
+        for path, record in found.items():
+            finished = record.status == "finished"
+            if objective and finished and not _is_number(record.results.get(objective)):
+                raise ValueError(f"{path} is damaged: it has no result `{objective}`.")
         # As text, "08" of a search that was extended would come before "1".
-        return sorted(found, key=lambda record: int(record.trial))
+        return sorted(found.values(), key=lambda record: int(record.trial))
+
+    def described(self, entries: Mapping[str, type] = _REPORTED) -> dict[str, Any]:
+        """Read what decides the outcome of the search.
+
+        Args:
+            entries: Those that it must have, and their types.
+
+        Returns:
+            All entries.
+
+        Raises:
+            OSError: If there is no record of the search.
+            ValueError: If that is damaged.
+        """
+        recorded = read_json(self.description)
+        if not isinstance(recorded, dict):
+            raise ValueError(f"{self.description} is damaged: it is no record of a search.")
+        wrong = [
+            name
+            for name, kind in entries.items()
+            if name not in recorded or not isinstance(recorded[name], kind)
+        ]
+        if wrong:
+            raise ValueError(f"{self.description} is damaged in or without: {', '.join(wrong)}")
+        return recorded
 
     def claim(self, description: dict[str, Any]) -> None:
         """Make the folder that of a search, which is under way from now on.
@@ -143,9 +210,7 @@ class SearchFolder:
         return bool(self._recorded().get(_ENDED))
 
     def _recorded(self) -> dict[str, Any]:
-        if not self.description.exists():
-            return {}
-        return read_json(self.description)
+        return self.described() if self.description.exists() else {}
 
     def remove_weights(self, records: Iterable[Record]) -> None:
         """Remove the weights and checkpoints of trials' runs."""
@@ -158,11 +223,52 @@ class SearchFolder:
                     path.unlink(missing_ok=True)
 
 
+def results_of(run: Path, metric: str) -> list[float]:
+    """Read a metric after each completed epoch of a training run.
+
+    Args:
+        run: The folder of the run.
+        metric: Its name.
+
+    Returns:
+        The values, none if there is no record of the run.
+
+    Raises:
+        ValueError: If the record is damaged.
+    """
+    history = _history(run)
+    if not all(_is_number(epoch.get(metric)) for epoch in history):
+        raise ValueError(f"{run / 'run.json'} is damaged: an epoch has no `{metric}`.")
+    return [epoch[metric] for epoch in history]
+
+
+def _history(run: Path) -> list[dict[str, Any]]:
+    if not (run / "run.json").exists():
+        return []
+    history = read_run(run).get("history")
+    if not isinstance(history, list) or not all(isinstance(each, dict) for each in history):
+        raise ValueError(f"{run / 'run.json'} is damaged: it has no history of epochs.")
+    return history
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _read_record(path: Path) -> Record:
     try:
-        return Record(**read_json(path))
+        record = Record(**read_json(path))
     except TypeError as error:
         raise ValueError(f"{path} is damaged: it is no record of a trial.") from error
+    holds = {name: isinstance(getattr(record, name), kind) for name, kind in _TYPES.items()}
+    holds["trial"] = record.trial == path.parent.name
+    holds["status"] = record.status in _STATUSES
+    if holds["values"]:
+        holds["values"] = not any(isinstance(each, list | dict) for each in record.values.values())
+    if not all(holds.values()):
+        wrong = ", ".join(name for name in holds if not holds[name])
+        raise ValueError(f"{path} is damaged in: {wrong}")
+    return record
 
 
 def write_recipe(path: Path, recipe: Recipe, comment: Sequence[str] = ()) -> None:

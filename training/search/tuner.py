@@ -6,7 +6,6 @@ that it occupied. Its recipe repeats it by hand.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -20,7 +19,9 @@ import keras_tuner
 from keras_tuner.engine import base_tuner
 from keras_tuner.engine.trial import Trial
 
+from keras_preact.files import read_json
 from keras_preact.tuning.constrained import Constrained
+from keras_preact.tuning.rungs import Rungs
 from training import processes
 from training.search.hypermodel import RecipeHyperModel
 from training.search.ranking import PROMOTIONS
@@ -31,6 +32,8 @@ from training.search.trials import Record, SearchFolder, write_recipe
 CHIEF = "chief"
 # Exit status of `training.train` by the signal that asked it to stop, beside a death by a signal.
 _SIGNALS = {130: signal.SIGINT, 143: signal.SIGTERM, processes.PREEMPTED: signal.SIGTERM}
+# Folder of the oracle's state in that of the search.
+_STATE = "oracle"
 # Hyperparameters of KerasTuner's own begin so.
 _INTERNAL = "tuner/"
 # Seconds between two questions to an oracle that waits for trials under way.
@@ -93,7 +96,7 @@ class TrainingTuner(base_tuner.BaseTuner):
         if "KERASTUNER_ORACLE_IP" not in os.environ:
             os.environ["KERASTUNER_TUNER_ID"] = CHIEF
         # The oracle knows the space already.
-        super().__init__(oracle, None, str(folder.output), "oracle")
+        super().__init__(oracle, None, str(folder.output), _STATE)
         if self._is_worker():
             self.oracle = PatientClient(self.oracle, folder.ended, wait_minutes)
         else:
@@ -105,12 +108,14 @@ class TrainingTuner(base_tuner.BaseTuner):
         KerasTuner would hand those to whoever asks first, while the worker that outlived the chief
         is still at it.
         """
+        # KerasTuner would not say which file is damaged.
+        read_json(self._get_tuner_fname())
         super().reload()
         if self._is_worker():
             return
         # In the order in which they are to be retried, each once.
         waiting = list(dict.fromkeys(self.oracle._retry_queue))
-        state = json.loads((self._folder.output / "oracle" / "oracle.json").read_text())
+        state = read_json(self._folder.output / _STATE / "oracle.json")
         names = {worker_name(index) for index in range(self._workers)}
         for name, trial in state["ongoing_trials"].items():
             if name in names and trial in waiting and trial not in state["retry_queue"]:
@@ -165,19 +170,32 @@ class TrainingTuner(base_tuner.BaseTuner):
         """Write a trial's recipe and record, or take them up again."""
         values = trial.hyperparameters.values
         record = self._folder.read(trial.trial_id) or self._new_record(trial.trial_id, values)
-        attempt = {"worker": self.tuner_id, "after_epoch": len(self._folder.history(record))}
+        attempt = {"worker": self.tuner_id, "after_epoch": self._trained(record)}
         record = record.replace(status="running", attempts=[*record.attempts, attempt], signal=0)
         self._note(record)
         write_recipe(self._folder.recipe(trial.trial_id), self._net.recipe(values))
         return record
+
+    def _trained(self, record: Record) -> int:
+        """Return the epochs that a trial need not train, and say so if their weights are gone."""
+        trained = len(self._folder.history(record))
+        goes_on = trained < record.epochs and not self._folder.is_over(record)
+        if not (trained and goes_on) or self._folder.has_checkpoint(record):
+            return trained
+        print(f"The weights of {record.run} were removed: it is trained from its first epoch on.")
+        return 0
 
     def _new_record(self, trial: str, values: dict[str, Any]) -> Record:
         cost = self._net.candidates.cost(values)
         run = f"trials/{trial}/run"
         if f"{_INTERNAL}trial_id" in values:
             earlier = self._folder.read(values[f"{_INTERNAL}trial_id"])
-            # Only what has begun is promoted.
-            assert earlier is not None
+            if earlier is None:
+                path = self._folder.record(values[f"{_INTERNAL}trial_id"])
+                raise keras_tuner.errors.FatalValueError(
+                    f"{self._folder.output} is damaged: trial {trial} continues another, and there "
+                    f"is no {path}."
+                )
             run = earlier.run
         return Record(
             trial=trial,
@@ -209,6 +227,18 @@ class TrainingTuner(base_tuner.BaseTuner):
     def _note(self, record: Record) -> None:
         self._folder.write(record)
         self._on_change(record)
+
+
+def continuable(oracle: Rungs, folder: SearchFolder) -> set[str]:
+    """Return the trials of a search that it, or one that extends it, may still continue.
+
+    Args:
+        oracle: Of the search. It takes up the state that is in the folder.
+        folder: Of the search.
+    """
+    oracle._set_project_dir(str(folder.output), _STATE)
+    oracle.reload()
+    return oracle.continuable()
 
 
 class SearchOver(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 import shutil
 import subprocess
 
@@ -183,6 +184,78 @@ def test_seeds_tell_which_nets_differ(folder):
     assert "| 3 | 0.8100 | 0.0100 | 0.8100, 0.8000, 0.8200 |" in text
     assert "Trial 3 cannot be told apart" in (folder.output / "search.html").read_text()
     assert "is better than the others" in verdict([nets[0], nets[2]])
+    # The order of the recipes is that of the means.
+    best = [folder.output / f"best-{place}.toml" for place in (1, 2, 3)]
+    assert [load_recipe(path).seed for path in best] == [3, 1, 2]
+    again = "# Trained again, with 3 other seeds: 0.8100 in the mean."
+    assert again in best[0].read_text()
+
+
+def test_a_net_that_is_no_longer_among_the_best_is_not_in_the_verdict(folder):
+    _add(folder, _record("1", 0.9), _record("2", 0.7), _record("3", 0.8))
+    for trial, result in (("1", 0.7), ("2", 0.9), ("3", 0.8)):
+        _train_again(folder, trial, result)
+    # The first was continued since, and trained again before; the fourth is not trained again.
+    _add(folder, _record("4", 0.85), _record("5", 0.9, run="trials/1/run", epochs=9))
+    assert [net.trial for net in confirmed(folder, "val_top1")] == ["3", "5"]
+    write_report(folder)
+    # A mean and the result that a net was chosen by cannot be compared: the fourth stays second.
+    best = [folder.output / f"best-{place}.toml" for place in (1, 2, 3)]
+    assert [load_recipe(path).seed for path in best] == [3, 4, 5]
+
+
+DAMAGES = [
+    ("search.json", []),
+    ("search.json", {"oracle": "random", "source": "digits", "recipe": {}}),
+    ("search.json", {"oracle": "a", "source": "b", "recipe": {}, "objective": "accuracy"}),
+    ("trials/1/trial.json", {"results": {}}),
+    ("trials/1/trial.json", {"results": {"val_top1": "good"}}),
+    ("trials/1/trial.json", {"trial": "0b"}),
+    ("trials/1/trial.json", {"status": "lost"}),
+    ("trials/1/trial.json", {"values": {"units_stage2": [1]}}),
+    ("trials/1/trial.json", {"flops": None}),
+    ("trials/1/run/run.json", {}),
+    ("trials/1/run/run.json", {"history": [{"epoch": 1}]}),
+    ("confirmed/1/seed1/run.json", {"status": "finished", "history": []}),
+    ("confirmed/1/seed1/run.json", []),
+]
+
+
+def test_a_damaged_file_is_named(folder, capsys):
+    _add(folder, _record("1", 0.9))
+    (folder.output / "trials" / "1" / "run").mkdir()
+    write_json(folder.output / "trials/1/run/run.json", {"history": [{"val_top1": 0.9}]})
+    _train_again(folder, "1", 0.8)
+    # None of them is a trial, or a training with another seed.
+    shutil.copytree(folder.trial("1"), folder.trial("backup"))
+    write_json(folder.record("backup"), {"trial": "0b"})
+    shutil.copytree(folder.output / "confirmed/1/seed1", folder.output / "confirmed/1/seed1-old")
+    report = ["--report", "--output", str(folder.output)]
+    assert main(report) == 0
+    for name, damage in DAMAGES:
+        path = folder.output / name
+        content = path.read_text()
+        if path.name == "trial.json":
+            damage = json.loads(content) | damage
+        write_json(path, damage)
+        capsys.readouterr()
+        assert main(report) == 2, (name, damage)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{path} is damaged" in line
+        path.write_text(content)
+    folder.recipe("1").write_text("epochs = ")
+    assert main(report) == 2
+    assert "is damaged" in (line := capsys.readouterr().err) and str(folder.recipe("1")) in line
+    folder.recipe("1").unlink()
+    assert main(report) == 2
+    error = f"training.tune: {folder.output} is damaged: it has no {folder.recipe('1')}.\n"
+    assert capsys.readouterr().err == error
+
+
+def test_a_report_says_by_what_trials_were_continued(folder):
+    assert "continued by" not in write_report(folder)
+    folder.claim(folder.described() | {"promote_by": "loss"})
+    assert "Trials were continued by their `loss`." in write_report(folder)
 
 
 def test_the_page_in_a_browser(folder, tmp_path):

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -99,6 +100,14 @@ def test_a_folder_of_something_else_is_refused(required, tmp_path, capsys):
         (["--workers", "-1"], "--workers must be 0 or more. Received: -1"),
         (["--keep-best", "0"], "--keep-best must be 1 or more. Received: 0"),
         (["--wait-minutes", "-1"], "--wait-minutes must be 0 or more. Received: -1"),
+        (["--wait-minutes", "nan"], "--wait-minutes must be 0 or more. Received: nan"),
+        (["--latency-batch-size", "0"], "--latency-batch-size must be 1 or more. Received: 0"),
+        (["--max-trials", "0"], "--max-trials must be 1 or more. Received: 0"),
+        (["--factor", "1"], "--factor must be 2 or more. Received: 1"),
+        (
+            ["--oracle", "random", "--promote-by", "loss"],
+            "--promote-by is for oracles that continue trials: hyperband, halving",
+        ),
         (["--max-flops", "10"], "No candidate keeps to the limits"),
         (["--learning-rate", "-1"], "`learning_rate` must be above 0"),
         (["--space", "digit"], "Did you mean 'digits'"),
@@ -108,6 +117,26 @@ def test_a_wrong_argument_is_told(required, tmp_path, capsys, options, message):
     assert main([*required, *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "search").exists()
+
+
+def test_a_limit_that_is_none_is_told(required, capsys):
+    limits = {"--max-flops": "1.5", "--max-parameters": "1e999", "--max-latency": "1s"}
+    for option, wrong in limits.items():
+        for value in ("abc", "nan", "inf", "-3", "0", wrong):
+            with pytest.raises(SystemExit) as ended:
+                main([*required, f"{option}={value}"])
+            assert ended.value.code == 2
+            line = capsys.readouterr().err.splitlines()[-1]
+            assert f"argument {option}: must be a " in line
+            assert line.endswith(f"Received: {value!r}")
+
+
+def test_an_environment_of_half_a_cluster_is_told(required, monkeypatch, capsys):
+    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
+    monkeypatch.setenv("KERASTUNER_ORACLE_PORT", "1")
+    monkeypatch.delenv("KERASTUNER_TUNER_ID", raising=False)
+    assert main(required) == 2
+    assert "must have KERASTUNER_TUNER_ID as well" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -200,6 +229,127 @@ def test_trials_are_continued_by_the_training_loss(required, tmp_path, trained):
     assert json.loads((output / "search.json").read_text())["promote_by"] == "loss"
     # Another promotion is another search.
     assert main([*command, "--max-trials", "4"]) == 2
+
+
+def test_a_search_of_before_goes_on_by_its_objective(required, tmp_path, capsys, trained):
+    folder = _folder(tmp_path)
+    command = [*required, "--oracle", "halving", "--epochs", "3", "--max-trials", "4"]
+    folder.claim({name: value for name, value in _described(command).items() if name != _NEW})
+    assert main([*command, "--promote-by", "loss"]) == 2
+    assert f"{_NEW}: None then, 'loss' now" in capsys.readouterr().err
+    assert main(command) == 0
+    *begun, continued = folder.records()
+    assert continued.run == max(begun, key=lambda record: record.results["val_top1"]).run
+
+
+# Entry of `search.json` that earlier versions had not.
+_NEW = "promote_by"
+
+
+def test_weights_that_a_larger_search_goes_on_with_are_kept(
+    required, tmp_path, capsys, trained, monkeypatch
+):
+    folder = _folder(tmp_path)
+    leave_files = processes.run
+    had_weights = []
+
+    def run(command, log, threads=0):
+        checkpoint = Path(command[command.index("--output") + 1], "checkpoint", "last.npz")
+        had_weights.append(checkpoint.exists())
+        return leave_files(command, log, threads)
+
+    monkeypatch.setattr(processes, "run", run)
+    command = [*required, "--oracle", "hyperband", "--factor", "2", "--epochs", "4"]
+    command += ["--keep-best", "1"]
+    # The first rung; the next is of two.
+    assert main([*command, "--max-trials", "4"]) == 0
+    first = leaderboard(folder.records(), "val_top1")
+    assert [folder.has_checkpoint(record) for record in first] == [True, True, False, False]
+    assert main([*command, "--max-trials", "6"]) == 0
+    assert had_weights == [False] * 4 + [True] * 2
+    after = [record.attempts[0]["after_epoch"] for record in folder.records()]
+    assert after == [0] * 4 + [1] * 2
+    # One of them may be continued, and is the best as well.
+    assert sum(map(folder.has_checkpoint, first)) == 1
+
+    folder.remove_weights(first)
+    capsys.readouterr()
+    assert main([*command, "--max-trials", "7"]) == 0
+    last = folder.records()[-1]
+    assert last.run == first[0].run and last.attempts[0]["after_epoch"] == 0
+    output = capsys.readouterr().out
+    assert f"The weights of {last.run} were removed" in output
+    assert f"trial {last.trial} on chief: epochs 0 to 4" in output
+
+
+def test_a_report_is_there_before_the_best_are_trained_again(
+    required, tmp_path, capsys, trained, monkeypatch
+):
+    leave_files = processes.run
+
+    def interrupt(command, log, threads=0):
+        if "--stop-after" in command:
+            return leave_files(command, log, threads)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(processes, "run", interrupt)
+    command = [*required, "--oracle", "random", "--max-trials", "1", "--epochs", "3"]
+    assert main([*command, "--confirm", "1"]) == 130
+    assert f"{tmp_path / 'search'} has the results so far" in capsys.readouterr().out
+    for name in ("leaderboard.md", "search.html", "best-1.toml"):
+        assert (tmp_path / "search" / name).exists()
+
+
+DAMAGES = [
+    ("search.json", lambda value: []),
+    ("search.json", lambda value: _without(value, "images")),
+    ("search.json", lambda value: value | {"recipe": None}),
+    ("search.json", lambda value: value | {"max_trials": "2"}),
+    ("oracle/oracle.json", None),
+    ("oracle/oracle.json", lambda value: []),
+    ("oracle/oracle.json", lambda value: _without(value, "end_order")),
+    ("oracle/chief.json", None),
+    ("oracle/trial_0/trial.json", None),
+    ("oracle/trial_0/trial.json", lambda value: _without(value, "metrics")),
+    ("trials/0/trial.json", lambda value: value | {"results": {}}),
+    ("trials/0/run/run.json", None),
+]
+
+
+def _without(value, name):
+    return {each: value[each] for each in value if each != name}
+
+
+def test_a_damaged_search_does_not_go_on_and_names_the_file(required, tmp_path, capsys, trained):
+    folder = _folder(tmp_path)
+    command = [*required, "--oracle", "random", "--epochs", "3"]
+    assert main([*command, "--max-trials", "1"]) == 0
+    # None of them is a trial.
+    shutil.copytree(folder.trial("0"), folder.trial("backup"))
+    shutil.copytree(folder.output / "oracle" / "trial_0", folder.output / "oracle" / "trial_old")
+    (folder.output / "oracle" / "trial_old" / "trial.json").write_text("{")
+    for name, damage in DAMAGES:
+        path = folder.output / name
+        content = path.read_text()
+        path.write_text(json.dumps(damage(json.loads(content))) if damage else content[:-9])
+        capsys.readouterr()
+        assert main([*command, "--max-trials", "2"]) == 2, name
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{path} is damaged" in line
+        path.write_text(content)
+    assert main([*command, "--max-trials", "2"]) == 0
+    assert trained == [("0", 3), ("1", 3)]
+
+
+def test_a_trial_whose_record_is_gone_is_not_continued(required, tmp_path, capsys, trained):
+    folder = _folder(tmp_path)
+    command = [*required, "--oracle", "hyperband", "--epochs", "3"]
+    assert main([*command, "--max-trials", "3"]) == 0
+    (best, *_) = leaderboard(folder.records(), "val_top1")
+    folder.record(best.trial).unlink()
+    assert main([*command, "--max-trials", "4"]) == 2
+    error = capsys.readouterr().err
+    assert f"trial 3 continues another, and there is no {folder.record(best.trial)}." in error
 
 
 def test_the_best_are_trained_again_with_other_seeds(required, tmp_path, capsys, trained):
