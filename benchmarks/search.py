@@ -65,7 +65,7 @@ SPACE = Path(__file__).with_name("search_shapes.toml")
 HELD_OUT = ("--validation-split", "0.1")
 # The search that several crews run: it proposes the same nets in the same order to each.
 CREW_OPTIONS = (
-    *("--oracle", "random", "--max-trials", "12", "--threads", "1"),
+    *("--oracle", "random", "--max-trials", "12"),
     *("--epochs", "1", "--warmup-epochs", "0", "--schedule", "constant"),
 )
 
@@ -206,15 +206,14 @@ class Benchmark:
         """Return the command line of a search."""
         return [
             *("training.tune", *RECIPE_OPTIONS, *self.extra, "--data", str(self.data), *HELD_OUT),
-            *("--space", str(SPACE), "--output", str(self.runs / name), *options),
+            *("--space", str(SPACE), "--max-flops", str(self.max_flops), "--threads", "1"),
+            *("--output", str(self.runs / name), *options),
         ]
 
 
 def search(bench: Benchmark) -> dict[str, Any]:
     """Search, and train the best three with every seed."""
-    command = bench.tune(
-        "search", [*HALVING, "--max-flops", str(bench.max_flops), "--threads", "1"]
-    )
+    command = bench.tune("search", HALVING)
     log = bench.runs / "search.txt"
     seconds = run(command, log)
     spent = bench.runs / "search" / "processor_seconds.json"
