@@ -13,10 +13,11 @@ import keras_tuner
 from keras_preact import analysis
 from keras_preact.architecture import Architecture
 from keras_preact.blocks.units import UNITS
+from keras_preact.dense import dense_channels
 from keras_preact.tuning.budget import fill
 from keras_preact.tuning.constraints import Constraints
 from keras_preact.tuning.regnet import regnet_stages
-from keras_preact.tuning.space import SearchSpace, are_numbers, label
+from keras_preact.tuning.space import OPTIMIZER, SearchSpace, are_numbers, label
 
 # Choices that matter only in training: they change neither the cost nor which values fit together.
 _FREE = ("drop_block", "drop_path", "dropout")
@@ -49,7 +50,7 @@ class Candidates:
         constraints: Limits on the nets; none by default.
 
     Raises:
-        ValueError: If the space does not fit the architecture.
+        ValueError: If the space does not fit the architecture, or nothing of it is left to vary.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class Candidates:
             if not are_numbers(values)
         }
         self._kinds = [name for name in space.choices if name not in _FREE]
+        if self.constraints.fills:
+            self._check_what_is_left()
         # Values of a candidate that holds, where the architecture's own do not.
         self._defaults: dict[str, Any] = {}
         # None where no widths fit the limits.
@@ -86,6 +89,27 @@ class Candidates:
         self._existing: dict[tuple[Any, ...], bool] = {}
         self._cost_tables: dict[tuple[Any, ...], analysis.CostTable] = {}
         self._latency_tables: dict[tuple[Any, ...], analysis.LatencyTable] = {}
+
+    def _check_what_is_left(self) -> None:
+        """Check what varies where widths follow from a limit."""
+        left_out = ["widen"] * bool(self.space.widen)
+        left_out += ["regnet.width"] * ("width" in self.space.regnet)
+        varying = [values for _, values, _ in self._declared()]
+        varying += [getattr(self.space, name) for name in OPTIMIZER]
+        if left_out and not any(len(values) > 1 for values in varying):
+            raise ValueError(
+                f"Widths follow from the limit, so `{left_out[0]}` is left out, and nothing else "
+                "of the space varies: every trial would be one net. Let something else vary, or "
+                "pass `fill=False` to `Constraints`."
+            )
+        kinds = self.space.choices.get("unit", (self.base.unit,))
+        dense = [unit for unit in kinds if UNITS[unit].concatenates]
+        if dense and (self._channels or self._regnet):
+            raise ValueError(
+                f"`channels` and `regnet` are no proportions of dense units ({dense[0]!r}), whose "
+                "widths follow from the limit by their growth. Let `units` vary, or pass "
+                "`fill=False` to `Constraints`."
+            )
 
     def declare(self, hp: keras_tuner.HyperParameters) -> None:
         """Register every hyperparameter of the nets.
@@ -263,6 +287,12 @@ class Candidates:
 
     def _refusal(self, smallest: list[dict[str, Any]]) -> str:
         """Say why none of the smallest candidates holds."""
+        within = [each for each in smallest if self._share(each, *self._least(each)) <= 1]
+        if within:
+            return (
+                "No candidate fills the limits: there are smaller nets, but none at about its "
+                f"proportions. Pass `fill=False` to `Constraints`. Of the first: {within[0]}"
+            )
         costs = [self._cost(each, *self._least(each)) for each in smallest]
         cost, values = min(zip(costs, smallest, strict=True), key=lambda pair: pair[0].flops)
         limits = self.constraints
@@ -405,16 +435,41 @@ class Candidates:
         return units, self._recorded(values) or self._widths(values, units, channels)
 
     def _widths(
-        self, values: Values, units: tuple[int, ...], channels: tuple[float, ...]
+        self, values: Values, units: tuple[int, ...], proportions: tuple[float, ...]
     ) -> tuple[int, ...]:
         """Return the channels of each stage that fill the budget."""
         key = self._key(values)
         if key not in self._filled:
-            self._filled[key] = fill(channels, lambda wide: self._share_or_inf(values, units, wide))
-        filled = self._filled[key]
-        if filled is None:
+
+            def share(widths: tuple[int, ...]) -> float:
+                return self._share_or_inf(values, units, self._wide(values, units, widths))
+
+            filled = fill(proportions, share, lambda width: self._exists(values, units, width))
+            self._filled[key] = None if filled is None else self._wide(values, units, filled)
+        channels = self._filled[key]
+        if channels is None:
             raise ValueError(f"No widths of these units fit the limits: {dict(values)}")
-        return filled
+        return channels
+
+    def _wide(
+        self, values: Values, units: tuple[int, ...], widths: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """Return the channels of stages of some widths. Dense stages are as wide as they grow."""
+        if not self._is_dense(values):
+            return widths
+        compression = self._field("compression", values)
+        return dense_channels(units, widths, self._field("stem_channels", values), compression)
+
+    def _exists(self, values: Values, units: tuple[int, ...], width: int) -> bool:
+        """Return whether there is a net whose stages all have a width."""
+        key = (width, units, *self._kind(values))
+        if key not in self._existing:
+            try:
+                self._with(values, units, self._wide(values, units, (width,) * len(units)))
+                self._existing[key] = True
+            except ValueError:
+                self._existing[key] = False
+        return self._existing[key]
 
     @property
     def _is_timed(self) -> bool:
@@ -447,7 +502,10 @@ class Candidates:
             return math.inf
 
     def _proportions(self, values: Values) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """Return units and channels of each stage, before rounding and without a budget."""
+        """Return units and channels of each stage, before rounding and without a budget.
+
+        Where dense units fill a budget, all stages grow alike.
+        """
         units = tuple([values[name] for name in self._units]) or self.base.units
         own = tuple([values[name] for name in self._channels]) or self.base.channels
         channels: tuple[float, ...] = own
@@ -455,6 +513,8 @@ class Candidates:
             numbers = {name: values[name] for name in self._regnet}
             given = {"width": self.base.channels[0] * self._width_share({}), **numbers}
             units, channels = regnet_stages(**given, stages=len(self.base.units))
+        if self.constraints.fills and self._is_dense(values):
+            return units, (1.0,) * len(units)
         if not (self._widen or self._regnet):
             return units, channels
         factor = values["widen"] * self._width_share({}) if self._widen else 1.0
@@ -463,29 +523,25 @@ class Candidates:
     def _least(self, values: Values) -> Size:
         """Return the smallest size that a candidate's values may stand for."""
         units, channels = self._proportions(values)
-        if self.constraints.fills:
-            channels = (self._least_width(values, units),) * len(channels)
-        return units, tuple(max(1, round(each)) for each in channels)
-
-    def _least_width(self, values: Values, units: tuple[int, ...]) -> int:
-        """Return the smallest width that all stages may have."""
+        if not self.constraints.fills:
+            return units, tuple(max(1, round(each)) for each in channels)
+        # The widest says, where it is used, why there is no such net.
         widest = max(self.base.channels)
-        for width in range(1, widest):
-            try:
-                self._with(values, units, (width,) * len(units))
-            except ValueError:
-                continue
-            return width
-        # Says, where it is used, why there is no such net.
-        return widest
+        narrow = (each for each in range(1, widest) if self._exists(values, units, each))
+        width = next(narrow, widest)
+        return units, self._wide(values, units, (width,) * len(units))
 
     def _width_share(self, values: Values) -> float:
         """Return the channels of a unit's 3x3 convolutions divided by its output channels."""
-        unit, ratio = (
-            self._choice(name, values) if name in values else getattr(self.base, name)
-            for name in ("unit", "bottleneck_ratio")
-        )
-        return ratio if UNITS[unit].spatial else 1.0
+        spatial = UNITS[self._field("unit", values)].spatial
+        return self._field("bottleneck_ratio", values) if spatial else 1.0
+
+    def _is_dense(self, values: Values) -> bool:
+        return UNITS[self._field("unit", values)].concatenates
+
+    def _field(self, name: str, values: Values) -> Any:
+        """Return the value that a field has in a candidate."""
+        return self._choice(name, values) if name in values else getattr(self.base, name)
 
 
 def _is_within(size: Size, other: Size) -> bool:
