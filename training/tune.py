@@ -43,7 +43,14 @@ from training.search.confirm import confirm
 from training.search.ranking import BEST, OBJECTIVES, PROMOTIONS, leaderboard
 from training.search.report import Board, write_report
 from training.search.trials import Record, SearchFolder
-from training.search.tuner import CHIEF, SearchOver, Training, TrainingTuner, continuable
+from training.search.tuner import (
+    CHIEF,
+    SearchOver,
+    Training,
+    TrainingTuner,
+    check_state,
+    continuable,
+)
 from training.sources import ImageSource, open_source
 from training.train import named_recipe
 
@@ -302,7 +309,9 @@ def check_folder(folder: SearchFolder, description: dict[str, Any]) -> None:
                 f"{output} holds another search. Give another --output, or the same values:\n  "
                 + "\n  ".join(changes)
             )
-        for record in folder.records(description["objective"]):
+        if records := folder.records(description["objective"]):
+            check_state(folder)
+        for record in records:
             folder.history(record)
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(
@@ -467,10 +476,12 @@ def run_search(
         RuntimeError: If too many trials failed.
     """
     if not (folder.claimed(description) and folder.ended()):
+        starts_workers = options.workers and "KERASTUNER_ORACLE_IP" not in os.environ
+        # An error of theirs comes before anything is written.
+        workers = worker_options(options) if starts_workers else []
         folder.claim(description)
-        if options.workers and "KERASTUNER_ORACLE_IP" not in os.environ:
-            cluster = Cluster(["training.tune", *arguments], worker_options(options))
-            if status := cluster.run():
+        if workers:
+            if status := Cluster(["training.tune", *arguments], workers).run():
                 return status
         else:
             run_trials(options, *search, folder)
@@ -540,6 +551,7 @@ def tune(arguments: Sequence[str]) -> int:
             "A search is for nets that tell one class per image. Received: --data "
             f"{options.data}, whose images have several labels; training.train takes them"
         )
+    _check_metrics(options, len(source.class_names))
     # The rule has then decided, for all trials alike.
     recipe = override_recipe(apply_rule(recipe, source), options).replace(rule="none")
     folder = SearchFolder(options.output)
@@ -567,6 +579,14 @@ def _missing(folder: SearchFolder, description: dict[str, Any]) -> str:
         check_folder(folder, description)
     claimed = folder.claimed(description)
     return "" if claimed else f"the chief to begin {folder.description}"
+
+
+def _check_metrics(options: argparse.Namespace, classes: int) -> None:
+    if classes <= 5 and "val_top5" in (options.objective, options.promote_by):
+        raise ValueError(
+            f"val_top5 is for more than five classes. Received: --data {options.data}, which has "
+            f"{classes}"
+        )
 
 
 def _check_environment() -> None:
@@ -601,7 +621,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 1 if too many trials failed or a signal ended one, 2 for a wrong
-        argument, 130 after Ctrl-C.
+        argument or a damaged file, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # Latencies are measured in this process; the trials need the memory.

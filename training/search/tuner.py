@@ -229,6 +229,23 @@ class TrainingTuner(base_tuner.BaseTuner):
         self._on_change(record)
 
 
+def check_state(folder: SearchFolder) -> None:
+    """Check that a search whose trials have begun has the state of its oracle.
+
+    Without it KerasTuner would begin anew, with other values for trials of the same numbers.
+
+    Args:
+        folder: Of the search.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+    """
+    for name in ("oracle", CHIEF):
+        path = folder.output / _STATE / f"{name}.json"
+        if not path.exists():
+            raise FileNotFoundError(f"{folder.output} is damaged: it has no {path}.")
+
+
 def continuable(oracle: Rungs, folder: SearchFolder) -> set[str]:
     """Return the trials of a search that it, or one that extends it, may still continue.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import keras_tuner
 import pytest
+from PIL import Image
 
 from keras_preact.files import write_json
 from keras_preact.tuning import make_oracle
@@ -110,6 +112,7 @@ def test_a_folder_of_something_else_is_refused(required, tmp_path, capsys):
         ),
         (["--max-flops", "10"], "No candidate keeps to the limits"),
         (["--learning-rate", "-1"], "`learning_rate` must be above 0"),
+        (["--workers", "2", "--devices", "GPU:0"], "must be shared out evenly among 2 workers"),
         (["--space", "digit"], "Did you mean 'digits'"),
     ],
 )
@@ -129,6 +132,17 @@ def test_a_limit_that_is_none_is_told(required, capsys):
             line = capsys.readouterr().err.splitlines()[-1]
             assert f"argument {option}: must be a " in line
             assert line.endswith(f"Received: {value!r}")
+
+
+def test_a_metric_of_five_is_for_more_than_five_classes(required, tmp_path, capsys):
+    for split, name in itertools.product(("train", "test"), "ab"):
+        folder = tmp_path / "images" / split / name
+        folder.mkdir(parents=True)
+        Image.new("L", (8, 8)).save(folder / "0.png")
+    command = [*required, "--data", str(tmp_path / "images")]
+    for option in ("--objective", "--promote-by"):
+        assert main([*command, option, "val_top5"]) == 2
+        assert "val_top5 is for more than five classes" in capsys.readouterr().err
 
 
 def test_an_environment_of_half_a_cluster_is_told(required, monkeypatch, capsys):
@@ -337,6 +351,12 @@ def test_a_damaged_search_does_not_go_on_and_names_the_file(required, tmp_path, 
         (line,) = capsys.readouterr().err.splitlines()
         assert f"{path} is damaged" in line
         path.write_text(content)
+    for name in ("oracle", CHIEF):
+        path = folder.output / "oracle" / f"{name}.json"
+        path.rename(tmp_path / name)
+        assert main([*command, "--max-trials", "2"]) == 2
+        assert f"is damaged: it has no {path}." in capsys.readouterr().err
+        (tmp_path / name).rename(path)
     assert main([*command, "--max-trials", "2"]) == 0
     assert trained == [("0", 3), ("1", 3)]
 
