@@ -330,13 +330,16 @@ def _completed(folder: SearchFolder, description: dict[str, Any]) -> dict[str, A
     Raises:
         ValueError: If the record is damaged.
     """
-    unknown = {"fill": False, "promote_by": None}
+    unknown = {"validation_split": None, "fill": False, "promote_by": None}
     entries = {
         name: dict if isinstance(value, dict) else object
         for name, value in description.items()
         if name not in unknown
     }
     recorded = {**unknown, **folder.described({**entries, "max_trials": int})}
+    if all(recorded[limit] is None for limit in ("max_flops", "max_parameters", "max_latency")):
+        # There is nothing to fill.
+        recorded["fill"] = description["fill"]
     recipe = {**json.loads(json.dumps(dataclasses.asdict(Recipe()))), **recorded["recipe"]}
     space = {"regnet": {}, **recorded["space"]}
     return {**recorded, "recipe": recipe, "space": space}

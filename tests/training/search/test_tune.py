@@ -248,16 +248,24 @@ def test_trials_are_continued_by_the_training_loss(required, tmp_path, trained):
 def test_a_search_of_before_goes_on_by_its_objective(required, tmp_path, capsys, trained):
     folder = _folder(tmp_path)
     command = [*required, "--oracle", "halving", "--epochs", "3", "--max-trials", "4"]
-    folder.claim({name: value for name, value in _described(command).items() if name != _NEW})
+    described = _described(command)
+    for name in _NEW:
+        del described[name]
+    folder.claim(described)
     assert main([*command, "--promote-by", "loss"]) == 2
-    assert f"{_NEW}: None then, 'loss' now" in capsys.readouterr().err
+    assert "promote_by: None then, 'loss' now" in capsys.readouterr().err
+    # It filled no budget, and now would.
+    folder.claim(described | {"max_flops": 10**9})
+    assert main([*command, "--max-flops", "1e9"]) == 2
+    assert "fill: False then, True now" in capsys.readouterr().err
+    folder.claim(described)
     assert main(command) == 0
     *begun, continued = folder.records()
     assert continued.run == max(begun, key=lambda record: record.results["val_top1"]).run
 
 
-# Entry of `search.json` that earlier versions had not.
-_NEW = "promote_by"
+# Entries of `search.json` that 0.1.0 had not.
+_NEW = ("validation_split", "fill", "promote_by")
 
 
 def test_weights_that_a_larger_search_goes_on_with_are_kept(
