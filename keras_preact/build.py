@@ -56,10 +56,7 @@ def build(
         inputs = net_inputs(make, *given)
         x = body(inputs, make, architecture)
         check_depth(graph_depth(x))
-    if include_top:
-        x = top(x, make, classes, classifier_activation)
-    elif pooling:
-        x = make.global_pool(x, pooling, name="head_pool")
+    x = head(x, make, include_top, pooling, classes, classifier_activation)
     sources = keras.utils.get_source_inputs(inputs)
     return keras.Model(sources[0] if len(sources) == 1 else sources, x, name=name)
 
@@ -102,6 +99,32 @@ def body_end(x: Tensor, make: LayerFactory) -> Tensor:
         Maps, or an encoder's tokens.
     """
     return encoder(make.apply(x, make.order.head, "head"), make)
+
+
+def head(
+    x: Tensor,
+    make: LayerFactory,
+    include_top: bool,
+    pooling: str | None,
+    classes: int,
+    activation: Any,
+) -> Tensor:
+    """Apply the top, or the pooling that stands in its place. The arguments are those of `build`.
+
+    Args:
+        x: Output of `body_end`.
+        make: Makes the layers.
+        include_top: Whether to apply the top.
+        pooling: Pooling without the top; None for none.
+        classes: See `top`.
+        activation: See `top`.
+
+    Returns:
+        Class scores; or one vector per image, or `x` itself.
+    """
+    if include_top:
+        return top(x, make, classes, activation)
+    return make.global_pool(x, pooling, name="head_pool") if pooling else x
 
 
 def top(x: Tensor, make: LayerFactory, classes: int, activation: Any) -> Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import os
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 # Below this similarity, from 0 to 1, a name is not suggested. It is the default of `difflib`.
 _CLOSE = 0.6
@@ -59,6 +61,35 @@ def did_you_mean(name: str, choices: Iterable[str], quote: str = "`") -> str:
     if best is None or _similarity(name, best) < _CLOSE:
         return ""
     return f" Did you mean {quote}{best}{quote}?"
+
+
+AnyClass = TypeVar("AnyClass", bound=type)
+
+
+def suggesting_arguments(cls: AnyClass) -> AnyClass:
+    """Make a class answer a misspelt argument with the one that was probably meant.
+
+    Args:
+        cls: A class, such as a dataclass, whose constructor takes arguments by name.
+
+    Returns:
+        The same class, whose constructor raises a `TypeError` for other names.
+    """
+    construct = cls.__init__
+    known = list(inspect.signature(cls).parameters)
+
+    @functools.wraps(construct)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        for name in kwargs:
+            if name not in known:
+                raise TypeError(
+                    f"`{cls.__name__}()` has no argument `{name}`.{did_you_mean(name, known)} "
+                    f"Its arguments are {known}."
+                )
+        construct(self, *args, **kwargs)
+
+    cls.__init__ = checked
+    return cls
 
 
 def _similarity(name: str, choice: str) -> float:

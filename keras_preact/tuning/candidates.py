@@ -48,6 +48,8 @@ class Candidates:
         input_shape: Shape of an image, as builders take it.
         classes: Number of classes.
         constraints: Limits on the nets; none by default.
+        **options: Arguments of the builder that the costs depend on; see
+            `keras_preact.analysis.CostTable`.
 
     Raises:
         ValueError: If the space does not fit the architecture, or nothing of it is left to vary.
@@ -60,12 +62,16 @@ class Candidates:
         input_shape: Sequence[int] | None,
         classes: int,
         constraints: Constraints | None = None,
+        **options: Any,
     ) -> None:
         self.base = architecture
         self.space = space
         self.constraints = constraints or Constraints()
         self._input_shape = input_shape
         self._classes = classes
+        self._options = options
+        # Says what is wrong with the shape.
+        analysis.CostTable(architecture, input_shape, classes, **options)
         self._units = self._stage_options("units", space.units)
         self._channels = self._stage_options("channels", space.channels)
         self._widen = () if self.constraints.fills else space.widen
@@ -395,7 +401,7 @@ class Candidates:
         if kind not in self._cost_tables:
             architecture = self._with(values, units, channels)
             self._cost_tables[kind] = analysis.CostTable(
-                architecture, self._input_shape, self._classes
+                architecture, self._input_shape, self._classes, **self._options
             )
         return self._cost_tables[kind].cost(units, channels)
 
@@ -408,6 +414,7 @@ class Candidates:
                 self._input_shape,
                 self._classes,
                 batch_size=self.constraints.latency_batch_size,
+                **self._options,
             )
         return self._latency_tables[kind].seconds(units, channels)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from keras_preact.spec.rules import BOOLEAN, POSITIVE, POSITIVE_INTEGER
+from keras_preact.messages import require, suggesting_arguments
+from keras_preact.spec.rules import BOOLEAN, POSITIVE, POSITIVE_INTEGER, plain
 
 _EXPECTED = {
     "max_parameters": POSITIVE_INTEGER,
@@ -17,6 +19,7 @@ _EXPECTED = {
 }
 
 
+@suggesting_arguments
 @dataclass(frozen=True, kw_only=True)
 class Constraints:
     """Limits that candidates keep to, checked before anything is built.
@@ -33,7 +36,9 @@ class Constraints:
             is scaled.
 
     Raises:
-        ValueError: If a limit is not above 0, or not a whole number where it counts something.
+        ValueError: If a limit is not finite and above 0, or not a whole number where it counts
+            something.
+        TypeError: If there is no such limit.
     """
 
     max_parameters: int | None = None
@@ -44,9 +49,17 @@ class Constraints:
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
-            value, rule = getattr(self, each.name), _EXPECTED[each.name]
-            if not rule.holds(value) and not (value is None and each.default is None):
-                raise ValueError(f"`{each.name}` must be {rule.expected}. Received: {value!r}")
+            value, rule = plain(getattr(self, each.name)), _EXPECTED[each.name]
+            may_be_none = each.default is None
+            require(
+                value != math.inf or not may_be_none,
+                each.name,
+                "None for there to be no limit",
+                value,
+            )
+            allowed = rule.holds(value) or (value is None and may_be_none)
+            require(allowed, each.name, rule.expected, value)
+            object.__setattr__(self, each.name, value)
 
     @property
     def limited(self) -> bool:

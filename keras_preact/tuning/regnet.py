@@ -5,6 +5,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from keras_preact.spec.rules import POSITIVE, POSITIVE_INTEGER, number, or_none
+
+# Allowed values of the numbers.
+NUMBERS = {
+    "depth": POSITIVE_INTEGER,
+    "slope": number(lambda value: value >= 0, "from 0"),
+    "multiplier": number(lambda value: value > 1, "above 1"),
+    "width": POSITIVE,
+}
+
 
 def regnet_stages(
     depth: int,
@@ -32,8 +42,13 @@ def regnet_stages(
         Units and channels of each stage. The channels are not yet rounded.
 
     Raises:
-        ValueError: If the rule gives another number of stages.
+        ValueError: If a number is out of its range, or the rule gives another number of stages.
     """
+    depth = NUMBERS["depth"].check("depth", depth)
+    slope = NUMBERS["slope"].check("slope", slope)
+    width = NUMBERS["width"].check("width", width)
+    multiplier = or_none(NUMBERS["multiplier"]).check("multiplier", multiplier)
+    stages = or_none(POSITIVE_INTEGER).check("stages", stages)
     widest = 1 + slope * (depth - 1)
     steps = (stages or 1) - 1
     if multiplier is not None:

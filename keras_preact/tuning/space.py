@@ -11,18 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from keras_preact.architecture import RULES
-from keras_preact.messages import did_you_mean
-from keras_preact.spec.rules import POSITIVE, POSITIVE_INTEGER, Rule, number
+from keras_preact.messages import did_you_mean, suggesting_arguments
+from keras_preact.spec.rules import POSITIVE, POSITIVE_INTEGER, Rule, number, plain
+from keras_preact.tuning.regnet import NUMBERS
 
 # Values of the optimizer that may vary.
 OPTIMIZER = {"learning_rate": POSITIVE, "weight_decay": number(lambda value: value >= 0, "from 0")}
-# The numbers of RegNet's rule, from which all units and channels follow.
-REGNET = {
-    "depth": POSITIVE_INTEGER,
-    "slope": number(lambda value: value >= 0, "from 0"),
-    "multiplier": number(lambda value: value > 1, "above 1"),
-    "width": POSITIVE,
-}
 # Fields of `Architecture` that have lists of their own, or that no search may change.
 _NOT_CHOICES = {
     "units": "give `units`",
@@ -34,6 +28,7 @@ _NOT_CHOICES = {
 Counts = tuple[int, ...] | tuple[tuple[int, ...], ...]
 
 
+@suggesting_arguments
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
     """Fields of an architecture that vary in a search; all others stay as they are.
@@ -62,6 +57,7 @@ class SearchSpace:
     Raises:
         ValueError: If nothing varies, a name is unknown, or a value is out of its range or twice
             there.
+        TypeError: If there is no such argument.
     """
 
     units: Counts = ()
@@ -75,13 +71,14 @@ class SearchSpace:
     def __post_init__(self) -> None:
         for name in ("units", "channels"):
             object.__setattr__(self, name, _counts(name, getattr(self, name)))
-        object.__setattr__(self, "widen", _options("widen", self.widen, POSITIVE, float))
+        for name, rule in {"widen": POSITIVE, **OPTIMIZER}.items():
+            values = _sequence(name, getattr(self, name))
+            checked = _options(name, values, rule, float) if values else ()
+            object.__setattr__(self, name, checked)
         if not isinstance(self.choices, Mapping):
             raise ValueError(f"`choices` must be a table of lists. Received: {self.choices!r}")
         choices = {name: _choices(name, values) for name, values in self.choices.items()}
         object.__setattr__(self, "choices", choices)
-        for name, rule in OPTIMIZER.items():
-            object.__setattr__(self, name, _options(name, getattr(self, name), rule, float))
         object.__setattr__(self, "regnet", _regnet(self.regnet))
         others = [name for name in ("units", "channels", "widen") if getattr(self, name)]
         if self.regnet and others:
@@ -135,7 +132,7 @@ def are_numbers(values: Sequence[Any]) -> bool:
 
 def _counts(name: str, values: Any) -> Counts:
     values = _sequence(name, values)
-    if any(isinstance(each, list | tuple) for each in values):
+    if any(isinstance(each, list | tuple | range) for each in values):
         return tuple(
             _options(f"{name}[{stage}]", stage_values, POSITIVE_INTEGER)
             for stage, stage_values in enumerate(values)
@@ -156,13 +153,13 @@ def _choices(name: str, values: Any) -> tuple[Any, ...]:
 def _regnet(values: Any) -> dict[str, tuple[Any, ...]]:
     if not isinstance(values, Mapping):
         raise ValueError(f"`regnet` must be a table of lists. Received: {values!r}")
-    _check_names(values, list(REGNET))
-    missing = [name for name in ("depth", "slope") if values and not values.get(name)]
+    _check_names(values, list(NUMBERS))
+    missing = [name for name in ("depth", "slope") if values and name not in values]
     if missing:
         raise ValueError(f"`regnet` needs {' and '.join(map(repr, missing))}. Received: {values!r}")
-    kinds = {name: None if rule is POSITIVE_INTEGER else float for name, rule in REGNET.items()}
+    kinds = {name: None if rule is POSITIVE_INTEGER else float for name, rule in NUMBERS.items()}
     return {
-        name: _options(f"regnet.{name}", options, REGNET[name], kinds[name])
+        name: _options(f"regnet.{name}", options, NUMBERS[name], kinds[name])
         for name, options in values.items()
     }
 
@@ -177,8 +174,10 @@ def _is_integer(value: Any) -> bool:
 
 
 def _options(name: str, values: Any, rule: Rule, kind: type | None = None) -> tuple[Any, ...]:
-    """Check the values, and convert them to a type if one is given."""
+    """Check that there are values, and each of them, and convert them to a type if one is given."""
     values = _sequence(name, values)
+    if not values:
+        raise ValueError(f"`{name}` must have a value. Received: an empty list")
     for value in values:
         if not rule.holds(value):
             raise ValueError(f"Each of `{name}` must be {rule.expected}. Received: {value!r}")
@@ -186,7 +185,8 @@ def _options(name: str, values: Any, rule: Rule, kind: type | None = None) -> tu
 
 
 def _sequence(name: str, values: Any) -> tuple[Any, ...]:
-    if not isinstance(values, list | tuple):
+    values = plain(values)
+    if not isinstance(values, list | tuple | range):
         raise ValueError(f"`{name}` must be a list of values. Received: {values!r}")
     return tuple(values)
 

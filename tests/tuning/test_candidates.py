@@ -157,6 +157,8 @@ def test_choices_of_units_that_do_not_exist_are_passed_over(architecture):
     [
         ({"max_flops": 0}, "`max_flops` must be a positive integer. Received: 0"),
         ({"max_parameters": 1e6}, "`max_parameters` must be a positive integer"),
+        ({"max_latency": float("inf")}, "`max_latency` must be None for there to be no limit"),
+        ({"max_latency": float("nan")}, "`max_latency` must be a number above 0. Received: nan"),
         ({"max_latency": -1}, "`max_latency` must be a number above 0. Received: -1"),
         ({"latency_batch_size": None}, "`latency_batch_size` must be a positive integer"),
         ({"fill": 1}, "`fill` must be one of"),

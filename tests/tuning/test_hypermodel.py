@@ -136,6 +136,73 @@ def test_the_default_candidate_holds(net, space, limits, tmp_path):
     assert default == hypermodel.hyperparameters().values
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"net": "PreActResNet2"}, "`net` must be a builder, .* Did you mean `PreActResNet20`"),
+        ({"net": keras.Sequential()}, "`net` must be a builder.*type Sequential"),
+        ({"space": {"units": (1, 2)}}, r"must be a `SearchSpace`. Give `SearchSpace\(\*\*space"),
+        ({"space": "space.toml"}, r"must be a `SearchSpace`. Give `read_space\(path"),
+        ({"constraints": {"max_flops": 9}}, r"`constraints` must be .*Give `Constraints\(\*\*"),
+        ({"compile": "adam"}, "`compile` must be a function .*Received: 'adam'"),
+        ({"classes": 0}, "`classes` must be a positive integer. Received: 0"),
+        ({"input_shape": 8}, "`input_shape` must have three dimensions"),
+        ({"dtyp": "float32"}, "no argument `dtyp`. Did you mean `dtype`"),
+        ({"constraint": None}, "no argument `constraint`. Did you mean `constraints`"),
+        ({"attention": "se"}, "`attention` is no option of a search: it belongs to `net`"),
+        ({"input_tensor": None}, "`input_tensor` is no option .*give its shape"),
+        ({"include_top": False}, "default loss is for 10 outputs.*Received: 'no top'"),
+        ({"classifier_activation": "sigmoid"}, "end in 'softmax'.*Received: 'sigmoid'"),
+    ],
+)
+def test_wrong_arguments_are_refused_early(changes, message, architecture):
+    arguments = {"net": architecture, "space": SearchSpace(units=(1, 2)), "classes": 10}
+    with pytest.raises(ValueError, match=message):
+        PreActHyperModel(**{**arguments, "input_shape": SHAPE, **changes})
+
+
+@pytest.mark.parametrize("pooling", [None, "avg"])
+def test_costs_are_those_without_the_top(pooling, architecture):
+    hypermodel = PreActHyperModel(
+        architecture,
+        SearchSpace(units=(1, 2)),
+        input_shape=SHAPE,
+        classes=10,
+        compile=lambda model, hp: model.compile("sgd", "mse"),
+        include_top=False,
+        pooling=pooling,
+    )
+    hp = hypermodel.hyperparameters()
+    model = hypermodel.build(hp)
+    assert len(model.output_shape) == (2 if pooling else 4)
+    assert model_cost(model).total == hypermodel.candidates.cost(hp.values)
+
+
+@pytest.mark.parametrize("classes", [1, 10])
+@pytest.mark.parametrize("logits", [False, True])
+def test_the_default_loss_fits_the_output(classes, logits, architecture):
+    options = {"classifier_activation": None} if logits else {}
+    space = SearchSpace(units=(1, 2))
+    hypermodel = PreActHyperModel(
+        architecture, space, input_shape=SHAPE, classes=classes, **options
+    )
+    model = hypermodel.build(hypermodel.hyperparameters())
+    x, y = images(8)
+    labels = y % max(classes, 2)
+    received = model.evaluate(x, labels, verbose=0, return_dict=True)
+    scores = model.predict(x, verbose=0).astype("float64")
+    if classes == 1:
+        scores = np.log(scores / (1 - scores)) if not logits else scores
+        scores = np.concatenate([np.zeros_like(scores), scores], axis=1)
+    elif not logits:
+        scores = np.log(scores)
+    shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    # Predictions are float32.
+    expected = -np.log(shares[np.arange(8), labels]).mean()
+    assert received["loss"] == pytest.approx(expected, rel=1e-4)
+    assert received["accuracy"] == pytest.approx((scores.argmax(axis=1) == labels).mean())
+
+
 def test_a_net_beyond_the_limits_is_a_failed_trial(architecture):
     limit = architecture_cost(architecture, SHAPE, 10).flops
     hypermodel = PreActHyperModel(

@@ -43,6 +43,21 @@ def test_another_number_of_stages_is_refused():
         regnet_stages(2, 0.5, 16, stages=3)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"depth": 0}, "`depth` must be a positive integer. Received: 0"),
+        ({"slope": -1}, "`slope` must be a number from 0. Received: -1"),
+        ({"width": -16}, "`width` must be a number above 0. Received: -16"),
+        ({"multiplier": 1}, "`multiplier` must be None or a number above 1. Received: 1"),
+        ({"stages": 0}, "`stages` must be None or a positive integer. Received: 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        regnet_stages(**{"depth": 3, "slope": 0.5, "width": 16, **wrong})
+
+
 def test_a_space_of_such_nets():
     space = SearchSpace(regnet={"depth": (4, 9), "slope": (0.2, 0.5)})
     candidates = Candidates(keras_preact.PreActResNet20.architecture, space, (32, 32, 3), 10)

@@ -1,6 +1,9 @@
+import inspect
+
+import numpy as np
 import pytest
 
-from keras_preact.tuning import SearchSpace, read_space
+from keras_preact.tuning import Constraints, SearchSpace, read_space
 
 
 def test_a_file_gives_the_same_space_as_its_arguments(tmp_path):
@@ -21,9 +24,38 @@ def test_a_file_gives_the_same_space_as_its_arguments(tmp_path):
     assert [type(each) for each in read_space(path).choices["drop_path"]] == [float, float]
 
 
+def test_numbers_of_numpy_are_numbers():
+    space = SearchSpace(
+        units=np.arange(1, 3),
+        channels=[[np.int64(8)], range(8, 10)],
+        learning_rate=np.array([0.1, 0.2], "float32"),
+        choices={"drop_path": np.array([0, 0.5])},
+    )
+    assert space.units == (1, 2) and space.channels == ((8,), (8, 9))
+    assert space.choices["drop_path"] == (0.0, 0.5)
+    assert {type(each) for each in (*space.units, *space.channels[0])} == {int}
+    assert {type(each) for each in space.learning_rate} == {float}
+    limits = Constraints(max_flops=np.int64(9), max_latency=np.float32(0.5), fill=np.bool_(False))
+    assert limits == Constraints(max_flops=9, max_latency=0.5, fill=False)
+    assert type(limits.max_flops) is int and type(limits.max_latency) is float
+
+
+def test_the_argument_that_was_meant_is_named():
+    with pytest.raises(TypeError, match="SearchSpace.* no argument `chanels`. Did you mean `chann"):
+        SearchSpace(chanels=(8,))
+    with pytest.raises(TypeError, match="argument `max_parameter`. Did you mean `max_parameters`"):
+        Constraints(max_parameter=8)
+    assert list(inspect.signature(Constraints).parameters)[0] == "max_parameters"
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"units": ((1, 2), (), (1,))}, r"`units\[1\]` must have a value"),
+        ({"choices": {"attention": ()}}, "`choices.attention` must have a value"),
+        ({"regnet": {"depth": (3,), "slope": (1,), "width": ()}}, "`regnet.width` must have a val"),
+        ({"regnet": {"depth": (), "slope": (1,)}}, "`regnet.depth` must have a value"),
+        ({"units": (np.float64(1.5),)}, "`units` must be a positive integer. Received: 1.5"),
         ({}, "must let something vary.*Received: nothing"),
         ({"units": (1, 0)}, "`units` must be a positive integer. Received: 0"),
         ({"units": ((1, 2), 3)}, r"`units\[1\]` must be a list of values. Received: 3"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -28,6 +29,7 @@ class LatencyTable(PartTable):
         classes: Number of classes.
         batch_size: Images of one forward pass.
         repeats: Forward passes of a part, of which the fastest counts.
+        **options: `include_top`, `pooling`, `data_format` and `dtype`; see the builders.
 
     Raises:
         ValueError: If the shape is not that of an image, its height or width is unknown, or another
@@ -42,11 +44,12 @@ class LatencyTable(PartTable):
         *,
         batch_size: int = 1,
         repeats: int = 20,
+        **options: Any,
     ) -> None:
         for name, value in {"batch_size": batch_size, "repeats": repeats}.items():
             if value < 1:
                 raise ValueError(f"`{name}` must be a positive integer. Received: {value!r}")
-        super().__init__(architecture, input_shape, classes, self._timed)
+        super().__init__(architecture, input_shape, classes, self._timed, **options)
         self._batch_size = batch_size
         self._repeats = repeats
 

@@ -13,6 +13,7 @@ whole net, a stage's widths depend on the other stages too, and its units are lo
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import keras
 
@@ -21,7 +22,7 @@ from keras_preact.analysis.costs.graph import Shape
 from keras_preact.architecture import Architecture, Unit
 from keras_preact.blocks.stages import residual_stage, without_name_and_numbers
 from keras_preact.blocks.stem import stem
-from keras_preact.build import body_end, layer_factory, net_inputs, top
+from keras_preact.build import body_end, head, layer_factory, net_inputs
 from keras_preact.tensor import Tensor
 
 # Values of a part that are added up, in the order of a table's own.
@@ -37,6 +38,10 @@ class PartTable:
         input_shape: Shape of an image, as builders take it, without unknown sizes.
         classes: Number of classes.
         measure: Function from a model of only one part to the values of that part.
+        include_top: See the builders.
+        pooling: See the builders.
+        data_format: See the builders.
+        dtype: See the builders.
 
     Raises:
         ValueError: If the shape is not that of an image, or its height or width is unknown.
@@ -48,12 +53,18 @@ class PartTable:
         input_shape: Sequence[int] | None,
         classes: int,
         measure: Callable[[keras.Model], Values],
+        *,
+        include_top: bool = True,
+        pooling: str | None = None,
+        data_format: str | None = None,
+        dtype: Any = None,
     ) -> None:
         self.architecture = architecture
         self._classes = classes
         self._measure = measure
-        self._make = layer_factory(architecture, None, None)
-        inputs = net_inputs(self._make, architecture, input_shape=input_shape)
+        self._include_top, self._pooling = include_top, pooling
+        self._make = layer_factory(architecture, data_format, dtype)
+        inputs = net_inputs(self._make, architecture, include_top, input_shape=input_shape)
         self._input_shape = tuple(inputs.shape[1:])
         if None in self._input_shape:
             raise ValueError(
@@ -121,7 +132,8 @@ class PartTable:
         return stem(x, self._make)
 
     def _head(self, x: Tensor) -> Tensor:
-        return top(body_end(x, self._make), self._make, self._classes, "softmax")
+        x = body_end(x, self._make)
+        return head(x, self._make, self._include_top, self._pooling, self._classes, "softmax")
 
 
 def _added(values: list[Values]) -> Values:
@@ -137,6 +149,7 @@ class CostTable(PartTable):
         input_shape: Shape of an image, `(height, width, channels)`, or with the channels first; by
             default that of the builders.
         classes: Number of classes.
+        **options: `include_top`, `pooling`, `data_format` and `dtype`; see the builders.
 
     Raises:
         ValueError: If the shape is not that of an image, or its height or width is unknown.
@@ -147,8 +160,9 @@ class CostTable(PartTable):
         architecture: Architecture,
         input_shape: Sequence[int] | None = None,
         classes: int = 1000,
+        **options: Any,
     ) -> None:
-        super().__init__(architecture, input_shape, classes, _counted)
+        super().__init__(architecture, input_shape, classes, _counted, **options)
 
     def cost(self, units: Sequence[int], channels: Sequence[int]) -> Cost:
         """Return the cost of one net of the family.
