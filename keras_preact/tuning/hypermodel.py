@@ -43,6 +43,10 @@ class PreActHyperModel(keras_tuner.HyperModel):
     are filled; a trial whose values do not fit one another fails, and KerasTuner goes on. The
     oracles of `make_oracle` propose no such values, and each net once.
 
+    The widths that fill a budget follow from a trial's values:
+    `candidates.architecture(hp.values).channels`. Under `max_latency` another process measures
+    other widths; the oracles of `make_oracle` record with a trial those that it has.
+
     Args:
         net: A builder, such as `PreActResNet20`, or an `Architecture`: all that does not vary.
         space: Fields that vary.
