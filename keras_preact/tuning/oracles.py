@@ -121,7 +121,7 @@ def make_oracle(
     if name not in ORACLES:
         raise ValueError(
             f"`name` must be one of {', '.join(ORACLES)}. Received: {name!r}."
-            f"{did_you_mean(name, ORACLES)}"
+            f"{did_you_mean(str(name), ORACLES)}"
         )
     limits = {"max_trials": (max_trials, 1), "max_epochs": (max_epochs, 1), "factor": (factor, 2)}
     for argument, (value, least) in limits.items():
