@@ -29,16 +29,14 @@ def description_for_index() -> str:
 
 # The second holds the protocol buffers of the warm-up requests in an export.
 TENSORFLOW = ["tensorflow", "tensorflow-serving-api"]
+# KerasTuner does not ask for what it imports: how chief and workers talk, what a Bayesian search
+# needs, and what looks for TensorBoard's callback in every trial.
+TUNE = ["keras-tuner", "grpcio", "scikit-learn", "scipy", "tensorboard"]
 TRAIN = [
-    # How KerasTuner's chief and workers talk; it does not ask for it.
-    "grpcio",
-    "keras-tuner",
+    *TUNE,
     "matplotlib",
     "plotly",
     "rich",
-    "scikit-learn",
-    "scipy",
-    "tensorboard",
     "tomli-w",
     *TENSORFLOW,
     # tensorflow-datasets 4.9.10 imports it, but does not ask for it.
@@ -94,8 +92,8 @@ setup(
         "images": ["pillow>=13"],
         # Of the pictures of python -m keras_preact.show.
         "show": ["matplotlib"],
-        # Of keras_preact.tuning; grpcio is how chief and workers of KerasTuner talk.
-        "tune": ["grpcio", "keras-tuner", "scikit-learn", "scipy"],
+        # Of keras_preact.tuning.
+        "tune": TUNE,
         # Of keras_preact.push_to_hub and weights="hf://user/repo".
         "hub": ["huggingface-hub"],
         "formats": FORMATS,
