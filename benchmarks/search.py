@@ -36,8 +36,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import ttest_ind
-
 from benchmarks.report import report, table, write
 from keras_preact.analysis import architecture_cost
 from keras_preact.files import write_json
@@ -47,7 +45,7 @@ from training import processes
 from training.net import recipe_architecture
 from training.recipe import Recipe
 from training.run import read_run
-from training.search.confirm import confirmed, verdict
+from training.search.confirm import Confirmed, confirmed, verdict
 from training.search.ranking import leaderboard
 from training.search.trials import Record, SearchFolder
 from training.train import parse_arguments as parse_training
@@ -388,18 +386,17 @@ def describe(parts: dict[str, dict[str, Any]]) -> str:
 
 def _against_the_best(searched: dict[str, Any], hand_set: Sequence[dict[str, Any]]) -> str:
     """Say how far the net that was found is from the best of those set by hand."""
-    own = _tested(searched)
-    best = max(hand_set, key=lambda net: statistics.fmean(_tested(net)))
-    points = 100 * (statistics.fmean(own) - statistics.fmean(_tested(best)))
-    text = f"- The mean of the searched net is {points:+.2f} points from that of {best['name']}"
-    if len(own) > 1:
-        chance = ttest_ind(own, _tested(best), equal_var=False).pvalue
+    own, *others = (Confirmed(net["name"], _tested(net)) for net in (searched, *hand_set))
+    best = max(others, key=lambda net: net.mean)
+    points, chance = 100 * (own.mean - best.mean), own.chance(best)
+    text = f"- The mean of the searched net is {points:+.2f} points from that of {best.trial}"
+    if chance is not None:
         text += f", the best set by hand (Welch's t-test: p = {chance:.3f})"
     return f"{text}."
 
 
-def _tested(net: dict[str, Any]) -> list[float]:
-    return [result["test_top1"] for result in net["results"]]
+def _tested(net: dict[str, Any]) -> tuple[float, ...]:
+    return tuple(result["test_top1"] for result in net["results"])
 
 
 def _net_row(net: dict[str, Any]) -> list[str]:

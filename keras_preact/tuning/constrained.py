@@ -7,9 +7,10 @@ failed trial (keras-team/keras-tuner#989). Here a proposal is checked before it 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ DRAWS = 20_000
 # Candidates that a model of the results chooses from.
 POOL = 1_000
 
+# Hyperparameters of KerasTuner's own begin so.
+INTERNAL = "tuner/"
 # Statuses of a trial that is over.
 ENDED = ("COMPLETED", "FAILED")
 
@@ -40,6 +43,7 @@ class Constrained(keras_tuner.Oracle):
 
     def __init__(self, hypermodel: PreActHyperModel, **options: Any) -> None:
         self.candidates = hypermodel.candidates
+        self._of_the_net = {CHANNELS, *hypermodel.candidates.hyperparameters().values}
         super().__init__(hyperparameters=hypermodel.hyperparameters(), **options)
 
     def _drawn(self) -> Iterator[dict[str, Any]]:
@@ -52,6 +56,14 @@ class Constrained(keras_tuner.Oracle):
             seems_to_hold = self.candidates.constraints.fills or self.candidates.holds(values)
             if seems_to_hold and not self._duplicate(values):
                 yield values
+
+    def _pool(self) -> list[dict[str, Any]]:
+        """Return new candidates for a model of the results to choose from."""
+        return list(itertools.islice(self._drawn(), POOL))
+
+    def _vector(self, values: dict[str, Any]) -> list[float]:
+        """Return a candidate as a point of the cube whose axes are the hyperparameters."""
+        return [hp.value_to_prob(values[hp.name]) for hp in self.hyperparameters.space]
 
     def _random_values(self) -> dict[str, Any] | None:
         """Return a new candidate, or None if there seems to be none left."""
@@ -67,15 +79,14 @@ class Constrained(keras_tuner.Oracle):
 
     def _training_of(self, values: dict[str, Any]) -> str:
         """Return the same text for all values that mean one net, trained alike."""
-        of_the_net = {CHANNELS, *self.candidates.hyperparameters().values}
-        rest = {name: values[name] for name in _own(values) if name not in of_the_net}
+        own = own_values(values)
+        rest = {name: own[name] for name in own if name not in self._of_the_net}
         return str(sorted({**rest, **self.candidates.fields(values)}.items()))
 
     def _compute_values_hash(self, values: dict[str, Any]) -> str:
         # The widths follow from the rest, and a candidate in another rung is none that is new.
-        return super()._compute_values_hash(
-            {name: values[name] for name in _own(values) if name != CHANNELS}
-        )
+        own = own_values(values)
+        return super()._compute_values_hash({name: own[name] for name in own if name != CHANNELS})
 
     def _retry(self, trial: Any) -> bool:
         retried = super()._retry(trial)
@@ -135,6 +146,6 @@ def _damaged(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
 
 
-def _own(values: dict[str, Any]) -> list[str]:
-    """Return the names of the hyperparameters, without those that KerasTuner adds."""
-    return [name for name in values if not name.startswith("tuner/")]
+def own_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a trial without those that KerasTuner adds."""
+    return {name: value for name, value in values.items() if not name.startswith(INTERNAL)}

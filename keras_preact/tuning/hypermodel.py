@@ -92,7 +92,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         }
         self._compile = compile or self._compile_for_labels
         if compile is None:
-            self._check_default_loss()
+            self._check_default_loss(activation)
         self.space = space
         costed = {name: options[name] for name in _COSTED if name in options}
         self.candidates = Candidates(
@@ -154,15 +154,16 @@ class PreActHyperModel(keras_tuner.HyperModel):
         """Return the value of the optimizer that stands where the space has no other default."""
         return _DEFAULTS[name]
 
-    def _check_default_loss(self) -> None:
+    def _check_default_loss(self, expected: str) -> None:
         """Check that the output is what the default loss takes.
+
+        Args:
+            expected: The activation that it takes, unless it takes logits.
 
         Raises:
             ValueError: If it is not.
         """
-        classes = self._arguments["classes"]
-        expected = "softmax" if classes > 1 else "sigmoid"
-        received = self._arguments["classifier_activation"]
+        classes, received = (self._arguments[name] for name in ("classes", "classifier_activation"))
         if not self._arguments.get("include_top", True):
             received = "no top"
         if received not in (expected, None):

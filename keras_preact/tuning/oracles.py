@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import keras_tuner
@@ -10,7 +9,7 @@ import numpy as np
 from keras_tuner.oracles import BayesianOptimizationOracle, RandomSearchOracle
 
 from keras_preact.messages import did_you_mean
-from keras_preact.tuning.constrained import POOL, Constrained
+from keras_preact.tuning.constrained import Constrained
 from keras_preact.tuning.hypermodel import PreActHyperModel
 from keras_preact.tuning.rungs import BayesianHalving, Hyperband, Rungs, SuccessiveHalving
 
@@ -57,16 +56,13 @@ class Bayesian(Constrained, BayesianOptimizationOracle):
         completed = [each for each in self.trials.values() if each.status == "COMPLETED"]
         if len(completed) < self.num_initial_points:
             return self._random_populate_space()
-        drawn = list(itertools.islice(self._drawn(), POOL))
+        drawn = self._pool()
         if not drawn:
             return {"status": "STOPPED", "values": None}
         self.gpr.fit(*self._vectorize_trials())
         mean, deviation = self.gpr.predict(np.array(list(map(self._vector, drawn))), True)
         values = self._first(drawn[place] for place in np.argsort(mean - self.beta * deviation))
         return {"status": "RUNNING" if values else "STOPPED", "values": values}
-
-    def _vector(self, values: dict[str, Any]) -> list[float]:
-        return [hp.value_to_prob(values[hp.name]) for hp in self._nonfixed_space()]
 
 
 ORACLES: dict[str, type[Constrained]] = {

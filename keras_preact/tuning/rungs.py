@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern, WhiteKernel
 
-from keras_preact.tuning.constrained import ENDED, POOL, Constrained
+from keras_preact.tuning.constrained import ENDED, Constrained
 from keras_preact.tuning.hypermodel import PreActHyperModel
 
 # Results without which a process has nothing to learn from.
@@ -260,19 +259,18 @@ class BayesianHalving(SuccessiveHalving):
     def _random_values(self) -> dict[str, Any] | None:
         """Return a new candidate of which much may be expected; None if there is none left."""
         begun = [each for each in self.trials.values() if _is_begun(each)]
-        shown = [each for each in begun if each.status == "COMPLETED"]
+        completed = [each for each in begun if each.status == "COMPLETED"]
+        # A process cannot learn from what is no number.
+        shown = [each for each in completed if math.isfinite(self._standing(each))]
         if len(begun) < self._sizes[0] / 3 or len(shown) < LEAST_SHOWN:
             return super()._random_values()
-        drawn = list(itertools.islice(self._drawn(), POOL))
+        drawn = self._pool()
         if not drawn:
             return None
         tried = [self._vector(each.hyperparameters.values) for each in shown]
         process = _gaussian_process(tried, [self._standing(each) for each in shown], self.seed)
         mean, deviation = process.predict(list(map(self._vector, drawn)), return_std=True)
         return self._first(drawn[place] for place in np.argsort(-(mean + CONFIDENCE * deviation)))
-
-    def _vector(self, values: dict[str, Any]) -> list[float]:
-        return [hp.value_to_prob(values[hp.name]) for hp in self.hyperparameters.space]
 
 
 def _is_begun(trial: Trial) -> bool:

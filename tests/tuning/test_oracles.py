@@ -394,6 +394,16 @@ def test_widths_that_differ_by_their_proportions_only_are_one_candidate(tmp_path
     assert len(proposed) == len(nets) < 2**3
 
 
+def test_a_model_leaves_out_results_that_are_no_numbers(hypermodel, tmp_path):
+    oracle = made("bayesian_halving", hypermodel, tmp_path, max_trials=13, promote_by="loss")
+    for loss in (float("nan"), 3.0, 1.0, 2.0, 4.0):
+        trial = oracle.create_trial("worker")
+        oracle.update_trial(trial.trial_id, {"val_accuracy": 0.1, "loss": loss})
+        trial.status = "COMPLETED"
+        oracle.end_trial(trial)
+    assert oracle.create_trial("worker").status == "RUNNING"
+
+
 def test_a_model_of_the_first_rung_proposes_better_candidates(hypermodel, tmp_path):
     options = {"max_trials": 39, "max_epochs": 9}
     first = {}

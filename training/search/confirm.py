@@ -44,11 +44,16 @@ class Confirmed:
         """The standard deviation over the seeds."""
         return statistics.stdev(self.results) if len(self.results) > 1 else 0.0
 
+    def chance(self, other: Confirmed) -> float | None:
+        """Return how likely chance explains the difference; None with too few results to tell."""
+        if min(len(self.results), len(other.results)) < 2:
+            return None
+        return float(ttest_ind(self.results, other.results, equal_var=False).pvalue)
+
     def differs_from(self, other: Confirmed) -> bool:
         """Return whether Welch's t-test tells two nets apart."""
-        if min(len(self.results), len(other.results)) < 2:
-            return False
-        return bool(ttest_ind(self.results, other.results, equal_var=False).pvalue < SIGNIFICANT)
+        chance = self.chance(other)
+        return chance is not None and chance < SIGNIFICANT
 
 
 def confirm(

@@ -20,7 +20,7 @@ from keras_tuner.engine import base_tuner
 from keras_tuner.engine.trial import Trial
 
 from keras_preact.files import read_json
-from keras_preact.tuning.constrained import Constrained
+from keras_preact.tuning.constrained import INTERNAL, Constrained, own_values
 from keras_preact.tuning.rungs import Rungs
 from training import processes
 from training.search.hypermodel import RecipeHyperModel
@@ -34,8 +34,6 @@ CHIEF = "chief"
 _SIGNALS = {130: signal.SIGINT, 143: signal.SIGTERM, processes.PREEMPTED: signal.SIGTERM}
 # Folder of the oracle's state in that of the search.
 _STATE = "oracle"
-# Hyperparameters of KerasTuner's own begin so.
-_INTERNAL = "tuner/"
 # Seconds between two questions to an oracle that waits for trials under way.
 _PATIENCE = 1.0
 
@@ -188,10 +186,10 @@ class TrainingTuner(base_tuner.BaseTuner):
     def _new_record(self, trial: str, values: dict[str, Any]) -> Record:
         cost = self._net.candidates.cost(values)
         run = f"trials/{trial}/run"
-        if f"{_INTERNAL}trial_id" in values:
-            earlier = self._folder.read(values[f"{_INTERNAL}trial_id"])
+        if f"{INTERNAL}trial_id" in values:
+            earlier = self._folder.read(values[f"{INTERNAL}trial_id"])
             if earlier is None:
-                path = self._folder.record(values[f"{_INTERNAL}trial_id"])
+                path = self._folder.record(values[f"{INTERNAL}trial_id"])
                 raise keras_tuner.errors.FatalValueError(
                     f"{self._folder.output} is damaged: trial {trial} continues another, and there "
                     f"is no {path}."
@@ -199,9 +197,9 @@ class TrainingTuner(base_tuner.BaseTuner):
             run = earlier.run
         return Record(
             trial=trial,
-            values={name: values[name] for name in values if not name.startswith(_INTERNAL)},
+            values=own_values(values),
             run=run,
-            epochs=values.get(f"{_INTERNAL}epochs", self._net.base.epochs),
+            epochs=values.get(f"{INTERNAL}epochs", self._net.base.epochs),
             flops=cost.flops,
             parameters=cost.parameters,
         )
