@@ -71,8 +71,10 @@ def test_a_checkpoint_becomes_a_whole_net(tmp_path):
 
 @pytest.mark.slow
 @needs_checkpoints
-@pytest.mark.parametrize(("depth", "error", "nll"), [(20, 7.92, 0.3307), (56, 6.77, 0.3354)])
-def test_logits_of_other_peoples_checkpoints(depth, error, nll, tmp_path):
+@pytest.mark.parametrize(
+    ("depth", "error", "nll", "ece"), [(20, 7.92, 0.3307, 0.04588), (56, 6.77, 0.3354, 0.04657)]
+)
+def test_logits_of_other_peoples_checkpoints(depth, error, nll, ece, tmp_path):
     path = tmp_path / "net.keras"
     assert _convert(CHECKPOINTS / f"cifar_resnet{depth}_preactivated.tf", path, depth) == 0
     x, labels = _cifar10()
@@ -81,10 +83,11 @@ def test_logits_of_other_peoples_checkpoints(depth, error, nll, tmp_path):
     # Logits reach 25, and both nets add up in float32.
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
     assert 100 * np.mean(logits.argmax(1) != labels) == pytest.approx(error, abs=0.005)
-    # What training.evaluate prints, against what was computed without this package.
+    # What training.evaluate prints, against what PyTorch and torchmetrics make of `expected`.
     batches = [(softmax(logits, axis=1), np.eye(10)[labels])]
     evaluation = evaluate(Answers(), batches, CIFAR10_CLASSES)
     assert evaluation.nll == pytest.approx(nll, abs=5e-5)
+    assert evaluation.ece == pytest.approx(ece, abs=5e-5)
     assert 100 * (1 - evaluation.top1) == pytest.approx(error, abs=0.005)
 
 
