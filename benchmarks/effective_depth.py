@@ -1,7 +1,8 @@
 """Trained nets with units deleted and moved, and their gradients along paths (arXiv:1605.06431).
 
-`python -m benchmarks.effective_depth --data DATA/cifar10 --output FOLDER` takes the weights that
-ship with the package, and writes the plots and a table.
+    python -m benchmarks.effective_depth --data DATA/cifar-10-batches-bin --output FOLDER
+
+It takes the weights that ship with the package, and writes the plots and a table.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ def main() -> None:
         )
         few = slice(options.gradient_images)
         paths[name] = path_gradients(model, images[few], labels[few], LOSS, samples=5)
-    draw_lesion_study(options.output / "lesions.png", studies, "CIFAR-10 (JPEG)")
-    draw_path_gradients(options.output / "paths.png", paths, "CIFAR-10 (JPEG)")
+    draw_lesion_study(options.output / "lesions.png", studies, "CIFAR-10")
+    draw_path_gradients(options.output / "paths.png", paths, "CIFAR-10")
     rows = [row(name, studies[name], paths[name]) for name in options.nets]
     body = (
         f"{table(HEADER, rows)}\n\nErrors over {options.images} test images: of the whole net, "
@@ -72,7 +73,10 @@ def main() -> None:
         f"{options.gradient_images} images, 5 paths of each length.\n\n"
         "![Lesions](lesions.png)\n\n![Paths](paths.png)"
     )
-    command = f"python -m benchmarks.effective_depth --data DATA/cifar10 --output {options.output}"
+    command = (
+        "python -m benchmarks.effective_depth --data DATA/cifar-10-batches-bin "
+        f"--output {options.output}"
+    )
     text = report("Lesions and effective depth", command, ("keras", "tensorflow"), body)
     write(text, options.output / "README.md")
 

@@ -1,6 +1,6 @@
 """The first training steps of the 1001-layer net on real images: loss and learning rate.
 
-    python -m benchmarks.first_steps --data DATA/cifar10 --output benchmarks/results/resnet1001
+    python -m benchmarks.first_steps --data DATA/cifar-10-batches-bin --output FOLDER
 
 Where a whole schedule would take days, this shows that the net trains: batches of the recipe's own
 pipeline, its optimizer and its warm-up, and a loss that falls. Every value of the recipe is an

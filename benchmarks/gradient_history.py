@@ -1,7 +1,8 @@
 """Gradients at every unit while 56-layer nets learn, pre-activation and original.
 
-`python -m benchmarks.gradient_history --data DATA/cifar10 --output FOLDER` trains both on the same
-images, and writes the plot and a table.
+    python -m benchmarks.gradient_history --data DATA/cifar-10-batches-bin --output FOLDER
+
+It trains both on the same images, and writes the plot and a table.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def main() -> None:
             batches, steps_per_epoch=options.steps, verbose=2, callbacks=[histories[label]]
         )
         rows.append(_row(label, histories[label], fitted.history["loss"][-1]))
-    draw_gradient_history(options.output / "gradients.png", histories, "56 layers, CIFAR-10 (JPEG)")
+    draw_gradient_history(options.output / "gradients.png", histories, "56 layers, CIFAR-10")
     header = ("units", "mean loss", "ratio at the start", "median ratio", "largest ratio")
     body = (
         f"{table(header, rows)}\n\nNorm of the loss's gradient at the first unit's input over that "
@@ -58,8 +59,8 @@ def main() -> None:
         f"{options.steps} steps of SGD at a constant rate.\n\n![Gradients](gradients.png)"
     )
     command = (
-        f"python -m benchmarks.gradient_history --data DATA/cifar10 --steps {options.steps} "
-        f"--every {options.every} --output {options.output}"
+        "python -m benchmarks.gradient_history --data DATA/cifar-10-batches-bin "
+        f"--steps {options.steps} --every {options.every} --output {options.output}"
     )
     text = report("Gradients while a net learns", command, ("keras", "tensorflow"), body)
     write(text, options.output / "README.md")

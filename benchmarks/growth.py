@@ -1,6 +1,6 @@
 r"""Growing a small net against training the large one from scratch, at equal total FLOPs.
 
-    python -m benchmarks.growth --data DATA/cifar10 --output benchmarks/results/growth
+    python -m benchmarks.growth --data DATA/cifar-10-batches-bin --output benchmarks/results/growth
 
 The large net is a ResNet-20 with maps of half the size (`training/recipes/cifar_ablation.toml` has
 the rest). It starts from scratch; or from the function of a net of a third of its units
@@ -304,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"benchmarks.growth: {error}", file=sys.stderr)
         return 1
     command = (
-        f"python -m benchmarks.growth --data DATA/cifar10 --images {options.images} "
+        f"python -m benchmarks.growth --data DATA/cifar-10-batches-bin --images {options.images} "
         f"--seeds {options.seeds} --output {options.output}"
     )
     write_results(plan, options.seeds, options.output, command)

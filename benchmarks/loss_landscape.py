@@ -1,7 +1,8 @@
 """The loss around the weights of 56-layer nets, pre-activation and original (arXiv:1712.09913).
 
-`python -m benchmarks.loss_landscape --data DATA/cifar10 --output benchmarks/results/loss_landscape`
-trains both as `training.reproduce` does in its size `cpu`, and writes the plots and a table. Nets
+    python -m benchmarks.loss_landscape --data DATA/cifar-10-batches-bin --output FOLDER
+
+It trains both as `training.reproduce` does in its size `cpu`, and writes plots and a table. Nets
 that are trained, and rows of a plane that are measured, are only read.
 """
 
@@ -124,7 +125,10 @@ def main() -> None:
         f"{table(HEADER, table_rows)}\n\n"
         + "\n".join(f"![{row.label}]({row.options['order']}.png)" for row in rows)
     )
-    command = f"python -m benchmarks.loss_landscape --data DATA/cifar10 --output {options.output}"
+    command = (
+        "python -m benchmarks.loss_landscape --data DATA/cifar-10-batches-bin "
+        f"--output {options.output}"
+    )
     text = report("Loss landscapes", command, ("keras", "tensorflow"), body)
     write(text, options.output / "README.md")
 
