@@ -183,7 +183,7 @@ class Preprocessor:
     so that the result is the same on every backend and equal to timm's transform for evaluation.
 
     ```python
-    preprocessor = Preprocessor("resnetv2_50.a1h_in1k")
+    preprocessor = Preprocessor("timm/resnetv2_50.a1h_in1k")
     probabilities = model.predict(preprocessor(["cat.jpg", "dog.png"]))
     ```
 

@@ -141,7 +141,7 @@ def _add_device_arguments(parser: argparse.ArgumentParser) -> None:
         "--data-on-device",
         action="store_true",
         help="keep all images as uint8 in the memory of the device and augment them there, on any "
-        "backend of Keras: for `digits` and class folders that fit; one device, crop = pad or none",
+        "backend of Keras: for `digits` and sets of files that fit; one device, crop = pad or none",
     )
     parser.add_argument(
         "--devices",

@@ -62,8 +62,8 @@ def export_savedmodel(
       OpenVINO), which refuse the loop of the other signatures. That loop takes parts of a batch,
       two side by side: it is faster for a batch, and needs no more memory for a larger one.
     - `serving_bytes`: `image_bytes`, strings `(batch,)`, each a whole JPEG, PNG, GIF (first
-      frame), BMP or WebP file, to `probabilities` and `errors`. The files are decoded, turned as a
-      JPEG's EXIF orientation says, resized, cropped and normalized. TF Serving's REST interface
+      frame), BMP or WebP file, to `probabilities` and `errors`. The files are decoded, turned as
+      their EXIF orientation says, resized, cropped and normalized. TF Serving's REST interface
       takes base64 `b64` values for an input only where its name ends in `_bytes`.
     - `classify`: `image_bytes` to `classes`, strings `(batch, top_k)`, the most probable first,
       `scores`, float32 `(batch, top_k)`, and `errors`. For several labels see below.
