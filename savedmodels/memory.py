@@ -56,7 +56,8 @@ def measured_memory(folder: Path) -> dict[str, int]:
     """Return `memory_by_stage` of a process of its own; nothing where the system does not tell.
 
     Raises:
-        RuntimeError: If the model cannot be loaded, or does not answer its warm-up requests.
+        RuntimeError: If the model cannot be loaded, or does not answer its warm-up requests, or a
+            signal ends the process.
     """
     if not PROCESSES.exists():
         check(folder)
@@ -65,8 +66,13 @@ def measured_memory(folder: Path) -> dict[str, int]:
     done = subprocess.run(
         command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
     )
+    if done.returncode < 0:
+        raise RuntimeError(
+            f"signal {-done.returncode} ended the process that loads the model to measure its "
+            "memory, perhaps for want of memory"
+        )
     if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+        raise RuntimeError(done.stderr.strip().rpartition("\n")[2])
     return json.loads(done.stdout)
 
 

@@ -17,7 +17,8 @@ from keras_preact.tensor import Tensor
 class GradientHistory(keras.callbacks.Callback):
     """Callback that measures the gradient at every unit while a net trains, from the start on.
 
-    Pass it to `model.fit` in `callbacks`. Each measurement costs about three steps of training on
+    Pass it to `model.fit` in `callbacks`. With several steps per execution, it measures after the
+    execution in which a measurement is due. Each measurement costs about three steps of training on
     its images. Nothing about the training changes.
 
     Args:
@@ -56,10 +57,16 @@ class GradientHistory(keras.callbacks.Callback):
         if not self.steps:
             self._measure()
 
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Note the first step of an execution."""
+        self._first = batch
+
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Count the step, and measure when it is due."""
-        self._done += 1
-        if self._done % self._every == 0:
+        """Count the steps of the execution, and measure if one of them is due."""
+        # Keras counts the last execution as a whole one, though the epoch may end within it.
+        end = min(batch + 1, self.params.get("steps") or batch + 1)
+        before, self._done = self._done, self._done + end - self._first
+        if self._done // self._every > before // self._every:
             self._measure()
 
     def _measure(self) -> None:

@@ -110,7 +110,8 @@ def lesion_study(
         The errors.
 
     Raises:
-        ValueError: If the model is no such net, or has fewer units that may go than are to go.
+        ValueError: If the model is no such net, or has fewer units that may go than are to go, or
+            there is not one label per image.
     """
     chain = take_apart(model)
     removable = [place for place, unit in enumerate(chain.units) if unit.keeps_shape]
@@ -118,6 +119,12 @@ def lesion_study(
         raise ValueError(
             f"`counts` must be from 1 to the {len(removable)} units that leave the shape as it is. "
             f"Received: {tuple(counts)}"
+        )
+    labels = np.asarray(labels)
+    if labels.shape != x.shape[:1]:
+        raise ValueError(
+            f"`labels` must be the class of each of the {x.shape[0]} images, {x.shape[:1]}. "
+            f"Received: {labels.shape}"
         )
     total, done = 1 + len(removable) + 2 * len(counts) * samples, 0
 
@@ -127,7 +134,7 @@ def lesion_study(
         done += 1
         if progress:
             progress(done, total)
-        return float(np.mean(scores.argmax(axis=-1) != np.asarray(labels)))
+        return float(np.mean(scores.argmax(axis=-1) != labels))
 
     rng = np.random.default_rng(seed)
     everything = range(len(chain.units))

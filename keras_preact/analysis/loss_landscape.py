@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -97,7 +99,8 @@ def loss_landscape(
         loss: A Keras loss, or its name.
         batch_size: Images at a time.
         path: A file, `.npz`, that keeps each row of points once it is measured. Where it is there
-            already, the rows that it has are not measured again.
+            already, the rows that it has are not measured again; it must be of the same net,
+            directions, images and targets.
         progress: Function called with the number of rows done, and of all, after each row.
 
     Returns:
@@ -105,12 +108,13 @@ def loss_landscape(
 
     Raises:
         ValueError: If there are no directions or more than two, they do not fit the net, or the
-            file is of other coordinates.
+            file is of other coordinates, or of another net, directions, images or targets.
     """
     coordinates = np.asarray(coordinates, "float64")
     _check_directions(model, directions)
     shape = (len(coordinates),) * len(directions)
-    losses, done = _load(path, coordinates, shape)
+    about = _digest([*model.get_weights(), *itertools.chain(*directions), x, y])
+    losses, done = _load(path, coordinates, shape, about)
     mean_loss = _mean_loss(model, x, y, loss, batch_size)
     weights = [ops.convert_to_numpy(each) for each in model.trainable_variables]
     try:
@@ -119,7 +123,7 @@ def loss_landscape(
                 point = [coordinates[place] for place in (row, *column)]
                 _move(model, weights, directions, point)
                 losses[row, *column] = mean_loss()
-            _save(path, coordinates, losses, row + 1)
+            _save(path, coordinates, losses, row + 1, about)
             if progress:
                 progress(row + 1, len(coordinates))
     finally:
@@ -213,8 +217,17 @@ def _move(
         variable.assign(moved)
 
 
+def _digest(arrays: Sequence[Tensor]) -> str:
+    """Return the same text for the same arrays only."""
+    digest = hashlib.sha256()
+    for each in map(ops.convert_to_numpy, arrays):
+        digest.update(f"{each.shape}{each.dtype}".encode())
+        digest.update(np.ascontiguousarray(each).data)
+    return digest.hexdigest()
+
+
 def _load(
-    path: str | os.PathLike | None, coordinates: np.ndarray, shape: tuple[int, ...]
+    path: str | os.PathLike | None, coordinates: np.ndarray, shape: tuple[int, ...], about: str
 ) -> tuple[np.ndarray, int]:
     """Return the losses measured so far, and their number of rows."""
     if path is None or not Path(path).exists():
@@ -226,14 +239,22 @@ def _load(
                 f"{path} holds losses of the shape {losses.shape} at {there}. "
                 f"Expected: {shape} at {coordinates}"
             )
+        if str(file.get("about")) != about:
+            raise ValueError(
+                f"{path} holds losses of another net, other directions, images or targets."
+            )
         return losses, int(file["rows"])
 
 
 def _save(
-    path: str | os.PathLike | None, coordinates: np.ndarray, losses: np.ndarray, rows: int
+    path: str | os.PathLike | None,
+    coordinates: np.ndarray,
+    losses: np.ndarray,
+    rows: int,
+    about: str,
 ) -> None:
     if path is None:
         return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        np.savez(partial, coordinates=coordinates, losses=losses, rows=rows)
+        np.savez(partial, coordinates=coordinates, losses=losses, rows=rows, about=about)

@@ -46,7 +46,13 @@ def _copy(source: h5py.Group, target: h5py.Group) -> None:
         if isinstance(each, h5py.Group):
             _copy(each, target.create_group(name))
         else:
-            target[name] = _reduced(each[()], each.name) if each.ndim > 1 else each[()]
+            target[name] = _reduced(each[()], each.name) if _is_kernel(each, name) else each[()]
+
+
+def _is_kernel(array: h5py.Dataset, name: str) -> bool:
+    """Return whether an array has two axes or more, beside that of the units that are stacked."""
+    stacked = "." in name  # `StackedUnits` stores its variables as `layer.number`.
+    return array.ndim - stacked > 1
 
 
 def _reduced(array: np.ndarray, name: str) -> np.ndarray:

@@ -80,6 +80,9 @@ def test_lesions_are_those_of_the_scores():
     assert (study.correlations[0] < 1).all()
     with pytest.raises(ValueError, match=r"`counts` must be from 1 to .*\(99,\)"):
         lesion_study(model, X, labels, counts=(99,))
+    # As `keras.datasets` has them; compared with each image's, they would all be wrong.
+    with pytest.raises(ValueError, match=r"`labels` must .* \(\d+,\). Received: \(\d+, 1\)"):
+        lesion_study(model, X, labels[:, None], counts=(1,))
 
 
 def test_orders_are_compared_by_their_pairs():
@@ -110,6 +113,17 @@ def test_gradients_over_training(tmp_path):
         np.testing.assert_allclose(one, other, rtol=NET, atol=LAYER)
     draw_gradient_history(tmp_path / "history.svg", {"a net": history}, "A title")
     assert "a net" in (tmp_path / "history.svg").read_text()
+
+
+def test_several_steps_may_be_one_execution():
+    model = net({"unit": "basic", "units": (1, 1)})
+    model.compile("sgd", "sparse_categorical_crossentropy", steps_per_execution=4)
+    history = GradientHistory(X, Y, every=3)
+    # Executions of four steps and of two.
+    model.fit(
+        np.repeat(X, 3, axis=0), np.repeat(Y, 3), batch_size=1, verbose=0, callbacks=[history]
+    )
+    assert history.steps == [0, 4, 6]
 
 
 def test_histories_need_steps(tmp_path):

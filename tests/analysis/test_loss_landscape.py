@@ -88,6 +88,9 @@ def test_what_was_measured_is_kept(tmp_path):
     np.testing.assert_array_equal(resumed.losses, whole.losses)
     with pytest.raises(ValueError, match=r"at \[0. 1. 2.\]. Expected: \(2, 2\)"):
         loss_landscape(model, INPUTS, TARGETS, directions, [0.0, 1.0], path=path)
+    model.set_weights([2 * each for each in model.get_weights()])
+    with pytest.raises(ValueError, match="losses of another net"):
+        loss_landscape(model, *arguments, path=path)
 
 
 @pytest.mark.parametrize("scan_units", [False, True])

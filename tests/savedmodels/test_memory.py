@@ -1,6 +1,8 @@
 """Memory that a SavedModel takes in TensorFlow's C API, in a process of its own."""
 
 import json
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -49,4 +51,17 @@ def test_a_model_that_does_not_answer(tmp_path, capsys):
     assert main([str(tmp_path)]) == 1
     assert f"no SavedModel in {tmp_path}" in capsys.readouterr().err
     with pytest.raises(RuntimeError, match="no SavedModel in"):
+        measured_memory(tmp_path)
+
+
+@linux
+def test_a_signal_that_ends_the_measuring_is_named(tmp_path, monkeypatch):
+    ended = f"import os; os.kill(os.getpid(), {int(signal.SIGKILL)})"
+    run = subprocess.run
+
+    def killed(command, **options):
+        return run([command[0], "-c", ended], **options)
+
+    monkeypatch.setattr(subprocess, "run", killed)
+    with pytest.raises(RuntimeError, match="signal 9 ended the process .* want of memory"):
         measured_memory(tmp_path)

@@ -143,6 +143,15 @@ def test_kernels_take_16_bits_and_the_rest_32(net, tmp_path):
     keras_preact.PreActResNet20().load_weights(path)
 
 
+def test_norms_of_stacked_units_take_32_bits(tmp_path):
+    path = tmp_path / "net.weights.h5"
+    save_half_precision(keras_preact.PreActResNet20(scan_units=True), path)
+    with h5py.File(path) as file:
+        dtypes = {name: each.dtype for name, each in file["layers/stacked_units/vars"].items()}
+    assert {name for name, dtype in dtypes.items() if dtype == "float16"} == {"conv1.0", "conv2.0"}
+    assert dtypes["norm1.3"] == dtypes["norm2.0"] == "float32"
+
+
 def test_what_16_bits_cannot_hold_is_refused(tmp_path):
     path = tmp_path / "net.weights.h5"
     path.write_bytes(b"older")
