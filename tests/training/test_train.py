@@ -141,7 +141,7 @@ def test_a_run_that_diverges_goes_back_once(train, tmp_path, capsys):
 def test_a_run_that_is_asked_to_stop_goes_on_within_the_epoch(tiny_recipe, tmp_path):
     """It gives the metrics and weights of a run that was not stopped, to the last bit."""
     recipe, source = load_recipe(tiny_recipe), open_source("digits")
-    recipe = recipe.replace(epochs=1, warmup_epochs=0.5, steps_per_execution=1)
+    recipe = recipe.replace(epochs=2, steps_per_execution=1)
     devices = choose_devices()
     job = Job(recipe, PipelineBatches(source, recipe, devices), devices)
     options = argparse.Namespace(recipe="tiny", deterministic=False, data_on_device=False)
@@ -156,13 +156,14 @@ def test_a_run_that_is_asked_to_stop_goes_on_within_the_epoch(tiny_recipe, tmp_p
         return [{**each, "seconds": 0} for each in history], net.get_weights()
 
     whole, weights = start("whole", seed=0)
-    after_each_step = iter([False, False, False, True])
-    with pytest.raises(Preempted):
-        start("stopped", seed=0, stop_requested=lambda: next(after_each_step))
-    with np.load(tmp_path / "stopped" / "checkpoint" / "last.npz") as arrays:
-        progress = json.loads(str(arrays["progress"]))
-    assert (progress["step"], progress["history"]) == (4, [])
-    # Whatever random numbers the process that goes on began with.
+    for before, step in ((0, 4), (4, job.steps)):
+        # Whatever random numbers the process that goes on began with.
+        after_each_step = iter([False] * (step - before - 1) + [True])
+        with pytest.raises(Preempted):
+            start("stopped", seed=before, stop_requested=lambda steps=after_each_step: next(steps))
+        with np.load(tmp_path / "stopped" / "checkpoint" / "last.npz") as arrays:
+            progress = json.loads(str(arrays["progress"]))
+        assert (progress["step"], progress["history"]) == (step, [])
     history, received = start("stopped", seed=1)
     assert history == whole
     for one, other in zip(received, weights, strict=True):

@@ -224,20 +224,52 @@ class _Run:
             # How many test images can be read is known when all were.
             warnings.filterwarnings("ignore", message="Your input ran out of data")
             callbacks = self._callbacks(progress, schedule, display)
-            self.model.fit(
-                job.batches.training(first_step),
-                # Labels are evaluated by a callback.
-                validation_data=None if job.task == LABELS else job.batches.testing(),
-                validation_batch_size=recipe.micro_batch_size,
-                steps_per_epoch=job.steps,
-                initial_epoch=progress.epochs,
-                epochs=epochs,
-                shuffle=False,
-                verbose=0,
-                callbacks=StepCallbacks(
+            self._fit(
+                progress,
+                StepCallbacks(
                     callbacks, self.model, steps=job.steps, epochs=epochs, progress=progress
                 ),
             )
+
+    def _fit(self, progress: Progress, callbacks: StepCallbacks) -> None:
+        """Train from the restored state to the last epoch of the callbacks."""
+        job, epochs = self.job, callbacks.params["epochs"]
+        first_step = progress.epochs * job.steps + progress.step
+        if progress.step == job.steps:
+            # The run was asked to stop after the last step of the epoch.
+            callbacks.complete_epoch(progress.epochs, lambda: self._evaluate(callbacks))
+            if progress.epochs >= epochs or self.model.stop_training:
+                callbacks.on_train_end()
+                return
+        self.model.fit(
+            job.batches.training(first_step),
+            validation_data=self._testing(),
+            validation_batch_size=job.recipe.micro_batch_size,
+            steps_per_epoch=job.steps,
+            initial_epoch=progress.epochs,
+            epochs=epochs,
+            shuffle=False,
+            verbose=0,
+            callbacks=callbacks,
+        )
+
+    def _testing(self) -> Any:
+        """Return the batches that `fit` evaluates; None for labels, which a callback does."""
+        return None if self.job.task == LABELS else self.job.batches.testing()
+
+    def _evaluate(self, callbacks: StepCallbacks) -> dict[str, float]:
+        """Return the metrics of the evaluation that `fit` ends an epoch with."""
+        if (testing := self._testing()) is None:
+            return {}
+        images, labels, _ = keras.utils.unpack_x_y_sample_weight(testing)
+        return self.model.evaluate(
+            images,
+            labels,
+            batch_size=self.job.recipe.micro_batch_size,
+            callbacks=callbacks,
+            return_dict=True,
+            verbose=0,
+        )
 
     def _callbacks(
         self,

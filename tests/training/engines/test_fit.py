@@ -135,6 +135,43 @@ def test_after_a_begun_epoch_the_others_follow_unless_a_callback_stops():
     assert int(model.optimizer.iterations) == 2 + STEPS
 
 
+@pytest.mark.parametrize("steps_per_execution", [1, 3])
+def test_an_epoch_without_a_step_left_is_evaluated_and_the_others_follow(steps_per_execution):
+    whole, model, heard = make_model(), make_model(steps_per_execution), Heard()
+    expected, progress = fit(whole), Progress()
+    states = model.metrics_variables
+    checkpoint = Checkpoint(progress, lambda at: None)
+
+    def stopped():
+        return int(model.optimizer.iterations) == STEPS
+
+    with pytest.raises(Preempted):
+        fit(model, [checkpoint, Preemption(stopped, checkpoint.save_within_epoch)])
+    assert (progress.step, len(progress.metrics)) == (STEPS, len(states))
+    callbacks = StepCallbacks([heard], model, steps=STEPS, epochs=2, progress=progress)
+
+    def evaluate():
+        return model.evaluate(TEST, callbacks=callbacks, verbose=0, return_dict=True)
+
+    model.reset_metrics()
+    callbacks.complete_epoch(0, evaluate)
+    assert heard.begun == []
+    model.fit(
+        batches(STEPS),
+        validation_data=TEST,
+        steps_per_epoch=STEPS,
+        initial_epoch=1,
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+        callbacks=callbacks,
+    )
+    assert_same(expected, model.history.history)
+    assert heard.ended[-1] == STEPS - 1
+    for one, other in zip(whole.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 class Accuracies(keras.callbacks.Callback):
     """The test accuracies that the callbacks after this one see."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -69,6 +69,31 @@ class StepCallbacks(keras.callbacks.CallbackList):
         self._fitted = model
         self._steps = steps
         self._done, self._metrics = (progress.step, progress.metrics) if progress else (0, [])
+        self._begun = False
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Begin training, once: `fit` follows `complete_epoch`."""
+        if not self._begun:
+            self._begun = True
+            super().on_train_begin(logs)
+
+    def complete_epoch(self, epoch: int, evaluate: Callable[[], Mapping[str, Any]]) -> None:
+        """Evaluate and end an epoch that was begun, and of which no step is left.
+
+        `fit` cannot, which trains on a batch before it asks whether to stop.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            evaluate: Returns the metrics of the evaluation that belongs to the epoch.
+        """
+        self.on_train_begin()
+        self._fitted.stop_training = False
+        self.on_epoch_begin(epoch)
+        results = self._fitted.get_metrics_result()
+        # Numbers, before the evaluation resets the metrics.
+        logs = {name: float(value) for name, value in results.items()}
+        logs |= {f"val_{name}": value for name, value in evaluate().items()}
+        self.on_epoch_end(epoch, logs)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Begin an epoch, or take it up again."""
