@@ -144,6 +144,17 @@ def test_a_file_of_each_split(tmp_path):
     np.testing.assert_array_equal(listing.images["test"], test[0])
 
 
+@pytest.mark.parametrize("encoding", [None, "utf-8"])
+def test_names_may_be_stored_as_bytes(tmp_path, encoding):
+    names = ["b\u00e4r", "cat"]
+    stored = np.array([name.encode(encoding) for name in names] if encoding else names)
+    for labels in (stored[[1, 0, 1]], [1, 0, 1]):
+        np.savez(tmp_path / "set.npz", x_train=pixels(3), y_train=labels, class_names=stored)
+        listing = list_arrays([tmp_path / "set.npz"])
+        assert listing.class_names == tuple(names)
+        assert listing.labels["train"] == [1, 0, 1]
+
+
 def test_other_forms_of_labels_and_images(tmp_path):
     """The keys of MedMNIST, one-hot labels, gray images, integers of other kinds, names."""
     images, labels = pixels(6, 8, 8), np.arange(6) % 3
@@ -198,6 +209,8 @@ RAGGED = np.array([np.zeros((2, 2, 3)), np.zeros((3, 2, 3))], object)
         ({"y_train": np.array([1, 2, 1, 2])}, r"\['0'\] in the train split. Labels count from 0"),
         ({"class_names": ["a"]}, "1 class names, but the label 1"),
         ({"y_train": np.array([*"abab"]), "class_names": ["b"]}, r"no class names: \['a'\]"),
+        ({"class_names": np.array([b"\xff", b"b"])}, "names of classes: expected text.*0xff"),
+        ({"y_train": np.array([b"\xff", b"b"] * 2)}, "y_train: expected text.*0xff"),
         ({"x_test": pixels(2), "y_test": np.array([*"ab"])}, "numbers in one split, names in"),
     ],
 )

@@ -143,6 +143,13 @@ def test_what_is_left_out_is_counted(root):
     )
 
 
+def test_a_folder_whose_name_is_no_text_is_named(root):
+    (root / os.fsdecode(b"old\xff")).mkdir()
+    left_out = list_class_folders(root).left_out
+    assert left_out == (r"the folder 'old\udcff'",)
+    assert left_out[0].encode()
+
+
 @pytest.fixture
 def unsplit(tmp_path):
     write(tmp_path, *(f"{name}/{place}.png" for name in "xy" for place in range(50)))

@@ -59,7 +59,7 @@ def list_arrays(paths: Sequence[Path]) -> Listing:
         arrays = _load(path)
         named = next((arrays[key] for key in _CLASS_NAMES if key in arrays), None)
         if named is not None:
-            class_names = [str(name) for name in named]
+            class_names = [str(name) for name in _decoded(f"{path}, names of classes", named)]
         for split, part in _parts(path, arrays):
             parts.setdefault(split, []).append(part)
     splits = renamed(parts) or parts
@@ -179,7 +179,7 @@ def _checked_labels(name: str, labels: np.ndarray, count: int) -> np.ndarray:
             f"Received the shape {labels.shape}"
         )
     if labels.dtype.kind in "US":
-        return labels.astype(str)
+        return _decoded(name, labels)
     whole = labels.astype(np.int64) if labels.dtype.kind in "biuf" else None
     if whole is None or (whole != labels).any() or whole.min() < 0:
         raise ValueError(
@@ -187,6 +187,16 @@ def _checked_labels(name: str, labels: np.ndarray, count: int) -> np.ndarray:
             f"Received: {labels.dtype}, beginning with {labels[:3].tolist()}"
         )
     return whole
+
+
+def _decoded(name: str, words: np.ndarray) -> np.ndarray:
+    """Return words that are stored as bytes as text; any other array stays as it is."""
+    if words.dtype.kind != "S":
+        return words
+    try:
+        return np.char.decode(words, "utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: expected text, or bytes in UTF-8. {error}") from error
 
 
 def _is_one_hot(labels: np.ndarray) -> bool:

@@ -55,7 +55,7 @@ def list_class_folders(root: Path) -> Listing:
     paths = {split: [path for path, _ in examples] for split, examples in ordered.items()}
     labels = {split: [label for _, label in examples] for split, examples in ordered.items()}
     check_classes(str(root), class_names, labels, _ADVICE)
-    unused = [f"the folder {name}" for name in folders if name not in in_use]
+    unused = [f"the folder {_printable(name)}" for name in folders if name not in in_use]
     if UNSPLIT not in splits and (beside := _num_files_in(root)):
         unused.append(f"{beside} files beside the folders of the splits")
     return Listing(
@@ -181,6 +181,11 @@ def _is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _printable(name: str) -> str:
+    """Return a name as it is, or, where its bytes are no text, with escapes."""
+    return name if _is_utf8(name) else ascii(name)
 
 
 def _ending(name: str) -> str:
