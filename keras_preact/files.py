@@ -46,6 +46,18 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         raise
 
 
+def locked(path: Path) -> contextlib.AbstractContextManager:
+    """Return a lock on a file that several processes may write, with `.lock` at its name's end.
+
+    Args:
+        path: The file, which need not exist, in a folder that does.
+    """
+    # Only what is downloaded or decoded needs it.
+    import filelock
+
+    return filelock.FileLock(path.with_name(path.name + ".lock"))
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write a value as indented JSON, whole or not at all."""
     with replacing(path) as partial:

@@ -15,7 +15,6 @@ over HTTP. The files here have up to 4 GB. So:
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import http.client
 import os
@@ -29,7 +28,7 @@ from typing import IO, BinaryIO
 
 import keras
 
-from keras_preact.files import PARTIAL
+from keras_preact.files import PARTIAL, locked
 from keras_preact.version import __version__
 from keras_preact.weights.catalogue import Entry
 
@@ -85,7 +84,7 @@ def fetch(entry: Entry, check: Callable[[Path], None]) -> Path:
         raise DownloadError(f"There is no {str(path)!r}. {repair_hint(entry)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path):
+        with locked(path):
             if not path.is_file():
                 _download(entry, path, check)
     except DownloadError:
@@ -96,13 +95,6 @@ def fetch(entry: Entry, check: Callable[[Path], None]) -> Path:
             f"a folder that can, or put the file of {entry.url} there by hand."
         ) from error
     return path
-
-
-def _lock(path: Path) -> contextlib.AbstractContextManager:
-    # Only a download needs it.
-    import filelock
-
-    return filelock.FileLock(path.with_name(path.name + ".lock"))
 
 
 def _check_cached(path: Path, entry: Entry) -> None:

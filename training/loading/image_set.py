@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import PIL
 
-from keras_preact.files import replacing
+from keras_preact.files import locked, replacing
 from keras_preact.preprocessing import Preprocessing, Preprocessor
 from training.listing.find import find_listing
 from training.listing.listing import Listing
@@ -158,17 +159,39 @@ def _decoded(
         )
     if isinstance(listing.images["train"], np.ndarray):
         return _decode(sources, preprocessing, shape)
-    cache = _cache_file(sources, preprocessing)
-    if cache.exists():
+    return _cached(_cache_file(sources, preprocessing), sources, preprocessing, shape)
+
+
+def _cached(
+    cache: Path, sources: list[str], preprocessing: Preprocessing, shape: tuple[int, int, int]
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Read decoded images from their cache, or decode and keep them, in one process at a time."""
+    if found := _read_cache(cache):
+        return found
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with locked(cache):
+        # Another process may have decoded them meanwhile.
+        if found := _read_cache(cache):
+            return found
+        print(f"Decoding {len(sources)} images; they are kept in {cache}.", flush=True)
+        images, unreadable = _decode(sources, preprocessing, shape)
+        with replacing(cache) as partial:
+            np.savez(partial, images=images, unreadable=json.dumps(unreadable))
+    return images, unreadable
+
+
+def _read_cache(cache: Path) -> tuple[np.ndarray, dict[int, str]] | None:
+    """Read decoded images and the faults of the others; None if there are none, or damaged ones."""
+    if not cache.exists():
+        return None
+    try:
         with np.load(cache, allow_pickle=False) as arrays:
             reasons = json.loads(str(arrays["unreadable"]))
             return arrays["images"], {int(place): reason for place, reason in reasons.items()}
-    print(f"Decoding {len(sources)} images; they are kept in {cache}.", flush=True)
-    images, unreadable = _decode(sources, preprocessing, shape)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(cache) as partial:
-        np.savez(partial, images=images, unreadable=json.dumps(unreadable))
-    return images, unreadable
+    # Readers of damaged archives raise whatever they meet.
+    except Exception as error:
+        print(f"{cache} is damaged, and is written anew: {error}", file=sys.stderr)
+        return None
 
 
 def _decode(

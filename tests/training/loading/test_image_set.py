@@ -1,9 +1,14 @@
 """Images decoded into memory against the pipeline of `tf.data`."""
 
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from training.loading import image_set
 from training.loading.image_set import load_image_set
 from training.recipe import load_recipe, preprocessing_of
 
@@ -65,6 +70,44 @@ def test_a_folder_s_images_are_those_of_the_pipeline(folder):
     second = load_image_set(str(folder), preprocessing_of(recipe))
     np.testing.assert_array_equal(first.images, second.images)
     assert cache.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("content", [b"", b"PK no archive", "cut short", "changed"])
+def test_a_damaged_cache_is_written_anew(folder, content, capsys):
+    preprocessing = preprocessing_of(load_recipe("digits"))
+    first = load_image_set(str(folder), preprocessing)
+    (cache,) = (folder.parent / "keras").rglob("*.npz")
+    whole = cache.read_bytes()
+    pixels = whole.index(first.images.tobytes())
+    damaged = {
+        "cut short": whole[: len(whole) // 2],
+        "changed": whole[:pixels] + bytes([whole[pixels] ^ 1]) + whole[pixels + 1 :],
+    }
+    cache.write_bytes(damaged.get(content, content))
+    second = load_image_set(str(folder), preprocessing)
+    np.testing.assert_array_equal(first.images, second.images)
+    assert f"{cache} is damaged" in capsys.readouterr().err
+    load_image_set(str(folder), preprocessing)
+    assert not capsys.readouterr().err
+
+
+def test_processes_decode_one_after_the_other(folder, monkeypatch, capsys):
+    """As processes do, threads begin together: each has opened a lock of its own."""
+    preprocessing = preprocessing_of(load_recipe("digits"))
+    # A barrier that no second one comes to, because it waits, is broken.
+    together = threading.Barrier(2)
+    decode = image_set._decode
+
+    def slow(*arguments):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(timeout=0.5)
+        return decode(*arguments)
+
+    monkeypatch.setattr(image_set, "_decode", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: load_image_set(str(folder), preprocessing), range(2))
+    np.testing.assert_array_equal(first.images, second.images)
+    assert capsys.readouterr().out.count("Decoding") == 1
 
 
 def test_a_changed_file_is_decoded_again(folder):
