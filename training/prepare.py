@@ -33,7 +33,7 @@ from keras_preact.files import read_json, replacing, write_json
 from keras_preact.images.pillow import to_pillow
 from training.listing.find import add_source_arguments
 from training.listing.listing import summary
-from training.loading.corrupt import CorruptImages
+from training.loading.corrupt import CorruptImages, unreadable
 from training.recipe import Recipe, differences
 from training.sources import PREPARED, ImageSource, Split, open_source
 
@@ -159,20 +159,31 @@ def write_shard(source: ImageSource, shard: Shard, settings: Settings, output: P
 
     Returns:
         The counts.
+
+    Raises:
+        ValueError: If a shard of the source is damaged. The message names the record.
     """
     split = source.split(shard.split)
-    count, unreadable = 0, {}
+    count, faults = 0, {}
     with (
         replacing(output / shard.file_name) as partial,
         tf.io.TFRecordWriter(str(partial)) as writer,
     ):
-        for name, item in split.part(shard.number, shard.count):
+        for name, item in _intact(split.part(shard.number, shard.count), source):
             try:
                 writer.write(_record(split, item, len(source.class_names), settings))
                 count += 1
             except (ValueError, tf.errors.OpError) as error:
-                unreadable[name.numpy().decode()] = str(error)
-    return Written(shard, count, unreadable)
+                faults[name.numpy().decode()] = str(error)
+    return Written(shard, count, faults)
+
+
+def _intact(examples: tf.data.Dataset, source: ImageSource) -> Iterator[tuple[Any, Any]]:
+    """Yield examples, of a source that is named where it is damaged."""
+    try:
+        yield from examples
+    except tf.errors.DataLossError as error:
+        raise ValueError(unreadable(error, source)) from error
 
 
 def _record(split: Split, item: tf.Tensor, classes: int, settings: Settings) -> bytes:

@@ -18,6 +18,7 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
+from tests.training.shards import record, write_shard  # noqa: E402
 from training.listing.arrays import list_arrays  # noqa: E402
 from training.loading.corrupt import unreadable  # noqa: E402
 from training.loading.reading import ImageReader, pixels_of  # noqa: E402
@@ -56,20 +57,6 @@ def changed(content: bytes, rng: random.Random) -> bytes:
     return bytes(file)
 
 
-def example(image: bytes, label: int) -> bytes:
-    features = {
-        "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[image])),
-        "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
-    }
-    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
-
-
-def write_shard(path: Path, records: list[bytes]) -> None:
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for record in records:
-            writer.write(record)
-
-
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 6, 5, 3), np.uint8)
 IMAGES = [tf.io.encode_png(pixels).numpy() for pixels in PIXELS]
 
@@ -93,11 +80,11 @@ def shards(tmp_path):
 def check_records(folder: Path, count: int, seed: int) -> Counter:
     """Read records whose content was changed before its checksum was written, among whole ones."""
     rng = random.Random(seed)
-    whole = [example(image, label) for label, image in enumerate(IMAGES)]
+    whole = [record(image, label) for label, image in enumerate(IMAGES)]
     outcomes: Counter = Counter()
     drawn = [rng.randrange(8) for _ in range(count)]
     records = [changed(whole[label], rng) for label in drawn]
-    pairs = [(record, whole[0]) for record in records]
+    pairs = [(each, whole[0]) for each in records]
     write_shard(folder / "train-0.tfrecord", [each for pair in pairs for each in pair])
     images, labels, names = read_all(folder, corrupt=count)
     lost = {int(name.rpartition(" ")[2]) for name in names}
@@ -127,7 +114,7 @@ def check_shards(folder: Path, count: int, seed: int) -> Counter:
     """Read a shard that was changed after its checksums were written."""
     rng = random.Random(seed)
     shard = folder / "train-0.tfrecord"
-    records = [example(image, label) for label, image in enumerate(IMAGES)]
+    records = [record(image, label) for label, image in enumerate(IMAGES)]
     write_shard(shard, records)
     whole = shard.read_bytes()
     outcomes: Counter = Counter()
@@ -256,7 +243,7 @@ RUN = json.dumps({"status": "running", "history": [{"epoch": 1, "val_top1": 0.5}
 def check_texts(folder: Path, count: int, seed: int) -> Counter:
     """Read recipes, spaces, names of classes and records of runs that were changed."""
     rng = random.Random(seed)
-    write_shard(folder / "train-0.tfrecord", [example(IMAGES[0], 1)])
+    write_shard(folder / "train-0.tfrecord", [record(IMAGES[0], 1)])
     readers = [
         ("recipe.toml", RECIPE, lambda path: load_recipe(path)),
         ("space.toml", SPACE, lambda path: load_space(path)),

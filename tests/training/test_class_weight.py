@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
+from tests.training.shards import record, write_shard
 from training.class_weight import class_weights
 from training.engines.batches import DeviceBatches
 from training.engines.devices import one_device
@@ -33,6 +34,13 @@ def test_labels_are_counted_without_reading_an_image():
     names = [f"nowhere/{number}.jpg" for number in range(5)]
     source = ImageSource("none", ("a", "b"), {"train": IndexedSplit(names, [0, 1, 1, 1, 0])})
     assert np.concatenate(list(labels_of(source))).tolist() == [0, 1, 1, 1, 0]
+
+
+def test_labels_of_records_that_runs_leave_out_are_not_counted(tmp_path):
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    records = [record(b"", label) for label in (0, 2, 1, -1, 1, 10**9)]
+    write_shard(tmp_path / "train-0.tfrecord", [*records, b"no example", record(b"", 1)])
+    assert np.concatenate(list(labels_of(open_source(str(tmp_path))))).tolist() == [0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("on_device", [False, True])

@@ -11,6 +11,7 @@ from PIL import Image
 
 from keras_preact.preprocessing import decode_image
 from tests.training.paths import DATA
+from tests.training.shards import record, write_shard
 from training import data
 from training.loading import reading
 from training.loading.decoded import DecodedImages
@@ -56,18 +57,9 @@ def write_folder(root, train=10, test=3, size=(8, 8)):
 def write_records(root, train=10):
     root.mkdir(exist_ok=True)
     (root / "classes.json").write_text(json.dumps(["cat", "dog"]))
-    writers = [tf.io.TFRecordWriter(str(root / f"train-{shard}.tfrecord")) for shard in range(3)]
-    for index in range(train):
-        features = {
-            "image/encoded": tf.train.Feature(
-                bytes_list=tf.train.BytesList(value=[image_bytes(10 * index)])
-            ),
-            "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[index % 2])),
-        }
-        example = tf.train.Example(features=tf.train.Features(feature=features))
-        writers[index % 3].write(example.SerializeToString())
-    for writer in writers:
-        writer.close()
+    records = [record(image_bytes(10 * index), index % 2) for index in range(train)]
+    for shard in range(3):
+        write_shard(root / f"train-{shard}.tfrecord", records[shard::3])
     return root
 
 

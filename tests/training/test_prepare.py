@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.savedmodels.files import exif
+from tests.training.shards import record, write_shard
 from training import data, prepare
 from training.loading.reading import pixels_of
 from training.prepare import main, resized
@@ -160,6 +161,20 @@ def test_it_goes_on_after_the_shards_that_are_there(folder, capsys, monkeypatch)
     assert shard.stat().st_mtime_ns == then
     assert open_source(str(output)).num_examples("train") == 11
     assert json.loads((output / "prepare.json").read_text())["unreadable"]["train"]
+
+
+def test_a_damaged_record_is_named(tmp_path, capsys):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "labels.txt").write_text("cat\n")
+    shard = folder / "train-0.tfrecord"
+    write_shard(shard, [record(picture(9, 9), 0)] * 2)
+    # The last byte is of the second record's checksum.
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert run(folder) == 2
+    assert f"prepare: {shard}, record 1 is damaged: its checksum" in capsys.readouterr().err
+    assert not [*folder.with_name("out").glob("*train*")]
 
 
 def test_what_cannot_be_done_is_said(folder, capsys):

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tests.training.paths import DATA
+from tests.training.shards import record, write_shard
 from training.loading.reading import pixels_of
 from training.sources import open_source
 
@@ -27,17 +28,9 @@ def write_classes(root, split, counts):
             (folder / f"{index}.png").write_bytes(png(40 * label + index))
 
 
-def write_shard(path, labels, first_value=0):
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for index, label in enumerate(labels):
-            features = {
-                "image/encoded": tf.train.Feature(
-                    bytes_list=tf.train.BytesList(value=[png(first_value + index)])
-                ),
-                "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
-            }
-            example = tf.train.Example(features=tf.train.Features(feature=features))
-            writer.write(example.SerializeToString())
+def write_labels(path, labels, first_value=0):
+    """Write a shard of images whose pixels tell them apart."""
+    write_shard(path, [record(png(first_value + i), label) for i, label in enumerate(labels)])
 
 
 def contents(split, seed=None):
@@ -145,9 +138,9 @@ def test_cifar_archive_unpacked(tmp_path):
 @pytest.mark.parametrize("numbering", ["labels.txt", "list", "first_label"])
 def test_shards(tmp_path, numbering):
     first = 1 if numbering == "first_label" else 0
-    write_shard(tmp_path / "train-00000-of-00002.tfrecord", [first, first + 1, first])
-    write_shard(tmp_path / "train-00001-of-00002.tfrecord", [first + 1], first_value=9)
-    write_shard(tmp_path / "validation-00000-of-00001", [first + 1])
+    write_labels(tmp_path / "train-00000-of-00002.tfrecord", [first, first + 1, first])
+    write_labels(tmp_path / "train-00001-of-00002.tfrecord", [first + 1], first_value=9)
+    write_labels(tmp_path / "validation-00000-of-00001", [first + 1])
     if numbering == "labels.txt":
         (tmp_path / "labels.txt").write_text("cat\ndog\n")
     else:
@@ -182,7 +175,7 @@ def test_shuffling_is_decided_by_the_seed_alone(tmp_path, kind):
     else:
         (tmp_path / "labels.txt").write_text("cat\ndog\n")
         for shard in range(3):
-            write_shard(tmp_path / f"train-{shard}.tfrecord", [0] * 10, first_value=10 * shard)
+            write_labels(tmp_path / f"train-{shard}.tfrecord", [0] * 10, first_value=10 * shard)
     split = open_source(str(tmp_path)).split("train")
     tf.random.set_seed(1)
     first = contents(split, seed=(5, 6))
@@ -257,13 +250,13 @@ def test_tfds_set_without_labels(tmp_path):
 
 
 def test_shards_without_class_names(tmp_path):
-    write_shard(tmp_path / "train-0.tfrecord", [0])
+    write_labels(tmp_path / "train-0.tfrecord", [0])
     with pytest.raises(FileNotFoundError, match="neither labels.txt .* nor classes.json"):
         open_source(str(tmp_path))
 
 
 def test_malformed_class_names(tmp_path):
-    write_shard(tmp_path / "train-0.tfrecord", [0])
+    write_labels(tmp_path / "train-0.tfrecord", [0])
     (tmp_path / "classes.json").write_text('{"cat": 0}')
     with pytest.raises(ValueError, match="must be a list of names or"):
         open_source(str(tmp_path))
@@ -271,7 +264,7 @@ def test_malformed_class_names(tmp_path):
 
 def test_truncated_shard(tmp_path):
     path = tmp_path / "train-0.tfrecord"
-    write_shard(path, [0, 0])
+    write_labels(path, [0, 0])
     path.write_bytes(path.read_bytes()[:-10])
     (tmp_path / "labels.txt").write_text("cat\n")
     with pytest.raises(ValueError, match="not a complete, uncompressed TFRecord file: record 1"):

@@ -72,9 +72,13 @@ class PipelineBatches:
 def labels_of(source: ImageSource) -> Iterator[np.ndarray]:
     """Yield the labels of the training images, a part at a time; no image file is read.
 
+    Records that hold no example, and labels of none of the classes, are left out, as `ImageReader`
+    leaves them out, which counts and names them.
+
     Args:
         source: The images.
     """
     split = source.split("train")
-    labels = split.examples().map(lambda name, item: split.read(item)[1])
-    yield from labels.batch(4096).as_numpy_iterator()
+    labels = split.examples().map(lambda name, item: split.read(item)[1]).ignore_errors()
+    known = labels.filter(lambda label: (label >= 0) & (label < len(source.class_names)))
+    yield from known.batch(4096).as_numpy_iterator()

@@ -32,6 +32,7 @@ from tests.odd_files import (  # noqa: E402
     upright,
 )
 from tests.savedmodels.files import encoded, exif  # noqa: E402
+from tests.training.shards import record, write_shard  # noqa: E402
 from training import data  # noqa: E402
 from training.loading import reading  # noqa: E402
 from training.loading.decoded import DecodedImages  # noqa: E402
@@ -292,18 +293,8 @@ def test_random_crops_are_upright_in_and_out_of_memory(folder):
 def test_tfrecords_are_read_upright(tmp_path):
     (tmp_path / "labels.txt").write_text("\n".join(sorted(FILES)))
     for split in ("train", "test"):
-        with tf.io.TFRecordWriter(str(tmp_path / f"{split}-0.tfrecord")) as writer:
-            for label, name in enumerate(sorted(FILES)):
-                features = {
-                    "image/encoded": tf.train.Feature(
-                        bytes_list=tf.train.BytesList(value=[FILES[name]])
-                    ),
-                    "image/class/label": tf.train.Feature(
-                        int64_list=tf.train.Int64List(value=[label])
-                    ),
-                }
-                example = tf.train.Example(features=tf.train.Features(feature=features))
-                writer.write(example.SerializeToString())
+        records = [record(FILES[name], label) for label, name in enumerate(sorted(FILES))]
+        write_shard(tmp_path / f"{split}-0.tfrecord", records)
     for read in (evaluation, training):
         for name, pixels in read(tmp_path).items():
             expected = Preprocessor(PREPROCESSING)(Image.fromarray(upright(FILES[name])))

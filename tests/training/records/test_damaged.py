@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tests.full_disk import full_disk
 from tests.odd_files import FILES
+from tests.training.shards import record, write_shard
 from training.data import evaluation_pipeline
 from training.loading.corrupt import unreadable
 from training.recipe import Recipe
@@ -90,18 +91,7 @@ def records(tmp_path):
     (tmp_path / "labels.txt").write_text("a\nb\n")
     for split in ("train", "test"):
         path = tmp_path / f"{split}-0.tfrecord"
-        with tf.io.TFRecordWriter(str(path)) as writer:
-            for label in (0, 1, 0):
-                features = {
-                    "image/encoded": tf.train.Feature(
-                        bytes_list=tf.train.BytesList(value=[FILES["png 1"]])
-                    ),
-                    "image/class/label": tf.train.Feature(
-                        int64_list=tf.train.Int64List(value=[label])
-                    ),
-                }
-                example = tf.train.Example(features=tf.train.Features(feature=features))
-                writer.write(example.SerializeToString())
+        write_shard(path, [record(FILES["png 1"], label) for label in (0, 1, 0)])
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 255
         path.write_bytes(content)
