@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import platform
 import shlex
 import subprocess
@@ -17,7 +18,7 @@ import numpy as np
 import keras_preact
 from keras_preact.files import PARTIAL, read_json, write_json
 from training.recipe import Recipe, differences
-from training.records.checkpoint import Progress
+from training.records.checkpoint import Progress, save_net
 from training.records.report import draw_curves, write_history_csv
 from training.task import ONE_CLASS
 
@@ -62,6 +63,8 @@ class Run:
     def start(self, command: list[str], device_names: list[str]) -> None:
         """Create the folder, and record the command, versions and devices of the run.
 
+        A run that is killed from now on may go on: its `run.json` says which run it is.
+
         Args:
             command: The command line.
             device_names: The processors.
@@ -72,7 +75,34 @@ class Run:
             "devices": device_names,
             "command": shlex.join(command),
         }
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        self.output.mkdir(parents=True, exist_ok=True)
+        if not self._record.exists():
+            self.write(Progress(), "running")
+        self.checkpoint.parent.mkdir(exist_ok=True)
+
+    def save_best(self, net: keras.Model, progress: Progress) -> None:
+        """Save the net of the best epoch, which waits for the checkpoint after that epoch.
+
+        Until then a run that is killed or goes back knows another best epoch.
+
+        Args:
+            net: The net.
+            progress: How far the run has come.
+        """
+        path = self._waiting_best(progress)
+        save_net(net, path)
+        self._remove_waiting(but=path)
+
+    def keep_best(self, progress: Progress) -> None:
+        """Make the net of the best epoch `best.keras`, and forget nets of discarded epochs.
+
+        Args:
+            progress: How far the run has come, as in its last checkpoint.
+        """
+        path = self._waiting_best(progress)
+        if path.exists():
+            os.replace(path, self.best_model)
+        self._remove_waiting()
 
     def write(self, progress: Progress, status: str) -> None:
         """Bring `run.json`, the table and the curves up to date.
@@ -95,6 +125,15 @@ class Run:
             and progress.epochs < self._description["recipe"]["epochs"],
         }
         write_json(self._record, self._description | record)
+
+    def _waiting_best(self, progress: Progress) -> Path:
+        return self.checkpoint.with_name(f"best-{progress.best.get('epoch', 0)}.keras")
+
+    def _remove_waiting(self, but: Path | None = None) -> None:
+        # A killed process may have left a part of one.
+        for path in self.checkpoint.parent.glob("*best-*.keras"):
+            if path != but:
+                path.unlink()
 
     def _title(self) -> str:
         recipe = self._description["recipe"]
@@ -185,7 +224,9 @@ def _with_the_net_of_its_version(record: dict[str, Any]) -> dict[str, Any]:
 
 def _is_ours(path: Path) -> bool:
     """Return whether a process killed before the first `run.json` may have left this file."""
-    return path.name.startswith(PARTIAL) or path.name == "checkpoint" and not any(path.iterdir())
+    if path.name == "checkpoint" and path.is_dir():
+        return all(each.name.startswith(PARTIAL) for each in path.iterdir())
+    return path.name.startswith(PARTIAL)
 
 
 def _versions() -> dict[str, str]:

@@ -1,6 +1,15 @@
 """The folder of a run."""
 
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_preact.files import write_json
 from training import run
+from training.recipe import Recipe
 from training.records.checkpoint import Progress
 
 
@@ -34,3 +43,76 @@ def test_curves_are_drawn_once_for_what_is_to_be_seen(tmp_path, monkeypatch):
     again = Progress([{"epoch": 1, "top1": 0.5}, {"epoch": 2, "top1": 0.5}])
     folder.write(again, "running")
     assert drawn[2:] == [([1, 2], title)]
+
+
+def description(**changes):
+    recipe = json.loads(json.dumps(dataclasses.asdict(Recipe(epochs=3, **changes))))
+    return {
+        "recipe": recipe,
+        "recipe_name": "tiny",
+        "source": "digits",
+        "class_names": ["a", "b"],
+        "images": {"train": 4, "test": 2},
+    }
+
+
+def test_a_run_killed_while_its_first_checkpoint_is_written_goes_on(tmp_path):
+    folder = run.Run(tmp_path / "run", description())
+    folder.start([], [])
+    folder.checkpoint.with_name("partial-last.npz").write_bytes(b"PK")
+    # In either order of the two that may be whole.
+    for whole in (False, True):
+        if whole:
+            folder.checkpoint.write_bytes(b"PK")
+        again = run.Run(tmp_path / "run", description())
+        assert not again.finished
+        with pytest.raises(FileExistsError, match="seed: 0 then, 1 now"):
+            run.Run(tmp_path / "run", description(seed=1))
+    # What is recorded stays when the run goes on.
+    write_json(tmp_path / "run" / "run.json", run.read_run(again.output) | {"history": [{}]})
+    run.Run(tmp_path / "run", description()).start([], [])
+    assert run.read_run(tmp_path / "run")["history"] == [{}]
+
+
+def test_a_run_killed_before_its_first_record_goes_on(tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    for partial in ("partial-run.json", "checkpoint/partial-last.npz"):
+        (tmp_path / partial).write_bytes(b"")
+    run.Run(tmp_path, description())
+    # Of which run a checkpoint is, nothing says.
+    (tmp_path / "checkpoint" / "last.npz").write_bytes(b"")
+    with pytest.raises(FileExistsError, match="has no run.json and holds: checkpoint"):
+        run.Run(tmp_path, description())
+
+
+def test_the_best_net_is_that_of_the_best_epoch_on_record(tmp_path):
+    folder = run.Run(tmp_path, description())
+    folder.start([], [])
+    net = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+
+    def save(epoch):
+        net.set_weights([np.array([[epoch]])])
+        progress = Progress(best={"epoch": epoch})
+        folder.save_best(net, progress)
+        return progress
+
+    def kept():
+        return keras.saving.load_model(folder.best_model).get_weights()[0].item()
+
+    first = save(1)
+    folder.keep_best(first)
+    assert kept() == 1
+    # Killed before the checkpoint that knows of better epochs, or gone back: they are discarded.
+    save(2)
+    save(3)
+    folder.checkpoint.with_name("partial-best-3.keras").write_bytes(b"PK")
+    assert kept() == 1
+    folder.keep_best(first)
+    assert kept() == 1
+    assert not [*folder.checkpoint.parent.iterdir()]
+    # Killed right after that checkpoint.
+    second = save(2)
+    folder.keep_best(second)
+    assert kept() == 2
+    folder.keep_best(second)
+    assert kept() == 2

@@ -196,19 +196,21 @@ class _Run:
         self.job.devices.average_statistics(self.model)
         if self.job.devices.chief:
             save_checkpoint(self.run.checkpoint, self.net, self.model.optimizer, progress)
+            self.run.keep_best(progress)
             self.run.write(progress, "running")
         self.job.devices.wait()
 
-    def save_best(self) -> None:
-        """Save the net."""
+    def save_best(self, progress: Progress) -> None:
+        """Save the net of the best epoch."""
         if self.job.devices.chief:
-            save_net(self.net, self.run.best_model)
+            self.run.save_best(self.net, progress)
 
     def fit(self, progress: Progress) -> None:
         """Train from the restored state to the last epoch, or until the loss explodes."""
         job, recipe = self.job, self.job.recipe
-        first_step = progress.epochs * job.steps + progress.step
-        if not first_step:
+        if job.devices.chief:
+            self.run.keep_best(progress)
+        if not progress.epochs and not progress.step:
             # A run that fails in its first epoch goes back to this state.
             self.save(progress)
         elif job.devices.chief:
@@ -288,7 +290,7 @@ class _Run:
             *self._label_validation(),
             DivergenceGuard(exploded_loss(choices), agree=devices.agree or bool),
             *self.callbacks,
-            Record(progress, schedule, self.save_best, task.best_by),
+            Record(progress, schedule, lambda: self.save_best(progress), task.best_by),
             Patience(progress, self.job.recipe.patience, devices.agree or bool),
             checkpoint,
             *display,

@@ -88,10 +88,11 @@ def test_stopping_and_saving_need_an_epoch(train, flag, tmp_path, capsys):
 
 
 def test_checkpoints_of_some_epochs(train, tmp_path, monkeypatch):
-    saved = []
+    saved, best_before = [], []
 
     def save(path, net, optimizer, progress):
         saved.append(progress.epochs)
+        best_before.append((run / "best.keras").exists())
         save_checkpoint(path, net, optimizer, progress)
 
     monkeypatch.setattr(fitting, "save_checkpoint", save)
@@ -99,4 +100,7 @@ def test_checkpoints_of_some_epochs(train, tmp_path, monkeypatch):
     assert train(run, "--epochs", "5", "--epoch-steps", "1", "--save-every", "2") == 0
     # Before the first, then every second epoch and the last.
     assert saved == [0, 2, 4, 5]
+    # The best net comes with the checkpoint that knows of it.
+    assert best_before == [False, False, True, True]
+    assert not [*(run / "checkpoint").glob("*.keras")]
     assert len(read_run(run)["history"]) == 5

@@ -59,8 +59,8 @@ class Record(keras.callbacks.Callback):
 class Checkpoint(keras.callbacks.Callback):
     """Callback that has a run saved after epochs, and on demand within one.
 
-    It stands after `Record`, which saves the best net first: a run killed in between finds its best
-    net again.
+    It stands after `Record`, which saves the best net first: with the checkpoint that net becomes
+    the one that the run knows.
 
     Args:
         progress: How far the run has come.
