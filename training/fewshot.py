@@ -25,24 +25,28 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from keras_preact.files import replacing, write_json
+from keras_preact.files import read_json, replacing, write_json
 from keras_preact.messages import did_you_mean
 from training.data import evaluation_pipeline
 from training.engines.devices import Devices
 from training.engines.fitting import Job, train
 from training.engines.pipelines import PipelineBatches
 from training.engines.prepare import prepare_machine
+from training.hyperrule import apply_rule
 from training.listing.few import few_images
 from training.listing.find import add_source_arguments, find_listing
-from training.listing.listing import Listing
+from training.listing.listing import Listing, check_splits
+from training.loading.corrupt import unreadable
 from training.net import prepare_net
 from training.recipe import (
     Recipe,
     add_recipe_arguments,
+    differences,
     fewest_micro_batches,
     fixed_batch,
     override_recipe,
 )
+from training.records.checkpoint import CheckpointError
 from training.run import Run, read_run
 from training.sources import ImageSource, from_listing
 from training.train import describe as describe_run
@@ -61,6 +65,7 @@ class Task:
         name: Name of the set, as it was given.
         listing: All of its images.
         recipe: Names the weights to start from, and how they are fine-tuned.
+        options: The command line, whose values come before those of the recipe's rule.
         output: Folder of the results.
         devices: Devices that compute.
     """
@@ -68,6 +73,7 @@ class Task:
     name: str
     listing: Listing
     recipe: Recipe
+    options: argparse.Namespace
     output: Path
     devices: Devices
 
@@ -75,12 +81,16 @@ class Task:
         """Return the few training images of a draw, and all test images."""
         return from_listing(self.name, few_images(self.listing, shots, draw))
 
-    def net(self) -> keras.Model:
+    def recipe_for(self, source: ImageSource) -> Recipe:
+        """Return the recipe for these training images, its rule applied."""
+        return override_recipe(apply_rule(self.recipe, source), self.options)
+
+    def net(self, recipe: Recipe) -> keras.Model:
         """Build the pretrained net with a new head."""
         keras.backend.clear_session()
-        keras.utils.set_random_seed(self.recipe.seed)
+        keras.utils.set_random_seed(recipe.seed)
         with self.devices.scope():
-            return prepare_net(self.recipe, self.listing.class_names)
+            return prepare_net(recipe, self.listing.class_names)
 
 
 class Probe:
@@ -95,9 +105,11 @@ class Probe:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        net = task.net()
+        whole = from_listing(task.name, task.listing)
+        self._recipe = task.recipe_for(whole)
+        net = task.net(self._recipe)
         self._features = keras.Model(net.inputs, net.get_layer("head_pool").output)
-        self._tested = self._of(from_listing(task.name, task.listing), "test")
+        self._tested = self._of(whole, "test")
 
     def __call__(self, shots: int, draw: int) -> float:
         """Return the accuracy on the test images after a draw."""
@@ -106,7 +118,7 @@ class Probe:
         return float(classifier.score(*self._tested))
 
     def _of(self, source: ImageSource, split: str) -> tuple[np.ndarray, np.ndarray]:
-        batches = evaluation_pipeline(source, self._task.recipe, split).as_numpy_iterator()
+        batches = evaluation_pipeline(source, self._recipe, split).as_numpy_iterator()
         pairs = [
             (keras.ops.convert_to_numpy(self._features.predict_on_batch(images)), labels)
             for images, labels in batches
@@ -128,7 +140,8 @@ def finetune(task: Task, steps: int, shots: int, draw: int) -> float:
         The accuracy on the test images after the last step.
     """
     source = task.source(shots, draw)
-    recipe = in_one_epoch(task.recipe, steps, source.num_examples("train")).replace(seed=draw)
+    ruled = task.recipe_for(source)
+    recipe = in_one_epoch(ruled, steps, source.num_examples("train")).replace(seed=draw)
     job = Job(recipe, PipelineBatches(source, recipe, task.devices), task.devices)
     options = argparse.Namespace(
         recipe=f"{shots} images per class, draw {draw}", data_on_device=False, deterministic=False
@@ -152,15 +165,17 @@ def in_one_epoch(recipe: Recipe, steps: int, images: int) -> Recipe:
         images: Training images; a batch has no more.
     """
     batch = min(recipe.batch_size, images)
+    # The learning rates stay those of the recipe's batch.
+    rates = ("learning_rate", "warmup_learning_rate", "final_learning_rate")
     return recipe.replace(
+        **{rate: getattr(recipe, rate) * recipe.learning_rate_scale for rate in rates},
+        reference_batch_size=0,
         epochs=1,
         epoch_steps=steps,
         warmup_epochs=recipe.warmup_epochs / recipe.epochs,
         step_epochs=tuple(each / recipe.epochs for each in recipe.step_epochs),
         batch_size=batch,
         gradient_accumulation_steps=fewest_micro_batches(batch, recipe.micro_batch_size),
-        # The learning rate stays that of the recipe's batch.
-        reference_batch_size=round(recipe.reference_batch_size * batch / recipe.batch_size) or 1,
     )
 
 
@@ -183,7 +198,7 @@ def measure(
         Test accuracies by method and number of images, one for each draw.
     """
     path = task.output / "results.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = read_json(path) if path.exists() else {}
     for method in methods:
         learn = None
         for count, draw in itertools.product(shots, range(draws)):
@@ -312,10 +327,41 @@ def run(arguments: Sequence[str]) -> None:
         arguments: The command line, without the program.
 
     Raises:
-        ValueError: If an argument is wrong, or the output holds results of another command.
+        ValueError: If an argument is wrong, the output holds results of another command, or too
+            many images are unreadable.
+        FloatingPointError: If the loss of a fine-tuning explodes or is no longer finite.
         OSError: If a file cannot be read or written.
     """
     options, recipe = parse_arguments(arguments)
+    listing = _listing_of(options)
+    options.output.mkdir(parents=True, exist_ok=True)
+    about = {
+        "recipe": _as_json(recipe),
+        "data": options.data,
+        "steps": options.steps,
+        "validation_split": listing.held_out,
+        "images": {split: len(names) for split, names in listing.names.items()},
+    }
+    _check_output(options.output / "fewshot.json", about)
+    devices = prepare_machine(recipe, (), deterministic=False)
+    task = Task(options.data, listing, recipe, options, options.output, devices)
+    try:
+        results = measure(task, options.methods, options.shots, options.draws, options.steps)
+    except Exception as error:
+        if not (reason := unreadable(error, from_listing(task.name, listing))):
+            raise
+        raise ValueError(reason) from error
+    text = table(results)
+    title = f"{recipe.init} on {Path(options.data).name}"
+    heading = f"# {title}\n\nTest accuracy in percent, least / median / largest of {options.draws} "
+    with replacing(options.output / "fewshot.md") as partial:
+        partial.write_text(f"{heading}draws.\n\n{text}\n", encoding="utf-8")
+    draw_results(options.output / "fewshot.png", results, title)
+    print(text)
+
+
+def _listing_of(options: argparse.Namespace) -> Listing:
+    """List the images of the set, of which a few of each class can be drawn."""
     listing = find_listing(options.data, options.validation_split)
     if listing is None:
         raise ValueError(
@@ -327,20 +373,9 @@ def run(arguments: Sequence[str]) -> None:
             "So many images of each class are drawn only where an image has one class. Received: "
             f"{options.data!r}, whose images have several labels"
         )
+    check_splits(options.data, listing)
     few_images(listing, max(options.shots), 0)
-    about = {"recipe": _as_json(recipe), "data": options.data, "steps": options.steps}
-    options.output.mkdir(parents=True, exist_ok=True)
-    _check_output(options.output / "fewshot.json", about)
-    devices = prepare_machine(recipe, (), deterministic=False)
-    task = Task(options.data, listing, recipe, options.output, devices)
-    results = measure(task, options.methods, options.shots, options.draws, options.steps)
-    text = table(results)
-    title = f"{recipe.init} on {Path(options.data).name}"
-    heading = f"# {title}\n\nTest accuracy in percent, least / median / largest of {options.draws} "
-    with replacing(options.output / "fewshot.md") as partial:
-        partial.write_text(f"{heading}draws.\n\n{text}\n", encoding="utf-8")
-    draw_results(options.output / "fewshot.png", results, title)
-    print(text)
+    return listing
 
 
 def _as_json(recipe: Recipe) -> Any:
@@ -349,15 +384,41 @@ def _as_json(recipe: Recipe) -> Any:
 
 def _check_output(path: Path, about: dict[str, Any]) -> None:
     """Note what the results are of, or check that earlier ones are of the same."""
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != about:
-        raise ValueError(f"{path.parent} holds results of other values: give another --output.")
+    if path.exists():
+        before, now = _flat(read_json(path)), _flat(about)
+        # An earlier version noted less.
+        if changes := differences({**now, **before}, now):
+            raise ValueError(
+                f"{path.parent} holds results of other values. Give another --output, or the same "
+                "values:\n  " + "\n  ".join(changes)
+            )
+        if unknown := sorted({*now} - {*before}):
+            print(
+                f"{path} does not tell {', '.join(unknown)} of its results, which are taken to be "
+                "those of this command.",
+                file=sys.stderr,
+            )
     write_json(path, about)
 
 
+def _flat(about: dict[str, Any]) -> dict[str, Any]:
+    return {**about, **about["recipe"], "recipe": None}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0, 2 for a wrong argument, 130 after Ctrl-C."""
+    """Run the command.
+
+    Args:
+        arguments: The command line, without the program; that of the process by default.
+
+    Returns:
+        The exit status: 0, 1 if a fine-tuning failed, 2 for a wrong argument, 130 after Ctrl-C.
+    """
     try:
         run(sys.argv[1:] if arguments is None else arguments)
+    except (FloatingPointError, CheckpointError) as error:
+        print(f"training.fewshot: {error}", file=sys.stderr)
+        return 1
     except (ValueError, TypeError, OSError) as error:
         print(f"training.fewshot: {error}", file=sys.stderr)
         return 2

@@ -1,15 +1,21 @@
 """Few-shot transfer: the draws, the schedule, the command."""
 
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from training.fewshot import in_one_epoch, main, table
+from training.engines.devices import one_device
+from training.fewshot import Task, in_one_epoch, main, parse_arguments, table
+from training.hyperrule import bit_hyperrule
 from training.listing.few import few_images
 from training.listing.find import find_listing
 from training.net import build_net
 from training.recipe import Recipe, load_recipe
+from training.schedules import learning_rate_schedule
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +41,34 @@ def test_the_schedule_stays_whatever_the_number_of_images():
     assert (few.epochs, few.epoch_steps, few.warmup_epochs) == (1, 500, 0.2)
     assert few.step_epochs == (0.5, 0.8)
     # Half the batch counts as much as the whole one did.
-    assert few.batch_size / few.reference_batch_size == 32 / 64
+    assert few.learning_rate * few.learning_rate_scale == recipe.learning_rate * 32 / 64
+
+
+def test_the_learning_rates_stay_whatever_the_number_of_images():
+    rates = {"learning_rate": 0.4, "warmup_learning_rate": 0.2, "final_learning_rate": 0.1}
+    recipe = Recipe(batch_size=512, reference_batch_size=256, **rates)
+    for reference, scale in ((0, 1), (100, 5.12), (256, 2), (512, 1)):
+        few = in_one_epoch(recipe.replace(reference_batch_size=reference), 500, 5)
+        for name, rate in rates.items():
+            received = getattr(few, name) * few.learning_rate_scale
+            assert received == pytest.approx(rate * scale), (reference, name)
+
+
+def test_the_rule_of_a_recipe_is_applied_to_the_images_of_a_draw(digits, tmp_path):
+    given = ["--init", "cifar10", "--data", "digits", "--output", str(tmp_path)]
+    options, recipe = parse_arguments([*given, "--rule", "bit_hyperrule", "--momentum", "0.8"])
+    task = Task("digits", digits, recipe, options, tmp_path, one_device())
+    ruled = task.recipe_for(task.source(2, 0))
+    assert ruled == recipe.replace(**bit_hyperrule(20, 8 * 8, recipe.model))
+    few = in_one_epoch(ruled, 500, 20)
+    assert (few.crop, few.input_size, few.momentum, few.batch_size) == ("random", 128, 0.8, 20)
+    rate = learning_rate_schedule(few, 500)
+    # The rate of a batch of 512, with a tenth of it at 30% of the steps.
+    assert [float(rate(step)) for step in (50, 100, 200)] == pytest.approx([0.0015, 0.003, 0.0003])
+    options, recipe = parse_arguments([*given, "--rule", "bit_hyperrule", "--batch-size", "16"])
+    assert (
+        replace(task, recipe=recipe, options=options).recipe_for(task.source(2, 0)).batch_size == 16
+    )
 
 
 def test_least_median_and_largest():
@@ -43,9 +76,28 @@ def test_least_median_and_largest():
     assert "| probe | 10.0 / 20.0 / 30.0 | 50.0 / 50.0 / 50.0 |" in text
 
 
-def test_the_command(tiny_recipe, tmp_path, capsys):
-    init = tmp_path / "init.weights.h5"
-    build_net(load_recipe(tiny_recipe), classes=10).save_weights(init)
+@pytest.fixture(scope="module")
+def init(tiny_recipe, tmp_path_factory):
+    path = tmp_path_factory.mktemp("init") / "init.weights.h5"
+    build_net(load_recipe(tiny_recipe), classes=10).save_weights(path)
+    return path
+
+
+def test_an_unreadable_image_is_named(tiny_recipe, init, tmp_path, capsys):
+    for name in "xy":
+        for split in ("train", "test"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("L", (8, 8)).save(tmp_path / split / name / "1.png")
+    damaged = tmp_path / "test" / "x" / "2.png"
+    damaged.write_bytes(b"no image")
+    command = ["--recipe", str(tiny_recipe), "--init", str(init), "--data", str(tmp_path)]
+    command += ["--output", str(tmp_path / "few"), "--shots", "1", "--methods", "probe"]
+    assert main([*command, "--max-corrupt-images", "0"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("training.fewshot: 1 unreadable images") and str(damaged) in said
+
+
+def test_the_command(tiny_recipe, init, tmp_path, capsys):
     output = tmp_path / "few"
     command = ["--recipe", str(tiny_recipe), "--init", str(init), "--data", "digits"]
     command += ["--output", str(output), "--shots", "1", "2", "--draws", "2", "--steps", "3"]
@@ -64,8 +116,30 @@ def test_the_command(tiny_recipe, tmp_path, capsys):
     assert main([*command[:-4], "--draws", "3", "--steps", "3", "--methods", "probe"]) == 0
     printed = capsys.readouterr().out
     assert "draw 2" in printed and "draw 1" not in printed
-    assert main([*command, "--learning-rate", "0.5"]) == 2
-    assert "results of other values" in capsys.readouterr().err
+    for changed, said in (
+        (["--learning-rate", "0.5"], "learning_rate: 0.1 then, 0.5 now"),
+        (["--validation-split", "0.5"], "validation_split: None then, 0.5 now"),
+        (["--validation-split", "1"], "no 'train' split.*holds out all images"),
+    ):
+        assert main([*command, *changed]) == 2
+        assert re.search(said, capsys.readouterr().err)
+    # Of an earlier version.
+    about = json.loads((output / "fewshot.json").read_text())
+    assert about.pop("images") == {"train": 1437, "test": 360}
+    (output / "fewshot.json").write_text(json.dumps(about))
+    assert main(command) == 0
+    assert "does not tell images of its results" in capsys.readouterr().err
+    assert json.loads((output / "fewshot.json").read_text())["images"]
+    diverging = [
+        "--methods",
+        "finetune",
+        "--learning-rate",
+        "1e30",
+        "--output",
+        str(tmp_path / "b"),
+    ]
+    assert main([*command, *diverging]) == 1
+    assert "The last good checkpoint is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,29 @@ def chosen(values: Sequence[Any] | np.ndarray, places: Sequence[int] | np.ndarra
     return values[places] if isinstance(values, np.ndarray) else [values[place] for place in places]
 
 
+def check_splits(name: str, listing: Listing) -> None:
+    """Check that a set has a training and a test split.
+
+    Args:
+        name: The name that the user gave for the set.
+        listing: Its images.
+
+    Raises:
+        ValueError: If one is missing. The message names it.
+    """
+    missing = [split for split in ("train", "test") if split not in listing.names]
+    if not missing:
+        return
+    advice = ""
+    if listing.held_out == 1:
+        advice = " `--validation-split 1` holds out all images, and leaves none for training."
+    elif missing == ["test"]:
+        advice = " `--validation-split 0.2` makes a part of the training images the test split."
+    raise ValueError(
+        f"{name!r} has no {missing[0]!r} split. It has: {list(listing.names)}.{advice}"
+    )
+
+
 def check_classes(
     name: str, class_names: Sequence[str], labels: Mapping[str, Sequence[int]], advice: str
 ) -> None:

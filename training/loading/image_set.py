@@ -18,7 +18,7 @@ import PIL
 from keras_preact.files import locked, replacing
 from keras_preact.preprocessing import Preprocessing, Preprocessor
 from training.listing.find import find_listing
-from training.listing.listing import Listing
+from training.listing.listing import Listing, check_splits
 from training.loading.corrupt import CorruptImages
 
 SPLITS = ("train", "test")
@@ -100,7 +100,7 @@ def load_image_set(
     listing = find_listing(name, validation_split)
     if listing is None:
         raise _not_found(name)
-    _check_splits(name, listing)
+    check_splits(name, listing)
     images, unreadable = _decoded(name, listing, preprocessing)
     names, labels = (_both(each) for each in (listing.names, listing.labels))
     train_images = len(listing.names["train"])
@@ -134,15 +134,6 @@ def _not_found(name: str) -> Exception:
         "test/CLASS/*.jpg, CIFAR's binary files or .npz files. "
         f"Received: {name!r}, which is no folder"
     )
-
-
-def _check_splits(name: str, listing: Listing) -> None:
-    missing = [split for split in SPLITS if split not in listing.names]
-    if missing:
-        raise ValueError(
-            f"{name!r} has no {missing[0]!r} split. It has: {list(listing.names)}. "
-            "`--validation-split 0.2` makes a part of the training images the test split."
-        )
 
 
 def _decoded(
