@@ -34,7 +34,7 @@ from keras_preact.files import replacing
 from training.net import recipe_architecture
 from training.recipe import Recipe, load_recipe
 from training.records.report import write_history_csv
-from training.reproduce import run
+from training.reproduce import check_data, run
 from training.run import read_run
 
 RECIPE = "cifar_ablation"
@@ -138,7 +138,17 @@ def train(plan: Plan, seeds: int, processes: int) -> None:
 
     Raises:
         RuntimeError: If a run failed, or its loss was no longer finite.
+        ValueError: If a run that is there is of other images.
     """
+    check_data(
+        (
+            plan.folder(path, seed, place)
+            for path, phases in PATHS.items()
+            for seed in range(seeds)
+            for place in range(len(phases))
+        ),
+        plan.data,
+    )
 
     def walk(path: str, seed: int) -> None:
         for place in range(len(PATHS[path])):

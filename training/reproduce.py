@@ -11,7 +11,7 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,7 +200,42 @@ def _beside(folder: Path, ending: str) -> Path:
 
 
 def _finished(output: Path) -> bool:
-    return (output / "run.json").exists() and read_run(output)["status"] == "finished"
+    return (output / "run.json").exists() and read_run(output).get("status") == "finished"
+
+
+def check_data(folders: Iterable[Path], data: str) -> None:
+    """Check that runs are of a set of images, before any of them is taken for one of it.
+
+    Args:
+        folders: Folders of runs, which need not exist yet.
+        data: As `--data` of `training.train`.
+
+    Raises:
+        ValueError: If one is of another set, or its `run.json` is damaged.
+    """
+    for folder in folders:
+        if not (folder / "run.json").exists():
+            continue
+        source = read_run(folder).get("source", data)
+        if source != data and _absolute(source) != _absolute(data):
+            raise ValueError(
+                f"{folder} holds a run of other images: {source!r} then, {data!r} now. Give "
+                "another folder of runs, or the same --data."
+            )
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().resolve()
+
+
+def _folders(row: Row, seeds: int, runs: Path) -> dict[int, Path]:
+    """Return the folder of a row's run with each seed."""
+    return {seed: runs / f"{row.folder}-seed{seed}" for seed in range(seeds)}
+
+
+def _check_rows(rows: Sequence[Row], data: str, seeds: int, runs: Path) -> None:
+    """Check that the runs of all rows, of those that there are, are of a set; see `check_data`."""
+    check_data((folder for row in rows for folder in _folders(row, seeds, runs).values()), data)
 
 
 def train_rows(
@@ -218,12 +253,14 @@ def train_rows(
 
     Raises:
         RuntimeError: If a run failed.
+        ValueError: If a run that is there is of other images.
     """
+    _check_rows(rows, data, seeds, runs)
     with ThreadPoolExecutor(processes) as pool:
         jobs = []
         for seed in range(seeds):
             for row in rows:
-                output = runs / f"{row.folder}-seed{seed}"
+                output = _folders(row, seeds, runs)[seed]
                 arguments = command(row, size, data, seed, output)
                 jobs.append(pool.submit(run, arguments, output, 1 if processes > 1 else 0))
         try:
@@ -247,7 +284,7 @@ def results(rows: Sequence[Row], seeds: int, runs: Path) -> list[Result]:
     """
     read = []
     for row in rows:
-        folders = {seed: runs / f"{row.folder}-seed{seed}" for seed in range(seeds)}
+        folders = _folders(row, seeds, runs)
         histories = {
             seed: read_run(folder)["history"]
             for seed, folder in folders.items()
@@ -399,7 +436,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--report", action="store_true", help="train nothing; compare the runs that have ended"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    for name in ("seeds", "processes"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be 1 or more. Received: {getattr(options, name)}")
+    return options
 
 
 def reproduce(options: argparse.Namespace) -> str:
@@ -409,31 +450,42 @@ def reproduce(options: argparse.Namespace) -> str:
         options: The parsed command line.
 
     Returns:
-        The comparisons as Markdown.
+        The comparisons as Markdown, and which tables have no run yet that has ended.
+
+    Raises:
+        RuntimeError: If a run failed.
+        ValueError: If a run that is there is of other images, or none has ended.
     """
     runs = options.runs / options.size
-    rows = {row.folder: row for name in options.tables for row in TABLES[name].rows}
-    size = SIZES[options.size]
-    if not options.report:
-        train_rows(list(rows.values()), size, options.data, options.seeds, runs, options.processes)
-    texts = []
-    for name in options.tables:
-        measured = results(TABLES[name].rows, options.seeds, runs)
-        if options.output:
-            texts.append(write_results(options.output, name, options.size, measured))
-        else:
-            texts.append(comparison(measured, options.size))
-    return "\n".join(texts)
+    by_folder = {row.folder: row for name in options.tables for row in TABLES[name].rows}
+    rows = list(by_folder.values())
+    if options.report:
+        _check_rows(rows, options.data, options.seeds, runs)
+    else:
+        size = SIZES[options.size]
+        train_rows(rows, size, options.data, options.seeds, runs, options.processes)
+    measured = {name: results(TABLES[name].rows, options.seeds, runs) for name in options.tables}
+    if not any(measured.values()):
+        raise ValueError(f"There is nothing to report: no run in {runs} has ended.")
+    return "\n".join(_reported(options, name, each) for name, each in measured.items())
+
+
+def _reported(options: argparse.Namespace, name: str, measured: Sequence[Result]) -> str:
+    if not measured:
+        return f"No run of the table {name} has ended."
+    if options.output:
+        return write_results(options.output, name, options.size, measured)
+    return comparison(measured, options.size)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command; returns the exit status: 0, 1 if a run failed, 2 for a wrong argument."""
     options = parse_arguments(arguments)
     try:
         print(reproduce(options))
-    except (RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         print(f"training.reproduce: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ValueError) else 1
     return 0
 
 

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
 from training import reproduce
-from training.reproduce import FAILS, TABLES, Result, Row, Size, Table, comparison, main, results
+from training.reproduce import (
+    FAILS,
+    TABLES,
+    Result,
+    Row,
+    Size,
+    Table,
+    check_data,
+    comparison,
+    main,
+    results,
+)
 from training.run import read_run
 
 ROWS = (
@@ -41,6 +55,53 @@ def test_trains_every_row_once_and_writes_what_came_of_it(size, tmp_path, capsys
 
     assert main(arguments) == 0
     assert "training order=" not in capsys.readouterr().out
+
+    # Runs of another set are not taken for runs of this one, and neither are damaged ones.
+    other = ["orders", "--data", "cifar10", *arguments[3:]]
+    assert main(other) == main([*other, "--report"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("holds a run of other images: 'digits' then, 'cifar10' now") == 2
+    record = tmp_path / "runs" / "cpu" / "order=full_preactivation-seed0" / "run.json"
+    record.write_text(record.read_text()[:-9])
+    assert main([*arguments, "--report"]) == 2
+    assert f"{record} is damaged" in capsys.readouterr().err
+
+
+def test_the_same_images_may_be_spelled_otherwise(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for source, data in (
+        ("set", str(tmp_path / "set")),
+        (str(tmp_path / "set"), "~/set"),
+        ("set", "./set/"),
+        ("digits", "digits"),
+    ):
+        (folder / "run.json").write_text(json.dumps({"source": source}))
+        check_data([folder, tmp_path / "later"], data)
+        with pytest.raises(ValueError, match=re.escape(f"{source!r} then, 'other' now")):
+            check_data([folder], "other")
+
+
+def test_nothing_to_report_is_said(size, tmp_path, monkeypatch, capsys):
+    arguments = ["orders", "shortcuts", "--data", "digits", "--runs", str(tmp_path), "--report"]
+    assert main(arguments) == 2
+    assert f"no run in {tmp_path / 'cpu'} has ended" in capsys.readouterr().err
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / f"{ROWS[0].folder}-seed0.diverged").touch()
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "| first | fails | fails | 6.61% |" in printed
+    assert "No run of the table shortcuts has ended." in printed
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--processes"])
+def test_numbers_of_runs_are_checked(option, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["orders", "--data", "digits", option, "0"])
+    assert stopped.value.code == 2
+    assert f"{option} must be 1 or more. Received: 0" in capsys.readouterr().err
 
 
 def test_a_run_that_diverges_counts_as_failed(size, tmp_path, monkeypatch):
