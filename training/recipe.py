@@ -249,6 +249,11 @@ class Recipe:
                     f"`{name}` must have one value for each of `channels` = {self.channels}. "
                     f"Received: {getattr(self, name)}"
                 )
+        if self.lighting and self.channels != 3:
+            raise ValueError(
+                "`lighting` is noise of RGB colors, and must be 0 for `channels` = "
+                f"{self.channels}. Received: {self.lighting}"
+            )
         if self.batch_size != AUTO and self.batch_size % self.gradient_accumulation_steps:
             raise ValueError(
                 "`gradient_accumulation_steps` must divide `batch_size` = "

@@ -41,6 +41,9 @@ from training.records.checkpoint import CheckpointError, Progress
 from training.run import Run
 from training.task import ONE_CLASS, Task, task_of
 
+# Least value of options that are numbers.
+LEAST = {"log_every": 1, "save_every": 1, "stop_after": 1, "wait_minutes": 0}
+
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recipe]:
     """Read the command line.
@@ -71,7 +74,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
     recipe = named_recipe(arguments)
     add_recipe_arguments(parser, recipe)
     options = parser.parse_args(arguments)
-    for name, least in (("save_every", 1), ("stop_after", 1), ("wait_minutes", 0)):
+    for name, least in LEAST.items():
         value = getattr(options, name)
         # A comparison with NaN is false.
         if value is not None and not value >= least:

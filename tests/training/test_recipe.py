@@ -96,6 +96,10 @@ def test_values_from_a_file(tmp_path):
             "batch_size = 96\ngradient_accumulation_steps = 5",
             "`gradient_accumulation_steps` must divide `batch_size` = 96. Received: 5",
         ),
+        (
+            "lighting = 0.1\nchannels = 1\nmean = [0.5]\nstd = [0.5]",
+            "`lighting` is noise of RGB colors, and must be 0 for `channels` = 1. Received: 0.1",
+        ),
         ("schedule = 'cosin'", "'one_cycle'. Received: 'cosin'"),
         ("schedule = 'step'", "`step_epochs` must name rising epochs"),
         ("schedule = 'step'\nstep_epochs = [60, 30]", "Received: (60.0, 30.0)"),

@@ -43,6 +43,10 @@ def test_curves_are_drawn_once_for_what_is_to_be_seen(tmp_path, monkeypatch):
     again = Progress([{"epoch": 1, "top1": 0.5}, {"epoch": 2, "top1": 0.5}])
     folder.write(again, "running")
     assert drawn[2:] == [([1, 2], title)]
+    # A callback may add a metric in some epochs only.
+    folder.write(Progress([{"epoch": 1, "a": None}, {"epoch": 2, "b": 0.5}]), "running")
+    lines = (tmp_path / "history.csv").read_text().splitlines()
+    assert lines == ["epoch,a,b", "1,,", "2,,0.5"]
 
 
 def description(**changes):

@@ -8,7 +8,9 @@ import pytest
 
 from keras_preact.files import replacing, write_json
 from training.compiling import compile_for_training
+from training.engines import fitting
 from training.engines.callbacks.averaging import averaged_weights
+from training.engines.callbacks.divergence import exploded_loss
 from training.engines.callbacks.preemption import Preempted
 from training.engines.devices import choose_devices
 from training.engines.fitting import Job
@@ -191,10 +193,20 @@ def own_callbacks():
     return [COUNTER]
 
 
-def test_a_callback_of_one_s_own_is_called_and_may_stop_the_run(train, tmp_path, capsys):
+def test_a_callback_of_one_s_own_is_called_and_may_stop_the_run(
+    train, tmp_path, capsys, monkeypatch
+):
+    weights = []
+
+    def limit(classes, class_weights):
+        weights.extend(class_weights)
+        return exploded_loss(classes, class_weights)
+
+    monkeypatch.setattr(fitting, "exploded_loss", limit)
     options = ["--callbacks", f"{__name__}:own_callbacks", "--class-weight", "balanced"]
     options += ["--epoch-steps", "2", "--save-every", "3", "--steps-per-execution", "1"]
     assert train(tmp_path, *options) == 0
+    assert len(weights) == 10 and max(weights) > 1
     assert COUNTER.steps == [(0, True), (1, True)]
     assert "Stopped after epoch 1 of 3" in capsys.readouterr().out
     with np.load(tmp_path / "checkpoint" / "last.npz") as arrays:

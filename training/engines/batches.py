@@ -24,6 +24,11 @@ class Batches(Protocol):
         """The images."""
         ...
 
+    @property
+    def class_weights(self) -> np.ndarray | None:
+        """Weight of the loss per class; None weighs all alike."""
+        ...
+
     def model(self, net: keras.Model) -> keras.Model:
         """Return the model that takes the batches and is trained in place of a net."""
         ...
@@ -61,7 +66,7 @@ class DeviceBatches:
         self.images = images
         self._recipe = recipe
         self._devices = devices
-        self._class_weights = class_weights
+        self.class_weights = class_weights
         sets = images.label_sets
         self._targets = (
             np.eye(len(images.class_names), dtype="float32")
@@ -87,7 +92,7 @@ class DeviceBatches:
             views = draw_views(places, steps * recipe.batch_size, recipe, epoch)
             for batch in np.split(views, steps)[done:]:
                 labels = self.images.labels[batch[:, 0]]
-                weights = () if self._class_weights is None else (self._class_weights[labels],)
+                weights = () if self.class_weights is None else (self.class_weights[labels],)
                 yield batch, self._targets[labels], *weights
             done = 0
 

@@ -284,11 +284,12 @@ class _Run:
         checkpoint = Checkpoint(progress, self.save, pace.save_every)
         # Each label is a choice of two.
         choices = 2 if task == LABELS else self.net.output_shape[-1]
+        limit = exploded_loss(choices, self.job.batches.class_weights)
         return [
             AveragedStatistics(devices.average_statistics),
             AveragedWeights(),
             *self._label_validation(),
-            DivergenceGuard(exploded_loss(choices), agree=devices.agree or bool),
+            DivergenceGuard(limit, agree=devices.agree or bool),
             *self.callbacks,
             Record(progress, schedule, lambda: self.save_best(progress), task.best_by),
             Patience(progress, self.job.recipe.patience, devices.agree or bool),

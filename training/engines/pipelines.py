@@ -35,7 +35,7 @@ class PipelineBatches:
         self.images = source
         self._recipe = recipe
         self._devices = devices
-        self._class_weights = class_weights
+        self.class_weights = class_weights
 
     def model(self, net: keras.Model) -> keras.Model:
         """Return a model of the layers of a net."""
@@ -48,7 +48,7 @@ class PipelineBatches:
             batches = training_pipeline(
                 self.images, self._recipe, first_step=first_step, context=context
             )
-            return batches if self._class_weights is None else batches.map(self._weighed)
+            return batches if self.class_weights is None else batches.map(self._weighed)
 
         return self._devices.share(make, self._recipe.batch_size)
 
@@ -66,7 +66,7 @@ class PipelineBatches:
 
     def _weighed(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Give each image the weight of its class; of a mixed one, in proportion to its label."""
-        return images, labels, tf.linalg.matvec(labels, tf.constant(self._class_weights))
+        return images, labels, tf.linalg.matvec(labels, tf.constant(self.class_weights))
 
 
 def labels_of(source: ImageSource) -> Iterator[np.ndarray]:

@@ -26,10 +26,11 @@ def write_history_csv(path: str | os.PathLike, history: list[dict[str, Any]]) ->
 
     Args:
         path: The file.
-        history: Records of the epochs, all with the same keys.
+        history: Records of the epochs. A value that an epoch lacks is left empty.
     """
+    names = dict.fromkeys(name for record in history for name in record)
     with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=history[0])
+        writer = csv.DictWriter(file, fieldnames=list(names))
         writer.writeheader()
         writer.writerows(history)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from training.engines.callbacks.averaging import AveragedWeights
-from training.engines.callbacks.divergence import Diverged, DivergenceGuard
+from training.engines.callbacks.divergence import Diverged, DivergenceGuard, exploded_loss
 from training.engines.callbacks.patience import Patience
 from training.engines.callbacks.preemption import Preempted, Preemption
 from training.engines.callbacks.progress import ProgressBar
@@ -210,6 +212,25 @@ def test_a_loss_that_explodes_within_an_epoch_ends_it():
     fit(make_model(), [guard], epochs=1)
     # After 3, 6 and 7 steps, and for the evaluation; alike in every worker.
     assert agreed == [False] * 4
+
+
+def test_a_loss_has_exploded_above_the_weight_of_the_rarest_class():
+    limit = exploded_loss(10)
+    assert exploded_loss(10, np.array([0.5, 30.0])) == pytest.approx(30 * limit)
+    assert exploded_loss(10, np.array([0.5, 0.9])) == limit
+
+
+def test_records_hold_plain_numbers_whatever_a_callback_adds():
+    progress = Progress()
+    record = Record(progress, lambda step: tf.constant(0.5), lambda: None)
+    record.set_model(make_model())
+    record.on_epoch_begin(0)
+    added = {"half": np.float32(0.5), "two": np.int64(2), "nan": float("nan"), "name": "a"}
+    record.on_epoch_end(0, {"val_top1": 0.5, "tensor": tf.constant(0.5), **added})
+    read = json.loads(json.dumps(progress.history[0], allow_nan=False))
+    assert read == progress.history[0]
+    expected = {"half": 0.5, "two": 2, "nan": None, "name": "a", "tensor": 0.5}
+    assert {name: read[name] for name in expected} == expected
 
 
 def test_a_bar_gives_the_terminal_back(capsys):

@@ -81,8 +81,8 @@ def test_a_run_ends_when_its_patience_does(train, tmp_path, capsys):
     assert read_run(tmp_path) == record
 
 
-@pytest.mark.parametrize("flag", ["--stop-after", "--save-every"])
-def test_stopping_and_saving_need_an_epoch(train, flag, tmp_path, capsys):
+@pytest.mark.parametrize("flag", ["--stop-after", "--save-every", "--log-every"])
+def test_stopping_saving_and_logging_need_an_epoch_or_step(train, flag, tmp_path, capsys):
     assert train(tmp_path / "run", flag, "0") == 2
     assert f"{flag} must be 1 or more. Received: 0" in capsys.readouterr().err
 

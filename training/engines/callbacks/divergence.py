@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 from training.engines.callbacks.steps import CHECK_EVERY, is_due
 
@@ -16,16 +17,19 @@ from training.engines.callbacks.steps import CHECK_EVERY, is_due
 EXPLODED = 10.0
 
 
-def exploded_loss(classes: int) -> float:
+def exploded_loss(classes: int, class_weights: np.ndarray | None = None) -> float:
     """Return the largest loss that has not exploded.
 
     Args:
         classes: Number of classes.
+        class_weights: Weight of the loss per class; None weighs all alike. A batch may be of the
+            class that weighs the most.
 
     Returns:
         The limit.
     """
-    return EXPLODED * math.log(max(classes, 2))
+    weight = 1.0 if class_weights is None else max(1.0, float(class_weights.max()))
+    return EXPLODED * weight * math.log(max(classes, 2))
 
 
 class Diverged(FloatingPointError):

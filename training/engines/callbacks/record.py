@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 from training.engines.callbacks.averaging import averaged_weights
 from training.records.checkpoint import Progress
@@ -45,7 +47,7 @@ class Record(keras.callbacks.Callback):
         last_step = int(self.model.optimizer.iterations.numpy()) - 1
         record = {
             "epoch": epoch + 1,
-            **(logs or {}),
+            **{name: _plain(value) for name, value in (logs or {}).items()},
             "learning_rate": float(self._schedule(last_step)),
             "seconds": round(time.monotonic() - self._started, 2),
         }
@@ -54,6 +56,14 @@ class Record(keras.callbacks.Callback):
             self._progress.best = record
             with averaged_weights(self.model):
                 self._save_best()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: numbers of Python, and None for one that is not finite."""
+    if keras.ops.is_tensor(value):
+        value = keras.ops.convert_to_numpy(value)
+    plain = np.asarray(value).tolist()
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
 class Checkpoint(keras.callbacks.Callback):
