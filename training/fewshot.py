@@ -385,7 +385,10 @@ def _as_json(recipe: Recipe) -> Any:
 def _check_output(path: Path, about: dict[str, Any]) -> None:
     """Note what the results are of, or check that earlier ones are of the same."""
     if path.exists():
-        before, now = _flat(read_json(path)), _flat(about)
+        noted = read_json(path)
+        if not isinstance(noted, dict) or not isinstance(noted.get("recipe"), dict):
+            raise ValueError(f"{path} is damaged: it has no recipe.")
+        before, now = _flat(noted), _flat(about)
         # An earlier version noted less.
         if changes := differences({**now, **before}, now):
             raise ValueError(

@@ -142,6 +142,13 @@ def test_the_command(tiny_recipe, init, tmp_path, capsys):
     assert "The last good checkpoint is" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("record", ["{", "[]", "{}"])
+def test_a_damaged_record_is_named(record, init, tmp_path, capsys):
+    (tmp_path / "fewshot.json").write_text(record)
+    assert main(["--init", str(init), "--data", "digits", "--output", str(tmp_path)]) == 2
+    assert f"{tmp_path / 'fewshot.json'} is damaged" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
