@@ -225,9 +225,9 @@ _SHIPPED = (
     ),
     (
         "PreActResNet164",
-        1,
-        "CIFAR-10 (JPEG)",
-        "6024548239b674a8b4e9d3e97f37677ba43dcdb0b4eefef9ee1a7db88ac72b36",
+        2,
+        "CIFAR-10",
+        "60e6026904dda78a6a6f6fd6abe6b9e64c70d1431ea134cf2ced8f8c06735491",
     ),
 )
 

@@ -94,7 +94,7 @@ _KERAS = (
 # File, input size, top-1.
 _BIT = (("R50x1_224", 224, 82.8), ("R50x1_160", 160, 80.5))
 # Net, top-1 on CIFAR-10's test images; the models' cards have the details.
-_SHIPPED = (("preactresnet20_cifar10", 92.2), ("preactresnet164_cifar10", 91.3))
+_SHIPPED = (("preactresnet20_cifar10", 92.2), ("preactresnet164_cifar10", 93.1))
 
 
 def published_figures(name: str) -> tuple[Figure, ...]:

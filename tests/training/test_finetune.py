@@ -157,11 +157,11 @@ def test_published_weights_bring_their_net_and_preprocessing():
 @pytest.mark.parametrize(
     ("options", "builder", "weights"),
     [
-        (["--init", "cifar10"], "PreActResNet20", "keras_preact/preactresnet20_cifar10"),
+        (["--init", "cifar10"], "PreActResNet164", "keras_preact/preactresnet164_cifar10"),
         (
-            ["--init", "cifar10", "--model", "PreActResNet164"],
-            "PreActResNet164",
-            "keras_preact/preactresnet164_cifar10",
+            ["--init", "cifar10", "--model", "PreActResNet20"],
+            "PreActResNet20",
+            "keras_preact/preactresnet20_cifar10",
         ),
         (["--init", "imagenet"], "PreActResNet50", "timm/resnetv2_50.a1h_in1k"),
         (
