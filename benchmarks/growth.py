@@ -113,11 +113,11 @@ class Plan:
         return self.runs / f"{self.images}-images" / name
 
     def command(self, path: str, seed: int, place: int) -> list[str]:
-        """Return the command line that trains a phase, which starts from the one before."""
+        """Return the module and arguments that train a phase, which starts from the one before."""
         phase = PATHS[path][place]
         init = self.folder(path, seed, place - 1)
         return [
-            *(sys.executable, "-m", "training.train", "--recipe", RECIPE, "--model", MODEL),
+            *("training.train", "--recipe", RECIPE, "--model", MODEL),
             *("--model-options", f"units={list(phase.units)}"),
             f"channels={list(phase.channels)}",
             *("--epochs", str(phase.epochs), "--epoch-steps", str(self.epoch_steps(phase))),
