@@ -113,7 +113,7 @@ def loss_landscape(
     coordinates = np.asarray(coordinates, "float64")
     _check_directions(model, directions)
     shape = (len(coordinates),) * len(directions)
-    about = _digest([*model.get_weights(), *itertools.chain(*directions), x, y])
+    about = _digest([*model.get_weights(), *itertools.chain(*directions), x, y]) if path else ""
     losses, done = _load(path, coordinates, shape, about)
     mean_loss = _mean_loss(model, x, y, loss, batch_size)
     weights = [ops.convert_to_numpy(each) for each in model.trainable_variables]

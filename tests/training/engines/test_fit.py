@@ -71,15 +71,21 @@ TEST = batches().take(3)
 def fit(model, callbacks=(), epochs=2, progress=None):
     """Train as `fitting.train` does."""
     progress = progress or Progress()
+    callbacks = StepCallbacks(callbacks, model, steps=STEPS, epochs=epochs, progress=progress)
+    return go_on(model, callbacks, progress.epochs * STEPS + progress.step, progress.epochs, epochs)
+
+
+def go_on(model, callbacks, first_step, epoch, epochs=2):
+    """Train from a step and an epoch on, both counted from 0."""
     return model.fit(
-        batches(progress.epochs * STEPS + progress.step),
+        batches(first_step),
         validation_data=TEST,
         steps_per_epoch=STEPS,
-        initial_epoch=progress.epochs,
+        initial_epoch=epoch,
         epochs=epochs,
         shuffle=False,
         verbose=0,
-        callbacks=StepCallbacks(callbacks, model, steps=STEPS, epochs=epochs, progress=progress),
+        callbacks=callbacks,
     ).history
 
 
@@ -158,16 +164,7 @@ def test_an_epoch_without_a_step_left_is_evaluated_and_the_others_follow(steps_p
     model.reset_metrics()
     callbacks.complete_epoch(0, evaluate)
     assert heard.begun == []
-    model.fit(
-        batches(STEPS),
-        validation_data=TEST,
-        steps_per_epoch=STEPS,
-        initial_epoch=1,
-        epochs=2,
-        shuffle=False,
-        verbose=0,
-        callbacks=callbacks,
-    )
+    go_on(model, callbacks, first_step=STEPS, epoch=1)
     assert_same(expected, model.history.history)
     assert heard.ended[-1] == STEPS - 1
     for one, other in zip(whole.get_weights(), model.get_weights(), strict=True):
