@@ -327,6 +327,20 @@ def test_preprocess_input_of_a_preprocessing():
     np.testing.assert_allclose(first, np.moveaxis(expected, -1, 0), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("count", [0, 2])
+def test_normalization_is_the_same_whatever_a_graph_knows_of_the_shape(dtype, count):
+    """Rows of a known width are scaled at once, other images a pixel at a time."""
+    normalize = Preprocessing(mean=MEAN, std=STD).normalize
+    images = np.stack([picture()] * count or [picture()])[:count].astype(dtype)
+    expected = normalize(images)
+    np.testing.assert_allclose(expected, (images / 255 - np.array(MEAN)) / STD, atol=1e-5)
+    for shape in (None, [None, None, None, 3], [None, None, 60, 3], [None, 40, 60, 3]):
+        graph = tf.function(normalize).get_concrete_function(tf.TensorSpec(shape, dtype))
+        assert graph.outputs[0].shape.is_compatible_with(tf.TensorShape(shape))
+        np.testing.assert_array_equal(graph(tf.constant(images)), expected)
+
+
 def test_preprocess_input_inside_a_model_and_a_pipeline():
     inputs = keras.Input((None, None, 3), dtype="uint8")
     model = keras.Model(inputs, preprocess_input(inputs))
