@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import report, table, write
-from keras_preact.analysis import architecture_cost
+from keras_preact.analysis import Cost, architecture_cost
 from keras_preact.files import write_json
 from keras_preact.tuning import Constraints, SearchSpace
 from keras_preact.tuning.candidates import Candidates
@@ -162,35 +162,48 @@ class Benchmark:
         """Multiply-adds of ResNet-20."""
         return architecture_cost(recipe_architecture(self.recipe), self.shape, CLASSES).flops
 
-    def train(self, options: Sequence[str], name: str, seed: int) -> dict[str, Any]:
+    def train(self, options: Sequence[str], name: str, seed: int, cost: Cost) -> dict[str, Any]:
         """Train a net to the end and measure it on the test images.
 
         Args:
             options: Its recipe.
             name: Of its folder.
             seed: Of the run.
+            cost: See `tested`.
 
         Returns:
-            Accuracy on the images held out and on the test images.
+            See `tested`.
         """
         output = self.runs / name / f"seed{seed}"
         log = self.runs / name / f"seed{seed}.txt"
         output.parent.mkdir(parents=True, exist_ok=True)
-        if not (output / "run.json").exists() or read_run(output)["status"] != "finished":
-            given = ["--data", str(self.data), *HELD_OUT, "--output", str(output)]
-            run(["training.train", *options, *given, "--seed", str(seed)], log)
-        return self.tested(output, log)
+        given = ["--data", str(self.data), *HELD_OUT, "--output", str(output)]
+        # A finished run ends at once; one of another recipe is refused.
+        run(["training.train", *options, *given, "--seed", str(seed)], log)
+        return self.tested(output, log, cost)
 
-    def tested(self, output: Path, log: Path) -> dict[str, Any]:
+    def tested(self, output: Path, log: Path, cost: Cost | Record) -> dict[str, Any]:
         """Measure a trained net on the test images.
 
         Args:
             output: The folder of its run.
             log: Where the command's output goes.
+            cost: FLOPs and parameters that the net is said to have.
 
         Returns:
             Accuracy on the images held out and on the test images.
+
+        Raises:
+            RuntimeError: If a net of other FLOPs or parameters was trained.
         """
+        recipe = Recipe(**read_run(output)["recipe"])
+        trained = architecture_cost(recipe_architecture(recipe), self.shape, CLASSES)
+        for name in ("flops", "parameters"):
+            if getattr(trained, name) != getattr(cost, name):
+                raise RuntimeError(
+                    f"The net in {output} must have {getattr(cost, name):,} {name}. "
+                    f"It has {getattr(trained, name):,}."
+                )
         tested = output / "test" / "evaluation.json"
         if not tested.exists():
             given = ["--model", str(output), "--data", str(self.data), "--validation-split", "0"]
@@ -229,7 +242,7 @@ def search(bench: Benchmark) -> dict[str, Any]:
     runs = sorted((folder.output / "confirmed" / best.trial).glob("seed*/run.json"))
     net = {
         **{"name": "searched", "flops": record.flops, "parameters": record.parameters},
-        "results": [bench.tested(path.parent, log) for path in runs],
+        "results": [bench.tested(path.parent, log, record) for path in runs],
     }
     return {
         "nets": [net],
@@ -258,9 +271,9 @@ def hand(bench: Benchmark) -> dict[str, Any]:
         values = nets_of_shape.hyperparameters().values
         cost, channels = nets_of_shape.cost(values), nets_of_shape.architecture(values).channels
         options = [f"units={list(units)}", f"channels={list(channels)}"]
-        # `--model-options` is given twice: the last counts, on top of the recipe's.
         recipe = [*RECIPE_OPTIONS, *bench.extra, "--model-options", *options]
-        results = [bench.train(recipe, net.name, seed) for seed in range(1, bench.seeds + 1)]
+        seeds = range(1, bench.seeds + 1)
+        results = [bench.train(recipe, net.name, seed, cost) for seed in seeds]
         name = f"{net.name}, {'-'.join(map(str, channels))} channels"
         figures = {"name": name, "flops": cost.flops, "parameters": cost.parameters}
         nets.append({**figures, "results": results})

@@ -393,7 +393,8 @@ def override_recipe(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
         arguments: The parsed command line.
 
     Returns:
-        The changed recipe. `--model-options` adds to the recipe's, any other option replaces.
+        The changed recipe. `--model-options` adds to the recipe's, as often as it is given; any
+        other option replaces.
 
     Raises:
         ValueError: If a value is of the wrong type or out of its range.
@@ -401,8 +402,10 @@ def override_recipe(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
     names = {each.name for each in dataclasses.fields(Recipe)}
     changes = {name: value for name, value in vars(arguments).items() if name in names}
     if "model_options" in changes:
-        given = _parse_options(changes["model_options"])
-        changes["model_options"] = {**recipe.model_options, **given}
+        options = dict(recipe.model_options)
+        for items in changes["model_options"]:
+            options |= _parse_options(items)
+        changes["model_options"] = options
     return recipe.replace(**changes)
 
 
@@ -560,7 +563,8 @@ def _argument_form(kind: Any, limits: Mapping[str, Any]) -> dict[str, Any]:
     if typing.get_origin(kind) is tuple:
         return {"type": float, "nargs": "*", "metavar": "NUMBER"}
     if typing.get_origin(kind) is dict:
-        return {"nargs": "+", "metavar": "NAME=VALUE"}
+        # Given twice, as by a command that is lengthened, the second must not undo the first.
+        return {"nargs": "+", "action": "append", "metavar": "NAME=VALUE"}
     if choices:
         return {"type": kind, "choices": choices}
     metavar = {int: "N", float: "NUMBER", str: "NAME"}[kind]

@@ -156,6 +156,13 @@ def test_options_override_the_recipe():
     )
 
 
+def test_model_options_given_twice_are_added():
+    recipe = Recipe(model_options={"stem_channels": 8, "stem": "cifar"})
+    first = ("--model-options", "units=[3, 3]", "stem_channels=16")
+    changed = parse(recipe, *first, "--model-options", "units=[1, 1]")
+    assert changed.model_options == {"stem_channels": 16, "stem": "cifar", "units": [1, 1]}
+
+
 def test_without_options_the_recipe_stays():
     recipe = Recipe(batch_size=96)
     assert parse(recipe) == recipe
