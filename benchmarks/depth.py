@@ -27,9 +27,10 @@ from typing import Any
 
 import numpy as np
 
+# No import here may bring in Keras or TensorFlow: PyTorch's process would hold them, and that of
+# Keras would have them before the clock starts.
 from benchmarks.report import report, table, write
-from keras_preact.files import replacing, write_json
-from training.memory import peak_bytes
+from training.process_memory import peak_bytes
 
 DEPTHS = (110, 497, 1001, 2000, 4997)
 # Deeper, a form takes many minutes to trace or tens of gigabytes.
@@ -55,8 +56,8 @@ class Cost:
         build_s: Seconds to build the net.
         first_step_s: Seconds of the first training step, tracing included.
         step_s: Seconds of the fastest later training step.
-        hundred_steps_s: Seconds from a cold start, imports included, to the end of the 100th
-            training step: those until the end of the first, and 99 times `step_s`.
+        hundred_steps_s: Seconds from the start of the process, imports included, to the end of the
+            100th training step: those until the end of the first, and 99 times `step_s`.
         peak_gb: Peak resident memory of the process up to here, or of the GPU's arrays, in 1e9
             bytes.
         save_s: Seconds to save the net; None for PyTorch, as for `load_s`.
@@ -79,13 +80,22 @@ def units_of(depth: int) -> int:
     return (depth - 2) // 9
 
 
-def measure(form: str, depth: int, steps: int) -> Cost:
-    """Measure one net, in a process that has done nothing else."""
-    start = time.perf_counter()
+def measure(form: str, depth: int, steps: int, started: float) -> Cost:
+    """Measure one net, in a process that has done nothing else.
+
+    Args:
+        form: One of `FORMS`.
+        depth: Layers.
+        steps: Later steps.
+        started: When the process was started, by `time.time`: other clocks are of one process.
+
+    Returns:
+        The measurements.
+    """
     build, train = (_torch if form == "PyTorch" else keras_net)(form, depth)
     build_s, net = _timed(build)
     first_step_s, _ = _timed(lambda: train(net))
-    first_step_end = time.perf_counter() - start
+    first_step_end = time.time() - started
     step_s = min(_timed(lambda: train(net))[0] for _ in range(steps))
     peak_gb = peak_bytes() / 1e9
     hundred_steps_s = first_step_end + 99 * step_s
@@ -179,8 +189,9 @@ def _save_and_load(net: Any) -> tuple[float, float]:
 
 
 def _in_a_new_process(form: str, depth: int, steps: int) -> Cost:
+    started = time.time()
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, (form, depth, steps))
+        return pool.apply(measure, (form, depth, steps, started))
 
 
 def _row(cost: Cost) -> tuple[str, ...]:
@@ -199,6 +210,8 @@ def merged(old: list[Cost], new: list[Cost]) -> list[Cost]:
 def plot(costs: list[Cost], path: Path) -> None:
     """Draw each cost against depth."""
     from matplotlib.figure import Figure
+
+    from keras_preact.files import replacing
 
     panels = {
         "build_s": "build, s",
@@ -241,6 +254,8 @@ def main() -> None:
         "has and this run does not measure are kept",
     )
     options = parser.parse_args()
+    from keras_preact.files import write_json
+
     costs: list[Cost] = []
     for depth in options.depths:
         for form in options.forms:

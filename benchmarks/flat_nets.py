@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.report import command_line, processor_folder, report, table, write
-from training.memory import peak_bytes
+from training.process_memory import peak_bytes
 
 # By title, a builder and the units of its stages; None for its own. The third is as deep as a net
 # may be that is flat by default. Units of dense nets cannot be scanned.

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
+from training.process_memory import peak_bytes
+
 Step = Callable[[], Any]
 # A function that prepares the work and returns the step to be timed, and its arguments.
 Candidate = tuple[Callable[..., Step], tuple[Any, ...]]
@@ -27,7 +29,7 @@ class Measured:
         step_s: Seconds of each round, divided by its steps.
         cpu_s: Processor seconds of each round, on all cores, divided by its steps. They depend
             less on what else the machine does.
-        peak_bytes: Result of `training.memory.peak_bytes` at the end.
+        peak_bytes: Result of `training.process_memory.peak_bytes` at the end.
     """
 
     first_step_s: float = 0.0
@@ -129,7 +131,4 @@ def _work(connection: Connection, prepare: Callable[..., Step], arguments: tuple
         for _ in range(steps):
             step()
         connection.send((time.perf_counter() - start, time.process_time() - cpu_start))
-    # Importing `training` sets variables that the work may want otherwise.
-    from training.memory import peak_bytes
-
     connection.send(peak_bytes())

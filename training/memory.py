@@ -1,48 +1,25 @@
-"""Memory that a process may take and has taken, of the machine or of the device it computes on."""
+"""Memory that a process may take and holds, of the machine or of the device it computes on."""
 
 from __future__ import annotations
 
 import os
 import re
-import resource
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import keras
 
-from training.process_memory import PEAK, RESIDENT, process_bytes
+from training.process_memory import RESIDENT, process_bytes
 
 GIB = 2**30
 # Larger limits of a control group mean none.
 _NO_LIMIT = 2**60
 
 
-def peak_bytes() -> int:
-    """Return the peak memory of this process, or of its arrays on the GPU if it used one."""
-    torch, jax, tf = (sys.modules.get(name) for name in ("torch", "jax", "tensorflow"))
-    if torch and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated()
-    if jax:
-        # A CPU counts none.
-        if statistics := jax.local_devices()[0].memory_stats():
-            return statistics["peak_bytes_in_use"]
-    if tf and not jax and tf.config.get_visible_devices("GPU"):
-        gpus = tf.config.list_logical_devices("GPU")
-        name = gpus[0].name.removeprefix("/device:")
-        return tf.config.experimental.get_memory_info(name)["peak"]
-    # `ru_maxrss` may be that of the process which started this one.
-    return _size(PEAK) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def resident_bytes(process: int | str = "self") -> int:
     """Return the memory of the machine that a process holds now; 0 where that cannot be read."""
-    return _size(RESIDENT, process)
-
-
-def _size(size: str, process: int | str = "self") -> int:
     try:
-        return process_bytes(size, process)
+        return process_bytes(RESIDENT, process)
     except OSError:
         return 0
 

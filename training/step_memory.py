@@ -26,8 +26,9 @@ from training.batch_choice import Demand, next_size
 from training.data import evaluated_spec, kept_bytes, stored_spec
 from training.engines.fitting import compiled_model
 from training.engines.prepare import Opened, open_images
-from training.memory import GIB, device_bytes, free_bytes, peak_bytes, resident_bytes
+from training.memory import GIB, device_bytes, free_bytes, resident_bytes
 from training.net import prepare_net
+from training.process_memory import peak_bytes
 from training.recipe import AUTO, Recipe
 from training.task import task_of
 from training.train import parse_arguments

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import resource
 import subprocess
 import sys
 
 import pytest
 
 from keras_preact.files import write_json
+from training import process_memory
 from training.batch_choice import (
     MOST,
     SHARE,
@@ -19,7 +21,8 @@ from training.batch_choice import (
     choose_batch,
     next_size,
 )
-from training.memory import GIB, device_bytes, free_bytes, peak_bytes, resident_bytes
+from training.memory import GIB, device_bytes, free_bytes, resident_bytes
+from training.process_memory import peak_bytes
 from training.processes import stop
 from training.recipe import AUTO
 from training.run import read_run
@@ -133,6 +136,15 @@ def test_the_memory_of_this_process_is_read():
     assert resident_bytes(2**30) == 0
     assert free_bytes() > 0
     assert device_bytes() is None or device_bytes() > GIB
+
+
+def test_the_peak_is_read_where_there_is_no_linux_to_ask(tmp_path, monkeypatch):
+    # A CPU's: that of a GPU's arrays is read from the framework.
+    monkeypatch.setattr(process_memory, "PROCESSES", tmp_path)
+    for platform, unit in (("linux", 1024), ("darwin", 1)):
+        monkeypatch.setattr(sys, "platform", platform)
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        assert 1 <= peak_bytes() / (unit * usage.ru_maxrss) <= 1.01
 
 
 def parse(tiny_recipe, output, *options):
