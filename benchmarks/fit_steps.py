@@ -108,12 +108,18 @@ def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of a round, about")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=4.0,
+        help=f"of a round, about: {CHECK_EVERY} steps or a multiple",
+    )
     parser.add_argument("--save", action="store_true", help="write it to the processor's folder")
     options = parser.parse_args()
     rows = []
     for net, batch_size, size, seconds in NETS:
-        steps = max(4, round(options.seconds / seconds))
+        # Of a rest that is no whole execution, `fit` would make a smaller one.
+        steps = CHECK_EVERY * max(1, round(options.seconds / seconds / CHECK_EVERY))
         arguments = (net, batch_size, size, steps)
         results = measure_in_turn(
             {
