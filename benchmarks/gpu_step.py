@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.report import report, table, write
 from benchmarks.workers import Measured, Step, measure_in_turn
+from training.cores import usable_cores
 
 TASKS = ("train", "infer")
 PEER = "timm resnetv2_50, torch.compile"
@@ -143,7 +144,7 @@ def main() -> None:
     packages = ("keras", "jax", "torch", "timm")
     import torch
 
-    device = f"one {torch.cuda.get_device_name()}, {len(os.sched_getaffinity(0))} processor cores"
+    device = f"one {torch.cuda.get_device_name()}, {usable_cores()} processor cores"
     write(report(title, command, packages, body, device), options.output)
 
 

@@ -11,6 +11,8 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+from training.cores import usable_cores
+
 # Instruction sets of x86 and ARM that decide which kernels a processor gets, the newest first.
 _INSTRUCTION_SETS = (
     "amx_bf16",
@@ -48,7 +50,7 @@ def device_name() -> str:
         _instruction_set(facts),
     ]
     known = ", ".join(filter(None, generation))
-    cores = f"{len(os.sched_getaffinity(0))} cores"
+    cores = f"{usable_cores()} cores"
     return f"{name} ({known}), {cores}" if known else f"{name}, {cores}"
 
 

@@ -26,6 +26,7 @@ from keras_preact.tuning import ORACLES, Constraints, SearchSpace, make_oracle
 from keras_preact.tuning.constrained import Constrained
 from keras_preact.tuning.rungs import Rungs
 from training import processes
+from training.cores import usable_cores
 from training.hyperrule import apply_rule
 from training.listing.find import add_source_arguments
 from training.listing.listing import summary
@@ -447,7 +448,7 @@ def worker_options(options: argparse.Namespace) -> list[list[str]]:
     Raises:
         ValueError: If there are GPUs, and not the same number for each.
     """
-    threads = options.threads or max(1, len(os.sched_getaffinity(0)) // options.workers)
+    threads = options.threads or max(1, usable_cores() // options.workers)
     gpus = range(len(tf.config.list_physical_devices("GPU")))
     devices = options.devices or [f"GPU:{index}" for index in gpus]
     return [

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from training.cores import usable_cores
 from training.engines.devices import Devices, parse_devices, read_workers
 from training.engines.replicated import ReplicatedModel
 from training.engines.roll_call import call_roll
@@ -163,7 +164,7 @@ def _split_cpu(indices: list[int]) -> None:
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
     # As `training.processes` is told, where this process is a trial of a search.
     chosen = "TF_NUM_INTRAOP_THREADS" in os.environ
-    if len(parts) >= len(os.sched_getaffinity(0)) and not chosen:
+    if len(parts) >= usable_cores() and not chosen:
         # Every core has a replica to itself, so that no operation waits for another core's share.
         tf.config.threading.set_intra_op_parallelism_threads(1)
 
