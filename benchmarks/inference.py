@@ -30,6 +30,7 @@ from benchmarks.choices import ALL, candidate, table_of_choices
 from benchmarks.report import processor_folder, report, table, write
 from benchmarks.train_step import multiply_adds
 from benchmarks.workers import Candidate, Measured, Step, measure_in_turn
+from savedmodels.runtimes import FORMATS, load_openvino
 
 PEER = "keras.applications.ResNet50V2, model.export"
 PEER_16_BITS = f"{PEER}, bfloat16"
@@ -72,7 +73,7 @@ def export_all(folder: Path, size: int, dtype: str) -> None:
 
     import keras_preact
     from keras_preact.preprocessing import Preprocessing
-    from savedmodels.formats import FORMATS, export_format
+    from savedmodels.formats import export_format
 
     keras.utils.set_random_seed(0)
     shape = (size, size, 3)
@@ -173,8 +174,6 @@ def prepare_savedmodel(folder: Path, batch_size: int, size: int, onednn: bool = 
 
 def prepare_format(file: Path, name: str, batch_size: int, size: int) -> Step:
     """Prepare our net in the runtime of another format."""
-    from savedmodels.formats import FORMATS
-
     predict = FORMATS[name].load(file)
     images = images_of(batch_size, size)
     return lambda: predict(images)
@@ -182,8 +181,6 @@ def prepare_format(file: Path, name: str, batch_size: int, size: int) -> Step:
 
 def prepare_openvino(file: Path, batch_size: int, size: int, dtype: str) -> Step:
     """Prepare our net in OpenVINO, which takes the float32 model and computes in `dtype`."""
-    from savedmodels.formats import load_openvino
-
     predict = load_openvino(file, OPENVINO_PRECISIONS[dtype])
     images = images_of(batch_size, size)
     return lambda: predict(images)
@@ -225,8 +222,6 @@ def _candidates(folder: Path, batch_size: int, options: argparse.Namespace) -> d
     if options.torch_compile:
         found["timm resnetv2_50, torch.compile"] = (prepare_torch, (*shape, dtype, True))
     if dtype == "float32":
-        from savedmodels.formats import FORMATS
-
         for name, title in (
             ("onnx", "ONNX Runtime"),
             ("openvino", "OpenVINO"),
@@ -235,7 +230,7 @@ def _candidates(folder: Path, batch_size: int, options: argparse.Namespace) -> d
             file = folder / f"format-{name}" / FORMATS[name].file
             found[f"{OURS}, {title}"] = (prepare_format, (file, name, *shape))
     else:
-        file = folder / "format-openvino" / "model.xml"
+        file = folder / "format-openvino" / FORMATS["openvino"].file
         found[f"{OURS}, OpenVINO"] = (prepare_openvino, (file, *shape, dtype))
     return {
         name: each

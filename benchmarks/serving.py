@@ -38,6 +38,8 @@ from benchmarks.inference import (
     trained,
 )
 from benchmarks.report import command_line, processor_folder, report, table, write
+from savedmodels.runtimes import FORMATS, load_openvino
+from training.process_memory import RESIDENT, process_bytes
 
 # Runs a signature on a batch of some size.
 Request = Callable[[str, int], Any]
@@ -181,8 +183,6 @@ def _load_savedmodel(folder: Path, served: Served, size: int) -> tuple[Request, 
 
 def _load_runtime(folder: Path, served: Served, size: int) -> tuple[Request, list[str]]:
     """Load the net in another runtime."""
-    from savedmodels.formats import FORMATS, load_openvino
-
     file = folder / FORMATS[served.runtime].file
     if served.runtime == "openvino":
         predict = load_openvino(file, OPENVINO_PRECISIONS[served.precision])
@@ -204,25 +204,24 @@ def _jpeg() -> bytes:
 def _import_runtime(served: Served) -> None:
     """Import all that a process has before it loads a net."""
     os.environ.update(served.environment)
+    if served.runtime != "tensorflow":
+        __import__({"openvino": "openvino", "onnx": "onnxruntime"}[served.runtime])
+        return
     quiet_tensorflow()
     from savedmodels.c_api import load_library
 
     load_library()
-    if served.runtime != "tensorflow":
-        __import__({"openvino": "openvino", "onnx": "onnxruntime"}[served.runtime])
 
 
 def _measure(results: Any, folder: Path, served: Served, options: argparse.Namespace) -> None:
     """Serve a net once, in this process; put the measurements by name into a queue."""
     _import_runtime(served)
-    from savedmodels.memory import resident_bytes
-
     found: dict[str, Any] = {}
-    empty = resident_bytes()
+    empty = process_bytes(RESIDENT)
 
     def note(stage: str, start: float) -> None:
         found[f"{stage}, s"] = time.perf_counter() - start
-        found[f"{stage}, GB"] = (resident_bytes() - empty) / 1e9
+        found[f"{stage}, GB"] = (process_bytes(RESIDENT) - empty) / 1e9
 
     start = time.perf_counter()
     load = _load_savedmodel if served.runtime == "tensorflow" else _load_runtime

@@ -25,8 +25,9 @@ from keras_preact.serving.card import add_memory
 from keras_preact.serving.export import DTYPES, THRESHOLD, export_savedmodel
 from keras_preact.serving.heads import heads_of
 from savedmodels.c_api import ServedModel
-from savedmodels.formats import FORMATS, Predict, check_scores, export_format
+from savedmodels.formats import check_scores, export_format
 from savedmodels.memory import measured_memory
+from savedmodels.runtimes import FORMATS, Predict
 from savedmodels.versions import versions
 from training.trained import Trained, add_trained_arguments, load_trained
 

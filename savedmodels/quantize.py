@@ -23,7 +23,7 @@ from keras_preact.output_kinds import CLASSES, LABELS, VALUES
 from keras_preact.preprocessing import Preprocessing, decode_image
 from keras_preact.serving.export import THRESHOLD
 from keras_preact.serving.heads import fits
-from savedmodels.formats import FORMATS
+from savedmodels.runtimes import FORMATS
 
 FILE = "model.int8.onnx"
 BATCH = 16

@@ -20,8 +20,9 @@ from keras_preact.preprocessing import Preprocessing, decode_image
 from keras_preact.serving.export import export_savedmodel
 from savedmodels.c_api import ServedModel
 from savedmodels.export import main
-from savedmodels.formats import FORMATS, check_scores, export_format
+from savedmodels.formats import check_scores, export_format
 from savedmodels.quantize import main as quantize_main
+from savedmodels.runtimes import FORMATS
 from tests import nets
 from tests.nets import TINY
 from tests.savedmodels.files import CLASS_NAMES, PREPROCESSING
@@ -77,6 +78,7 @@ def test_other_formats(net, pixels, expected, tmp_path, name):
     predict = FORMATS[name].load(file)
     assert_same(predict(pixels), expected)
     assert_same(predict(pixels[:1]), expected[:1])
+    assert_same(predict(pixels[1:2]), expected[1:2])
     assert (tmp_path / "1" / "labels.txt").read_text().splitlines() == CLASS_NAMES
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 

@@ -14,9 +14,10 @@ from savedmodels.check import main as check
 from savedmodels.client import RequestFailed, connect
 from savedmodels.client import main as client_main
 from savedmodels.export import main as export
-from savedmodels.formats import FORMATS, export_format
+from savedmodels.formats import export_format
 from savedmodels.predict import main as predict
 from savedmodels.quantize import main as quantize
+from savedmodels.runtimes import FORMATS
 from savedmodels.server import LocalServer
 
 PREPROCESSING = Preprocessing(input_size=16, crop_fraction=1.0)
