@@ -11,13 +11,14 @@ import ctypes
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf.config_pb2 import ConfigProto
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, SignatureDef, TensorInfo
 
+from savedmodels.casts import cast_numbers
 from savedmodels.paths import literal
 
 _TAG = b"serve"
@@ -143,6 +144,8 @@ def _checked(call: Callable[[int], Any]) -> Any:
 class ServedModel:
     """A SavedModel in a session of its own. Several threads may run it at a time.
 
+    In a `with` statement it is closed at its end.
+
     Args:
         folder: `NAME/VERSION/`.
         config: Settings of the session, such as its numbers of threads.
@@ -155,30 +158,24 @@ class ServedModel:
     """
 
     def __init__(self, folder: Path, config: ConfigProto | None = None) -> None:
-        library = load_library()
-        self._graph = library.TF_NewGraph()
-        options, buffer = library.TF_NewSessionOptions(), library.TF_NewBuffer()
+        self._graph = load_library().TF_NewGraph()
         try:
-            settings = (config or ConfigProto()).SerializeToString()
-            _checked(lambda s: library.TF_SetConfig(options, settings, len(settings), s))
-            tags = (ctypes.c_char_p * 1)(_TAG)
-            with literal(folder) as path:
-                self._session = _checked(
-                    lambda status: library.TF_LoadSessionFromSavedModel(
-                        options, None, str(path).encode(), tags, 1, self._graph, buffer, status
-                    )
-                )
-            content = _Buffer.from_address(buffer)
-            graph = MetaGraphDef.FromString(ctypes.string_at(content.data, content.length))
-        finally:
-            library.TF_DeleteSessionOptions(options)
-            library.TF_DeleteBuffer(buffer)
+            self._session, definition = _load(self._graph, folder, config or ConfigProto())
+        except BaseException:
+            load_library().TF_DeleteGraph(self._graph)
+            raise
         self.signatures = {
             # A message in another keeps all of that in memory, here the graph with its constants.
             name: SignatureDef.FromString(signature.SerializeToString())
-            for name, signature in graph.signature_def.items()
+            for name, signature in definition.signature_def.items()
             if not name.startswith("__")
         }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def run(
         self, inputs: Mapping[str, Any], signature: str = "serving_default"
@@ -186,7 +183,8 @@ class ServedModel:
         """Answer a request.
 
         Args:
-            inputs: Arrays, or lists of bytes, by the names of the signature's inputs.
+            inputs: By the names of the signature's inputs arrays of their dtype, lists of bytes,
+                or lists of numbers that the dtype holds.
             signature: Name of the signature.
 
         Returns:
@@ -256,15 +254,32 @@ class ServedModel:
         library.TF_DeleteGraph(self._graph)
 
 
+def _load(graph: int, folder: Path, config: ConfigProto) -> tuple[int, MetaGraphDef]:
+    """Load a SavedModel into a graph, and return its session and its definition."""
+    library = load_library()
+    options, buffer = library.TF_NewSessionOptions(), library.TF_NewBuffer()
+    try:
+        settings = config.SerializeToString()
+        _checked(lambda status: library.TF_SetConfig(options, settings, len(settings), status))
+        tags = (ctypes.c_char_p * 1)(_TAG)
+        with literal(folder) as path:
+            session = _checked(
+                lambda status: library.TF_LoadSessionFromSavedModel(
+                    options, None, str(path).encode(), tags, 1, graph, buffer, status
+                )
+            )
+        content = _Buffer.from_address(buffer)
+        return session, MetaGraphDef.FromString(ctypes.string_at(content.data, content.length))
+    finally:
+        library.TF_DeleteSessionOptions(options)
+        library.TF_DeleteBuffer(buffer)
+
+
 def _to_tensor(value: Any, info: TensorInfo, name: str) -> int:
     """Make a tensor owned by C, with the dtype and shape of a signature's input."""
     library = load_library()
     is_string = info.dtype == _STRING
-    dtype = tf.dtypes.as_dtype(info.dtype)
-    try:
-        array = np.array(value, object if is_string else dtype.as_numpy_dtype, order="C")
-    except (TypeError, ValueError) as error:
-        raise ServingError(3, f"`{name}` must be {dtype.name}. Received: {error}") from error
+    array = _array(value, tf.dtypes.as_dtype(info.dtype), name)
     expected = tf.TensorShape(info.tensor_shape)
     if not expected.is_compatible_with(array.shape):
         raise ServingError(3, f"`{name}` must have the shape {expected}. Received: {array.shape}")
@@ -282,6 +297,20 @@ def _to_tensor(value: Any, info: TensorInfo, name: str) -> int:
         library.TF_StringInit(place)
         library.TF_StringCopy(place, each, len(each))
     return tensor
+
+
+def _array(value: Any, dtype: tf.DType, name: str) -> np.ndarray:
+    """Return the values of an input in its dtype, strings as an array of objects."""
+    try:
+        if dtype == tf.string:
+            return np.array(value, object)
+        wanted = np.dtype(dtype.as_numpy_dtype)
+        # TensorFlow Serving converts the numbers of JSON, but no tensors.
+        if isinstance(value, np.ndarray) and value.dtype != wanted:
+            raise ValueError(f"dtype {value.dtype}")
+        return np.require(cast_numbers(value, wanted), requirements="C")
+    except ValueError as error:
+        raise ServingError(3, f"`{name}` must be {dtype.name}. Received: {error}") from error
 
 
 def _to_array(tensor: int) -> np.ndarray:

@@ -52,10 +52,8 @@ def check(folder: Path) -> list[str]:
         ServingError: If the model cannot be loaded, or a request is not answered without an error,
             or a signature has no request.
     """
-    model = ServedModel(folder)
-    lines = [line for _, line in answers(model, folder)]
-    model.close()
-    return lines
+    with ServedModel(folder) as model:
+        return [line for _, line in answers(model, folder)]
 
 
 def answers(model: ServedModel, folder: Path) -> Iterator[tuple[str, str]]:

@@ -13,11 +13,13 @@ import argparse
 import base64
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from savedmodels.casts import cast_numbers
 
 ATTEMPTS = 5
 FIRST_PAUSE_S = 0.1
@@ -48,7 +50,8 @@ class _Client:
         """Send a request.
 
         Args:
-            inputs: Arrays, or lists of bytes, by the names of the signature's inputs.
+            inputs: Arrays, or lists of bytes, by the names of the signature's inputs. Numbers of
+                another dtype are converted to the signature's if it holds them.
             signature: Name of the signature.
 
         Returns:
@@ -134,28 +137,69 @@ class GrpcClient(_Client):
         self._channel = grpc.insecure_channel(target, options=options)
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._model, self._version, self._timeout_s = model, version, timeout_s
+        self._dtypes: dict[tuple[str, str], np.dtype] = {}
 
     def predict(
         self, inputs: Mapping[str, Any], signature: str = "serving_default"
     ) -> dict[str, np.ndarray]:
         """Send a request; see `_Client.predict`."""
-        import grpc
         import tensorflow as tf
         from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
         request = PredictRequest()
-        request.model_spec.name = self._model
         request.model_spec.signature_name = signature
+        for name, value in inputs.items():
+            if _is_bytes(value):
+                tensor = tf.make_tensor_proto(value, tf.string)
+            else:
+                tensor = tf.make_tensor_proto(self._cast(value, signature, name))
+            request.inputs[name].CopyFrom(tensor)
+        outputs = self._send(self._stub.Predict, request).outputs
+        return {name: _text(tf.make_ndarray(value)) for name, value in outputs.items()}
+
+    def _send(self, call: Callable[..., Any], request: Any) -> Any:
+        """Send a request of any kind for the model."""
+        import grpc
+
+        request.model_spec.name = self._model
         if self._version is not None:
             request.model_spec.version.value = self._version
-        for name, value in inputs.items():
-            dtype = tf.string if isinstance(value, list) and not value else None
-            request.inputs[name].CopyFrom(tf.make_tensor_proto(value, dtype))
         try:
-            response = self._stub.Predict(request, timeout=self._timeout_s)
+            return call(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
             raise RequestFailed(error.code().name, error.details() or "") from error
-        return {name: _text(tf.make_ndarray(value)) for name, value in response.outputs.items()}
+
+    def _cast(self, value: Any, signature: str, name: str) -> np.ndarray:
+        """Convert numbers to the dtype of an input, for which the server is asked once."""
+        if not self._dtypes:
+            self._dtypes = self._input_dtypes()
+        dtype = self._dtypes.get((signature, name))
+        # The server says what it has in the place of another signature or input.
+        if dtype is None or dtype.kind == "O":
+            return np.asarray(value)
+        try:
+            return cast_numbers(value, dtype)
+        except ValueError as error:
+            message = f"`{name}` must be {dtype}. Received: {error}"
+            raise RequestFailed("INVALID_ARGUMENT", message) from error
+
+    def _input_dtypes(self) -> dict[tuple[str, str], np.dtype]:
+        """Return the dtypes of all inputs, by their signature and name; object for strings."""
+        import tensorflow as tf
+        from tensorflow_serving.apis.get_model_metadata_pb2 import (
+            GetModelMetadataRequest,
+            SignatureDefMap,
+        )
+
+        request = GetModelMetadataRequest(metadata_field=["signature_def"])
+        response = self._send(self._stub.GetModelMetadata, request)
+        found = SignatureDefMap()
+        response.metadata["signature_def"].Unpack(found)
+        return {
+            (signature, name): np.dtype(tf.dtypes.as_dtype(info.dtype).as_numpy_dtype)
+            for signature, definition in found.signature_def.items()
+            for name, info in definition.inputs.items()
+        }
 
     def close(self) -> None:
         """Close the connection."""
@@ -240,6 +284,11 @@ class RestClient(_Client):
     def close(self) -> None:
         """Close the connections."""
         self._session.close()
+
+
+def _is_bytes(value: Any) -> bool:
+    """Return whether an input is of bytes; so is a list of nothing."""
+    return isinstance(value, bytes) or isinstance(value, list) and all(map(_is_bytes, value))
 
 
 def _to_json(value: Any) -> Any:

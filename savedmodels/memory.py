@@ -44,11 +44,10 @@ def memory_by_stage(folder: Path) -> dict[str, int]:
     """
     load_library()
     empty = resident_bytes()
-    model = ServedModel(folder)
-    stages = {LOADED: resident_bytes() - empty}
-    for name, _ in answers(model, folder):
-        stages[name] = resident_bytes() - empty
-    model.close()
+    with ServedModel(folder) as model:
+        stages = {LOADED: resident_bytes() - empty}
+        for name, _ in answers(model, folder):
+            stages[name] = resident_bytes() - empty
     return stages
 
 

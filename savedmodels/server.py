@@ -3,16 +3,15 @@
 Example: `python -m savedmodels.server savedmodels/digits --port 8500 --rest-port 8501`
 
 The model is loaded by TensorFlow's C API, as TensorFlow Serving loads it (`savedmodels.c_api`), and
-answers what a client of it asks most: gRPC `Predict` and `GetModelStatus`, REST `:predict`,
-`/metadata` and the model's status. It serves one version, does no batching, and is no server for
-production.
+answers what a client of it asks most: gRPC `Predict`, `GetModelMetadata` and `GetModelStatus`, REST
+`:predict`, `/metadata` and the model's status. It serves one version, does no batching, and is no
+server for production.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
-import binascii
 import contextlib
 import http.server
 import json
@@ -20,7 +19,7 @@ import re
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,9 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf import json_format
 from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
     get_model_status_pb2,
+    model_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
@@ -44,6 +45,7 @@ MAX_MESSAGE_BYTES = 2**30
 # Seconds that calls over gRPC have to end once the server stops.
 GRACE_S = 10.0
 _AVAILABLE = get_model_status_pb2.ModelVersionStatus.AVAILABLE
+_SIGNATURES = "signature_def"
 _PATH = re.compile(
     r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>\d+))?(?P<verb>:\w+|/metadata)?"
 )
@@ -81,29 +83,39 @@ class LocalServer:
                 f"Received: {folder}"
             )
         self.name, self.version = folder.parent.name, int(folder.name)
-        self.model = ServedModel(folder)
+        with contextlib.ExitStack() as undone:
+            self.model = ServedModel(folder)
+            undone.callback(self.model.close)
+            self._threads = ThreadPoolExecutor(THREADS)
+            undone.callback(self._threads.shutdown)
+            self._grpc = self._grpc_server()
+            undone.callback(self._grpc.stop, None)
+            try:
+                self.port = self._grpc.add_insecure_port(f"{host}:{port}")
+            except RuntimeError as error:
+                raise OSError(_no_port(host, port, "--port")) from error
+            handler = type("Handler", (_RestHandler,), {"served": self})
+            try:
+                self._rest = _RestServer((host, rest_port), handler)
+            except OSError as error:
+                raise OSError(_no_port(host, rest_port, "--rest-port")) from error
+            # It listens: `stop` ends it.
+            undone.pop_all()
+        self.rest_port = self._rest.server_address[1]
+
+    def _grpc_server(self) -> grpc.Server:
         options = [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             # Else two servers share a port, and each gets some of the requests.
             ("grpc.so_reuseport", 0),
         ]
-        self._threads = ThreadPoolExecutor(THREADS)
-        self._grpc = grpc.server(self._threads, options=options)
+        server = grpc.server(self._threads, options=options)
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            _Predictions(self), self._grpc
+            _Predictions(self), server
         )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Models(self), self._grpc)
-        handler = type("Handler", (_RestHandler,), {"served": self})
-        try:
-            self.port = self._grpc.add_insecure_port(f"{host}:{port}")
-        except RuntimeError as error:
-            raise OSError(_no_port(host, port, "--port")) from error
-        try:
-            self._rest = _RestServer((host, rest_port), handler)
-        except OSError as error:
-            raise OSError(_no_port(host, rest_port, "--rest-port")) from error
-        self.rest_port = self._rest.server_address[1]
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Models(self), server)
+        return server
 
     def start(self) -> None:
         """Begin to answer."""
@@ -142,6 +154,15 @@ def _no_port(host: str, port: int, option: str) -> str:
     )
 
 
+@contextlib.contextmanager
+def _told(context: grpc.ServicerContext) -> Iterator[None]:
+    """Answer a call over gRPC with the error that is raised."""
+    try:
+        yield
+    except ServingError as error:
+        context.abort(_GRPC_CODES[error.code], str(error))
+
+
 class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
     def __init__(self, served: LocalServer) -> None:
         self.served = served
@@ -149,24 +170,52 @@ class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
     def Predict(  # noqa: N802, D102 - named by the protocol
         self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
     ) -> predict_pb2.PredictResponse:
-        spec = request.model_spec
-        version = spec.version.value if spec.HasField("version") else None
-        try:
-            self.served.check_name(spec.name, version)
-            inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
-            name = spec.signature_name or "serving_default"
-            outputs = self.served.model.run(inputs, name)
-        except ServingError as error:
-            context.abort(_GRPC_CODES[error.code], str(error))
         response = predict_pb2.PredictResponse()
-        response.model_spec.name = self.served.name
-        response.model_spec.version.value = self.served.version
-        response.model_spec.signature_name = name
-        for key in request.output_filter or outputs:
-            # An array of no strings does not say that it is one of strings.
-            dtype = tf.string if outputs[key].dtype == object else None
-            response.outputs[key].CopyFrom(tf.make_tensor_proto(outputs[key], dtype))
+        with _told(context):
+            self._answer_for(request.model_spec, response.model_spec)
+            name = request.model_spec.signature_name or "serving_default"
+            outputs = self.served.model.run(_inputs_of(request), name)
+            response.model_spec.signature_name = name
+            for key in request.output_filter or outputs:
+                if key not in outputs:
+                    raise ServingError(3, f"no output {key!r}; there are {sorted(outputs)}")
+                # An array of no strings does not say that it is one of strings.
+                dtype = tf.string if outputs[key].dtype == object else None
+                response.outputs[key].CopyFrom(tf.make_tensor_proto(outputs[key], dtype))
         return response
+
+    def GetModelMetadata(  # noqa: N802, D102 - named by the protocol
+        self,
+        request: get_model_metadata_pb2.GetModelMetadataRequest,
+        context: grpc.ServicerContext,
+    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        with _told(context):
+            self._answer_for(request.model_spec, response.model_spec)
+            if {*request.metadata_field} != {_SIGNATURES}:
+                raise ServingError(3, f"`metadata_field` must be {_SIGNATURES!r}, and no other")
+            signatures = get_model_metadata_pb2.SignatureDefMap()
+            for name, each in self.served.model.signatures.items():
+                signatures.signature_def[name].CopyFrom(each)
+            response.metadata[_SIGNATURES].Pack(signatures)
+        return response
+
+    def _answer_for(self, asked: model_pb2.ModelSpec, answering: model_pb2.ModelSpec) -> None:
+        """Check the model that a request names, and name the one that answers."""
+        version = asked.version.value if asked.HasField("version") else None
+        self.served.check_name(asked.name, version)
+        answering.name = self.served.name
+        answering.version.value = self.served.version
+
+
+def _inputs_of(request: predict_pb2.PredictRequest) -> dict[str, np.ndarray]:
+    inputs = {}
+    for name, value in request.inputs.items():
+        try:
+            inputs[name] = tf.make_ndarray(value)
+        except (TypeError, ValueError) as error:
+            raise ServingError(3, f"`{name}` is no tensor: {error}") from error
+    return inputs
 
 
 class _Models(model_service_pb2_grpc.ModelServiceServicer):
@@ -176,10 +225,8 @@ class _Models(model_service_pb2_grpc.ModelServiceServicer):
     def GetModelStatus(  # noqa: N802, D102 - named by the protocol
         self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.ServicerContext
     ) -> get_model_status_pb2.GetModelStatusResponse:
-        try:
+        with _told(context):
             self.served.check_name(request.model_spec.name, None)
-        except ServingError as error:
-            context.abort(_GRPC_CODES[error.code], str(error))
         response = get_model_status_pb2.GetModelStatusResponse()
         response.model_version_status.add(version=self.served.version, state=_AVAILABLE)
         return response
@@ -225,23 +272,10 @@ class _RestHandler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:  # noqa: N802
-        try:
-            metadata = self.path.endswith("/metadata")
-            self._check_path("/metadata" if metadata else "")
-            self._answer(
-                200,
-                self._metadata() if metadata else {"model_version_status": [self._status()]},
-            )
-        except ServingError as error:
-            self._answer(_HTTP_CODES.get(error.code, 500), {"error": str(error)})
+        self._answer(self._description)
 
     def do_POST(self) -> None:  # noqa: N802
-        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        try:
-            self._check_path(":predict")
-            self._answer(200, self._predict(content))
-        except ServingError as error:
-            self._answer(_HTTP_CODES.get(error.code, 500), {"error": str(error)})
+        self._answer(self._prediction)
 
     def log_message(self, *_: Any) -> None:
         """Keep silent about each request."""
@@ -251,6 +285,11 @@ class _RestHandler(http.server.BaseHTTPRequestHandler):
         if not match or (match["verb"] or "") != verb:
             raise ServingError(5, f"Malformed request: {self.command} {self.path}")
         self.served.check_name(match["name"], int(match["version"]) if match["version"] else None)
+
+    def _description(self) -> dict[str, Any]:
+        metadata = self.path.endswith("/metadata")
+        self._check_path("/metadata" if metadata else "")
+        return self._metadata() if metadata else {"model_version_status": [self._status()]}
 
     def _status(self) -> dict[str, Any]:
         return {
@@ -267,15 +306,15 @@ class _RestHandler(http.server.BaseHTTPRequestHandler):
         spec = {"name": self.served.name, "version": str(self.served.version)}
         return {
             "model_spec": {**spec, "signature_name": ""},
-            "metadata": {"signature_def": {"signature_def": signatures}},
+            "metadata": {_SIGNATURES: {"signature_def": signatures}},
         }
 
-    def _predict(self, content: bytes) -> dict[str, Any]:
-        try:
-            request = json.loads(content)
-        except ValueError as error:
-            raise ServingError(3, f"JSON Parse error: {error}") from error
+    def _prediction(self) -> dict[str, Any]:
+        request = _parsed(self._content())
+        self._check_path(":predict")
         signature = request.get("signature_name", "serving_default")
+        if not isinstance(signature, str):
+            raise ServingError(3, f"'signature_name' must be a string. Received: {signature}")
         rows = "instances" in request
         values = request.get("instances" if rows else "inputs")
         if values is None:
@@ -290,24 +329,73 @@ class _RestHandler(http.server.BaseHTTPRequestHandler):
         lines = zip(*columns.values(), strict=True)
         return {"predictions": [dict(zip(columns, line, strict=True)) for line in lines]}
 
+    def _content(self) -> bytes:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal():
+            # Nothing tells where the next request begins.
+            self.close_connection = True
+            raise ServingError(3, f"'Content-Length' must be a number. Received: {length!r}")
+        return self.rfile.read(int(length))
+
     def _inputs(self, values: Any, signature: str, rows: bool) -> dict[str, Any]:
         definition = self.served.model.signatures.get(signature)
-        names = [] if definition is None else list(definition.inputs)
-        if rows and values and isinstance(values[0], dict) and set(values[0]) == set(names):
-            values = {name: [row[name] for row in values] for name in names}
-        if not isinstance(values, dict) or "b64" in values:
+        if definition is None:
+            # The model says which there are.
+            return {}
+        names = list(definition.inputs)
+        if rows:
+            values = _columns(values, names)
+        elif not isinstance(values, dict) or "b64" in values:
             values = {name: values for name in names}
         return {name: _from_json(value) for name, value in values.items()}
 
-    def _answer(self, code: int, value: dict[str, Any]) -> None:
+    def _answer(self, find: Callable[[], dict[str, Any]]) -> None:
+        """Send what a function returns, or the error that it raises."""
+        try:
+            code, value = 200, find()
+        except ServingError as error:
+            code, value = _HTTP_CODES.get(error.code, 500), {"error": str(error)}
+        # Without an answer, a client would ask again.
+        except Exception as error:
+            code, value = 500, {"error": f"{type(error).__name__}: {error}"}
         content = json.dumps(value).encode()
         self.send_response(code)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
-        if self.server.closing:
+        if self.server.closing or self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(content)
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    try:
+        request = json.loads(content)
+    except (RecursionError, ValueError) as error:
+        raise ServingError(3, f"JSON Parse error: {error}") from error
+    if not isinstance(request, dict):
+        raise ServingError(3, f"A request must be an object. Received: {type(request).__name__}")
+    return request
+
+
+def _columns(rows: Any, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the values of each input, by name.
+
+    Args:
+        rows: The `instances` of a request: values of the one input, or objects that name every one.
+        names: Names of the inputs.
+    """
+    if not isinstance(rows, list):
+        raise ServingError(3, f"'instances' must be a list. Received: {type(rows).__name__}")
+    if not any(isinstance(row, dict) and set(row) != {"b64"} for row in rows):
+        return {name: rows for name in names}
+    for row in rows:
+        if not isinstance(row, dict) or set(row) != {*names}:
+            received = sorted(row) if isinstance(row, dict) else type(row).__name__
+            raise ServingError(
+                3, f"each of 'instances' must have {sorted(names)}. Received: {received}"
+            )
+    return {name: [row[name] for row in rows] for name in names}
 
 
 def _from_json(value: Any) -> Any:
@@ -315,7 +403,7 @@ def _from_json(value: Any) -> Any:
     if isinstance(value, dict) and set(value) == {"b64"}:
         try:
             return base64.b64decode(value["b64"], validate=True)
-        except (binascii.Error, ValueError) as error:
+        except (TypeError, ValueError) as error:
             raise ServingError(3, f"Unable to base64 decode: {error}") from error
     if isinstance(value, list):
         return [_from_json(each) for each in value]

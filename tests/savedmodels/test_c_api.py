@@ -12,13 +12,14 @@ from PIL import Image, ImageOps
 
 import keras_preact
 from keras_preact.serving.export import export_savedmodel
-from savedmodels.c_api import ServedModel, ServingError
+from savedmodels.c_api import ServedModel, ServingError, load_library
 from savedmodels.check import main, warm_up_requests
 from tests.savedmodels.files import CLASS_NAMES, PREPROCESSING, claiming, encoded, exif, pixels
 
 OF_IMAGES = {"serving_default", "single_pass"}
 SIGNATURES = {*OF_IMAGES, "serving_bytes", "classify", "features"}
 DAMAGED, UNKNOWN = b"the image is damaged", b"not a JPEG, PNG, GIF, BMP or WebP file"
+ZEROS = np.zeros((1, 8, 8, 3), "float32")
 TOO_LARGE = b"the image has more than 10000000 pixels"
 
 
@@ -85,12 +86,16 @@ def test_warm_up_requests_are_answered(exported, capsys):
     assert "classify: image_bytes [1] -> classes [1, 5], errors [1], scores [1, 5]" in output
 
 
-def test_a_model_without_warm_up_requests_does_not_pass(exported, tmp_path, capsys):
+def test_a_model_without_warm_up_requests_does_not_pass(exported, tmp_path, capsys, monkeypatch):
     copy = tmp_path / "1"
     copy.mkdir()
     for name in ("saved_model.pb", "variables"):
         (copy / name).symlink_to(exported / name)
+    closed = []
+    close = ServedModel.close
+    monkeypatch.setattr(ServedModel, "close", lambda model: closed.append(model) or close(model))
     assert main([str(copy)]) == 1
+    assert len(closed) == 1
     assert "no warm-up request for ['classify', 'features'" in capsys.readouterr().err
 
 
@@ -101,6 +106,16 @@ def test_a_folder_without_a_model(tmp_path, capsys):
         ServedModel(tmp_path)
 
 
+def test_no_graph_is_left_of_a_model_that_does_not_load(tmp_path, monkeypatch):
+    library, graphs = load_library(), []
+    new, delete = library.TF_NewGraph, library.TF_DeleteGraph
+    monkeypatch.setattr(library, "TF_NewGraph", lambda: graphs.append(new()) or graphs[-1])
+    monkeypatch.setattr(library, "TF_DeleteGraph", lambda each: graphs.remove(each) or delete(each))
+    with pytest.raises(ServingError, match="Could not find SavedModel"):
+        ServedModel(tmp_path)
+    assert not graphs
+
+
 @pytest.mark.parametrize(
     ("signature", "inputs", "message"),
     [
@@ -109,7 +124,13 @@ def test_a_folder_without_a_model(tmp_path, capsys):
         ("classify", {"image_bytes": ["text"]}, "`image_bytes` must be bytes. Received: str"),
         ("classify", {"image_bytes": b"one"}, r"must have the shape \(None,\). Received: \(\)"),
         ("serving_default", {"images": "text"}, "`images` must be float32"),
-        ("serving_default", {"images": np.zeros((1, 8, 8, 3))}, r"\(None, 32, 32, 3\). Received"),
+        ("serving_default", {"images": ["1.5"]}, "`images` must be float32. Received: .*<U3"),
+        ("serving_default", {"images": [[True]]}, "`images` must be float32. Received: .*bool"),
+        ("serving_default", {"images": [[1], [1, 2]]}, "`images` must be float32. Received: "),
+        ("serving_default", {"images": np.zeros((1, 32, 32, 3))}, "Received: dtype float64"),
+        ("serving_default", {"images": np.zeros((1, 32, 32, 3), "uint8")}, "dtype uint8"),
+        ("serving_default", {"images": ZEROS}, r"\(None, 32, 32, 3\). Received"),
+        ("serving_default", {"images": ZEROS.tolist()}, r"\(None, 32, 32, 3\). Received"),
     ],
 )
 def test_requests_that_do_not_fit(served, signature, inputs, message):
@@ -218,7 +239,8 @@ def test_a_picture_is_turned_upright(served, photo):
 @pytest.mark.parametrize("signature", sorted(SIGNATURES))
 def test_an_empty_batch(served, signature):
     images = signature in OF_IMAGES
-    inputs = {"images": np.zeros((0, 32, 32, 3))} if images else {"image_bytes": []}
+    empty = np.zeros((0, 32, 32, 3), "float32")
+    inputs = {"images": empty} if images else {"image_bytes": []}
     assert {len(each) for each in served.run(inputs, signature).values()} == {0}
 
 

@@ -1,17 +1,22 @@
 """Clients, load generator and stand-in server, each against the others, over real sockets."""
 
 import base64
+import http.client
 import json
 import os
 import resource
 import threading
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import requests
+import tensorflow as tf
 import yaml
 from google.protobuf import text_format
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
+from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from savedmodels.c_api import ServingError
@@ -22,6 +27,7 @@ from savedmodels.load import run_load
 from savedmodels.server import LocalServer
 from tests.savedmodels.files import encoded
 
+OF_FILES = {"signature_name": "classify"}
 CONFIGURATION = Path(__file__).parents[2] / "savedmodels" / "serving"
 UNKNOWN = "not a JPEG, PNG, GIF, BMP or WebP file"
 
@@ -177,11 +183,106 @@ def test_rows_and_columns(server, photo):
         ({"signature_name": "classify", "inputs": [{"b64": "%"}]}, "predict", 400),
         ({"instances": [1]}, "predict", 400),
         ({"instances": [1]}, "regress", 404),
+        ([1], "predict", 400),
+        (b"[" * 10**5, "predict", 400),
+        ({"instances": 5}, "predict", 400),
+        ({**OF_FILES, "instances": {"b64": ""}}, "predict", 400),
+        ({**OF_FILES, "instances": [{"image_bytes": {"b64": ""}}, {}]}, "predict", 400),
+        ({**OF_FILES, "instances": [{"image_bytes": {"b64": ""}}, 1]}, "predict", 400),
+        ({**OF_FILES, "inputs": [{"b64": 5}]}, "predict", 400),
+        ({**OF_FILES, "inputs": [{"b64": "", "more": ""}]}, "predict", 400),
+        ({**OF_FILES, "inputs": {"images": [1]}}, "predict", 400),
+        ({"signature_name": {}, "instances": [1]}, "predict", 400),
+        ({"signature_name": "score", "instances": [{"image_bytes": 1}]}, "predict", 404),
+        ({"inputs": [[1], [1, 2]]}, "predict", 400),
+        ({"inputs": [10**400]}, "predict", 400),
+        ({"inputs": None}, "predict", 400),
     ],
 )
 def test_malformed_requests(server, body, verb, code):
     answer = post(server, body, verb)
     assert answer.status_code == code and answer.json()["error"]
+
+
+def test_a_request_without_its_length_is_the_last_of_its_connection(server):
+    connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=60)
+    connection.putrequest("POST", "/v1/models/net:predict")
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert answer.status == 400 and answer.headers["Connection"] == "close"
+    assert "'Content-Length' must be a number" in json.loads(answer.read())["error"]
+    connection.close()
+
+
+def test_an_error_of_the_server_is_an_answer(server, monkeypatch):
+    monkeypatch.setattr(server.model, "run", lambda *_: {}["lost"])
+    answer = post(server, {**OF_FILES, "inputs": []})
+    assert answer.status_code == 500 and answer.json()["error"] == "KeyError: 'lost'"
+
+
+def test_outputs_that_a_request_over_grpc_asks_for(server):
+    request = PredictRequest(output_filter=["errors"])
+    request.model_spec.name, request.model_spec.signature_name = "net", "classify"
+    request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([b"no image"]))
+    with grpc.insecure_channel(targets(server)["grpc"]) as channel:
+        stub = PredictionServiceStub(channel)
+        assert [*stub.Predict(request, timeout=60).outputs] == ["errors"]
+        request.output_filter.append("probabilities")
+        with pytest.raises(grpc.RpcError, match="no output 'probabilities'; there are") as error:
+            stub.Predict(request, timeout=60)
+        assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        request.inputs["image_bytes"].dtype = 0
+        with pytest.raises(grpc.RpcError, match="`image_bytes` is no tensor") as error:
+            stub.Predict(request, timeout=60)
+        assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory):
+    """Return a server that adds two numbers, of 8 bits or of fractions."""
+    folder = tmp_path_factory.mktemp("models") / "sums" / "1"
+
+    def add(dtype):
+        @tf.function(input_signature=[tf.TensorSpec((None, 2), dtype, "numbers")])
+        def added(numbers):
+            return {"sum": tf.reduce_sum(tf.cast(numbers, "float64"), axis=1)}
+
+        return added
+
+    signatures = {dtype: add(dtype) for dtype in ("uint8", "float32")}
+    tf.saved_model.save(tf.Module(), str(folder), signatures=signatures)
+    with LocalServer(folder) as server:
+        yield server
+
+
+ADDED = [
+    ("uint8", np.array([[1, 254]], "uint8"), [255]),
+    ("uint8", np.array([[1, 254]]), [255]),
+    ("float32", np.array([[1, 300]]), [301]),
+    ("float32", np.array([[0.1, 2]]), [np.float32(0.1).astype("float64") + 2]),
+    ("float32", np.array([[0.5, 2]], "float16"), [2.5]),
+]
+NOT_ADDED = [
+    ("uint8", np.array([[1, 300]]), "`numbers` must be uint8. Received: 300"),
+    ("uint8", np.array([[-1, 1]]), "`numbers` must be uint8. Received: -1"),
+    ("uint8", np.array([[1.0, 2.0]]), "`numbers` must be uint8. Received: .*float64"),
+    ("uint8", np.array([[True, False]]), "`numbers` must be uint8. Received: .*bool"),
+    ("float32", np.array([[1e39, 0]]), r"`numbers` must be float32. Received: 1e\+39"),
+    ("float32", np.array([[True, False]]), "`numbers` must be float32. Received: .*bool"),
+    ("float32", np.array([["1", "2"]]), "`numbers` must be float32. Received: "),
+]
+
+
+@pytest.mark.parametrize("kind", ["grpc", "rest"])
+def test_numbers_of_another_dtype_are_the_same_or_refused(sums, kind):
+    client = connect(targets(sums)[kind], "sums", timeout_s=60)
+    for signature, numbers, wanted in ADDED:
+        answer = client.predict({"numbers": numbers}, signature)
+        assert answer["sum"].tolist() == wanted
+    for signature, numbers, message in NOT_ADDED:
+        with pytest.raises(RequestFailed, match=f"^(400|INVALID_ARGUMENT): {message}"):
+            client.predict({"numbers": numbers}, signature)
+    client.close()
 
 
 def test_status(server):

@@ -1,17 +1,20 @@
 """A server that stops answers the requests it has, and only then deletes the session."""
 
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import requests
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 
 from savedmodels import server as server_module
 from savedmodels.client import connect
 from savedmodels.server import LocalServer
 
 WAIT_S = 30
+# All that were loaded.
+models = []
 
 
 class SlowModel:
@@ -19,7 +22,9 @@ class SlowModel:
 
     def __init__(self, folder):
         self.folder = folder
-        self.signatures = {"serving_default": SimpleNamespace(inputs={"x": None})}
+        signature = SignatureDef(inputs={"x": TensorInfo(dtype=types_pb2.DT_FLOAT)})
+        self.signatures = {"serving_default": signature}
+        models.append(self)
         self.entered, self.release = threading.Event(), threading.Event()
         self.closed = threading.Event()
         self.running, self.running_at_close = 0, None
@@ -127,6 +132,7 @@ def test_a_port_in_use_is_told(slow, capsys):
         error = capsys.readouterr().err
         assert f"cannot listen on 127.0.0.1:{max(ports)}, which another process" in error
         assert f"give another {option}, or 0" in error
+        assert models[-1] is not slow.model and models[-1].closed.is_set()
     slow.model.release.set()
     slow.stop()
 
