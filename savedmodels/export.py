@@ -8,6 +8,7 @@ reads. A version appears complete or not at all.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import hashlib
 import sys
@@ -122,17 +123,20 @@ def _check_served(
     preprocessing = trained.preprocessing
     shape = (1, preprocessing.input_size, preprocessing.input_size, preprocessing.channels)
     image = np.random.default_rng(0).integers(0, 256, shape)
-    outputs = trained.model(preprocessing.normalize(image.astype("float32")), training=False)
-    served = functools.cache(lambda: ServedModel(folder))
-
-    def load(name: str) -> Predict:
-        return lambda batch: served().run({"images": batch})[name]
-
+    image = image.astype("uint8" if options.uint8 else "float32")
+    outputs = trained.model(preprocessing.normalize(image), training=False)
     heads = heads_of(trained.model, preprocessing, class_names)
-    for head, output in zip(heads, keras.tree.flatten(outputs), strict=True):
-        expected = keras.ops.convert_to_numpy(keras.ops.cast(output, "float32"))
-        opened = functools.partial(load, head.name)
-        check_scores("SavedModel", opened, image, expected, _TOLERANCE)
+    with contextlib.ExitStack() as stack:
+        served = functools.cache(lambda: stack.enter_context(ServedModel(folder)))
+
+        def load(name: str) -> Predict:
+            # The other signature of images may crop them.
+            return lambda batch: served().run({"images": batch}, "single_pass")[name]
+
+        for head, output in zip(heads, keras.tree.flatten(outputs), strict=True):
+            expected = keras.ops.convert_to_numpy(keras.ops.cast(output, "float32"))
+            opened = functools.partial(load, head.name)
+            check_scores("SavedModel", opened, image, expected, _TOLERANCE)
     if options.warm_up:
         add_memory(folder, measured_memory(folder))
 

@@ -138,9 +138,11 @@ def test_a_version_is_a_positive_number(run, tmp_path, capsys, version):
 
 
 def test_a_bare_file_takes_its_preprocessing_from_options(bare, tmp_path):
+    """Of images of any size too, which `serving_default` crops."""
     names = tmp_path / "names.txt"
     names.write_text("a\nb\nc\n")
-    options = [*OPTIONS, "--crop-fraction", "0.5", "--interpolation", "bilinear", "--warm-up"]
+    options = [*OPTIONS, "--crop-fraction", "0.5", "--interpolation", "bilinear"]
+    options += ["--any-size", "--uint8", "--warm-up"]
     arguments = ["--model", str(bare), "--output", str(tmp_path), "--labels", str(names)]
     assert main([*arguments, *options]) == 0
     folder = tmp_path / "small" / "1"
@@ -148,6 +150,8 @@ def test_a_bare_file_takes_its_preprocessing_from_options(bare, tmp_path):
         input_size=16, mean=(0.3,), std=(0.4,), crop_fraction=0.5, interpolation="bilinear"
     )
     assert labels(folder) == ["a", "b", "c"]
+    (images,) = card(folder)["signatures"]["serving_default"]["inputs"].values()
+    assert images == {"dtype": "uint8", "shape": [None, None, None, 1]}
 
 
 def test_options_override_the_run(exports):
