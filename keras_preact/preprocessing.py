@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_preact.images.decoding import JPEG_DCT, decode_image, rgb_to_channels
-from keras_preact.images.levels import to_levels_in_graph
+from keras_preact.images.levels import is_numeric, to_levels_in_graph
 from keras_preact.images.pillow import is_symbolic, is_tensorflow, to_array
 from keras_preact.images.preprocessing import CIFAR10, IMAGENET, INTERPOLATIONS, Preprocessing
 from keras_preact.tensor import Tensor
@@ -116,7 +116,7 @@ def preprocess_input(
         )
     if is_tensor:
         return preprocessing.normalize(images, data_format=data_format)
-    if not np.issubdtype(images.dtype, np.number):
+    if not is_numeric(images.dtype):
         raise TypeError(f"`x` must hold numbers in 0..255. Received: dtype {images.dtype}")
     return ops.convert_to_numpy(preprocessing.normalize(images, data_format=data_format))
 
@@ -153,7 +153,9 @@ def decode_predictions(
         raise ValueError(f"`top` must be in 1..{len(classes)}. Received: {top}")
     if np.isnan(preds).any():
         raise ValueError("`preds` must be numbers that can be ordered. Received: NaN among them")
-    best = np.argsort(-preds, axis=1, kind="stable")[:, :top]
+    # Integers and booleans are not to be negated: -128 has no opposite in 8 bits.
+    backwards = np.argsort(preds[:, ::-1], axis=1, kind="stable")[:, ::-1]
+    best = len(classes) - 1 - backwards[:, :top]
     return [
         [(*classes[index], float(scores[index])) for index in indices]
         for scores, indices in zip(preds, best, strict=True)

@@ -20,18 +20,18 @@ GRAY = PICTURE.convert("L")
 ALPHA = Image.fromarray(np.dstack([PIXELS, PIXELS[..., 0]]))
 
 
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    check = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+
 def _png_of_16_bits() -> bytes:
     """Return an RGB image of 16 bits, which Pillow reads but does not write."""
     rows = (PIXELS.astype(">u2") * 250).reshape(48, -1)
     data = b"".join(b"\0" + row.tobytes() for row in rows)
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        check = zlib.crc32(kind + content)
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
-
     header = struct.pack(">IIBBBBB", 64, 48, 16, 2, 0, 0, 0)
     parts = ((b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_png_chunk(*part) for part in parts)
 
 
 def bitmap(
@@ -167,7 +167,34 @@ def _files() -> dict[str, bytes]:
     }
 
 
-FILES = _files()
+def _unturned() -> dict[str, bytes]:
+    """Return files that no reader turns, though Pillow turns some, and fails at others."""
+    jpeg, png = encoded(PICTURE, "JPEG", quality=95), encoded(PICTURE, "PNG")
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    segment = b"http://ns.adobe.com/xap/1.0/\0" + xmp
+    text = b"XML:com.adobe.xmp\0\0\0\0\0" + xmp
+    block = exif(6).removeprefix(b"Exif\0\0")
+    # Without the byte order.
+    damaged = block[2:] + b"\0\0"
+    after_header, end = png.index(b"IDAT") - 4, png.index(b"IEND") - 4
+    webp = encoded(PICTURE, "WEBP", lossless=True, exif=b"Exif\0\0" + block)
+    return {
+        "jpeg with an orientation in xmp": b"".join(
+            [jpeg[:2], b"\xff\xe1", struct.pack(">H", 2 + len(segment)), segment, jpeg[2:]]
+        ),
+        "png with an orientation in xmp": png[:after_header]
+        + _png_chunk(b"iTXt", text)
+        + png[after_header:],
+        "png with exif data behind the image": png[:end] + _png_chunk(b"eXIf", block) + png[end:],
+        "png with damaged exif data": png[:after_header]
+        + _png_chunk(b"eXIf", damaged)
+        + png[after_header:],
+        "webp with damaged exif data": webp.replace(block, damaged),
+    }
+
+
+UNTURNED = _unturned()
+FILES = {**_files(), **UNTURNED}
 
 # Files that no reader reads, though Pillow itself reads the second part.
 DAMAGED = {
@@ -202,7 +229,9 @@ UNSUPPORTED = {
 
 def upright(file: bytes, channels: int = 3) -> np.ndarray:
     """Return the pixels of a file as Pillow reads them."""
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(file)))
+    image = Image.open(io.BytesIO(file))
+    if file not in UNTURNED.values():
+        image = ImageOps.exif_transpose(image)
     if image.mode == "I;16":
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if file.startswith(b"GIF"):

@@ -31,7 +31,9 @@ def specs(image):
     ]
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int32", "uint16", "int64", "float16", "float64"])
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int32", "uint16", "int64", "bfloat16", "float16", "float64"]
+)
 @pytest.mark.parametrize("preprocessor", [COLOR, GRAY], ids=["color", "gray"])
 def test_images_are_those_of_arrays(preprocessor, dtype):
     image = PIXELS[..., : preprocessor.preprocessing.channels].astype(dtype)

@@ -119,6 +119,16 @@ def test_all_photographs_are_those_of_timm(photographs, preprocessing):
     assert_photographs_are_those_of_timm(photographs.values(), preprocessing)
 
 
+def test_images_are_decoded_to_gray_or_colors():
+    for channels in (0, 2, 4):
+        with pytest.raises(ValueError, match=f"1, for gray, or 3, for RGB. Received: {channels}"):
+            decode_image(encoded(picture()), channels)
+        with pytest.raises(ValueError, match=f"Received: {channels}"):
+            tf.data.Dataset.from_tensors(encoded(picture())).map(
+                lambda file, channels=channels: decode_image(file, channels)
+            )
+
+
 def test_photographs_are_decoded_as_pillow_does(photographs):
     for content in photographs.values():
         expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
@@ -163,6 +173,8 @@ def test_every_kind_of_image_gives_the_same(tmp_path):
         pixels,
         np.minimum(pixels.astype("float32") + 0.4, 255),
         pixels.astype("int64"),
+        pixels.astype("bfloat16"),
+        tf.cast(pixels, "bfloat16"),
         tf.constant(pixels),
         ops.convert_to_tensor(pixels),
     ]
@@ -243,6 +255,8 @@ def test_config_holds_everything():
         (picture()[0], ValueError, r"\(60, 3\)"),
         (picture()[:0], ValueError, r"\(0, 60, 3\)"),
         (picture() / 255, ValueError, "scaled to 0..1 already.*float64"),
+        ((picture() / 255).astype("bfloat16"), ValueError, "scaled to 0..1 already.*bfloat16"),
+        (picture() * 1j, TypeError, "Received: ndarray of dtype complex128"),
         (picture().astype("int32") - 128, ValueError, "in 0..255. Received: -1"),
         (np.full((8, 8, 3), np.nan), ValueError, "in 0..255. Received: nan"),
         (np.full((8, 8, 3), "a"), TypeError, "Received: ndarray of dtype <U1"),
@@ -299,7 +313,7 @@ def test_a_data_set_means_what_the_builders_load():
             )
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int32", "float16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "bfloat16", "float16", "float32", "float64"])
 @pytest.mark.parametrize("batch", [False, True])
 def test_preprocess_input_is_that_of_keras(dtype, batch):
     pixels = picture().astype(dtype)
@@ -390,6 +404,16 @@ def test_predictions_come_best_first():
     assert keras_preact.decode_predictions is decode_predictions
     (cifar,) = decode_predictions(np.eye(10)[9:], top=2, weights="cifar10")
     assert cifar == [("9", "truck", 1.0), ("0", "airplane", 0.0)]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int64", "float16", "bfloat16", "bool"])
+def test_predictions_of_any_dtype_come_best_first(dtype):
+    """The least integer has no opposite, and of equals the first comes first."""
+    dtype = np.dtype(dtype)
+    lowest = -128 if dtype.kind == "i" else 0
+    scores = np.array([[lowest, 1, 0, 1, lowest, 127, 0, 1, 1, 1]], "float32").astype(dtype)
+    order = [row[0] for row in decode_predictions(scores, top=10, weights="cifar10")[0]]
+    assert order == [*map(str, sorted(range(10), key=lambda place: -float(scores[0, place])))]
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from keras_preact.images.bitmap import BMP_SIGNATURE, decode_bitmap
+from keras_preact.images.exif import PNG_SIGNATURE, exif_orientation
 from keras_preact.images.gif import GIF_SIGNATURE, decode_gif
 from keras_preact.images.kinds import ANIMATED, UNKNOWN_FORMAT
-from keras_preact.images.orientation import PNG_SIGNATURE, exif_orientation, oriented
+from keras_preact.images.orientation import oriented
 from keras_preact.images.tracing import traced_once
 from keras_preact.tensor import Tensor
 
@@ -28,6 +29,9 @@ def decode_image(encoded: Tensor, channels: int) -> Tensor:
     Returns:
         A uint8 tensor `(height, width, channels)`, turned as the file's EXIF orientation says. Gray
         becomes RGB by repetition, CMYK is converted, an alpha channel is left out.
+
+    Raises:
+        ValueError: If `channels` is another.
     """
     import tensorflow as tf
 
@@ -108,7 +112,12 @@ def rgb_to_channels(image: Tensor, channels: int) -> Tensor:
 
     Returns:
         A uint8 tensor `(height, width, channels)`.
+
+    Raises:
+        ValueError: If `channels` is another.
     """
+    if channels not in (1, 3):
+        raise ValueError(f"`channels` must be 1, for gray, or 3, for RGB. Received: {channels}")
     if channels == 3:
         return image
     import tensorflow as tf

@@ -7,8 +7,8 @@ what is read here and refused there could not be compared.
 from __future__ import annotations
 
 from keras_preact.images.bitmap import BMP_SIGNATURE, UNSUPPORTED, is_supported_bitmap_file
+from keras_preact.images.exif import JPEG_SIGNATURE, PNG_SIGNATURE
 from keras_preact.images.gif import GIF_SIGNATURE
-from keras_preact.images.orientation import JPEG_SIGNATURE, PNG_SIGNATURE
 
 UNKNOWN_FORMAT = "not a JPEG, PNG, GIF, BMP or WebP file"
 ANIMATED = "not supported: a WebP file of several frames"

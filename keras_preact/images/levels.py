@@ -11,6 +11,16 @@ _RANGE = "Pixels must be in 0..255. Received: "
 _SCALED = "Pixels must be in 0..255; these look scaled to 0..1 already. Received: "
 
 
+def is_numeric(dtype: np.dtype) -> bool:
+    """Return whether a dtype is one of real numbers, of NumPy or of `ml_dtypes` (bfloat16)."""
+    # NumPy takes those of others for structures of bytes, which it can convert.
+    return dtype.kind in "iuf" or dtype.kind == "V" and np.can_cast(dtype, np.float64)
+
+
+def _is_floating(dtype: np.dtype) -> bool:
+    return dtype.kind == "f" or dtype.kind == "V" and not np.can_cast(dtype, np.int64)
+
+
 def to_levels(pixels: np.ndarray, channels: int) -> np.ndarray:
     """Check the pixels of an image and convert them to uint8.
 
@@ -31,7 +41,7 @@ def to_levels(pixels: np.ndarray, channels: int) -> np.ndarray:
     low, high = pixels.min(), pixels.max()
     if not (low >= 0 and high <= 255):
         raise ValueError(f"{_RANGE}{low} to {high}")
-    if np.issubdtype(pixels.dtype, np.floating) and 0 < high <= 1:
+    if _is_floating(pixels.dtype) and 0 < high <= 1:
         raise ValueError(f"{_SCALED}{low} to {high}, dtype {pixels.dtype}")
     return np.rint(pixels).astype(np.uint8)
 

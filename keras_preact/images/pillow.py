@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from keras import ops
 
+from keras_preact.images.exif import file_orientation
 from keras_preact.images.gif import first_frame
 from keras_preact.images.kinds import refusal
-from keras_preact.images.levels import to_levels
+from keras_preact.images.levels import is_numeric, to_levels
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -58,7 +59,7 @@ def to_array(image: Any) -> np.ndarray:
         image = ops.convert_to_numpy(image)
     elif is_tensorflow(image):
         image = image.numpy()
-    if not isinstance(image, np.ndarray) or not np.issubdtype(image.dtype, np.number):
+    if not isinstance(image, np.ndarray) or not is_numeric(image.dtype):
         received = type(image).__name__
         if hasattr(image, "dtype"):
             received = f"{received} of dtype {image.dtype}"
@@ -91,7 +92,7 @@ def _import_pillow() -> Any:
 
 
 def _decode(source: str | os.PathLike | bytes | bytearray) -> Image.Image:
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     in_memory = isinstance(source, (bytes, bytearray))
     try:
@@ -102,13 +103,30 @@ def _decode(source: str | os.PathLike | bytes | bytearray) -> Image.Image:
             if image.format == "GIF":
                 return _on_black(image, first_frame(content))
             image.load()
-            return ImageOps.exif_transpose(image)
+            # Pillow's own search looks in more places, and fails where the data are damaged.
+            return _upright(image, file_orientation(content))
     except FileNotFoundError:
         raise
     # Decoders of damaged files raise whatever they meet.
     except Exception as error:
         name = f"{len(source)} bytes" if in_memory else repr(os.fspath(source))
         raise ValueError(f"Not a readable image: {name} ({error})") from error
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Turn an image, whose file is closed afterwards, as EXIF numbers its orientation."""
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    return image.transpose(turns[orientation]) if orientation > 1 else image.copy()
 
 
 def _on_black(image: Image.Image, frame: tuple[int, int, int, int] | None) -> Image.Image:

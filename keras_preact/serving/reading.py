@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from keras_preact.images.bitmap import BMP_SIGNATURE, UNSUPPORTED, is_supported_bitmap
 from keras_preact.images.decoding import decode_image, is_animated_webp
+from keras_preact.images.exif import JPEG_SIGNATURE
 from keras_preact.images.gif import GIF_SIGNATURE, gif_canvas
 from keras_preact.images.kinds import ANIMATED, UNKNOWN_FORMAT
-from keras_preact.images.orientation import JPEG_SIGNATURE
 from keras_preact.images.preprocessing import Preprocessing
 from keras_preact.tensor import Tensor
 

@@ -35,10 +35,8 @@ TRIED = {"images": 640, "recipes": 300, "spaces": 300, "folders": 100}
 SLOWLY = 20
 
 PREPROCESSING = Preprocessing(input_size=16, mean=(0.0,) * 3, std=(1 / 255,) * 3)
-# One of each kind; the other orientations go through the same code. The EXIF data of a WebP file
-# lie at its end.
+# One of each kind; the other orientations go through the same code.
 KINDS = sorted({*FILES} - {f"{kind} {n}" for kind in ("jpeg", "png", "webp") for n in range(1, 9)})
-KINDS.remove("webp with alpha")
 # In this part of a file are its headers, with the EXIF data; a GIF's frame follows its palette.
 HEADERS = {"gif": 1024}
 GOOD = FILES["png 3"]

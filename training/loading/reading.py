@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
+from keras_preact.images.exif import exif_orientation
 from keras_preact.images.orientation import (
-    exif_orientation,
     oriented,
     stored_box,
     upright_shape,

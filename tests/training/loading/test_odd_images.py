@@ -13,11 +13,12 @@ from keras_preact.preprocessing import Preprocessing, Preprocessor
 tf = pytest.importorskip("tensorflow")
 
 from keras_preact.images.bitmap import UNSUPPORTED as OTHER_BITMAP  # noqa: E402
-from keras_preact.images.kinds import ANIMATED, UNKNOWN_FORMAT  # noqa: E402
-from keras_preact.images.orientation import (  # noqa: E402
+from keras_preact.images.exif import (  # noqa: E402
     _find_orientation,
     exif_orientation,
+    file_orientation,
 )
+from keras_preact.images.kinds import ANIMATED, UNKNOWN_FORMAT  # noqa: E402
 from keras_preact.preprocessing import decode_image  # noqa: E402
 from keras_preact.serving.export import export_savedmodel  # noqa: E402
 from keras_preact.serving.reading import TOO_LARGE, ImageReader  # noqa: E402
@@ -320,14 +321,18 @@ def test_damaged_exif_data_turn_nothing_and_stop_nothing(kind):
     whole = encoded(PICTURE, kind, exif=exif(6))
     rng = np.random.default_rng(0)
     orientation = tf.function(exif_orientation, input_signature=[tf.TensorSpec((), tf.string)])
-    assert orientation(whole) == 6
+    assert orientation(whole) == file_orientation(whole) == 6
     for length in (0, 1, 2, 3, 8, 12, 20, 25, 33, 40, 60, 64, 70):
-        assert 1 <= orientation(whole[:length]) <= 8
-    for _ in range(200):
+        assert 1 <= orientation(whole[:length]) == file_orientation(whole[:length]) <= 8
+    found = set()
+    for turn in range(200):
         file = bytearray(whole)
+        # The data are near the beginning, or near the end of a WebP file.
         for place in rng.integers(len(file), size=6) % 120:
-            file[place] = rng.integers(256)
-        assert 1 <= orientation(bytes(file)) <= 8
+            file[place if turn % 2 else -1 - place] = rng.integers(256)
+        found.add(file_orientation(bytes(file)))
+        assert orientation(bytes(file)) == file_orientation(bytes(file))
+    assert {1, 6} <= found <= {*range(1, 9)}
 
 
 def odd_jpegs():
@@ -363,9 +368,25 @@ def test_the_first_parts_of_a_file_tell_whether_to_look_on():
             for place in rng.integers(max(len(file), 1), size=2) % 42:
                 file[place : place + 1] = rng.choice([*b"\0\xff\xe1\xe0\xfe\x0dIR", 7], 1).tolist()
             file = bytes(file[: rng.integers(20, 400)])
-            assert quick(file) == thorough(file)
+            assert quick(file) == thorough(file) == file_orientation(file)
     found = [int(quick(file)) for file in files]
     assert found[:6] == [6, 1, 1, 1, 1, 6] and found.count(6) > 5
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_no_length_of_a_part_leads_astray(kind):
+    """Four bytes tell lengths that 32 bits with a sign do not hold."""
+    whole = encoded(PICTURE, kind, exif=exif(6))
+    place = whole.index(b"eXIf") - 4 if kind == "PNG" else whole.index(b"EXIF") + 4
+    order = "big" if kind == "PNG" else "little"
+    orientation = tf.function(exif_orientation, input_signature=[tf.TensorSpec((), tf.string)])
+    length = int.from_bytes(whole[place : place + 4], order)
+    found = {}
+    for number in (0, length - 1, length, 2**31 - 9, 2**31 - 1, 2**31, 2**32 - 8, 2**32 - 1):
+        file = whole[:place] + number.to_bytes(4, order) + whole[place + 4 :]
+        found[number] = int(orientation(file))
+        assert found[number] == file_orientation(file)
+    assert found.pop(length) == 6 and found.pop(length - 1) == 6 and {*found.values()} == {1}
 
 
 def test_preprocessing_without_exif_is_unchanged():
