@@ -7,6 +7,7 @@ holds the net `body` it is `body/stage2_unit5_conv1` (`keras_preact.composition`
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -70,12 +71,14 @@ def set_named_weights(model: keras.Model, named: NamedWeights) -> None:
 
     Args:
         model: A built model.
-        named: Weights of every layer of the model.
+        named: Weights of every layer of the model. Of a layer that has several paths, those under
+            one of them are enough: Keras saves a layer of two nested models once.
 
     Raises:
         ValueError: If names or shapes differ. The model's weights are then as they were.
     """
-    expected = _placeholders(model)
+    expected = placeholders(model)
+    named = _under_every_path(named, model)
     stray, missing = sorted(named.keys() - expected), sorted(expected.keys() - named)
     if stray or missing:
         counts = f"{len(named)} layers with weights are given, the net has {len(expected)}; "
@@ -99,12 +102,25 @@ def _first_norm_hint(stray: Sequence[str], missing: Sequence[str]) -> str:
     return f". They are of a net with activated_stem={_ACTIVATED_STEM[given]}"
 
 
-def _placeholders(model: keras.Model) -> NamedWeights:
+def placeholders(model: keras.Model) -> NamedWeights:
     """Return arrays of the shapes of `named_weights`, which take no memory."""
-    return collect(
-        (path, {key: np.broadcast_to(0.0, each.shape) for key, each in variables.items()})
-        for path, _, variables in _layers(model)
-    )
+    return collect((path, _without_values(variables)) for path, _, variables in _layers(model))
+
+
+def _without_values(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {key: np.broadcast_to(0.0, each.shape) for key, each in variables.items()}
+
+
+def _under_every_path(named: NamedWeights, model: keras.Model) -> NamedWeights:
+    """Return weights under all paths of the layers that have one of them."""
+    paths: dict[int, list[list[str]]] = defaultdict(list)
+    for path, layer, variables in _layers(model):
+        paths[id(layer)].append([each for each, _ in _by_unit(path, _without_values(variables))])
+    result = {**named}
+    for same in (same for several in paths.values() for same in zip(*several, strict=True)):
+        if given := [path for path in same if path in named]:
+            result |= {path: named[given[0]] for path in same if path not in named}
+    return result
 
 
 def _layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer, dict[str, Any]]]:
@@ -121,10 +137,11 @@ def _by_unit(path: str, arrays: dict[str, np.ndarray]) -> Iterable[tuple[str, di
     if not stack or stack.last is None or stack.role:
         return [(path, arrays)]
     layers: NamedWeights = {}
-    for key, stacked in arrays.items():
-        layer, _, own_key = key.rpartition(".")
-        for number, array in enumerate(stacked, stack.unit):
-            unit = f"{stack.prefix}{unit_name(stack.stage, number)}"
+    # Unit by unit, as separate units have their layers: files are read in this order, too.
+    for number, own in enumerate(zip(*arrays.values(), strict=True), stack.unit):
+        unit = f"{stack.prefix}{unit_name(stack.stage, number)}"
+        for key, array in zip(arrays, own, strict=True):
+            layer, _, own_key = key.rpartition(".")
             layers.setdefault(f"{unit}_{layer}", {})[own_key] = array
     return layers.items()
 

@@ -117,7 +117,9 @@ def _numbered(path: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]
     counts: Counter[str] = Counter()
     numbered = {}
     for key, array in arrays.items():
-        variable = next(each for each in VARIABLES if key.endswith(f"_{each}"))
+        variable = next((each for each in VARIABLES if key.endswith(f"_{each}")), None)
+        if variable is None:
+            raise ValueError(f"{path!r} holds {key!r}, which no layer of stacked units has")
         layer = key.removesuffix(f"_{variable}")
         numbered[f"{layer}.{counts[layer]}"] = array
         counts[layer] += 1

@@ -12,7 +12,7 @@ import tensorflow as tf
 from scipy.special import softmax
 
 from keras_preact.preprocessing import CIFAR10_CLASSES
-from keras_preact.weights import load_in_order
+from keras_preact.weights import load_in_order, named_weights
 from keras_preact.weights.__main__ import main
 from tests.nets import TINY, images, net, scores
 from training.evaluate import evaluate
@@ -136,6 +136,25 @@ def test_every_container_of_keras(ending, tmp_path):
     load_in_order(loaded, path)
     x = images(2, 16, 16, 3)
     np.testing.assert_array_equal(scores(loaded, x), scores(model, x))
+    # All these units have the same shapes, in whatever order.
+    stacked = net({"scan_units": True}, architecture=TINY.replace(units=(1, 12)), seed=1)
+    load_in_order(stacked, path)
+    _check_same_weights(stacked, model)
+
+
+def _check_same_weights(model: keras.Model, other: keras.Model) -> None:
+    expected = named_weights(other)
+    for name, arrays in named_weights(model).items():
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(array, expected[name][key], err_msg=name)
+
+
+def test_units_with_self_attention(tmp_path):
+    changes = {"spatial": "self_attention", "attention_heads": 2}
+    model, loaded = (net(changes, seed=seed) for seed in range(2))
+    model.save(tmp_path / "net.h5")
+    load_in_order(loaded, tmp_path / "net.h5")
+    _check_same_weights(loaded, model)
 
 
 def _trackable(layer: keras.layers.Layer) -> tf.train.Checkpoint:

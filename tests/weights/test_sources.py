@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import keras_preact
-from keras_preact.named_weights import _placeholders
+from keras_preact.named_weights import placeholders
 from keras_preact.weights import cached_path, convert, load_weights
 from keras_preact.weights.catalogue import CATALOGUE
 from keras_preact.weights.identify import Outline
@@ -98,7 +98,7 @@ def _shapes(name: str) -> dict:
     net = keras_preact.BUILDERS[name](include_top=False, weights=None, units=(1,) * stages)
     return {
         layer: {key: array.shape for key, array in arrays.items()}
-        for layer, arrays in _placeholders(net).items()
+        for layer, arrays in placeholders(net).items()
     }
 
 

@@ -16,6 +16,8 @@ _ORDERS = (
     ("gamma", "beta", "v"),
     ("class_token", "positions"),
     ("gamma", "beta", "tau"),
+    ("kernel", "height_embedding", "width_embedding"),
+    ("scale", "shift"),
 )
 # By part of a layer's name, the first of its variables; others begin with the kernel.
 _FIRST = {"norm": "gamma", "skip_init": "gain", "tokens": "class_token"}
