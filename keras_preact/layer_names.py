@@ -261,5 +261,15 @@ def data_format(model: keras.Model) -> str:
 
 
 def first_convolution(model: keras.Model) -> keras.layers.Layer:
-    """Return the convolution that sees the image."""
-    return next(layer for layer in model.layers if layer.name.startswith("stem_conv"))
+    """Return the convolution that sees the image.
+
+    Raises:
+        ValueError: If the model is not a net with its stem.
+    """
+    for layer in model.layers:
+        if layer.name.startswith("stem_conv"):
+            return layer
+    raise ValueError(
+        f"{model.name!r} must be a net that begins with its stem, `stem_conv` or `stem_conv1`. "
+        f"Received one of the layers {[layer.name for layer in model.layers[:3]]}, …"
+    )

@@ -29,7 +29,7 @@ from keras_preact.weights.hugging_face import (
 )
 from keras_preact.weights.identify import builder_of
 from keras_preact.weights.sources import read
-from keras_preact.weights.timm_export import TimmNet, timm_entries
+from keras_preact.weights.timm_export import TimmNet, adapted_modules, timm_entries
 
 
 def to_config_folder(
@@ -74,7 +74,7 @@ def to_config_folder(
     require(not metrics or dataset is not None, "dataset", "a name, for `metrics`", dataset)
     named = named_weights(model)
     net, tensors = _timm_form(model, named)
-    config = _config(model, named, preprocessing, class_names, net, tensors)
+    config = _config(model, named, preprocessing, class_names, net)
     with written_whole(folder) as partial:
         partial.mkdir()
         safetensors_file.save(tensors, partial / WEIGHTS)
@@ -155,7 +155,6 @@ def _config(
     preprocessing: Preprocessing,
     class_names: Sequence[str] | None,
     net: TimmNet | None,
-    tensors: dict[str, np.ndarray],
 ) -> dict[str, Any]:
     graph = keras.saving.serialize_keras_object(model)
     graph.pop("compile_config", None)
@@ -169,20 +168,19 @@ def _config(
         "class_names": None if class_names is None else list(class_names),
         "model": graph,
     }
-    theirs = _timm_config(net, tensors, preprocessing, class_names) if net else {}
+    theirs = _timm_config(net, named, preprocessing, class_names) if net else {}
     return {**theirs, "library_name": "keras_preact", "keras_preact": own}
 
 
 def _timm_config(
     net: TimmNet,
-    tensors: dict[str, np.ndarray],
+    named: NamedWeights,
     preprocessing: Preprocessing,
     class_names: Sequence[str] | None,
 ) -> dict[str, Any]:
     """Return the entries of timm's own `config.json`."""
     arguments = {**net.arguments}
     classes = arguments.pop("num_classes")
-    kernels = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
     config: dict[str, Any] = {
         "architecture": net.name,
         "num_classes": classes,
@@ -190,9 +188,7 @@ def _timm_config(
         "pretrained_cfg": {
             **timm_preprocessing(preprocessing),
             "num_classes": classes,
-            # Modules that timm adapts to other images and classes.
-            "first_conv": next(name for name in kernels if "stem.conv" in name),
-            "classifier": next((name for name in kernels if name.startswith("head")), None),
+            **adapted_modules(net, named),
         },
     }
     if class_names is not None:

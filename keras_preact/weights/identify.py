@@ -10,12 +10,13 @@ import numpy as np
 from keras import ops
 
 from keras_preact.architecture import Architecture
+from keras_preact.blocks.head import POOLINGS
 from keras_preact.blocks.units import UNITS
 from keras_preact.build import build
 from keras_preact.layer_names import body_end, data_format, first_convolution, parse, stage_numbers
 from keras_preact.named_weights import NamedWeights, set_named_weights
 from keras_preact.published import NETS, find_net
-from keras_preact.transforms import unroll, with_dtype
+from keras_preact.transforms import with_dtype
 
 HEAD = "predictions"
 # Side of the images on which two nets are compared, where the net takes any, in pixels.
@@ -52,6 +53,17 @@ class Outline:
 
     @classmethod
     def of_weights(cls, named: NamedWeights) -> Outline:
+        """Find the outline of the net that weights are of.
+
+        Raises:
+            ValueError: If they are of no net, or of a model that holds one or several.
+        """
+        outer = {layer.prefix.rstrip("/") for layer in map(parse, named) if layer} - {""}
+        if outer:
+            raise ValueError(
+                f"they are of a model that holds the nets {sorted(outer)}, not of a net. Save the "
+                "weights of one, as by `model.get_layer(name).save_weights(path)`"
+            )
         kernels = {
             (layer.stage, layer.unit, layer.convolution): named[name]["0"].shape
             for name in named
@@ -137,12 +149,11 @@ def _candidates(named: NamedWeights) -> list[str]:
 def _model(named: NamedWeights, name: str) -> keras.Model:
     net = find_net(name)
     head = named.get(HEAD)
-    stem = next(named[each]["0"] for each in named if each.startswith("stem_conv"))
     model = build(
         net.architecture,
         include_top=head is not None,
         input_tensor=None,
-        input_shape=(*_size(named, net.architecture), stem.shape[-2]),
+        input_shape=(*_size(named, net.architecture), stem_kernels(named)[0].shape[-2]),
         pooling=None,
         classes=net.classes if head is None else head["0"].shape[-1],
         classifier_activation="softmax",
@@ -152,6 +163,18 @@ def _model(named: NamedWeights, name: str) -> keras.Model:
     )
     set_named_weights(model, named)
     return model
+
+
+def stem_kernels(named: NamedWeights) -> list[np.ndarray]:
+    """Return the kernels of a net's stem, in their order.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    kernels = [named[each]["0"] for each in sorted(named) if each.startswith("stem_conv")]
+    if not kernels:
+        raise ValueError(f"no stem among its {len(named)} layers: {list(named)[:3]}")
+    return kernels
 
 
 def _size(named: NamedWeights, architecture: Architecture) -> tuple[int | None, int | None]:
@@ -174,7 +197,7 @@ def builder_of(model: keras.Model, named: NamedWeights) -> str | None:
 
     Returns:
         The builder's name; None if the model is no published net, or one with other options than
-        those that act in training only.
+        those that act in training only and, without the top, the pooling.
     """
     try:
         stage_numbers(model)
@@ -182,21 +205,37 @@ def builder_of(model: keras.Model, named: NamedWeights) -> str | None:
     except ValueError:
         return None
     for name in candidates:
+        architecture = NETS[name].architecture
         try:
-            if difference(model, named, NETS[name].architecture) <= ROUNDING:
-                return name
+            for pooling in _poolings(model, named, architecture):
+                if difference(model, named, architecture, pooling) <= ROUNDING:
+                    return name
         except ValueError:
             continue
     return None
 
 
-def difference(model: keras.Model, named: NamedWeights, architecture: Architecture) -> float:
+def _poolings(
+    model: keras.Model, named: NamedWeights, architecture: Architecture
+) -> tuple[str | None, ...]:
+    """Return what a net without the top may be pooled by, first as a classifier pools."""
+    pools = HEAD not in named and len(model.output_shape) == 2
+    return tuple(POOLINGS[architecture.output_rank]) if pools else (None,)
+
+
+def difference(
+    model: keras.Model,
+    named: NamedWeights,
+    architecture: Architecture,
+    pooling: str | None = None,
+) -> float:
     """Compare a net with one of an architecture and the same weights.
 
     Args:
         model: The net.
         named: Its weights.
         architecture: What it may be.
+        pooling: What it may be pooled by without the top; by default, what a classifier pools by.
 
     Returns:
         The largest difference between their last maps and outputs for an image, as a share of the
@@ -205,10 +244,11 @@ def difference(model: keras.Model, named: NamedWeights, architecture: Architectu
     Raises:
         ValueError: If the weights do not fit the architecture.
     """
-    twin = _twin(model, named, architecture)
+    pooling = pooling or _poolings(model, named, architecture)[0]
+    twin = _twin(model, named, architecture, pooling)
     set_named_weights(twin, named)
     if first_convolution(model).dtype_policy.name != "float32":
-        model = with_dtype(unroll(model), "float32")
+        model = with_dtype(model, "float32")
     shape = [_SIDE if side is None else side for side in model.input_shape[1:]]
     x = np.random.default_rng(0).standard_normal((1, *shape)).astype("float32")
     outputs = ([body_end(net).output, net.output] for net in (model, twin))
@@ -224,7 +264,9 @@ def difference(model: keras.Model, named: NamedWeights, architecture: Architectu
     )
 
 
-def _twin(model: keras.Model, named: NamedWeights, architecture: Architecture) -> keras.Model:
+def _twin(
+    model: keras.Model, named: NamedWeights, architecture: Architecture, pooling: str | None
+) -> keras.Model:
     """Build a net of an architecture with the inputs and outputs of another."""
     head = named.get(HEAD)
     return build(
@@ -232,7 +274,7 @@ def _twin(model: keras.Model, named: NamedWeights, architecture: Architecture) -
         include_top=head is not None,
         input_tensor=None,
         input_shape=model.input_shape[1:],
-        pooling=None if head or len(model.output_shape) > 2 else "avg",
+        pooling=pooling,
         classes=head["0"].shape[-1] if head else 1,
         classifier_activation=model.get_layer(HEAD).activation if head else None,
         name=model.name,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections import defaultdict
 from pathlib import Path
 
 import keras
 
+from keras_preact.composition import layers_by_path
 from keras_preact.input_channels import adapt_kernel
 from keras_preact.layer_names import first_convolution, has_stages
-from keras_preact.named_weights import NamedWeights, set_named_weights
+from keras_preact.named_weights import NamedWeights, placeholders, set_named_weights
 from keras_preact.transforms.inputs import resize_positions, token_embeddings, token_grid
 from keras_preact.weights.catalogue import CATALOGUE, Entry
 from keras_preact.weights.download import fetch, repair_hint
@@ -66,8 +68,7 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
     except ValueError as error:
         hint = f" {repair_hint(entry)}" if entry else ""
         raise ValueError(f"{misfit}{error}.{hint}") from error
-    if has_stages(model):
-        named = of_one_net(named)
+    named = _by_whole_paths(of_one_net(named) if has_stages(model) else named, model)
     if all(layer.name != HEAD for layer in model.layers):
         named.pop(HEAD, None)
     if entry or is_address(name):
@@ -90,11 +91,33 @@ def _published_hint(entry: Entry) -> str:
 
 
 def _adapt_channels(named: NamedWeights, model: keras.Model) -> None:
-    """Fit the first convolution's kernel to images of another number of channels."""
-    first = first_convolution(model)
-    for key, array in named.get(first.name, {}).items():
-        if array.ndim == 4:
-            named[first.name][key] = adapt_kernel(array, first.kernel.shape[2])
+    """Fit the first convolutions' kernels to images of another number of channels."""
+    for prefix, net in [("", model), *((f"{path}/", each) for path, each in layers_by_path(model))]:
+        if not has_stages(net):
+            continue
+        first = first_convolution(net)
+        arrays = named.get(f"{prefix}{first.name}", {})
+        for key, array in arrays.items():
+            if array.ndim == 4:
+                arrays[key] = adapt_kernel(array, first.kernel.shape[2])
+
+
+def _by_whole_paths(named: NamedWeights, model: keras.Model) -> NamedWeights:
+    """Return weights by the paths in a model, of which Keras's old format leaves out a part.
+
+    It names a layer and the outermost model that it is in, not the models between.
+    """
+    paths: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for path in placeholders(model):
+        outer, _, inner = path.partition("/")
+        paths[outer, inner.rpartition("/")[2]].append(path)
+    renamed = {}
+    for path, arrays in named.items():
+        outer, _, layer = path.partition("/")
+        whole = paths[outer, layer] if layer else []
+        fits = len(whole) == 1 and whole[0] not in named
+        renamed[whole[0] if fits else path] = arrays
+    return renamed
 
 
 def adapt_positions(named: NamedWeights, model: keras.Model) -> None:
@@ -106,8 +129,11 @@ def adapt_positions(named: NamedWeights, model: keras.Model) -> None:
     """
     for path, layer in token_embeddings(model):
         if path in named:
-            side = math.isqrt(named[path]["1"].shape[1] - 1)
-            resize_positions(named, path, (side, side), token_grid(layer))
+            tokens = named[path]["1"].shape[1] - 1
+            side = math.isqrt(tokens)
+            # Of another number of tokens the grid is not known: they fit as they are, or not.
+            if side**2 == tokens:
+                resize_positions(named, path, (side, side), token_grid(layer))
 
 
 def _check(entry: Entry, path: Path) -> None:

@@ -46,7 +46,7 @@ def save(tensors: dict[str, np.ndarray], path: str | os.PathLike) -> None:
 def entries(named: NamedWeights) -> dict[str, np.ndarray]:
     """Return weights under this package's names, as contiguous float32 arrays."""
     return {
-        f"{layer}/{key}": np.ascontiguousarray(array, "float32")
+        f"{layer}/{key}": np.asarray(array, "float32", order="C")
         for layer, arrays in named.items()
         for key, array in arrays.items()
     }

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_preact.architecture import Architecture
-from keras_preact.layer_names import first_convolution, stage_numbers
+from keras_preact.layer_names import data_format, first_convolution, stage_numbers
 from keras_preact.named_weights import NamedWeights, named_weights
 from keras_preact.published import NETS
 from keras_preact.weights.converters.timm import (
@@ -23,7 +23,7 @@ from keras_preact.weights.converters.timm import (
     Family,
     entries,
 )
-from keras_preact.weights.identify import HEAD, ROUNDING, Outline, difference
+from keras_preact.weights.identify import HEAD, ROUNDING, Outline, difference, stem_kernels
 from keras_preact.weights.safetensors_file import save
 
 # By builder, timm's name of the same net.
@@ -138,6 +138,24 @@ def timm_entries(model: keras.Model, named: NamedWeights) -> tuple[TimmNet, dict
     )
 
 
+def adapted_modules(net: TimmNet, named: NamedWeights) -> dict[str, str | None]:
+    """Return the modules that timm adapts to other images and classes, by its names for them.
+
+    Args:
+        net: timm's form of a net.
+        named: The net's weights.
+    """
+    naming = _family(net.name).naming
+    layers = {
+        "first_conv": "stem_conv" if "stem_conv" in named else "stem_conv1",
+        "classifier": HEAD,
+    }
+    return {
+        module: naming.their_module(layer) if layer in named else None
+        for module, layer in layers.items()
+    }
+
+
 def _family(name: str) -> Family:
     return next(family for start, family in _FAMILIES.items() if name.startswith(start))
 
@@ -148,7 +166,6 @@ def _candidates(model: keras.Model, named: NamedWeights) -> Iterator[tuple[TimmN
     A `resnetv2` may also have other units and channels than its name says.
     """
     outline = Outline.of_weights(named)
-    stem = [name for name in sorted(named) if name.startswith("stem_conv")][-1]
     changed: dict[Architecture, TimmNet] = {}
     for builder, name in NAMES.items():
         published = NETS[builder].architecture
@@ -157,7 +174,7 @@ def _candidates(model: keras.Model, named: NamedWeights) -> Iterator[tuple[TimmN
             yield TimmNet(name, arguments), published
         if published.unit != outline.unit or name not in _CHANGEABLE:
             continue
-        sizes = (outline.units, outline.channels, named[stem]["0"].shape[-1])
+        sizes = (outline.units, outline.channels, stem_kernels(named)[-1].shape[-1])
         try:
             architecture = published.replace(**dict(zip(_SIZES, sizes, strict=True)))
         except ValueError:
@@ -187,5 +204,7 @@ def _arguments(model: keras.Model, named: NamedWeights, name: str) -> dict[str, 
     if channels != 3:
         arguments["in_chans"] = channels
     if _family(name) is HYBRID:
-        arguments["img_size"] = model.input_shape[2]
+        first = data_format(model) == "channels_first"
+        height, width = model.input_shape[2:] if first else model.input_shape[1:3]
+        arguments["img_size"] = height if height == width else (height, width)
     return arguments

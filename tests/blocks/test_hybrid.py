@@ -314,6 +314,11 @@ def test_positions_are_resized_as_timm_does(size):
     set_named_weights(loaded, named)
     expected = transforms.resize_input(model, *size)
     np.testing.assert_array_equal(scores(loaded, x), scores(expected, x))
+    # Of images that are not square, they are those of the same images.
+    named = named_weights(expected)
+    adapt_positions(named, loaded)
+    set_named_weights(loaded, named)
+    np.testing.assert_array_equal(scores(loaded, x), scores(expected, x))
 
 
 def test_the_same_size_is_the_same_net(plain):

@@ -26,7 +26,7 @@ from keras_preact import (
     push_to_hub,
     to_config_folder,
 )
-from keras_preact.weights import DownloadError
+from keras_preact.weights import DownloadError, load_weights
 from tests import nets
 from tests.hub.server import TOKEN, Hub, running
 from training.net import find_pretrained
@@ -168,6 +168,37 @@ def test_what_people_build_from_a_net_comes_back(net, tmp_path):
     assert not copy.compiled
 
 
+def _tuned(channels: int = 3, seed: int = 0) -> keras.Model:
+    """Build a net with a normalization, adapted to images, and a head of one's own."""
+    shape = (16, 16, channels)
+    body = nets.net(
+        architecture=nets.TINY, include_top=False, pooling="avg", input_shape=shape, seed=seed
+    )
+    normalization = keras.layers.Normalization(axis=None, name="normalization")
+    normalization.adapt(nets.images(4, *shape, seed=seed))
+    head = keras.layers.Dense(2, name="scores")
+    return keras.Sequential([keras.Input(shape), normalization, body, head])
+
+
+def test_a_model_that_holds_a_net_is_fetched(hub, tmp_path):
+    model = _tuned()
+    to_config_folder(model, tmp_path / "net", PREPROCESSING)
+    address = push_to_hub(tmp_path / "net", "user/net", token=TOKEN)
+    expected = nets.scores(model)
+    np.testing.assert_array_equal(nets.scores(from_config_folder(address)), expected)
+    other = _tuned(seed=1)
+    load_weights(other, address)
+    np.testing.assert_array_equal(nets.scores(other), expected)
+    gray = _tuned(1)
+    load_weights(gray, address)
+    # The mean of the channels, as often as there are channels.
+    kernel = model.layers[1].get_layer("stem_conv").kernel
+    adapted = gray.layers[1].get_layer("stem_conv").kernel
+    np.testing.assert_allclose(adapted, np.sum(kernel, 2, keepdims=True), rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match="only in the net"):
+        load_weights(model, "keras_preact/preactresnet20_cifar10")
+
+
 def test_one_line_shares_and_one_line_fetches(net, folder, hub):
     address = push_to_hub(folder, "user/net", private=True, token=TOKEN)
     assert address == "hf://user/net"
@@ -278,6 +309,31 @@ def test_damaged_folders(folder, tmp_path):
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     with pytest.raises(ValueError, match=r"model.safetensors"):
         from_config_folder(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("builder", "side"),
+    [("PreActDenseNet121", 64), ("NFPreActResNet50", 64), ("PreActViTHybrid_R26_S32", 96)],
+)
+def test_timm_loads_a_net_of_each_family(builder, side, tmp_path):
+    model = nets.net(
+        architecture=keras_preact.BUILDERS[builder].architecture,
+        input_shape=(side, side, 3),
+        classes=3,
+        classifier_activation=None,
+    )
+    values = preprocessing.Preprocessing(input_size=side)
+    to_config_folder(model, tmp_path / "net", values, class_names=NAMES)
+    place = f"local-dir:{tmp_path / 'net'}"
+    x = nets.images(2, side, side, 3)
+    expected = nets.scores(model, x)
+    theirs = timm.create_model(place, pretrained=True)
+    np.testing.assert_allclose(
+        _timm_scores(theirs, x), expected, atol=1e-4 * np.abs(expected).max()
+    )
+    adapted = timm.create_model(place, pretrained=True, num_classes=7, in_chans=1)
+    assert _timm_scores(adapted, x[..., :1]).shape == (2, 7)
 
 
 @pytest.mark.slow

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 
 import keras_preact
-from keras_preact.weights import convert
+from keras_preact.weights import convert, named_weights
 from keras_preact.weights.__main__ import main
+from keras_preact.weights.safetensors_file import entries, save
 from tests.weights.conftest import BUILDER
 
 
@@ -61,6 +63,22 @@ def test_weights_of_no_published_net(other_file, tmp_path):
     message = r"basic units \(1, 1, 1\) of \(16, 32, 64\) channels, fit no published net"
     with pytest.raises(ValueError, match=message):
         convert(other_file, tmp_path / "out.weights.h5")
+
+
+@pytest.mark.parametrize("architecture", [None, "PreActResNet20"])
+def test_weights_of_a_model_that_holds_nets(net, architecture, tmp_path):
+    body = keras_preact.transforms.replace_head(net, 0)
+    model = keras.Sequential([keras.Input((32, 32, 3)), body, keras.layers.Dense(2)])
+    model.save_weights(tmp_path / "tuned.weights.h5")
+    with pytest.raises(ValueError, match=f"model that holds the nets .'{body.name}'.*get_layer"):
+        convert(tmp_path / "tuned.weights.h5", tmp_path / "out.weights.h5", architecture)
+
+
+def test_a_file_of_a_net_without_its_stem(net, tmp_path):
+    named = {name: each for name, each in named_weights(net).items() if name != "stem_conv"}
+    save(entries(named), tmp_path / "rest.safetensors")
+    with pytest.raises(ValueError, match="no stem among its"):
+        convert(tmp_path / "rest.safetensors", tmp_path / "out.weights.h5")
 
 
 def test_a_file_of_something_else(tmp_path):

@@ -12,14 +12,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import keras_preact
-from keras_preact.weights import export_timm
+from keras_preact.weights import export_timm, named_weights
 from keras_preact.weights.converters import CONVERTERS
 from keras_preact.weights.converters.timm import HYBRID, NF_RESNET, RESNETV2, entries
+from keras_preact.weights.identify import ROUNDING, builder_of, difference
+from keras_preact.weights.timm_export import NAMES, TimmNet, _arguments, adapted_modules
 from tests import nets
 
 SIZES = {"units": (1, 2, 1, 1), "channels": (32, 64, 96, 128), "stem_channels": 16}
 # The least that norms of 32 groups allow.
 WIDE = {"units": (1, 1, 1, 1), "channels": (128, 256, 384, 512), "stem_channels": 64}
+ENCODER = {"units": (1, 1), "encoder_depth": 1, "encoder_width": 24, "encoder_heads": 3}
 
 
 def _net(builder: str, changes: dict | None = None, **options) -> keras.Model:
@@ -73,6 +76,13 @@ def _check_timm_loads(model: keras.Model, path: Path) -> str:
             "vit_small_r26_s32_224",
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            "PreActViTHybrid_R26_S32",
+            {},
+            {"input_shape": (64, 96, 3), "include_top": False, "pooling": "token"},
+            "vit_small_r26_s32_224",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_timm_computes_the_same(builder, changes, options, name, tmp_path):
@@ -116,7 +126,42 @@ def test_writing_is_the_inverse_of_reading(name, options, family, tmp_path):
     tensors = entries(CONVERTERS["timm"](tmp_path / "model.safetensors"), family)
     assert tensors.keys() == state.keys()
     for key, each in state.items():
+        assert tensors[key].shape == each.shape, key
         np.testing.assert_array_equal(tensors[key], each.numpy())
+
+
+def test_timm_adapts_the_modules_that_it_says():
+    for builder, name in NAMES.items():
+        architecture = keras_preact.BUILDERS[builder].architecture
+        deep = architecture.stem in ("deep", "deep_unpooled", "tiered")
+        named = {"stem_conv1" if deep else "stem_conv": {}, "predictions": {}}
+        theirs = timm.get_pretrained_cfg(name)
+        assert adapted_modules(TimmNet(name, {}), named) == {
+            "first_conv": theirs.first_conv,
+            "classifier": theirs.classifier,
+        }, name
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_an_encoder_is_for_images_of_one_height_and_width(data_format):
+    for size, expected in (((16, 24), (16, 24)), ((16, 16), 16)):
+        shape = (3, *size) if data_format == "channels_first" else (*size, 3)
+        model = nets.net(ENCODER, input_shape=shape, data_format=data_format)
+        arguments = _arguments(model, named_weights(model), "vit_small_r26_s32_224")
+        assert arguments == {"num_classes": 10, "img_size": expected}
+
+
+def test_an_encoder_without_the_top_is_pooled_as_a_classifier_pools():
+    architecture = nets.SMALL.replace(**ENCODER)
+    for pooling, same in (("token", True), ("avg", False)):
+        model = nets.net(ENCODER, include_top=False, pooling=pooling)
+        distance = difference(model, named_weights(model), architecture)
+        assert (distance <= ROUNDING) == same, pooling
+
+
+def test_a_published_net_is_known_whatever_it_is_pooled_by():
+    model = keras_preact.PreActResNet20(weights=None, include_top=False, pooling="max")
+    assert builder_of(model, named_weights(model)) == "PreActResNet20"
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,13 @@ class Naming:
         """Translate the names of a layer and its variable; the inverse of `ours`."""
         if whole := _translated(f"{layer}/{variable}", _swapped(self.entries)):
             return whole
-        module = _translated(layer, _swapped(self.modules))
+        module = self.their_module(layer)
         names = {ours: theirs for theirs, ours in variables.items()}
         return f"{module}.{names[variable]}" if module and variable in names else None
+
+    def their_module(self, layer: str) -> str | None:
+        """Translate the name of a layer; None if the library has no such one."""
+        return _translated(layer, _swapped(self.modules))
 
 
 def _swapped(templates: Mapping[str, str]) -> Iterable[tuple[str, str]]:

@@ -182,7 +182,7 @@ def entries(named: NamedWeights, family: Family) -> dict[str, np.ndarray]:
             name = family.naming.theirs(layer, variable, _variables(layer))
             if name is None:
                 raise ValueError(f"timm has no name for {variable!r} of {layer!r}")
-            tensors[name] = np.ascontiguousarray(_as_theirs(name, array, family), "float32")
+            tensors[name] = np.asarray(_as_theirs(name, array, family), "float32", order="C")
     return tensors
 
 
