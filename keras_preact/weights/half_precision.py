@@ -16,8 +16,9 @@ from keras_preact.files import replacing
 def save_half_precision(model: keras.Model, path: str | os.PathLike) -> None:
     """Write a net's weights with kernels as 16-bit floats.
 
-    Biases, and the parameters and statistics of norms, keep their precision: they are few. The file
-    can be read wherever one of `model.save_weights` can, by Keras too.
+    Biases, and the parameters and statistics of norms, keep their precision: they are few. So do
+    kernels of 16 bits or fewer, such as those of a net in `bfloat16`. The file can be read wherever
+    one of `model.save_weights` can, by Keras too.
 
     Args:
         model: A built model.
@@ -45,8 +46,11 @@ def _copy(source: h5py.Group, target: h5py.Group) -> None:
     for name, each in source.items():
         if isinstance(each, h5py.Group):
             _copy(each, target.create_group(name))
+        elif _is_kernel(each, name) and each.dtype.itemsize > np.dtype(np.float16).itemsize:
+            target[name] = _reduced(each[()], each.name)
         else:
-            target[name] = _reduced(each[()], each.name) if _is_kernel(each, name) else each[()]
+            # With its attributes, by which Keras knows an array of bfloat16.
+            source.copy(each, target, name)
 
 
 def _is_kernel(array: h5py.Dataset, name: str) -> bool:

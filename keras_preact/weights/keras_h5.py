@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator
 
 import h5py
+import ml_dtypes
 import numpy as np
 
 from keras_preact.composition import inside
@@ -52,8 +53,14 @@ def _layers(file: h5py.File) -> SavedLayers:
         arrays = found.setdefault(path, {})
         if key in arrays:
             raise KeyError(f"two layers have the path {path!r}")
-        arrays[key] = np.asarray(array)
+        arrays[key] = _array(array)
     return found
+
+
+def _array(dataset: h5py.Dataset) -> np.ndarray:
+    """Read an array. HDF5 has no bfloat16, which Keras notes in an attribute."""
+    array = np.asarray(dataset)
+    return array.view(ml_dtypes.bfloat16) if dataset.attrs.get("dtype") == "bfloat16" else array
 
 
 def _arrays(group: h5py.Group, prefix: str) -> Iterator[tuple[str, str, h5py.Dataset]]:

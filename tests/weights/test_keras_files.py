@@ -10,7 +10,7 @@ import pytest
 from keras import layers
 
 import keras_preact
-from keras_preact.weights import convert, load_weights, named_weights
+from keras_preact.weights import convert, load_weights, named_weights, save_half_precision
 from tests.nets import TINY, images, net, scores
 
 SUFFIXES = (".weights.h5", ".keras", ".h5")
@@ -106,11 +106,67 @@ def test_a_model_of_two_nets_is_read_by_paths(suffix, tmp_path):
     model, other = two(0), two(5)
     path = save(model, tmp_path / f"two{suffix}")
     load_weights(other, path)
+    check_same_weights(other, model)
+
+
+def check_same_weights(model, other):
     for (name, arrays), expected in zip(
-        named_weights(other).items(), named_weights(model).values(), strict=True
+        named_weights(model).items(), named_weights(other).values(), strict=True
     ):
         for key in arrays:
             np.testing.assert_array_equal(arrays[key], expected[key], err_msg=name)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_layer_of_two_nested_models_is_read_though_keras_saves_it_once(suffix, tmp_path):
+    def both(seed):
+        whole = net({"scan_units": True}, architecture=TINY.replace(units=(1, 3)), seed=seed)
+        maps = whole.get_layer("head_act").output
+        x = keras.Input((16, 16, 3))
+        first = keras.Model(whole.input, maps, name="first")
+        second = keras.Model(whole.input, whole.output, name="second")
+        return keras.Model(x, [first(x), second(x)])
+
+    model, other = both(0), both(5)
+    load_weights(other, save(model, tmp_path / f"both{suffix}"))
+    check_same_weights(other, model)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_net_two_models_deep_is_read_by_paths(suffix, tmp_path):
+    def deep(seed):
+        inner = net({"scan_units": True}, architecture=TINY.replace(units=(1, 3)), seed=seed)
+        middle = keras.Sequential([keras.Input((16, 16, 3)), inner], name="middle")
+        head = layers.Dense(2, name="scores")
+        return keras.Sequential([keras.Input((16, 16, 3)), layers.Rescaling(2.0), middle, head])
+
+    model, other = deep(0), deep(5)
+    load_weights(other, save(model, tmp_path / f"deep{suffix}"))
+    check_same_weights(other, model)
+
+
+def test_a_net_in_bfloat16_is_read(tmp_path):
+    """HDF5 has no such type; in the old format Keras does not write it."""
+    model = net(architecture=TINY, dtype="bfloat16")
+    half = tmp_path / "half.weights.h5"
+    save_half_precision(model, half)
+    files = [half, *(save(model, tmp_path / f"net{suffix}") for suffix in SUFFIXES[:2])]
+    for path in files:
+        for dtype in ("bfloat16", "float32"):
+            other = net(architecture=TINY, dtype=dtype, seed=1)
+            load_weights(other, path)
+            check_same_weights(other, model)
+    other = net(architecture=TINY, dtype="bfloat16", seed=1)
+    other.load_weights(half)
+    check_same_weights(other, model)
+
+
+def test_stacked_units_with_self_attention_are_read_from_the_old_format(tmp_path):
+    changes = {"spatial": "self_attention", "attention_heads": 2}
+    model = net({**changes, "scan_units": True})
+    flat = net(changes, seed=1)
+    load_weights(flat, save(model, tmp_path / "net.h5"))
+    check_same_weights(flat, model)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
