@@ -30,6 +30,11 @@ class ResidualScaling:
     ends: tuple[Callable[[Tensor, Unit, LayerFactory], Tensor], ...] = ()
     tracks_variance: bool = False
 
+    @property
+    def starts_at_zero(self) -> bool:
+        """Whether the scale is learned and starts at zero."""
+        return _skip_init in self.ends
+
 
 def scale_input(x: Tensor, unit: Unit, make: LayerFactory) -> Tensor:
     """Divide the input of a branch by its beta, if the net has it."""

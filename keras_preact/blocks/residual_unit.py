@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from keras_preact.blocks.attention import attend
 from keras_preact.blocks.layer_factory import LayerFactory
 from keras_preact.blocks.operations import Operation
-from keras_preact.blocks.residual_scaling import scale_branch, scale_input
+from keras_preact.blocks.residual_scaling import RESIDUAL_SCALINGS, scale_branch, scale_input
 from keras_preact.blocks.shortcuts import shortcut
 from keras_preact.messages import require
 from keras_preact.spec.fields import Fields
@@ -58,7 +58,9 @@ def residual_branch(
         Maps that the shortcut is added to.
     """
     net, order = make.net, make.order
-    zero = order.zero_residual if net.zero_init_residual else None
+    # Of two factors that start at zero, neither would have a gradient.
+    starts_at_zero = RESIDUAL_SCALINGS[net.residual_scaling].starts_at_zero
+    zero = order.zero_residual if net.zero_init_residual and not starts_at_zero else None
     block_rate = drop_block_rate(net, unit)
     *inner, last = operations
     for index, operation in enumerate(inner, 1):

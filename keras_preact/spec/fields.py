@@ -347,7 +347,7 @@ class Fields:
         "Whether residual branches start at zero, so that every unit starts as an identity "
         "(arXiv:1706.02677). The kernel of the last convolution starts at zero: a zero scale in "
         "the norm before it would feed zeros to a ReLU, whose gradient there is zero, and the "
-        "branch would never learn.",
+        "branch would never learn. With SkipInit, whose gain starts at zero, nothing else does.",
         BOOLEAN,
         False,
     )

@@ -154,6 +154,15 @@ def test_units_with_skip_init_start_as_the_identity():
     np.testing.assert_array_equal(first, last)
 
 
+@pytest.mark.parametrize("scaling", [{}, {"weight_standardization": "scaled"}], ids=str)
+def test_of_two_factors_that_would_start_at_zero_one_does(scaling):
+    changes = {"norm": "none", "residual_scaling": "skip_init", "zero_init_residual": True}
+    model = net({**changes, **scaling}, randomize=False)
+    assert not model.get_layer("stage3_unit3_skip_init").gain.numpy().any()
+    last = model.get_layer("stage3_unit3_conv3")
+    assert all(keras.ops.any(each != 0) for each in last.weights if "bias" not in each.path)
+
+
 def _variances(changes: dict, x: np.ndarray) -> list[float]:
     """Of what comes into each unit but the first: over pixels and images, mean over channels."""
     model = net(changes, randomize=False, input_shape=x.shape[1:])

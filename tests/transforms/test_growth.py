@@ -10,7 +10,9 @@ import pytest
 
 import keras_preact
 from keras_preact import transforms
-from tests.nets import X, net, scores
+from keras_preact.transforms import growth
+from keras_preact.weights import named_weights
+from tests.nets import SMALL, TINY, X, net, scores
 
 Y = np.array([1, 2])
 
@@ -49,20 +51,39 @@ def test_deeper_nets_give_the_same_scores(order, before, after):
     np.testing.assert_allclose(scores(deeper), scores(model), atol=1e-5)
 
 
-def test_new_units_learn():
-    deeper = transforms.deepen(_trained({}), _new({"units": (3, 3)}))
+NORM_FREE = {"norm": "none", "weight_standardization": "scaled"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "zeroed"),
+    [
+        ({}, ["conv2/kernel"]),
+        ({"order": "original"}, ["norm3/beta", "norm3/gamma"]),
+        ({"norm": "none", "residual_scaling": "skip_init"}, ["skip_init/gain"]),
+        ({**NORM_FREE, "use_bias": True}, ["conv2/bias", "conv2/gain"]),
+        ({**NORM_FREE, "residual_scaling": "skip_init"}, ["skip_init/gain"]),
+    ],
+    ids=str,
+)
+def test_new_units_learn(changes, zeroed):
+    # With biases other than zero, too.
+    new = net({**changes, "units": (2, 1)}, architecture=TINY)
+    deeper = transforms.deepen(net(changes, architecture=TINY), new)
     _compile(deeper, 0.1)
-    layers = [deeper.get_layer(f"stage2_unit3_conv{index}") for index in (1, 2, 3)]
-    before = [keras.ops.convert_to_numpy(layer.kernel) for layer in layers]
-    assert not before[-1].any()
+    unit = "stage2_unit2_"
+    weights = [each for each in deeper.trainable_variables if each.path.startswith(unit)]
+    before = [keras.ops.convert_to_numpy(weight) for weight in weights]
+    zeros = [each.path for each, old in zip(weights, before, strict=True) if not old.any()]
+    assert sorted(zeros) == [f"{unit}{name}" for name in zeroed]
+    # The first step moves the factor that is zero, the second the others.
     for _ in range(2):
         deeper.train_on_batch(X, Y)
-    for layer, old in zip(layers, before, strict=True):
-        assert not np.array_equal(keras.ops.convert_to_numpy(layer.kernel), old), layer.name
+    for weight, old in zip(weights, before, strict=True):
+        assert not np.array_equal(keras.ops.convert_to_numpy(weight), old), weight.path
 
 
 @pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("unit", ["basic", "bottleneck"])
+@pytest.mark.parametrize("unit", ["basic", "bottleneck", "inverted_bottleneck"])
 def test_wider_nets_give_the_same_scores(unit, scan):
     model = _trained({"unit": unit})
     changes = {"unit": unit, "scan_units": scan, "channels": (48, 96), "stem_channels": 24}
@@ -82,6 +103,25 @@ def test_new_channels_differ_and_learn():
     for _ in range(2):
         wider.train_on_batch(X, Y)
     assert not np.array_equal(keras.ops.convert_to_numpy(layer.kernel)[0, 0, :, 32:], new)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_new_channels_of_depthwise_convolutions_learn(scan):
+    changes = {"unit": "inverted_bottleneck", "scan_units": scan}
+    wider = transforms.widen(_trained(changes), _new({**changes, "channels": (48, 96)}))
+    _compile(wider, 0.1)
+
+    def new() -> np.ndarray:
+        """Return the kernels of the new channels."""
+        inside = int(64 * SMALL.expansion)
+        return named_weights(wider)["stage3_unit2_conv2"]["0"][:, :, inside:, 0]
+
+    before = new()
+    assert before.any(axis=(0, 1)).all()
+    for _ in range(2):
+        wider.train_on_batch(X, Y)
+    # A ReLU shuts some out.
+    assert (new() != before).any(axis=(0, 1)).mean() > 0.5
 
 
 def test_deeper_and_wider_in_turn_on_a_published_net():
@@ -129,3 +169,44 @@ def test_nets_that_differ_in_something_else_are_refused():
         transforms.widen(model, net({"channels": (24, 64)}))
     with pytest.raises(ValueError, match=r"must be the same.*more layers than|same shapes"):
         transforms.deepen(net({"unit": "basic"}), net({"units": (2, 4)}))
+    for other in ({"use_bias": True}, {"norm": "layer"}):
+        with pytest.raises(ValueError, match="must have the same weights but for more channels"):
+            transforms.widen(model, net({**other, "channels": (48, 96)}))
+
+
+def _check_as_it_was(deeper: keras.Model, model: keras.Model, error: type, match: str) -> None:
+    before = deeper.get_weights()
+    with pytest.raises(error, match=match):
+        transforms.deepen(model, deeper)
+    for old, weight in zip(before, deeper.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, weight)
+
+
+def test_a_net_that_is_refused_is_as_it_was(monkeypatch):
+    tiny = {"architecture": TINY, "include_top": False}
+    model, units = net(**tiny), {"units": (2, 1)}
+    coarse = net({**units, "strides": (1, 4)}, **tiny)
+    _check_as_it_was(coarse, model, ValueError, r"outputs of the same shapes .*\(1, 4, 4, 16\)")
+    large = net(units, **tiny, input_shape=(32, 32, 3))
+    _check_as_it_was(large, model, ValueError, r"take the images of .*\(16, 16, 3\).*\(32, 32, 3\)")
+    # Of any size are those of that size, too.
+    free = net(units, **tiny, input_shape=(None, None, 3))
+    np.testing.assert_allclose(scores(transforms.deepen(model, free)), scores(model), atol=1e-5)
+
+    def interrupted(*arguments: object) -> float:
+        raise KeyboardInterrupt("Ctrl-C")
+
+    monkeypatch.setattr(growth, "_difference", interrupted)
+    _check_as_it_was(net(units, **tiny), model, KeyboardInterrupt, "Ctrl-C")
+
+
+def test_the_nets_own_precision_decides_what_is_rounding():
+    changes = {"shortcut": "scaling", "shortcut_scale": 0.99}
+    model = net(changes, dtype="float32")
+    deeper = net({**changes, "units": (3, 3)}, dtype="float32")
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        _check_as_it_was(deeper, model, ValueError, "must hand `x` on as it is")
+    finally:
+        keras.config.set_dtype_policy(policy)
