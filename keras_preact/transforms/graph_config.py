@@ -80,6 +80,14 @@ def graphs(config: Config, prefix: str = "") -> Iterator[tuple[str, Config]]:
     yield prefix, config
 
 
+def with_wrapped(layer: Config) -> Iterator[Config]:
+    """Yield the configuration of a layer, and those of the layers that it wraps."""
+    yield layer
+    while is_kind(layer, _WRAPPERS):
+        layer = layer["config"]["layer"]
+        yield layer
+
+
 def nested_graph(layer: Config, prefix: str) -> Iterator[tuple[str, Config]]:
     """Yield the graph that a layer stands for, if it is a functional model or wraps one.
 

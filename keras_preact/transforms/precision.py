@@ -5,6 +5,8 @@ from __future__ import annotations
 import keras
 
 from keras_preact.layer_names import in_encoder, is_container
+from keras_preact.layers import StackedUnits
+from keras_preact.layers.stacked_units import TEMPLATE_PREFIX
 from keras_preact.named_weights import named_weights
 from keras_preact.transforms.graph_config import (
     CONVOLUTION_LAYERS,
@@ -16,6 +18,7 @@ from keras_preact.transforms.graph_config import (
     output_names,
     rebuilt,
     source,
+    with_wrapped,
 )
 
 
@@ -26,7 +29,7 @@ def with_dtype(model: keras.Model, dtype: str) -> keras.Model:
     in the dtype of their weights, so that class scores are float32 in mixed precision.
 
     Args:
-        model: A functional model without stacked units.
+        model: A functional model.
         dtype: Name of a dtype policy, such as `"mixed_bfloat16"`.
 
     Returns:
@@ -37,9 +40,7 @@ def with_dtype(model: keras.Model, dtype: str) -> keras.Model:
     """
     policy = keras.dtype_policies.get(dtype)
     config = functional_config(model)
-    for _, graph in graphs(config):
-        for layer in graph["layers"]:
-            _set_dtype(layer, graph, policy)
+    _set_dtypes(config, policy)
     return rebuilt(model, config, named_weights(model))
 
 
@@ -61,7 +62,7 @@ def stored_as_computed(model: keras.Model) -> keras.Model:
     config = functional_config(model)
     changed = False
     for _, graph in graphs(config):
-        for layer in graph["layers"]:
+        for layer in (each for outer in graph["layers"] for each in with_wrapped(outer)):
             # A subclass may need the float32 weights, as weight standardization does.
             if not is_kind(layer, CONVOLUTION_LAYERS):
                 continue
@@ -73,25 +74,37 @@ def stored_as_computed(model: keras.Model) -> keras.Model:
     return rebuilt(model, config, named_weights(model)) if changed else model
 
 
-def _set_dtype(layer: Config, graph: Config, policy: keras.DTypePolicy) -> None:
+def _set_dtypes(config: Config, policy: keras.DTypePolicy) -> None:
+    """Set the policy of every layer of a functional model, in its configuration."""
+    for _, graph in graphs(config):
+        for outer in graph["layers"]:
+            scores = _gives_scores(outer, graph)
+            own = keras.DTypePolicy(policy.variable_dtype) if scores else policy
+            for layer in with_wrapped(outer):
+                _set_dtype(layer, graph["name"], own)
+
+
+def _set_dtype(layer: Config, graph_name: str, policy: keras.DTypePolicy) -> None:
     """Set the policy of a layer in a graph, in place."""
     config = layer["config"]
     if layer["class_name"] == "InputLayer":
         # Maps come into a unit; into other models come images, tokens or anything else.
-        if is_container(graph["name"]):
+        if is_container(graph_name) or layer["name"] == f"{TEMPLATE_PREFIX}input":
             config["dtype"] = policy.compute_dtype
     # Of an operation, such as `keras.ops.cast`, the dtype is an argument.
     elif isinstance(config.get("dtype"), dict):
-        own = keras.DTypePolicy(policy.variable_dtype) if _gives_scores(layer, graph) else policy
-        config["dtype"] = keras.saving.serialize_keras_object(own)
+        config["dtype"] = keras.saving.serialize_keras_object(policy)
+    if is_kind(layer, (StackedUnits,)):
+        _set_dtypes(config["template"]["config"], policy)
 
 
 def _gives_scores(layer: Config, graph: Config) -> bool:
-    """Return whether a layer is a classifier, the activation of one, or a model that ends so."""
-    if "input_layers" in layer["config"]:
-        graph, names = layer["config"], set(output_names(layer["config"]["output_layers"]))
-    elif layer["class_name"] in ("Activation", "Softmax"):
+    """Return whether a layer is or wraps a classifier, its activation, or a model that ends so."""
+    *_, inner = with_wrapped(layer)
+    if "input_layers" in inner["config"]:
+        graph, names = inner["config"], set(output_names(inner["config"]["output_layers"]))
+    elif inner["class_name"] in ("Activation", "Softmax"):
         names = {source(each) for each in inputs_of(layer)}
     else:
-        return layer["class_name"] == "Dense" and not in_encoder(layer["config"]["name"])
+        return inner["class_name"] == "Dense" and not in_encoder(inner["config"]["name"])
     return all(_gives_scores(each, graph) for each in graph["layers"] if each["name"] in names)

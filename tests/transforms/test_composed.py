@@ -9,6 +9,7 @@ from keras import layers
 
 import keras_preact
 from keras_preact import transforms
+from keras_preact.transforms.precision import stored_as_computed
 from keras_preact.weights import named_weights, set_named_weights
 from tests.nets import SMALL, TINY, X, images, net, scores
 from tests.numerics import net_tolerance
@@ -118,6 +119,27 @@ def test_precision_reaches_every_net_and_leaves_what_is_no_policy():
     np.testing.assert_allclose(
         scores(half, given), scores(model, given), atol=net_tolerance("bfloat16")
     )
+
+
+def test_precision_reaches_what_is_wrapped():
+    x = keras.Input((2, *SHAPE))
+    y = layers.TimeDistributed(layers.Conv2D(3, 3, padding="same", name="conv"), name="frames")(x)
+    y = layers.TimeDistributed(body(), name="each")(y)
+    y = layers.TimeDistributed(layers.Dense(3, name="logits"), name="heads")(y)
+    y = layers.TimeDistributed(layers.Activation("softmax", name="softmax"), name="shares")(y)
+    model = keras.Model(x, y)
+    given = images(2, 2, *SHAPE)
+    half = transforms.with_dtype(model, "mixed_bfloat16")
+    policies = {path: layer.dtype_policy.name for path, layer in keras_preact.named_layers(half)}
+    for path in ("frames", "frames/conv", "each/body/stage2_unit1_conv1"):
+        assert policies[path] == "mixed_bfloat16", path
+    for path in ("heads", "heads/logits", "shares", "shares/softmax"):
+        assert policies[path] == "float32", path
+    tolerance = net_tolerance("bfloat16")
+    np.testing.assert_allclose(scores(half, given), scores(model, given), atol=tolerance)
+    stored = stored_as_computed(half)
+    assert dict(keras_preact.named_layers(stored))["frames/conv"].kernel.dtype == "bfloat16"
+    np.testing.assert_allclose(scores(stored, given), scores(half, given), atol=tolerance)
 
 
 def test_convolutions_in_every_net_take_winograds_algorithm():

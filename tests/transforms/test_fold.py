@@ -358,6 +358,15 @@ def test_another_precision_is_that_of_a_net_built_with_it(nested):
     assert_equal(with_dtype(half, "float32"), model, atol=NET)
 
 
+def test_another_precision_of_stacked_units():
+    model = net(scan_units=True, drop_path=0.1)
+    half = with_dtype(model, "mixed_bfloat16")
+    built = net("mixed_bfloat16", scan_units=True, drop_path=0.1)
+    for name in ("stage3_unit2to3", "stage3_unit1_conv1"):
+        assert half.get_layer(name).get_config() == built.get_layer(name).get_config()
+    assert_equal(half, model, atol=net_tolerance("bfloat16"))
+
+
 def test_no_such_precision():
     with pytest.raises(ValueError, match="int7"):
         with_dtype(net(), "int7")

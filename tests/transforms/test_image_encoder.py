@@ -92,6 +92,18 @@ def test_image_classifier(tmp_path):
     )
 
 
+def test_stacked_units_in_another_precision(tmp_path):
+    """As keras_hub loads a preset with a `dtype`."""
+    encoder = _encoder(scan_units=True, units=(1, 3, 1, 1))
+    encoder.save_weights(tmp_path / "model.weights.h5")
+    copy = type(encoder).from_config({**encoder.get_config(), "dtype": "bfloat16"})
+    copy.load_weights(tmp_path / "model.weights.h5")
+    assert {each.dtype for each in copy.weights} == {"bfloat16"}
+    (expected,), (received,) = _arrays(encoder), _arrays(copy)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(received.astype("float32"), expected, atol=0.1 * scale)
+
+
 def test_levels_are_those_of_keras_hubs_resnet_v2():
     theirs = keras_hub.models.ResNetBackbone(
         [64],
