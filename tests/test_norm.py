@@ -165,3 +165,20 @@ def test_config_round_trip():
     copy = keras.layers.deserialize(keras.layers.serialize(ours))
     assert type(copy) is BatchNormalization
     assert copy.get_config() == ours.get_config()
+
+
+def test_keras_before_3_14_knows_no_renorm(monkeypatch):
+    construct = keras.layers.BatchNormalization.__init__
+    theirs = keras.layers.BatchNormalization(dtype="float64")
+
+    def without(self, *args, **kwargs):
+        construct(self, *args, **kwargs)
+        vars(self).pop("renorm", None)
+
+    monkeypatch.setattr(keras.layers.BatchNormalization, "__init__", without)
+    ours = BatchNormalization(rematerialize=True)
+    x, _ = _inputs("float32")
+    for training in (True, False):
+        _assert_close(
+            [ours(x, training=training)], [theirs(*_float64(x), training=training)], IN_FLOAT32
+        )

@@ -41,6 +41,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         ValueError: If `rematerialize` meets `renorm`.
     """
 
+    # Keras sets it from 3.14 on.
+    renorm = False
+
     def __init__(self, *args: Any, rematerialize: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if rematerialize and self.renorm:
