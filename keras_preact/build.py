@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -21,7 +21,7 @@ from keras_preact.blocks.nesting import (
 from keras_preact.blocks.stages import residual_stage, separate_units
 from keras_preact.blocks.stem import stem
 from keras_preact.messages import require
-from keras_preact.spec.rules import POSITIVE_INTEGER, is_positive_integer, plain
+from keras_preact.spec.rules import POSITIVE_INTEGER, as_tuple, is_positive_integer, plain
 from keras_preact.tensor import Tensor
 
 # Maps of fewer rows and columns are no images, whose order could be told.
@@ -170,10 +170,9 @@ def net_inputs(
             '`data_format` must be "channels_last" or "channels_first". '
             f"Received: {make.data_format!r}"
         )
-    given = plain(input_shape)
-    if not (given is None or isinstance(given, Iterable)):
-        raise ValueError(_SHAPE.format(given))
-    shape: tuple[int | None, ...] | None = None if given is None else plain(tuple(given))
+    shape: tuple[int | None, ...] | None = plain(as_tuple(input_shape))
+    if not (shape is None or isinstance(shape, tuple)):
+        raise ValueError(_SHAPE.format(shape))
     if input_tensor is not None:
         return _check_input_tensor(input_tensor, shape, make, architecture)
     if shape is None:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from keras_preact.messages import require
+from keras_preact.spec.rules import A_VALUE_EACH_STAGE, POSITIVE_INTEGER, SHARE, or_each
+
+_RATES = or_each(POSITIVE_INTEGER)
+
 
 def dense_channels(
     units: Sequence[int],
@@ -21,8 +26,18 @@ def dense_channels(
 
     Returns:
         The output channels of each stage.
+
+    Raises:
+        ValueError: If an argument is out of its range, or there is not one growth rate per stage.
     """
-    rates = [growth_rate] * len(units) if isinstance(growth_rate, int) else growth_rate
+    units = A_VALUE_EACH_STAGE.check("units", units)
+    rates = _RATES.check("growth_rate", growth_rate)
+    stem_channels = POSITIVE_INTEGER.check("stem_channels", stem_channels)
+    compression = SHARE.check("compression", compression)
+    if isinstance(rates, int):
+        rates = (rates,) * len(units)
+    one_each = f"a number, or one for each of {len(units)} stages"
+    require(len(rates) == len(units), "growth_rate", one_each, rates)
     channels: list[int] = []
     for count, rate in zip(units, rates, strict=True):
         entering = int(channels[-1] * compression) if channels else stem_channels

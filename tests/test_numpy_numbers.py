@@ -10,6 +10,7 @@ import pytest
 import keras_preact
 from keras_preact import Architecture, PreActResNet20, transforms
 from keras_preact.architecture import RULES
+from keras_preact.dense import dense_channels
 from keras_preact.preprocessing import Preprocessing
 from keras_preact.spec.rules import COUNT, POSITIVE_INTEGER, RATE, plain
 
@@ -26,7 +27,7 @@ def as_numpy(value):
     """Return the same value as a user of NumPy has it."""
     if isinstance(value, tuple):
         return np.array(value)
-    kinds = {bool: np.bool_, int: np.int64, float: np.float64}
+    kinds = {bool: np.bool_, int: np.int64, float: np.float64, str: np.str_}
     return kinds.get(type(value), lambda value: value)(value)
 
 
@@ -67,6 +68,14 @@ def test_a_net_of_numpy_s_numbers(kind, tmp_path):
     assert keras.models.load_model(tmp_path / "net.keras").output_shape == (None, 5)
 
 
+def test_channels_of_a_dense_net_of_numpy_s_numbers():
+    expected = dense_channels((6, 12), 32, 64, 0.5)
+    channels = dense_channels(np.array([6, 12]), np.int64(32), np.int8(64), np.float32(0.5))
+    assert channels == expected
+    assert is_plain(channels)
+    assert dense_channels([6, 12], np.array([32, 32]), 64) == expected
+
+
 def test_a_preprocessing_of_numpy_s_numbers():
     preprocessing = Preprocessing(input_size=np.int64(32), crop_fraction=np.float32(0.5))
     assert preprocessing == Preprocessing(input_size=32, crop_fraction=0.5)
@@ -97,5 +106,6 @@ def test_any_real_number_becomes_python_s():
     assert type(RATE.check("rate", np.float16(0.5))) is float
     assert type(plain(np.array(3))) is int
     assert plain((np.int8(1), [np.float32(2)], "a", None)) == (1, [2.0], "a", None)
+    assert type(plain(np.str_("a"))) is str
     with pytest.raises(ValueError, match="`rate` must be"):
         RATE.check("rate", np.float32("nan"))

@@ -32,10 +32,7 @@ class Architecture(Fields):
 
     def __post_init__(self) -> None:
         for name, value in checked_fields(self).items():
-            is_sequence = isinstance(value, list) or name in _SEQUENCES
-            object.__setattr__(
-                self, name, tuple(value) if is_sequence and value is not None else value
-            )
+            object.__setattr__(self, name, value)
         check_parts(self)
         check_plan(self.plan)
 
@@ -94,10 +91,6 @@ class Architecture(Fields):
         """
         _check_names(config)
         return cls(**config)
-
-
-# Fields that are kept as tuples.
-_SEQUENCES = ("units", "channels", "strides", "dilations", "multi_grid")
 
 
 def _check_names(names: Iterable[str]) -> None:

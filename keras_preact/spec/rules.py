@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,13 @@ class Rule:
         holds: Whether a value is allowed.
         expected: Completes "must be …" in the error message.
         choices: All allowed values, where they are few and named; else empty.
+        sequences: Whether sequences are allowed. `check` makes tuples of them.
     """
 
     holds: Callable[[Any], bool]
     expected: str
     choices: tuple[Any, ...] = ()
+    sequences: bool = False
 
     def check(self, name: str, value: Any) -> Any:
         """Check the value of a field or an argument.
@@ -36,25 +38,25 @@ class Rule:
             value: Its value.
 
         Returns:
-            The value, its numbers as Python's own.
+            The value, its numbers and names as Python's own.
 
         Raises:
             ValueError: If the value is not allowed.
         """
-        value = plain(value)
+        value = plain(as_tuple(value) if self.sequences else value)
         require(self.holds(value), name, self.expected, value)
         return value
 
 
 def plain(value: Any) -> Any:
-    """Convert numbers of other kinds, such as NumPy's, to Python's own, which JSON can hold.
+    """Convert numbers and names of other kinds, such as NumPy's, to Python's, which JSON can hold.
 
     Args:
         value: Any value.
 
     Returns:
-        A bool, int or float for a number, a list for an array, the same kind of sequence for a
-        list or tuple; anything else as it is.
+        A bool, int or float for a number, a string for one of NumPy's, a list for an array, the
+        same kind of sequence for a list or tuple; anything else as it is.
     """
     if isinstance(value, np.ndarray):
         return plain(value.tolist())
@@ -62,9 +64,30 @@ def plain(value: Any) -> Any:
         return (tuple if isinstance(value, tuple) else list)(map(plain, value))
     if isinstance(value, np.bool_):
         return bool(value)
+    if isinstance(value, np.str_):
+        return str(value)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return value
     return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+# They can be iterated over, but are no sequences of values: text, and whatever has no order.
+_NO_SEQUENCES = (str, bytes, bytearray, Mapping, set, frozenset)
+
+
+def as_tuple(value: Any) -> Any:
+    """Make a tuple of values that come in an order, which a generator yields only once.
+
+    Args:
+        value: Any value.
+
+    Returns:
+        A tuple for a sequence, an array, a generator and the like; anything else as it is.
+    """
+    is_scalar = getattr(value, "ndim", None) == 0
+    if is_scalar or not isinstance(value, Iterable) or isinstance(value, _NO_SEQUENCES):
+        return value
+    return tuple(value)
 
 
 def one_of(choices: Iterable[Any]) -> Rule:
@@ -91,6 +114,7 @@ def or_none(rule: Rule) -> Rule:
         lambda value: value is None or rule.holds(value),
         f"None or {rule.expected}",
         (None, *rule.choices) if rule.choices else (),
+        rule.sequences,
     )
 
 
@@ -101,6 +125,7 @@ def or_each(rule: Rule) -> Rule:
             all(map(rule.holds, value)) if isinstance(value, list | tuple) else rule.holds(value)
         ),
         f"{rule.expected}, or a sequence of such values, one for each stage",
+        sequences=True,
     )
 
 
@@ -110,13 +135,9 @@ def is_positive_integer(value: Any) -> bool:
 
 
 def are_positive_integers(values: Any) -> bool:
-    """Return whether a value is a sequence, not empty, of integers above 0."""
-    return (
-        isinstance(values, Iterable)
-        and not isinstance(values, str | dict)
-        and len(tuple(values)) > 0
-        and all(is_positive_integer(value) for value in values)
-    )
+    """Return whether a value is a list or tuple, not empty, of integers above 0."""
+    is_sequence = isinstance(values, list | tuple) and len(values) > 0
+    return is_sequence and all(map(is_positive_integer, values))
 
 
 def _is_number(value: Any) -> bool:
@@ -143,9 +164,9 @@ BOOLEAN = one_of((True, False))
 POSITIVE_INTEGER = Rule(is_positive_integer, "a positive integer")
 COUNT = Rule(_is_count, "an integer of at least 0")
 A_VALUE_EACH_STAGE = Rule(
-    are_positive_integers, "a sequence of positive integers, one for each stage"
+    are_positive_integers, "a sequence of positive integers, one for each stage", sequences=True
 )
-A_VALUE_EACH_UNIT = Rule(are_positive_integers, "a sequence of positive integers")
+A_VALUE_EACH_UNIT = Rule(are_positive_integers, "a sequence of positive integers", sequences=True)
 POSITIVE = number(lambda value: value > 0, "above 0")
 NUMBER = number(lambda value: True, "of any size")
 SHARE = number(lambda value: 0 < value <= 1, "in (0, 1]")

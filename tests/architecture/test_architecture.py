@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+import keras_preact
 from keras_preact import Architecture
 from tests import nets
 
@@ -30,6 +31,34 @@ def test_drop_path_grows_linearly_to_its_value():
 def test_config_survives_json():
     config = json.loads(json.dumps(NET.get_config()))
     assert Architecture.from_config(config) == NET
+
+
+@pytest.mark.parametrize(
+    "made", [iter, list, lambda values: (v for v in values)], ids=["iterator", "list", "generator"]
+)
+def test_sequences_of_any_kind_are_kept_whole(made):
+    fields = {
+        "units": (1, 2),
+        "channels": (16, 24),
+        "strides": (1, 2),
+        "dilations": (1, 3),
+        "multi_grid": (2, 1),
+        "expansion": (1, 6.0),
+    }
+    net = NET.replace(**{name: made(values) for name, values in fields.items()})
+    assert {name: getattr(net, name) for name in fields} == fields
+    assert NET.replace(units=range(1, 3)).units == NET.replace(units={1: 0, 2: 0}.keys()).units
+    model = keras_preact.PreActResNet(NET, input_shape=made((16, 24, 3)))
+    assert model.input_shape == (None, 16, 24, 3)
+
+
+@pytest.mark.parametrize("values", [{1, 2}, frozenset({1, 2}), {1: 1, 2: 2}, b"\1\2"])
+def test_values_without_an_order_are_refused(values):
+    for field in ("units", "channels", "strides", "dilations", "multi_grid", "expansion"):
+        with pytest.raises(ValueError, match=f"`{field}` must be .* sequence"):
+            NET.replace(**{field: values})
+    with pytest.raises(ValueError, match="`input_shape` must have three dimensions"):
+        keras_preact.PreActResNet(NET, input_shape={3, 16, 24})
 
 
 def test_equal_architectures_have_equal_hashes():

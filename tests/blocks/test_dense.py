@@ -21,7 +21,7 @@ from keras_preact.transforms import fold, freeze, replace_head, stack, unroll
 from keras_preact.weights import load_weights, named_weights, set_named_weights
 from keras_preact.weights.converters.keras_applications import NAMING
 from keras_preact.weights.identify import identified_model
-from tests.nets import X, net, scores
+from tests.nets import SMALL, X, net, scores
 from tests.numerics import LAYER, NET, WIDE_NET
 from tests.variants import check_forms, check_training_and_saving
 
@@ -149,6 +149,36 @@ def test_growth_is_the_paper_s():
         ("stage5_unit1", 1024, 512),
     ]
     assert dense_channels((6, 12, 24, 16), 32, 64) == (256, 512, 1024, 1024)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("units", (6, 0)),
+        ("units", {6, 12}),
+        ("growth_rate", 0),
+        ("growth_rate", (32, 32, 32)),
+        ("growth_rate", 32.5),
+        ("stem_channels", "64"),
+        ("compression", 1.5),
+    ],
+)
+def test_arguments_out_of_range_are_named(argument, value):
+    arguments = {"units": (6, 12), "growth_rate": 32, "stem_channels": 64, argument: value}
+    with pytest.raises(ValueError, match=f"`{argument}` must be .*Received: "):
+        dense_channels(**arguments)
+
+
+def test_a_transition_opens_the_stages_that_the_documentation_says():
+    def opened(**changes):
+        stages = SMALL.replace(**{**DENSE, "units": (2, 2), **changes}).stages
+        return [stage for stage, units in stages.items() if units[0].projects]
+
+    whole = {"compression": 1.0, "channels": (24, 32)}
+    assert opened(channels=(24, 28)) == [3]
+    assert opened(channels=(24, 28), strides=(2, 1)) == [2, 3]
+    assert opened(**whole) == [3]
+    assert opened(**whole, strides=(1, 1)) == []
 
 
 def test_what_came_in_goes_out_untouched():
