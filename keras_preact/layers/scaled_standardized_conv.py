@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_preact.layers.conv import Conv2D
@@ -52,8 +53,17 @@ class ScaledStandardizedConv2D(Conv2D):
         Args:
             input_shape: `(batch, height, width, channels)`, or with the channels first.
         """
+        # After LoRA's matrices, with which building ends, Keras takes no other variables.
+        lora_rank, self.lora_rank = self.lora_rank, None
         super().build(input_shape)
         self.gain = self.add_weight((self.filters,), self.gain_initializer, name="gain")
+        if lora_rank:
+            self.enable_lora(lora_rank, lora_alpha=self.lora_alpha)
+
+    @property
+    def gain_key(self) -> str:
+        """Key under which `save_own_variables` stores the gain."""
+        return str(1 + self.use_bias)
 
     def kernel_in_use(self, kernel: Tensor) -> Tensor:
         """Standardize and scale a kernel, in float32.
@@ -72,12 +82,27 @@ class ScaledStandardizedConv2D(Conv2D):
         return ops.cast((kernel - mean) * (ops.rsqrt(variance + _EPSILON) * scale), dtype)
 
     def save_own_variables(self, store: Any) -> None:
-        """Store the gain too, which Keras's convolutions know nothing of."""
-        keras.layers.Layer.save_own_variables(self, store)
+        """Store kernel, into which LoRA's matrices are merged, bias and gain."""
+        super().save_own_variables(store)
+        if self.built:
+            store[self.gain_key] = self.gain
 
     def load_own_variables(self, store: Any) -> None:
-        """Undo `save_own_variables`."""
-        keras.layers.Layer.load_own_variables(self, store)
+        """Load what `save_own_variables` stored.
+
+        Raises:
+            ValueError: If the store holds another number of variables.
+        """
+        own = 2 + self.use_bias
+        # Keras checks no number with LoRA's matrices, which are never stored.
+        if self.lora_enabled and len(store.keys()) != own:
+            raise ValueError(
+                f"Layer {self.name!r} expected {own} variables, LoRA's merged into the kernel. "
+                f"Received: {len(store.keys())}"
+            )
+        super().load_own_variables(store)
+        if self.built:
+            self.gain.assign(store[self.gain_key])
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, serialized."""
@@ -86,3 +111,22 @@ class ScaledStandardizedConv2D(Conv2D):
             "activation_gain": self.activation_gain,
             "gain_initializer": keras.initializers.serialize(self.gain_initializer),
         }
+
+
+def gain_for_same_scale(gain: np.ndarray, kernel: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the gain that keeps the scale of another kernel, which the layer takes out of it.
+
+    Args:
+        gain: Gain of `kernel`, `(channels out,)`.
+        kernel: `(height, width, channels in, channels out)`.
+        other: The kernel that takes its place, of any number of channels in.
+
+    Returns:
+        Gain of `other`, of the shape and dtype of `gain`. The two kernels in use are then
+        `kernel` and `other`, each less its mean, times the same factor per filter.
+    """
+    divisors = [
+        np.sqrt((np.var(each, axis=(0, 1, 2), dtype="float64") + _EPSILON) * each[..., 0].size)
+        for each in (kernel, other)
+    ]
+    return (gain * (divisors[1] / divisors[0])).astype(gain.dtype)

@@ -14,7 +14,7 @@ from keras_preact.composition import (
     required_functional,
 )
 from keras_preact.images.resampling import cubic
-from keras_preact.input_channels import adapt_kernel
+from keras_preact.input_channels import adapt_convolution
 from keras_preact.layer_names import data_format, first_convolution, has_stages
 from keras_preact.layers import SelfAttention2D, TokenEmbedding
 from keras_preact.named_weights import NamedWeights, named_weights, set_named_weights
@@ -25,9 +25,9 @@ from keras_preact.transforms.graph_config import Config, functional_config
 def adapt_input_channels(model: keras.Model, channels: int) -> keras.Model:
     """Build the same net for another number of channels, its first convolution adapted.
 
-    `keras_preact.weights.adapt_kernel` says how. Every other weight is copied. Where layers before
-    the net spread one channel over several, as a normalization per channel does, the first
-    convolution stays as it is.
+    `keras_preact.weights.adapt_kernel` says how. Every other weight is copied, but for the gain of
+    a scaled standardized convolution. Where layers before the net spread one channel over several,
+    as a normalization per channel does, the first convolution stays as it is.
 
     Args:
         model: A net built by this package, or a functional model that contains its layers or such a
@@ -54,10 +54,7 @@ def adapt_input_channels(model: keras.Model, channels: int) -> keras.Model:
         arriving = _channels_into(result, axis)
         # Of one channel, layers before the net may make as many as ever.
         if arriving != first.kernel.shape[2]:
-            named[path] = {
-                key: adapt_kernel(array, arriving) if array.ndim == 4 else array
-                for key, array in named[path].items()
-            }
+            named[path] = adapt_convolution(first, named[path], arriving)
         set_named_weights(result, named)
     except Exception as error:
         raise ValueError(_unfit(model, channels, error)) from error

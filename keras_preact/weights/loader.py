@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 
 from keras_preact.composition import layers_by_path
-from keras_preact.input_channels import adapt_kernel
+from keras_preact.input_channels import adapt_convolution
 from keras_preact.layer_names import first_convolution, has_stages
 from keras_preact.named_weights import NamedWeights, placeholders, set_named_weights
 from keras_preact.transforms.inputs import resize_positions, token_embeddings, token_grid
@@ -91,15 +91,14 @@ def _published_hint(entry: Entry) -> str:
 
 
 def _adapt_channels(named: NamedWeights, model: keras.Model) -> None:
-    """Fit the first convolutions' kernels to images of another number of channels."""
+    """Fit the first convolutions to images of another number of channels."""
     for prefix, net in [("", model), *((f"{path}/", each) for path, each in layers_by_path(model))]:
         if not has_stages(net):
             continue
         first = first_convolution(net)
-        arrays = named.get(f"{prefix}{first.name}", {})
-        for key, array in arrays.items():
-            if array.ndim == 4:
-                arrays[key] = adapt_kernel(array, first.kernel.shape[2])
+        path = f"{prefix}{first.name}"
+        if path in named:
+            named[path] = adapt_convolution(first, named[path], first.kernel.shape[2])
 
 
 def _by_whole_paths(named: NamedWeights, model: keras.Model) -> NamedWeights:

@@ -17,7 +17,7 @@ import keras_preact
 from keras_preact.blocks.gains import activation_gain, computed_gain
 from keras_preact.layers import Scale, ScaledStandardizedConv2D, SkipInit, StackedUnits
 from keras_preact.transforms import fold, stack, unroll
-from keras_preact.weights import set_named_weights
+from keras_preact.weights import named_weights, set_named_weights
 from keras_preact.weights.converters import CONVERTERS
 from tests.nets import SMALL, X, net, scores
 from tests.variants import check_forms, check_training_and_saving, some_slow
@@ -113,6 +113,29 @@ def test_gains_start_at_one_or_in_branches_at_zero():
         for unit in range(1, last + 1)
     }
     assert set.union(*gains.values()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_low_rank_adaptation_is_saved_merged_and_loaded(use_bias, tmp_path):
+    inputs = keras.Input((8, 8, 4))
+    layer = ScaledStandardizedConv2D(6, 3, use_bias=use_bias, name="conv")
+    model = keras.Model(inputs, layer(inputs))
+    before = layer.get_weights()
+    layer.enable_lora(2)
+    rng = np.random.default_rng(4)
+    for variable in layer.variables:
+        variable.assign(rng.standard_normal(variable.shape))
+    x = rng.standard_normal((2, 8, 8, 4)).astype("float32")
+    expected = scores(model, x)
+    model.save(tmp_path / "net.keras")
+    loaded = keras.models.load_model(tmp_path / "net.keras")
+    np.testing.assert_allclose(scores(loaded, x), expected, atol=1e-5)
+    named = named_weights(model)
+    assert [each.shape for each in named["conv"].values()] == [each.shape for each in before]
+    set_named_weights(loaded, named)
+    np.testing.assert_allclose(scores(loaded, x), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="expected . variables, LoRA's merged"):
+        layer.load_own_variables(dict(enumerate(layer.get_weights())))
 
 
 # Scaled branches.

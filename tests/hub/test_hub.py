@@ -38,12 +38,13 @@ NAMES = ["cat", "dog", "owl"]
 IMAGENET_FORM = keras_preact.BUILDERS["PreActResNet18d"].architecture.replace(
     units=(1, 2, 1, 1), channels=(32, 64, 96, 128), stem_channels=16
 )
+CHANGES = {"attention": "se", "weight_standardization": "scaled"}
 
 
 @pytest.fixture(scope="module")
 def net() -> keras.Model:
     """Return a net that timm has not."""
-    return nets.net({"attention": "se", "scan_units": True}, classes=3)
+    return nets.net({**CHANGES, "scan_units": True}, classes=3)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_a_folder_gives_the_net_back(net, folder):
     assert Preprocessor(folder).preprocessing == PREPROCESSING
     # A builder takes the file alone.
     file = folder / "model.safetensors"
-    options = {"attention": "se", "scan_units": False}
+    options = {**CHANGES, "scan_units": False}
     again = nets.net(options, classes=3, weights=file, randomize=False)
     np.testing.assert_allclose(nets.scores(again), nets.scores(net), rtol=1e-4, atol=1e-6)
 
@@ -209,12 +210,15 @@ def test_one_line_shares_and_one_line_fetches(net, folder, hub):
     expected = nets.scores(net)
     np.testing.assert_array_equal(nets.scores(from_config_folder(address)), expected)
     options = {"classes": 3, "randomize": False, "weights": address}
-    built = nets.net({"attention": "se", "scan_units": True}, **options)
+    built = nets.net({**CHANGES, "scan_units": True}, **options)
     np.testing.assert_array_equal(nets.scores(built), expected)
     assert Preprocessor(address).preprocessing == PREPROCESSING
     # As published weights do, they fit images of other channels.
-    grey = nets.net({"attention": "se"}, **options, input_shape=(16, 16, 1))
-    assert grey.input_shape == (None, 16, 16, 1)
+    gray = nets.net(CHANGES, **options, input_shape=(16, 16, 1))
+    x = nets.images(2, 16, 16, 1)
+    np.testing.assert_allclose(
+        nets.scores(gray, x), nets.scores(net, np.repeat(x, 3, axis=-1)), atol=1e-5
+    )
     # The same content is not sent again; what the Hub has no longer is in the cache.
     push_to_hub(folder, address, token=TOKEN)
     assert len(hub.uploads) == 2

@@ -41,7 +41,13 @@ def test_the_rule_is_timms(channels):
     assert not np.shares_memory(adapted, kernel)
 
 
-@pytest.mark.parametrize("changes", [{}, {"rematerialize": True}, {"scan_units": True}], ids=str)
+SCALED = {"weight_standardization": "scaled"}
+NORM_FREE = {**SCALED, "norm": "none", "residual_scaling": "norm_free", "use_bias": True}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"rematerialize": True}, {"scan_units": True}, SCALED, NORM_FREE], ids=str
+)
 def test_one_channel_scores_as_three_alike(changes):
     model = _net(**changes)
     gray = adapt_input_channels(model, 1)
@@ -50,8 +56,9 @@ def test_one_channel_scores_as_three_alike(changes):
     np.testing.assert_allclose(gray(x), model(np.repeat(x, 3, axis=-1)), atol=1e-5)
 
 
-def test_six_channels_and_back_from_channels_first():
-    model = _net("channels_first")
+@pytest.mark.parametrize("changes", [{}, SCALED], ids=str)
+def test_six_channels_and_back_from_channels_first(changes):
+    model = _net("channels_first", **changes)
     six = adapt_input_channels(model, 6)
     assert six.input_shape == (None, 6, 16, 20)
     x = _images(3).transpose(0, 3, 1, 2)
