@@ -20,8 +20,9 @@ as in the paper:
   `_shortcut_gated`, `_branch_gated` and `_shortcut_dropout`.
 - Scaled branches: `_input_scale`, `_skip_init` and `_residual_scale`.
 - Attention: `_se_…`, `_eca_…` and `_cbam_…` (`keras_preact.blocks.attention`).
-- Dense units: `_concat`, and before each stage but the first `stage{s}_transition_norm`, `_act`,
-  `_conv` and `_pool`. Dropout has the name of its convolution and `_dropout`.
+- Dense units: `_concat`, and before each stage that a transition opens
+  `stage{s}_transition_norm`, `_act`, `_conv` and `_pool`. Dropout has the name of its convolution
+  and `_dropout`.
 - Transformer encoder: `encoder_proj`, `encoder_tokens`, `encoder_dropout`; in block b, counted from
   1, `encoder_block{b}_norm1`, `_qkv`, `_attention`, `_proj`, `_dropout1`, `_drop_path1`, `_add1`,
   `_norm2`, `_mlp1`, `_act`, `_dropout2`, `_mlp2`, `_dropout3`, `_drop_path2`, `_add2`; then

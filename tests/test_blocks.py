@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
 from keras_preact import Architecture
@@ -41,7 +43,12 @@ def test_the_names_in_a_field_are_the_keys_of_its_table(field):
 
 @pytest.mark.parametrize("field", RULES)
 def test_every_field_is_documented(field):
-    assert f"\n        {field}: " in Architecture.__doc__
+    assert f"\n    {field}: " in Architecture.__doc__
+
+
+def test_documentation_is_indented_alike_by_every_python():
+    # From 3.13 on, the compiler takes the indentation out, before the fields come in.
+    assert Architecture.__doc__ == inspect.cleandoc(Architecture.__doc__)
 
 
 @pytest.mark.parametrize("unit", [name for name, kind in UNITS.items() if kind.kernels])

@@ -30,13 +30,15 @@ def assert_close(received, x, scale, shift, dtype):
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 4, 6), (3, 6), (2, 3, 5, 4, 6)])
-@pytest.mark.parametrize("dtype", ["float64", "float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "dtype", ["float64", "float32", "mixed_bfloat16", "mixed_float16", "bfloat16", "float16"]
+)
 def test_last_axis(shape, dtype):
     made = layer(shape, dtype=dtype)
     x = keras.ops.cast(RNG.normal(size=shape), made.compute_dtype)
     y = made(x)
     assert keras.backend.standardize_dtype(y.dtype) == made.compute_dtype
-    assert_close(y, float64(x), float64(SCALE), float64(SHIFT), made.compute_dtype)
+    assert_close(y, float64(x), float64(made.scale), float64(made.shift), made.compute_dtype)
 
 
 def test_channels_first():

@@ -34,8 +34,8 @@ def dense_unit(
 ) -> Tensor:
     """Concatenate the input and the maps that the unit makes of it.
 
-    The input of a unit that opens a stage goes through a transition first. Dropout follows every
-    convolution.
+    The input of a unit goes through a transition first where `Architecture.compression` says that
+    one opens its stage. Dropout follows every convolution.
 
     Args:
         x: Maps `(batch, height, width, unit.in_channels)`, or with the channels first.
@@ -55,7 +55,7 @@ def dense_unit(
 
 
 def _transition(x: Tensor, unit: Unit, make: LayerFactory) -> Tensor:
-    """Apply norm, activation, 1x1 convolution to fewer channels and 2x2 average pooling."""
+    """Apply norm, activation, 1x1 convolution and, with a stride, 2x2 average pooling."""
     name = transition_name(unit.stage)
     x = make.apply(x, make.order.first, name)
     x = make.conv(x, unit.shortcut_channels, 1, name=f"{name}_conv")

@@ -59,8 +59,9 @@ class ScaleShift(keras.layers.Layer):
             shape = [1] * len(inputs.shape)
             shape[self.axis] = -1
             scale, shift = ops.reshape(scale, shape), ops.reshape(shift, shape)
-        outputs = ops.cast(inputs, scale.dtype) * scale + shift
-        return ops.cast(outputs, self.compute_dtype)
+        dtype = keras.backend.result_type(self.variable_dtype, "float32")
+        inputs, scale, shift = (ops.cast(each, dtype) for each in (inputs, scale, shift))
+        return ops.cast(inputs * scale + shift, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape

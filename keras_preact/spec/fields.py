@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import textwrap
 from dataclasses import MISSING, dataclass
 from typing import Any, TypeVar
@@ -84,8 +85,9 @@ class Fields:
     )
     compression: float = _field(
         "With dense units, channels after a transition as a share of those before it. A "
-        "transition opens every stage but the first: a 1x1 convolution, then average pooling by "
-        "the stage's stride.",
+        "transition opens each stage that has a stride, or fewer channels than come into it: norm, "
+        "activation, a 1x1 convolution, then average pooling by the stage's stride. So the first "
+        "stage has one only with a stride, and the others all have one where this is below 1.",
         SHARE,
         0.5,
     )
@@ -235,10 +237,11 @@ class Fields:
     )
     stem_channels: int = _field("Output channels of the stem.", POSITIVE_INTEGER, 64)
     activated_stem: bool = _field(
-        "Whether the normalization and activation that a unit begins with follow the stem's "
-        "convolution, and the first unit has none: both its paths begin with the activated maps "
-        "(arXiv:1603.05027, section 3). Where the first unit projects, nothing else changes than "
-        "the names of its layers, and nothing at all in orders whose stem is activated anyway.",
+        "Whether the normalization and activation that a unit begins with follow the stem's last "
+        "convolution, before its pooling if it has one, and the first unit has none: both its "
+        "paths begin with the activated maps (arXiv:1603.05027, section 3). Where the stem has no "
+        "pooling and the first unit projects its activated input, nothing else changes than the "
+        "names of its layers, and nothing at all in orders whose stem is activated anyway.",
         BOOLEAN,
         False,
     )
@@ -411,13 +414,14 @@ def documented(cls: type[AnyFields]) -> type[AnyFields]:
     arguments = "\n".join(
         textwrap.fill(
             f"{field.name}: {field.metadata['doc']}",
-            width=100,
-            initial_indent=8 * " ",
-            subsequent_indent=12 * " ",
+            width=96,
+            initial_indent=4 * " ",
+            subsequent_indent=8 * " ",
             break_long_words=False,
             break_on_hyphens=False,
         )
         for field in dataclasses.fields(cls)
     )
-    cls.__doc__ = (cls.__doc__ or "").format(fields=arguments.lstrip())
+    # From Python 3.13 on, the compiler takes the indentation out of docstrings.
+    cls.__doc__ = inspect.cleandoc(cls.__doc__ or "").format(fields=arguments.lstrip())
     return cls
