@@ -56,7 +56,9 @@ def global_pool(
 def classifier(
     x: Tensor, classes: int, activation: Any, dtype: keras.DTypePolicy, name: str
 ) -> Tensor:
-    """Apply the dense layer to class scores, in float32 where the policy computes in 16 bits.
+    """Apply the dense layer to class scores, in the dtype of its weights.
+
+    So class scores are float32 in mixed precision, and in 16 bits only where the weights are.
 
     Args:
         x: One vector per image, `(batch, channels)`.
