@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +79,30 @@ def test_every_choice_says_how_it_is_measured():
         assert choice.chosen.endswith(".") and "python -m" in choice.benchmark
         module = re.search(r"python -m ([\w.]+)", choice.benchmark).group(1)
         assert (ROOT.parent / module.replace(".", "/")).with_suffix(".py").exists()
+
+
+class Parsed(Exception):
+    """End of a command that has read its arguments."""
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_every_command_that_measures_a_choice_runs_as_it_stands(name, monkeypatch):
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(self, *arguments):
+        parse(self, *arguments)
+        raise Parsed
+
+    words = [word for word in shlex.split(CHOICES[name].benchmark) if word != "KERAS_BACKEND=jax"]
+    python, dash_m, module, *_ = words
+    assert (python, dash_m) == ("python", "-m")
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    monkeypatch.setattr(sys, "argv", words[2:])
+    # Commands set such before they read their arguments.
+    for variable in ("TF_ENABLE_ONEDNN_OPTS", "TF_CPP_MIN_LOG_LEVEL"):
+        monkeypatch.setenv(variable, "0")
+    with pytest.raises(Parsed):
+        importlib.import_module(module).main()
 
 
 def test_the_guide_lists_every_choice():

@@ -95,7 +95,7 @@ _CHOICES = (
         "moments",
         "On JAX, a batch norm takes mean and variance in one pass over the maps instead of two.",
         "keras_preact.layers.batch_norm.BatchNormalization",
-        "KERAS_BACKEND=jax python -m benchmarks.gpu_step",
+        "KERAS_BACKEND=jax python -m benchmarks.gpu_step --task train",
         {"NVIDIA H200": "1.11, a training step of ResNet50V2"},
     ),
     Choice(
@@ -127,7 +127,8 @@ _CHOICES = (
         "threads",
         "Where every core has a replica to itself, an operation has one thread.",
         "training.engines.strategy",
-        "python -m training.train --devices CPU:0 CPU:1",
+        "python -m training.train --recipe digits --data digits --output runs/digits "
+        "--devices CPU:0 CPU:1",
         {},
         switch="the environment variable TF_NUM_INTRAOP_THREADS",
     ),
