@@ -15,7 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.report import report, write
+from benchmarks.command import command_line, failed
+from benchmarks.report import Report
 from training.reproduce import SIZES, parse_arguments, reproduce
 
 
@@ -28,17 +29,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for the results")
     parser.add_argument("--size", choices=SIZES, default="cpu", help="default: cpu")
     options, others = parser.parse_known_args(arguments)
-    options.output.mkdir(parents=True, exist_ok=True)
     given = ["--size", options.size, "--output", str(options.output), *others]
-    text = report(
+    tables = parse_arguments(["orders", "shortcuts", *given])
+    report = Report(
         f"The paper's ablations on CIFAR-10, size {options.size}",
-        f"python -m benchmarks.ablation --size {options.size} "
-        f"--data DATA/cifar-10-batches-bin --output {options.output}",
+        command_line("benchmarks.ablation", arguments),
         ("keras", "tensorflow"),
-        "Test error after the last epoch; the median of the seeds beside the paper's.\n\n"
-        + reproduce(parse_arguments(["orders", "shortcuts", *given])),
+        options.output / "README.md",
     )
-    write(text, options.output / "README.md")
+    try:
+        comparisons = reproduce(tables)
+    except (ValueError, RuntimeError, OSError) as error:
+        return failed("benchmarks.ablation", error)
+    report.write(
+        "Test error after the last epoch; the median of the seeds beside the paper's.\n\n"
+        + comparisons
+    )
     return 0
 
 

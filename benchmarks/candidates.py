@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.report import report, table, write
+from benchmarks.command import command_line
+from benchmarks.report import Report, table
 from keras_preact import PreActResNet20
 from keras_preact.analysis import CostTable
 
@@ -69,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--flops", type=float, default=50e6, help="budget (default: 50e6)")
     parser.add_argument("--output", type=Path, help="a Markdown file")
     options = parser.parse_args(arguments)
+    command = command_line("benchmarks.candidates", arguments)
+    report = Report("Candidates", command, ("keras",), options.output)
     count = len(UNITS) * len(CHANNELS)
     rows, total = [], 0.0
     for unit, attention in KINDS:
@@ -87,8 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"images of 32x32 pixels). All {len(KINDS) * count:,} in {total:.1f} processor seconds: "
         f"{len(KINDS) * count / total:,.0f} a second."
     )
-    text = report("Candidates", "python -m benchmarks.candidates", ("keras",), body)
-    write(text, options.output)
+    report.write(body)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import multiprocessing
 import os
 import tempfile
 import time
@@ -29,7 +28,9 @@ import numpy as np
 
 # No import here may bring in Keras or TensorFlow: PyTorch's process would hold them, and that of
 # Keras would have them before the clock starts.
-from benchmarks.report import report, table, write
+from benchmarks.command import at_least, command_line
+from benchmarks.report import Report, table
+from benchmarks.workers import in_a_new_process
 from training.process_memory import peak_bytes
 
 DEPTHS = (110, 497, 1001, 2000, 4997)
@@ -188,12 +189,6 @@ def _save_and_load(net: Any) -> tuple[float, float]:
     return save_s, load_s
 
 
-def _in_a_new_process(form: str, depth: int, steps: int) -> Cost:
-    started = time.time()
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, (form, depth, steps, started))
-
-
 def _row(cost: Cost) -> tuple[str, ...]:
     seconds = [f"{each:.1f}" for each in (cost.build_s, cost.first_step_s)]
     file = ["" if each is None else f"{each:.1f}" for each in (cost.save_s, cost.load_s)]
@@ -236,6 +231,45 @@ def plot(costs: list[Cost], path: Path) -> None:
         figure.savefig(partial, format="png")
 
 
+HEADER = (
+    "layers",
+    "units",
+    "build, s",
+    "first step, s",
+    "later step, s",
+    "start to step 100, s",
+    "peak memory, GB",
+    "save, s",
+    "load, s",
+)
+
+
+def measure_all(options: argparse.Namespace) -> list[Cost]:
+    """Measure what the command line asks for, and keep the results of every net as it ends.
+
+    Args:
+        options: The parsed command line.
+
+    Returns:
+        The measurements, with those of earlier commands in the JSON file beside the output.
+    """
+    from keras_preact.files import write_json
+
+    data = options.output.with_suffix(".json") if options.output else None
+    recorded = json.loads(data.read_text()) if data and data.exists() else []
+    costs = [Cost(**each) for each in recorded]
+    for depth in options.depths:
+        for form in options.forms:
+            if depth > DEEPEST.get(form, depth):
+                continue
+            new = in_a_new_process(measure, form, depth, options.steps, time.time())
+            print(dataclasses.asdict(new), flush=True)
+            costs = merged(costs, [new])
+            if data:
+                write_json(data, [dataclasses.asdict(each) for each in costs])
+    return costs
+
+
 def main() -> None:
     """Measure, print and write the table and the plot."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -244,7 +278,7 @@ def main() -> None:
     )
     parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
     parser.add_argument(
-        "--steps", type=int, default=3, help="later steps, of which the fastest counts"
+        "--steps", type=at_least(1), default=3, help="later steps, of which the fastest counts"
     )
     parser.add_argument("--device", help="the name of the GPU, if one is used")
     parser.add_argument(
@@ -254,33 +288,13 @@ def main() -> None:
         "has and this run does not measure are kept",
     )
     options = parser.parse_args()
-    from keras_preact.files import write_json
-
-    costs: list[Cost] = []
-    for depth in options.depths:
-        for form in options.forms:
-            if depth > DEEPEST.get(form, depth):
-                continue
-            costs.append(_in_a_new_process(form, depth, options.steps))
-            print(dataclasses.asdict(costs[-1]), flush=True)
-    if options.output:
-        data = options.output.with_suffix(".json")
-        old = json.loads(data.read_text()) if data.exists() else []
-        costs = merged([Cost(**each) for each in old], costs)
-        write_json(data, [dataclasses.asdict(each) for each in costs])
-    header = (
-        "layers",
-        "units",
-        "build, s",
-        "first step, s",
-        "later step, s",
-        "start to step 100, s",
-        "peak memory, GB",
-        "save, s",
-        "load, s",
-    )
+    # Without the arguments: the rows may come from several commands.
+    command = command_line("benchmarks.depth", [])
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    report = Report("Depth", command, ("keras", backend, "torch"), options.output)
+    costs = measure_all(options)
     body = (
-        f"{table(header, [_row(cost) for cost in costs])}\n\n"
+        f"{table(HEADER, [_row(cost) for cost in costs])}\n\n"
         f"Bottleneck units, CIFAR form, batch {BATCH_SIZE}, float32. A later step is the fastest "
         f"of {options.steps}; the time to step 100 is that until the end of the first, imports "
         "included, and 99 later steps, not 100 steps run. Rows come from runs of their own, with "
@@ -290,12 +304,7 @@ def main() -> None:
         path = options.output.with_suffix(".png")
         plot(costs, path)
         body += f"\n\n![Cost against depth]({path.name})"
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    command = "python -m benchmarks.depth"
-    if backend != "tensorflow":
-        command = f"KERAS_BACKEND={backend} {command}"
-    packages = ("keras", backend, "torch")
-    write(report("Depth", command, packages, body, options.device), options.output)
+    report.write(body, options.device)
 
 
 if __name__ == "__main__":

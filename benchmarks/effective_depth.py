@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 import keras_preact
+from benchmarks.command import command_line
 from benchmarks.loss_landscape import LOSS, images_of
-from benchmarks.report import report, table, write
+from benchmarks.report import Report, table
 from keras_preact.analysis import (
     LesionStudy,
     PathGradients,
@@ -49,6 +50,12 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", default=NETS)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
+    report = Report(
+        "Lesions and effective depth",
+        command_line("benchmarks.effective_depth"),
+        ("keras", "tensorflow"),
+        options.output / "README.md",
+    )
     studies, paths = {}, {}
     for name in options.nets:
         model = keras_preact.BUILDERS[name](weights="cifar10")
@@ -73,12 +80,7 @@ def main() -> None:
         f"{options.gradient_images} images, 5 paths of each length.\n\n"
         "![Lesions](lesions.png)\n\n![Paths](paths.png)"
     )
-    command = (
-        "python -m benchmarks.effective_depth --data DATA/cifar-10-batches-bin "
-        f"--output {options.output}"
-    )
-    text = report("Lesions and effective depth", command, ("keras", "tensorflow"), body)
-    write(text, options.output / "README.md")
+    report.write(body)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import itertools
-import shlex
+import json
 import sys
 import time
 from pathlib import Path
@@ -22,14 +23,16 @@ import keras
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.report import report, table, write
-from keras_preact.files import replacing
+from benchmarks.command import at_least, command_line, failed
+from benchmarks.report import Report, table
+from keras_preact.files import read_json, replacing, write_json
 from training.compiling import compile_for_training
 from training.data import training_pipeline
 from training.net import build_net
 from training.recipe import (
     Recipe,
     add_recipe_arguments,
+    differences,
     load_recipe,
     override_recipe,
     steps_per_epoch,
@@ -85,10 +88,31 @@ def train(data: str, recipe: Recipe, steps: int, csv_path: Path) -> list[dict[st
     return records
 
 
-def recorded(csv_path: Path) -> list[dict[str, Any]]:
-    """Read the records of an earlier run, even of one that was stopped on the way."""
+def recorded(csv_path: Path, description: dict[str, Any]) -> list[dict[str, Any]]:
+    """Read the records of an earlier run, even of one that was stopped on the way.
+
+    Args:
+        csv_path: The CSV file. The description is a JSON file beside it, which is written if there
+            are no records yet.
+        description: Of this run.
+
+    Returns:
+        The records.
+
+    Raises:
+        ValueError: If they are of another run.
+    """
+    described = csv_path.with_suffix(".json")
     if not csv_path.exists():
+        write_json(described, description)
         return []
+    if not described.exists():
+        raise ValueError(f"{csv_path} is of a run that no {described.name} describes.")
+    if changes := differences(read_json(described), description):
+        raise ValueError(
+            f"{csv_path} is of another run. Give another --output, or the same values:\n  "
+            + "\n  ".join(changes)
+        )
     with open(csv_path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [
@@ -114,26 +138,48 @@ def draw(records: list[dict], title: str, path: Path) -> None:
         figure.savefig(partial, format="png")
 
 
-def main() -> None:
-    """Train, print and write the table and the plot."""
+def parse_arguments() -> tuple[argparse.Namespace, Recipe]:
+    """Return the options, and the recipe with those of the recipe applied."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", required=True, help="source of the images")
     parser.add_argument(
         "--steps",
-        type=int,
+        type=at_least(1),
         default=100,
         help="where the output folder holds as many already, they are only drawn again",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
     add_recipe_arguments(parser, paper_recipe())
     options = parser.parse_args()
-    recipe = override_recipe(paper_recipe(), options)
-    options.output.mkdir(parents=True, exist_ok=True)
+    return options, override_recipe(paper_recipe(), options)
+
+
+def records_of(options: argparse.Namespace, recipe: Recipe) -> list[dict[str, Any]]:
+    """Read the records of the steps, or train.
+
+    Raises:
+        ValueError: If the output folder holds those of another run.
+    """
     csv_path = options.output / "steps.csv"
-    records = recorded(csv_path)[: options.steps]
+    values = {"data": Path(options.data).name, **dataclasses.asdict(recipe)}
+    # As it will be read back: lists instead of tuples.
+    records = recorded(csv_path, json.loads(json.dumps(values)))[: options.steps]
     if len(records) < options.steps:
-        records = train(options.data, recipe, options.steps, csv_path)
-    title = f"{recipe.model}, the first {len(records)} steps of {recipe.batch_size} images"
+        return train(options.data, recipe, options.steps, csv_path)
+    return records
+
+
+def main() -> int:
+    """Train, print and write the table and the plot; return the exit status."""
+    try:
+        options, recipe = parse_arguments()
+        title = f"{recipe.model}, the first {options.steps} steps of {recipe.batch_size} images"
+        command = command_line("benchmarks.first_steps")
+        output = options.output / "README.md"
+        report = Report(title, command, ("keras", "tensorflow"), output)
+        records = records_of(options, recipe)
+    except (ValueError, OSError) as error:
+        return failed("benchmarks.first_steps", error)
     draw(records, title, options.output / "loss.png")
     rows = []
     for start in range(0, len(records), WINDOW):
@@ -142,15 +188,13 @@ def main() -> None:
         seconds = f"{np.median([record['seconds'] for record in part]):.1f}"
         span = f"{part[0]['step']} to {part[-1]['step']}"
         rows.append((span, f"{means[0]:.3f}", f"{means[1]:.1%}", seconds))
-    body = (
+    report.write(
         f"{table(('steps', 'training loss', 'training top-1', 'seconds per step'), rows)}\n\n"
         "Means over the steps (median of the seconds). This is the beginning of the paper's "
         "schedule, no trained net.\n\n![Training loss](loss.png)"
     )
-    command = "python -m benchmarks.first_steps " + shlex.join(sys.argv[1:])
-    text = report(title, command.strip(), ("keras", "tensorflow"), body)
-    write(text, options.output / "README.md")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

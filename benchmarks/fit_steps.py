@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from benchmarks.report import command_line, processor_folder, report, table, write
+from benchmarks.command import at_least, command_line
+from benchmarks.report import Report, processor_folder, table
 from benchmarks.workers import Measured, Step, measure_in_turn
 from training.engines.callbacks.steps import CHECK_EVERY
 
@@ -107,7 +108,7 @@ def _row(net: str, batch_size: int, name: str, measured: Measured, loop: Measure
 def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=at_least(1), default=6)
     parser.add_argument(
         "--seconds",
         type=float,
@@ -116,6 +117,9 @@ def main() -> None:
     )
     parser.add_argument("--save", action="store_true", help="write it to the processor's folder")
     options = parser.parse_args()
+    command = command_line("benchmarks.fit_steps")
+    output = processor_folder() / "fit_steps.md" if options.save else None
+    report = Report("Steps of `fit`", command, ("keras", "tensorflow"), output)
     rows = []
     for net, batch_size, size, seconds in NETS:
         # Of a rest that is no whole execution, `fit` would make a smaller one.
@@ -139,10 +143,7 @@ def main() -> None:
         "Steps per second of the fastest round. Ratios are to the bare loop, above 1 where `fit` "
         "is the faster one."
     )
-    body = f"{table(header, rows)}\n\n{note}"
-    command = command_line("benchmarks.fit_steps")
-    output = processor_folder() / "fit_steps.md" if options.save else None
-    write(report("Steps of `fit`", command, ("keras", "tensorflow"), body), output)
+    report.write(f"{table(header, rows)}\n\n{note}")
 
 
 if __name__ == "__main__":

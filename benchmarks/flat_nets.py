@@ -10,7 +10,6 @@ wall-clock seconds, and processor seconds on all cores, which depend less on oth
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import tempfile
 import time
@@ -21,7 +20,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.report import command_line, processor_folder, report, table, write
+from benchmarks.command import at_least, command_line
+from benchmarks.report import Report, processor_folder, table
+from benchmarks.workers import in_a_new_process
 from training.process_memory import peak_bytes
 
 # By title, a builder and the units of its stages; None for its own. The third is as deep as a net
@@ -118,38 +119,34 @@ def _timed(function: Callable[[], Any]) -> tuple[Seconds, Any]:
     return Seconds(time.perf_counter() - start[0], time.process_time() - start[1]), result
 
 
-def _in_a_new_process(title: str, form: str, steps: int) -> Cost:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, (title, form, steps))
-
-
 def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--nets", nargs="+", default=list(NETS), choices=NETS, metavar="NET")
     parser.add_argument(
-        "--steps", type=int, default=5, help="later steps, of which the fastest counts"
+        "--steps", type=at_least(1), default=5, help="later steps, of which the fastest counts"
     )
     parser.add_argument(
         "--save", action="store_true", help="write the table to the folder of this processor"
     )
     options = parser.parse_args()
+    command = command_line("benchmarks.flat_nets")
+    output = processor_folder() / "flat_nets.md" if options.save else None
+    report = Report("Flat nets", command, ("keras", "tensorflow"), output)
     rows, tasks = [], ()
     for title in options.nets:
         for form in FORMS if title != "PreActDenseNet201" else ("flat",):
-            cost = _in_a_new_process(title, form, options.steps)
+            cost = in_a_new_process(measure, title, form, options.steps)
             tasks = tuple(cost.seconds)
             rows.append((title, form, cost.layers, *cost.seconds.values(), f"{cost.peak_gb:.2f}"))
             print(*rows[-1], sep=" | ", flush=True)
     header = ("net", "form", "layers of Keras", *tasks, "peak memory, GB")
-    body = (
+    report.write(
         f"{table(header, rows)}\n\n"
         f"Seconds, and in parentheses processor seconds; batch {BATCH_SIZE} at {SIZE}x{SIZE}, "
         "float32. The first step holds the trace and TensorFlow's optimization of it. A later step "
         f"is the fastest of {options.steps}."
     )
-    text = report("Flat nets", command_line("benchmarks.flat_nets"), ("keras", "tensorflow"), body)
-    write(text, processor_folder() / "flat_nets.md" if options.save else None)
 
 
 if __name__ == "__main__":

@@ -13,15 +13,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.report import report, table, write
-from benchmarks.workers import Measured, Step, measure_in_turn
+from benchmarks.command import at_least, command_line
+from benchmarks.report import Report, table
+from benchmarks.workers import Measured, Step, in_a_new_process, measure_in_turn
 from training.cores import usable_cores
 
 TASKS = ("train", "infer")
@@ -124,28 +123,32 @@ def main() -> None:
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--size", type=int, default=224, help="height and width, pixels")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=10, help="steps a round")
+    parser.add_argument("--rounds", type=at_least(1), default=5)
+    parser.add_argument("--steps", type=at_least(1), default=10, help="steps a round")
     parser.add_argument("--output", type=Path, help="also write the result here")
     options = parser.parse_args()
+    kind = {"train": "Training step", "infer": "Inference"}[options.task]
+    size = options.size
+    title = f"{kind} on a GPU, batch {options.batch_size} at {size}x{size}, bfloat16"
+    packages = ("keras", "jax", "torch", "timm")
+    report = Report(title, command_line("benchmarks.gpu_step"), packages, options.output)
+    device = f"one {in_a_new_process(_gpu_name)}, {usable_cores()} processor cores"
     results = measure_in_turn(candidates(options), options.rounds, steps=1)
     images = options.batch_size * options.steps
     rows = [_row(name, each, results[PEER], images) for name, each in results.items()]
     header = ("net", "images/s", "ratio", "peak GPU memory, GB", "ratio", "first turn, s")
-    kind = {"train": "Training step", "infer": "Inference"}[options.task]
-    size = options.size
-    title = f"{kind} on a GPU, batch {options.batch_size} at {size}x{size}, bfloat16"
     note = (
         f"Images/s of the fastest round. Ratios are to {PEER}. The first turn includes imports, "
         "building and compiling."
     )
-    command = "KERAS_BACKEND=jax python -m benchmarks.gpu_step " + shlex.join(sys.argv[1:])
-    body = f"{table(header, rows)}\n\n{note}"
-    packages = ("keras", "jax", "torch", "timm")
+    report.write(f"{table(header, rows)}\n\n{note}", device)
+
+
+def _gpu_name() -> str:
+    """Return the name of the GPU, of which a process that asks for it takes memory."""
     import torch
 
-    device = f"one {torch.cuda.get_device_name()}, {usable_cores()} processor cores"
-    write(report(title, command, packages, body, device), options.output)
+    return torch.cuda.get_device_name()
 
 
 def _row(name: str, measured: Measured, peer: Measured, images: int) -> tuple[str, ...]:

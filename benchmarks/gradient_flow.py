@@ -14,7 +14,8 @@ import keras
 import numpy as np
 
 import keras_preact
-from benchmarks.report import report, table, write
+from benchmarks.command import command_line
+from benchmarks.report import Report, table
 from keras_preact.analysis import (
     GradientFlow,
     SignalPropagation,
@@ -23,6 +24,7 @@ from keras_preact.analysis import (
     gradient_flow,
     signal_propagation,
 )
+from keras_preact.files import replacing
 
 DEPTHS = (20, 164, 1001)
 ORDERS = {"pre-activation": "full_preactivation", "original": "original"}
@@ -67,7 +69,7 @@ def rows(depth: int, flows: dict[str, GradientFlow]) -> list[tuple[str, ...]]:
 
 def write_csv(path: Path, measured: dict[int, dict[str, GradientFlow]]) -> None:
     """Write every norm, one line per unit."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["layers", "net", "unit", "input", "shortcut", "branch"])
         for depth, flows in measured.items():
@@ -84,7 +86,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
+    report = Report(
+        "Gradients, unit by unit",
+        command_line("benchmarks.gradient_flow"),
+        ("keras", keras.backend.backend(), "numpy"),
+        options.output / "README.md",
+    )
     measured, table_rows = {}, []
     for depth in options.depths:
         flows, signals = measure(depth, options.seed)
@@ -95,16 +102,13 @@ def main() -> None:
         table_rows += rows(depth, flows)
         print(f"{depth} layers done", flush=True)
     write_csv(options.output / "gradients.csv", measured)
-    body = (
+    report.write(
         f"Norm of the loss's gradient at the input of the first and of the last unit, {BATCH_SIZE} "
         "random images, He initialization, norms on the batch's statistics; and the median over "
         "the units of the part that comes back through the shortcut, as a share of both parts' "
         f"norms.\n\n{table(HEADER, table_rows)}\n\n"
         + "\n".join(f"![{depth} layers](gradients_{depth}.png)" for depth in options.depths)
     )
-    command = f"python -m benchmarks.gradient_flow --output {options.output}"
-    packages = ("keras", keras.backend.backend(), "numpy")
-    write(report("Gradients, unit by unit", command, packages, body), options.output / "README.md")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from benchmarks.command import at_least, command_line
 from benchmarks.gradient_flow import ORDERS
 from benchmarks.loss_landscape import LOSS
-from benchmarks.report import report, table, write
+from benchmarks.report import Report, table
 from keras_preact.analysis import GradientHistory, draw_gradient_history
 from training.compiling import compile_for_training
 from training.data import training_pipeline
@@ -31,10 +32,16 @@ def main() -> None:
     """Train, measure, draw and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="see training.train")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--every", type=int, default=25, help="steps between measurements")
+    parser.add_argument("--steps", type=at_least(1), default=300)
+    parser.add_argument("--every", type=at_least(1), default=25, help="steps between measurements")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
+    report = Report(
+        "Gradients while a net learns",
+        command_line("benchmarks.gradient_history"),
+        ("keras", "tensorflow"),
+        options.output / "README.md",
+    )
     source = open_source(options.data)
     histories, rows = {}, []
     for label, order in ORDERS.items():
@@ -53,17 +60,11 @@ def main() -> None:
         rows.append(_row(label, histories[label], fitted.history["loss"][-1]))
     draw_gradient_history(options.output / "gradients.png", histories, "56 layers, CIFAR-10")
     header = ("units", "mean loss", "ratio at the start", "median ratio", "largest ratio")
-    body = (
+    report.write(
         f"{table(header, rows)}\n\nNorm of the loss's gradient at the first unit's input over that "
         f"at the last's, on {MEASURED_IMAGES} training images, every {options.every} of "
         f"{options.steps} steps of SGD at a constant rate.\n\n![Gradients](gradients.png)"
     )
-    command = (
-        "python -m benchmarks.gradient_history --data DATA/cifar-10-batches-bin "
-        f"--steps {options.steps} --every {options.every} --output {options.output}"
-    )
-    text = report("Gradients while a net learns", command, ("keras", "tensorflow"), body)
-    write(text, options.output / "README.md")
 
 
 def _row(label: str, history: GradientHistory, loss: float) -> tuple[str, ...]:

@@ -28,7 +28,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.report import report, table, write
+from benchmarks.command import at_least, command_line, failed
+from benchmarks.report import Report, table
 from keras_preact.analysis import CostTable
 from keras_preact.files import replacing
 from training.net import recipe_architecture
@@ -262,16 +263,15 @@ def comparison(plan: Plan, curves: dict[str, list[list[dict[str, Any]]]]) -> str
     return f"{table(header, rows)}\n\n{table(names, phases)}"
 
 
-def write_results(plan: Plan, seeds: int, output: Path, command: str) -> None:
+def write_results(plan: Plan, seeds: int, output: Path, report: Report) -> None:
     """Write `README.md`, `growth.csv` and `growth.png`.
 
     Args:
         plan: Budget of every path.
         seeds: Number of seeds.
         output: Folder to write to.
-        command: The command line, for the report.
+        report: That is `README.md`.
     """
-    output.mkdir(parents=True, exist_ok=True)
     curves = {path: [curve(plan, path, seed) for seed in range(seeds)] for path in PATHS}
     records = [record for path in curves.values() for seed in path for record in seed]
     write_history_csv(output / "growth.csv", records)
@@ -285,8 +285,7 @@ def write_results(plan: Plan, seeds: int, output: Path, command: str) -> None:
             *what,
         )
     )
-    text = report("Growing a net", command, ("keras", "tensorflow"), body)
-    write(text, output / "README.md")
+    report.write(body)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -296,28 +295,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for the results")
     parser.add_argument(
         "--images",
-        type=int,
+        type=at_least(1),
         default=60_000,
         metavar="N",
         help="the budget: images of the large net from scratch (default: 60000)",
     )
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="default: 3")
+    parser.add_argument("--seeds", type=at_least(1), default=3, metavar="N", help="default: 3")
     parser.add_argument(
-        "--processes", type=int, default=2, metavar="N", help="runs at a time (default: 2)"
+        "--processes",
+        type=at_least(1),
+        default=2,
+        metavar="N",
+        help="runs at a time (default: 2)",
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/growth"), help="%(default)s")
     options = parser.parse_args(arguments)
     plan = Plan(options.data, options.images, options.runs)
+    command = command_line("benchmarks.growth", arguments)
+    output = options.output / "README.md"
+    report = Report("Growing a net", command, ("keras", "tensorflow"), output)
     try:
         train(plan, options.seeds, options.processes)
-    except (RuntimeError, OSError) as error:
-        print(f"benchmarks.growth: {error}", file=sys.stderr)
-        return 1
-    command = (
-        f"python -m benchmarks.growth --data DATA/cifar-10-batches-bin --images {options.images} "
-        f"--seeds {options.seeds} --output {options.output}"
-    )
-    write_results(plan, options.seeds, options.output, command)
+    except (ValueError, RuntimeError, OSError) as error:
+        return failed("benchmarks.growth", error)
+    write_results(plan, options.seeds, options.output, report)
     return 0
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import json
 import sys
 import time
@@ -20,11 +21,12 @@ from typing import Any
 import keras
 import keras_tuner
 
+from benchmarks.command import failed
 from benchmarks.search import RECIPE_OPTIONS
 from keras_preact.analysis import model_cost
-from keras_preact.files import replacing, write_json
+from keras_preact.files import read_json, replacing, write_json
 from training.data import evaluation_pipeline, training_pipeline
-from training.recipe import Recipe, steps_per_epoch
+from training.recipe import Recipe, differences, steps_per_epoch
 from training.sources import open_source
 from training.train import parse_arguments as parse_training
 
@@ -42,14 +44,30 @@ class Account:
     Args:
         path: The JSON file.
         seconds: Processor seconds that it may use.
+        description: The images and the recipe, as JSON values.
+
+    Attributes:
+        values: Content of the file.
+        done: Whether the best net of a search of as many seconds was tested.
+
+    Raises:
+        ValueError: If the file is that of another search.
     """
 
-    def __init__(self, path: Path, seconds: float) -> None:
+    def __init__(self, path: Path, seconds: float, description: dict[str, Any]) -> None:
         self._path = path
         self._limit = seconds
-        self.values: dict[str, Any] = {"seconds": 0.0, "epochs": []}
+        self.values: dict[str, Any] = {"of": description, "seconds": 0.0, "epochs": []}
         if path.exists():
-            self.values = json.loads(path.read_text(encoding="utf-8"))
+            self.values = read_json(path)
+        if changes := differences(self.values.get("of", {}), description):
+            raise ValueError(
+                f"{path} is of another search. Give another --output, or the same values:\n  "
+                + "\n  ".join(changes)
+            )
+        self.done = "test_top1" in self.values and seconds <= self.values["limit"]
+        if not self.done:
+            self.values.pop("test_top1", None)
         self._before = self.values["seconds"] - time.process_time()
 
     @property
@@ -64,7 +82,7 @@ class Account:
 
     def save(self) -> None:
         """Write the file."""
-        self.values["seconds"] = self._before + time.process_time()
+        self.values |= {"limit": self._limit, "seconds": self._before + time.process_time()}
         write_json(self._path, self.values)
 
 
@@ -160,8 +178,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, others = parser.parse_known_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
     given = ["--data", options.data, "--output", str(options.output)]
-    _, recipe = parse_training([*RECIPE_OPTIONS, *given, *others])
-    account = Account(options.output / "account.json", options.seconds)
+    try:
+        _, recipe = parse_training([*RECIPE_OPTIONS, *given, *others])
+        # As it will be read back: lists instead of tuples.
+        about = json.loads(json.dumps({"data": options.data, **dataclasses.asdict(recipe)}))
+        account = Account(options.output / "account.json", options.seconds, about)
+    except (ValueError, OSError) as error:
+        return failed("benchmarks.hyper_resnet", error)
+    if account.done:
+        return 0
     if not account.out:
         search(recipe, options.data, options.output, account)
     if not account.values["epochs"]:

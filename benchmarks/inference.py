@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import multiprocessing
 import os
-import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.choices import ALL, candidate, table_of_choices
-from benchmarks.report import processor_folder, report, table, write
+from benchmarks.command import at_least, command_line
+from benchmarks.report import Report, processor_folder, table
 from benchmarks.train_step import multiply_adds
 from benchmarks.workers import Candidate, Measured, Step, measure_in_turn
 from savedmodels.runtimes import FORMATS, load_openvino
@@ -282,7 +282,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--size", type=int, default=224, help="height and width, pixels")
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=at_least(1), default=5)
     parser.add_argument("--torch-compile", action="store_true", help="needs a C++ compiler")
     parser.add_argument("--only", nargs="+", help="candidates whose names end in one of these")
     parser.add_argument("--choices", action="store_true", help="each choice made, and switched off")
@@ -292,14 +292,15 @@ def main() -> None:
     if options.save:
         name = "inference_choices" if options.choices else "inference"
         options.output = processor_folder() / f"{name}_{options.dtype}.md"
-    command = "python -m benchmarks.inference " + shlex.join(sys.argv[1:])
+    command = command_line("benchmarks.inference")
     title = f"Inference on a CPU, {options.size}x{options.size}, {options.dtype}"
     if options.choices:
-        body, packages = f"Net: {OURS}.\n\n{compare_choices(options)}", ("keras", "tensorflow")
-        write(report(f"{title}, by choice", command, packages, body), options.output)
+        packages = ("keras", "tensorflow")
+        report = Report(f"{title}, by choice", command, packages, options.output)
+        report.write(f"Net: {OURS}.\n\n{compare_choices(options)}")
         return
     packages = ("keras", "tensorflow", "torch", "timm", "onnxruntime", "openvino", "ai-edge-litert")
-    write(report(title, command.strip(), packages, compare_nets(options)), options.output)
+    Report(title, command, packages, options.output).write(compare_nets(options))
 
 
 def compare_nets(options: argparse.Namespace) -> str:

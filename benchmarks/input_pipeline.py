@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import shlex
 import statistics
 import sys
 import tarfile
@@ -26,7 +25,8 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import keras
 import tensorflow as tf
 
-from benchmarks.report import report, table, write
+from benchmarks.command import at_least, command_line
+from benchmarks.report import Report, table
 from training import prepare
 from training.augmentation.augment import random_box
 from training.data import training_pipeline
@@ -182,10 +182,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--archive", type=Path, required=True, help="imagenet-samples.tar")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--batches", type=int, default=100, help="batches a round")
-    parser.add_argument("--rounds", type=int, default=5, help="the first is not counted")
+    parser.add_argument("--batches", type=at_least(1), default=100, help="batches a round")
+    parser.add_argument("--rounds", type=at_least(2), default=5, help="the first is not counted")
     parser.add_argument("--output", type=Path, help="also write the result here")
     options = parser.parse_args()
+    report = Report(
+        f"Input pipeline, 100 ImageNet photographs, batch {options.batch_size} at 224x224",
+        command_line("benchmarks.input_pipeline"),
+        ("keras", "tensorflow"),
+        options.output,
+    )
     with tempfile.TemporaryDirectory() as folder:
         unpack(options.archive, Path(folder))
         shards = open_source(str(prepared(Path(folder))))
@@ -196,17 +202,13 @@ def main() -> None:
             for _ in range(options.rounds)
         ][1:]
     images = options.batch_size * options.batches
-    body = "\n\n".join(
-        [
-            _table([{name: each[name] for name in pipelines} for each in rounds], images),
-            f"Median of {len(rounds)} rounds. {FOOTNOTE}",
-            f"Processor time from shards of {SHARD_SIZE} pixels, up to the end of each stage:",
-            _stage_table([{name: each[name] for name in parts} for each in rounds], images),
-        ]
+    parts_of_body = (
+        _table([{name: each[name] for name in pipelines} for each in rounds], images),
+        f"Median of {len(rounds)} rounds. {FOOTNOTE}",
+        f"Processor time from shards of {SHARD_SIZE} pixels, up to the end of each stage:",
+        _stage_table([{name: each[name] for name in parts} for each in rounds], images),
     )
-    command = "python -m benchmarks.input_pipeline " + shlex.join(sys.argv[1:])
-    title = f"Input pipeline, 100 ImageNet photographs, batch {options.batch_size} at 224x224"
-    write(report(title, command, ("keras", "tensorflow"), body), options.output)
+    report.write("\n\n".join(parts_of_body))
 
 
 FOOTNOTE = (

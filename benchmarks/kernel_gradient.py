@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import command_line, report, table, write
+from benchmarks.command import at_least, command_line
+from benchmarks.report import Report, table
 from benchmarks.workers import milliseconds_in_turn, training_step
 
 # Batch, height and width, channels in, channels out, stride.
@@ -141,10 +142,13 @@ def main() -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=at_least(1), default=6)
     parser.add_argument("--errors", action="store_true", help="only the errors, no times")
     parser.add_argument("--output", type=Path, help="also write the result here")
     options = parser.parse_args()
+    command = command_line("benchmarks.kernel_gradient")
+    title = "3x3 convolutions in training, the kernel's gradient by products"
+    report = Report(title, command, ("tensorflow",), options.output)
     from keras_preact.ops.kernel_gradient import products_pay
 
     rows = []
@@ -159,13 +163,13 @@ def main() -> None:
             rows.append((dtype, named, stride, *columns, "yes" if pays else ""))
     header = ("dtype", "maps", "stride", "convolution, ms", "products, ms", "ratio", "chosen")
     times = f"{table(header, rows)}\n\nForward pass and both gradients, fastest of the rounds.\n\n"
-    body = ("" if options.errors else times) + (
-        f"{table_of_errors()}\n\nThe kernel's gradient: its largest difference from float64, as a "
-        "share of the largest magnitude, for maps and gradients of this mean."
+    report.write(
+        ("" if options.errors else times)
+        + (
+            f"{table_of_errors()}\n\nThe kernel's gradient: its largest difference from float64, "
+            "as a share of the largest magnitude, for maps and gradients of this mean."
+        )
     )
-    command = command_line("benchmarks.kernel_gradient")
-    title = "3x3 convolutions in training, the kernel's gradient by products"
-    write(report(title, command, ("tensorflow",), body), options.output)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,21 @@
 
     python -m benchmarks.loss_landscape --data DATA/cifar-10-batches-bin --output FOLDER
 
-It trains both as `training.reproduce` does in its size `cpu`, and writes plots and a table. Nets
-that are trained, and rows of a plane that are measured, are only read.
+It trains both as `training.reproduce` does in its size `cpu`, in the same folders, and writes plots
+and a table. Nets that are trained, and rows of a plane that are measured, are only read.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from benchmarks.report import report, table, write
+from benchmarks.command import at_least, command_line, failed
+from benchmarks.report import Report, table
 from keras_preact.analysis import (
     draw_loss_landscape,
     filter_normalized_direction,
@@ -27,6 +29,7 @@ from training.reproduce import SIZES, TABLES, Row, train_rows
 from training.run import read_run
 from training.sources import open_source
 
+SIZE = "cpu"
 ORDERS = ("original", "full_preactivation")
 LOSS = "categorical_crossentropy"
 # A plane from -1 to 1 along each direction: at 1 the net's filters have moved by their own size.
@@ -99,25 +102,35 @@ def measure(
 HEADER = ("net", "test error", "loss", "median within 0.5", "beyond", "largest eigenvalue")
 
 
-def main() -> None:
-    """Train, measure, draw and print."""
+def main() -> int:
+    """Train, measure, draw and print; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="see training.train")
-    parser.add_argument("--images", type=int, default=512)
-    parser.add_argument("--processes", type=int, default=1, help="trainings at a time")
-    parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"))
+    parser.add_argument("--images", type=at_least(1), default=512)
+    parser.add_argument("--processes", type=at_least(1), default=1, help="trainings at a time")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs/reproduce"),
+        help="as of training.reproduce (default: %(default)s)",
+    )
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
+    command = command_line("benchmarks.loss_landscape")
+    output = options.output / "README.md"
+    report = Report("Loss landscapes", command, ("keras", "tensorflow"), output)
     rows = [row for row in TABLES["orders"].rows if row.options["order"] in ORDERS]
-    train_rows(rows, SIZES["cpu"], options.data, 1, options.runs, options.processes)
-    recipe = load_recipe(SIZES["cpu"].recipe)
+    runs = options.runs / SIZE
+    try:
+        train_rows(rows, SIZES[SIZE], options.data, 1, runs, options.processes)
+    except (ValueError, RuntimeError, OSError) as error:
+        return failed("benchmarks.loss_landscape", error)
+    recipe = load_recipe(SIZES[SIZE].recipe)
     images, labels = images_of(options.data, recipe, "train", options.images)
     table_rows = [
-        measure(row, options.runs / f"{row.folder}-seed0", options.output, images, labels)
-        for row in rows
+        measure(row, runs / f"{row.folder}-seed0", options.output, images, labels) for row in rows
     ]
-    body = (
+    report.write(
         f"Mean loss over {options.images} training images, on a plane of {POINTS} by {POINTS} "
         "points through the trained weights along two filter-normalized random directions, norms "
         "on their moving statistics; medians over the points of the plane; the largest eigenvalue "
@@ -125,13 +138,8 @@ def main() -> None:
         f"{table(HEADER, table_rows)}\n\n"
         + "\n".join(f"![{row.label}]({row.options['order']}.png)" for row in rows)
     )
-    command = (
-        "python -m benchmarks.loss_landscape --data DATA/cifar-10-batches-bin "
-        f"--output {options.output}"
-    )
-    text = report("Loss landscapes", command, ("keras", "tensorflow"), body)
-    write(text, options.output / "README.md")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

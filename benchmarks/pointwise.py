@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import command_line, report, table, write
+from benchmarks.command import at_least, command_line
+from benchmarks.report import Report, table
 from benchmarks.workers import milliseconds_in_turn, training_step
 
 # Batch, height and width, channels in, channels out, stride: CIFAR nets, ImageNet nets, and the
@@ -67,10 +68,12 @@ DTYPES = ("float32", "bfloat16")
 def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--calls", type=int, default=5, help="calls a round")
+    parser.add_argument("--rounds", type=at_least(1), default=8)
+    parser.add_argument("--calls", type=at_least(1), default=5, help="calls a round")
     parser.add_argument("--output", type=Path, help="also write the result here")
     options = parser.parse_args()
+    command = command_line("benchmarks.pointwise")
+    report = Report("1x1 convolutions in training", command, ("tensorflow",), options.output)
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     import tensorflow as tf
 
@@ -92,12 +95,7 @@ def main() -> None:
             maps = f"{batch}x{size}x{size}x{channels} to {filters}"
             rows.append((dtype, maps, stride, channels * filters, *times))
     header = ("dtype", "maps", "stride", "weights", *(f"{name}, ms" for name in FORMS))
-    command = command_line("benchmarks.pointwise")
-    body = f"{table(header, rows)}\n\nForward pass and both gradients, fastest round."
-    write(
-        report("1x1 convolutions in training", command, ("tensorflow",), body),
-        options.output,
-    )
+    report.write(f"{table(header, rows)}\n\nForward pass and both gradients, fastest round.")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+from benchmarks.command import at_least, command_line
 from benchmarks.inference import (
     DTYPES,
     OPENVINO_PRECISIONS,
@@ -26,7 +26,7 @@ from benchmarks.inference import (
     quiet_tensorflow,
     trained,
 )
-from benchmarks.report import report, table, write
+from benchmarks.report import Report, table
 from benchmarks.workers import measure_in_turn
 
 SIZE = 224
@@ -110,8 +110,8 @@ def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=20, help="images a round")
+    parser.add_argument("--rounds", type=at_least(1), default=6)
+    parser.add_argument("--steps", type=at_least(1), default=20, help="images a round")
     parser.add_argument("--output", type=Path, help="also write the result here")
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -119,6 +119,12 @@ def main() -> None:
     if options.run:
         run_savedmodel(options.run, options.steps)
         return
+    report = Report(
+        f"{OURS}, folded, at batch 1 by kernel, {options.dtype}",
+        command_line("benchmarks.profile_inference"),
+        ("keras", "tensorflow", "openvino"),
+        options.output,
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         export(folder, options.dtype)
@@ -146,11 +152,7 @@ def main() -> None:
         for runtime, milliseconds in profiles.items()
     ]
     header = ("runtime", *(f"{each}, ms" for each in columns), "an image, ms", "processor, ms")
-    body = f"{table(header, rows)}\n\n{FOOTNOTE}"
-    command = "python -m benchmarks.profile_inference " + shlex.join(sys.argv[1:])
-    title = f"{OURS}, folded, at batch 1 by kernel, {options.dtype}"
-    packages = ("keras", "tensorflow", "openvino")
-    write(report(title, command.strip(), packages, body), options.output)
+    report.write(f"{table(header, rows)}\n\n{FOOTNOTE}")
 
 
 FOOTNOTE = (

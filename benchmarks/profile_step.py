@@ -6,15 +6,14 @@ python -m benchmarks.profile_step
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
+from benchmarks.command import at_least, command_line
 from benchmarks.depth import BATCH_SIZE, keras_net
-from benchmarks.report import report, table, write
+from benchmarks.report import Report, table
 
 # Kinds of kernels that a row of their own is given.
 SHOWN = 12
@@ -44,9 +43,12 @@ def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--depth", type=int, default=164)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=at_least(1), default=3)
     parser.add_argument("--output", type=Path, help="also write the result here")
     options = parser.parse_args()
+    command = command_line("benchmarks.profile_step")
+    packages = ("keras", "tensorflow")
+    report = Report("A training step by kernel", command, packages, options.output)
     build, train = keras_net("stacked", options.depth)
     import tensorflow as tf
 
@@ -73,15 +75,12 @@ def main() -> None:
     ]
     rest = total - sum(each for _, each in seconds.most_common(SHOWN))
     rows.append(("all others", f"{rest / options.steps * 1000:.0f}", f"{rest / total:.1%}", ""))
-    body = (
+    report.write(
         f"{table(('kernel', 'ms a step', 'share', 'calls a step'), rows)}\n\n"
         f"{options.depth} layers, stacked bottleneck units, batch {BATCH_SIZE}, float32. A step "
         f"without the profiler took {step_s:.2f} s; kernels run side by side, so their times add "
         "up to more."
     )
-    command = "python -m benchmarks.profile_step " + shlex.join(sys.argv[1:])
-    text = report("A training step by kernel", command.strip(), ("keras", "tensorflow"), body)
-    write(text, options.output)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ import keras
 import numpy as np
 from scipy.stats import kendalltau
 
-from benchmarks.report import report, table, write
+from benchmarks.command import command_line
+from benchmarks.report import Report, table
 from training.data import training_pipeline
 from training.net import build_net
 from training.recipe import Recipe, load_recipe
@@ -162,24 +163,23 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="also write the result here")
     options = parser.parse_args()
     folder = SearchFolder(options.search)
+    records = leaderboard(folder.records(), "val_top1")
+    report = Report(
+        f"Rank correlation with full training: {len(records)} nets of one cost",
+        command_line("benchmarks.rank_rungs"),
+        ("keras", "keras-tuner", "tensorflow"),
+        options.output,
+    )
     description = json.loads(folder.description.read_text(encoding="utf-8"))
     recipe = Recipe(**description["recipe"]).replace(batch_size=IMAGES)
     source = open_source(options.data, None, description["validation_split"])
     images, _ = next(training_pipeline(source, recipe).as_numpy_iterator())
-    records = leaderboard(folder.records(), "val_top1")
     final = [record.results["val_top1"] for record in records]
     found = measures(folder, records, images, len(source.class_names))
     header = ["measure", "tau", "95% of bootstraps", "best nets in its better half", "points lost"]
     body = table(header, [row(name, values, final) for name, values in found.items()])
     span = f"{min(final):.2%} to {max(final):.2%}"
-    command = f"python -m benchmarks.rank_rungs --search {options.search}"
-    text = report(
-        f"Rank correlation with full training: {len(records)} nets of one cost",
-        f"{command} --data DATA/cifar-10-batches-bin",
-        ("keras", "keras-tuner", "tensorflow"),
-        f"Accuracy at the end, on images held out: {span}.\n\n{body}",
-    )
-    write(text, options.output)
+    report.write(f"Accuracy at the end, on images held out: {span}.\n\n{body}")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import shlex
 import sys
 from collections.abc import Sequence
 from datetime import date
@@ -68,13 +66,6 @@ def processor_folder() -> Path:
     return RESULTS / "-".join(filter(None, parts))
 
 
-def command_line(module: str) -> str:
-    """Return the command that runs this process, with oneDNN's switch where it is off."""
-    off = os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0"
-    command = f"python -m {module} {shlex.join(sys.argv[1:])}".strip()
-    return f"TF_ENABLE_ONEDNN_OPTS=0 {command}" if off else command
-
-
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a Markdown table whose columns line up."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
@@ -87,29 +78,52 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def report(
-    title: str, command: str, packages: Sequence[str], body: str, device: str | None = None
-) -> str:
-    """Return a result as Markdown: title, how and on which machine it was measured, the body.
+class Report:
+    """Result as Markdown: how and on which machine it was measured, above the body.
 
-    The device is the processor where none is named.
+    It is made before anything is measured, so that a package or a folder that is missing is not
+    missed hours later.
+
+    Args:
+        title: The heading.
+        command: The command line.
+        packages: Distributions whose versions decide the result.
+        output: File that it is written to beside being printed; its folder is made.
+
+    Raises:
+        PackageNotFoundError: If a package is not installed.
+        OSError: If the folder cannot be made.
     """
-    versions = ", ".join(f"{package} {version(package)}" for package in packages)
-    return (
-        f"# {title}\n\n"
-        f"- Command: `{command}`\n"
-        f"- Device: {device or device_name()}\n"
-        f"- Versions: {versions}\n"
-        f"- Date: {date.today().isoformat()}\n\n"
-        f"{body}\n"
-    )
 
+    def __init__(
+        self, title: str, command: str, packages: Sequence[str], output: Path | None = None
+    ) -> None:
+        self._title = title
+        self._command = command
+        self._versions = ", ".join(f"{package} {version(package)}" for package in packages)
+        self._processor = device_name()
+        self._output = output
+        if output:
+            output.parent.mkdir(parents=True, exist_ok=True)
 
-def write(text: str, output: Path | None) -> None:
-    """Print a result, and write it to a file if one is given."""
-    print(text)
-    if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial = output.with_name(output.name + ".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(output)
+    def write(self, body: str, device: str | None = None) -> None:
+        """Write the result to the file, if one was given, and print it.
+
+        Args:
+            body: All below the heading and its list.
+            device: By default the processor.
+        """
+        text = (
+            f"# {self._title}\n\n"
+            f"- Command: `{self._command}`\n"
+            f"- Device: {device or self._processor}\n"
+            f"- Versions: {self._versions}\n"
+            f"- Date: {date.today().isoformat()}\n\n"
+            f"{body}\n"
+        )
+        if self._output:
+            partial = self._output.with_name(self._output.name + ".partial")
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(self._output)
+        # Whoever reads it may have gone.
+        print(text)

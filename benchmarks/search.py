@@ -5,7 +5,8 @@ r"""A search on real images: against hand-set nets, KerasTuner's `HyperResNet`, 
     python -m benchmarks.search workers --data DATA/cifar-10-batches-bin \
         --output benchmarks/results/search
 
-The parts, each resumable; a part that is done is only read:
+The parts, each resumable; a part that is done is only read, and refused if its options or images
+were others:
 
 - `search`: successive halving over shapes that have the FLOPs of ResNet-20. The best three are then
   trained anew with each seed, and the one of the best mean is the net that was found.
@@ -21,6 +22,7 @@ has seen.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -31,14 +33,15 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import report, table, write
+from benchmarks.command import at_least, command_line, failed
+from benchmarks.report import Report, table
 from keras_preact.analysis import Cost, architecture_cost
-from keras_preact.files import write_json
+from keras_preact.files import read_json, write_json
 from keras_preact.tuning import Constraints, SearchSpace
 from keras_preact.tuning.candidates import Candidates
 from training import processes
@@ -104,7 +107,7 @@ HAND_SET = (Hand("WRN-10", 1), Hand("ResNet-14", 2), Hand("ResNet-20", 3), Hand(
 CREWS = (Crew(1), Crew(4), Crew(4, killed=True))
 
 
-def run(command: Sequence[str], log: Path, threads: int = 1) -> float:
+def run(command: Sequence[str], log: Path, threads: int = 1) -> None:
     """Run a command of this repository.
 
     Args:
@@ -112,20 +115,47 @@ def run(command: Sequence[str], log: Path, threads: int = 1) -> float:
         log: Where its output goes.
         threads: Threads of TensorFlow.
 
-    Returns:
-        The processor seconds that it took, with all that it started.
-
     Raises:
         RuntimeError: If it failed.
     """
     print(" ".join(command), flush=True)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     status = processes.run(command, log, threads)
     if status:
         tail = processes.last_lines(log, 10)
         raise RuntimeError(f"{command[0]} failed with status {status}; {log}:\n{tail}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+@contextlib.contextmanager
+def accounted(path: Path) -> Iterator[None]:
+    """Add to a file the processor seconds of the commands that end within a `with` statement.
+
+    They hold those of all that a command has started and waited for. While commands run, the file
+    holds none: they are lost if this process is killed.
+
+    Args:
+        path: The JSON file: a number, or null while commands run.
+
+    Raises:
+        RuntimeError: If seconds were lost.
+    """
+    spent = read_json(path) if path.exists() else 0.0
+    if spent is None:
+        raise RuntimeError(
+            f"This benchmark was killed while the search in {path.parent} ran, and the processor "
+            "seconds until then are lost. Remove that folder."
+        )
+    before = _seconds_of_commands()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, None)
+    try:
+        yield
+    finally:
+        write_json(path, spent + _seconds_of_commands() - before)
+
+
+def _seconds_of_commands() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 @dataclass(frozen=True)
@@ -151,6 +181,11 @@ class Benchmark:
         """ResNet-20 and the schedule."""
         given = ["--data", str(self.data), "--output", str(self.runs)]
         return parse_training([*RECIPE_OPTIONS, *self.extra, *given])[1]
+
+    @property
+    def spent(self) -> Path:
+        """The file of the processor seconds of `search`."""
+        return self.runs / "search_processor_seconds.json"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -205,9 +240,9 @@ class Benchmark:
                     f"It has {getattr(trained, name):,}."
                 )
         tested = output / "test" / "evaluation.json"
-        if not tested.exists():
-            given = ["--model", str(output), "--data", str(self.data), "--validation-split", "0"]
-            run(["training.evaluate", *given, "--output", str(tested.parent)], log)
+        # An older one may be of other images.
+        given = ["--model", str(output), "--data", str(self.data), "--validation-split", "0"]
+        run(["training.evaluate", *given, "--output", str(tested.parent)], log)
         return {
             "val_top1": read_run(output)["history"][-1]["val_top1"],
             "test_top1": json.loads(tested.read_text())["top1"],
@@ -226,12 +261,11 @@ def search(bench: Benchmark) -> dict[str, Any]:
     """Search, and train the best three with every seed."""
     command = bench.tune("search", HALVING)
     log = bench.runs / "search.txt"
-    seconds = run(command, log)
-    spent = bench.runs / "search" / "processor_seconds.json"
-    if not spent.exists():
-        write_json(spent, seconds)
-    run([*command, "--confirm", str(bench.seeds)], log)
     folder = SearchFolder(bench.runs / "search")
+    if not folder.ended():
+        with accounted(bench.spent):
+            run(command, log)
+    run([*command, "--confirm", str(bench.seeds)], log)
     for name in ("leaderboard.md", "leaderboard.csv", "flops.png", "parallel.png"):
         shutil.copy(folder.output / name, bench.output / name)
     best = confirmed(folder, "val_top1")[0]
@@ -247,7 +281,8 @@ def search(bench: Benchmark) -> dict[str, Any]:
     return {
         "nets": [net],
         "trials": len(folder.records()),
-        "seconds": json.loads(spent.read_text()),
+        "interrupted": sum(len(record.attempts) - 1 for record in folder.records()),
+        "seconds": read_json(bench.spent),
         "epochs": sum(_own_epochs(record) for record in folder.records()),
         "values": record.values,
         "verdict": verdict(confirmed(folder, "val_top1")),
@@ -282,18 +317,17 @@ def hand(bench: Benchmark) -> dict[str, Any]:
 
 def hyper_resnet(bench: Benchmark) -> dict[str, Any]:
     """Run KerasTuner's hypermodel for the processor seconds of the search."""
-    spent = bench.runs / "search" / "processor_seconds.json"
-    if not spent.exists():
+    seconds = read_json(bench.spent) if bench.spent.exists() else None
+    if seconds is None:
         raise RuntimeError("`hyper_resnet` needs the processor seconds of `search`: run it first.")
     output = bench.runs / "hyper_resnet"
     command = [
         *("benchmarks.hyper_resnet", "--data", str(bench.data)),
-        *("--output", str(output), "--seconds", spent.read_text().strip(), *bench.extra),
+        *("--output", str(output), "--seconds", str(seconds), *bench.extra),
     ]
-    account = output / "account.json"
-    if not account.exists() or "test_top1" not in json.loads(account.read_text()):
-        run(command, bench.runs / "hyper_resnet.txt")
-    values = json.loads(account.read_text())
+    # What is done ends at once; that of other options or images is refused.
+    run(command, bench.runs / "hyper_resnet.txt")
+    values = read_json(output / "account.json")
     best = values["best"]
     return {
         "nets": [
@@ -319,6 +353,7 @@ def _searched_by(bench: Benchmark, crew: Crew) -> dict[str, Any]:
     """Run the search of a crew, and return how it went."""
     folder = bench.runs / crew.name.replace(" ", "_").replace(",", "")
     log, result = folder.with_suffix(".txt"), folder.with_suffix(".json")
+    command = bench.tune(folder.name, [*CREW_OPTIONS, "--workers", str(crew.workers)])
     if not result.exists():
         # A time is that of one undisturbed run.
         shutil.rmtree(folder, ignore_errors=True)
@@ -327,13 +362,16 @@ def _searched_by(bench: Benchmark, crew: Crew) -> dict[str, Any]:
         started = time.monotonic()
         if crew.killed:
             killer.start()
-        command = bench.tune(folder.name, [*CREW_OPTIONS, "--workers", str(crew.workers)])
         run(command, log, threads=0)
         hours = (time.monotonic() - started) / 3600
         if crew.killed:
             killer.join()
-        write_json(result, {"hours": hours, **_account(SearchFolder(folder))})
-    return json.loads(result.read_text())
+        account = _account(SearchFolder(folder))
+        write_json(result, {"command": command, "hours": hours, **account})
+    found = read_json(result)
+    if found.pop("command", None) != command:
+        raise ValueError(f"{result} is of another command. Remove it, or give another --runs.")
+    return found
 
 
 def _kill_worker(log: Path) -> None:
@@ -383,9 +421,11 @@ def describe(parts: dict[str, dict[str, Any]]) -> str:
     for name in ("search", "hyper_resnet"):
         if name in parts:
             part = parts[name]
+            lost = part.get("interrupted", 0)
             lines.append(
                 f"- {name}: {part['trials']} trials, {part['epochs']} epochs, "
-                f"{part['seconds']:.0f} processor seconds."
+                f"{part['seconds']:.0f} processor seconds"
+                + (f", without those of {lost} trainings that were interrupted." if lost else ".")
             )
     if "search" in parts:
         found = ", ".join(f"{name} {value}" for name, value in parts["search"]["values"].items())
@@ -439,6 +479,38 @@ def _workers_lines(part: dict[str, Any]) -> list[str]:
     ]
 
 
+def measure(bench: Benchmark, names: Sequence[str], command: str) -> None:
+    """Do some parts, and write the results of all that were done.
+
+    Args:
+        bench: Where everything is.
+        names: Keys of `PARTS`.
+        command: The command line. The report shows it with those that did the other parts.
+
+    Raises:
+        RuntimeError: If a command failed, or its processor seconds are lost.
+        ValueError: If a part that is done is of other options or images.
+    """
+    results = bench.output / "results.json"
+    found = read_json(results) if results.exists() else {}
+    commands = found.setdefault("commands", {}) | dict.fromkeys(names, command)
+    report = Report(
+        "A search on CIFAR-10",
+        "`, `".join(dict.fromkeys(commands.values())),
+        ("keras", "keras-tuner", "tensorflow"),
+        bench.output / "README.md",
+    )
+    for name in names:
+        found[name] = PARTS[name](bench)
+        found["commands"][name] = command
+        write_json(results, found)
+    report.write(
+        "Nets are trained on nine tenths of the training images, chosen by the others, held out, "
+        "and compared by the 10,000 test images.\n\n"
+        + describe({name: found[name] for name in PARTS if name in found})
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -449,26 +521,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of CIFAR-10's files")
     parser.add_argument("--output", type=Path, required=True, help="folder for the results")
     parser.add_argument("--runs", type=Path, default=Path("runs/search"))
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="default: 3")
+    parser.add_argument("--seeds", type=at_least(1), default=3, metavar="N", help="default: 3")
     options, extra = parser.parse_known_args(arguments)
     bench = Benchmark(options.data, options.runs, options.output, options.seeds, tuple(extra))
-    bench.output.mkdir(parents=True, exist_ok=True)
     bench.runs.mkdir(parents=True, exist_ok=True)
-    results = bench.output / "results.json"
-    parts = json.loads(results.read_text()) if results.exists() else {}
-    for name in options.parts:
-        parts[name] = PARTS[name](bench)
-        write_json(results, parts)
-    parts = {name: parts[name] for name in PARTS if name in parts}
-    text = report(
-        "A search on CIFAR-10",
-        f"python -m benchmarks.search {' '.join(parts)} --data DATA/cifar-10-batches-bin "
-        f"--output {options.output}",
-        ("keras", "keras-tuner", "tensorflow"),
-        "Nets are trained on nine tenths of the training images, chosen by the others, held out, "
-        "and compared by the 10,000 test images.\n\n" + describe(parts),
-    )
-    write(text, bench.output / "README.md")
+    try:
+        measure(bench, options.parts, command_line("benchmarks.search", arguments))
+    except (ValueError, RuntimeError, OSError) as error:
+        return failed("benchmarks.search", error)
     return 0
 
 

@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import functools
 import io
-import multiprocessing
 import os
 import time
 from collections import defaultdict
@@ -27,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command import at_least, command_line
 from benchmarks.inference import (
     DTYPES,
     OPENVINO_PRECISIONS,
@@ -37,7 +37,8 @@ from benchmarks.inference import (
     quiet_tensorflow,
     trained,
 )
-from benchmarks.report import command_line, processor_folder, report, table, write
+from benchmarks.report import Report, processor_folder, table
+from benchmarks.workers import in_a_new_process
 from savedmodels.runtimes import FORMATS, load_openvino
 from training.process_memory import RESIDENT, process_bytes
 
@@ -213,8 +214,8 @@ def _import_runtime(served: Served) -> None:
     load_library()
 
 
-def _measure(results: Any, folder: Path, served: Served, options: argparse.Namespace) -> None:
-    """Serve a net once, in this process; put the measurements by name into a queue."""
+def _measure(folder: Path, served: Served, options: argparse.Namespace) -> dict[str, Any]:
+    """Serve a net once, in this process; return the measurements by name."""
     _import_runtime(served)
     found: dict[str, Any] = {}
     empty = process_bytes(RESIDENT)
@@ -244,22 +245,17 @@ def _measure(results: Any, folder: Path, served: Served, options: argparse.Names
         found[f"{batch_size}, latencies"] = latencies
         found[f"{batch_size}, processor"] = (time.process_time() - processor) / images
         note(f"{batch_size}", start)
-    results.put(found)
+    return found
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """Measure all candidates in turn, each in a new process; return a list of results for each."""
-    context = multiprocessing.get_context("spawn")
     results: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for turn in range(options.rounds):
         for name, served in candidates(options.dtype).items():
             if options.only and name != PEER and not name.endswith(tuple(options.only)):
                 continue
-            queue = context.Queue()
-            process = context.Process(target=_measure, args=(queue, folder, served, options))
-            process.start()
-            results[name].append(queue.get(timeout=3600))
-            process.join()
+            results[name].append(in_a_new_process(_measure, folder, served, options))
             print(f"round {turn + 1} of {options.rounds}: {name}", flush=True)
     return results
 
@@ -327,8 +323,10 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--size", type=int, default=224, help="height and width, pixels")
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
-    parser.add_argument("--rounds", type=int, default=5, help="processes of each candidate")
-    parser.add_argument("--requests", type=int, default=1000, help="of each batch size, at most")
+    parser.add_argument("--rounds", type=at_least(1), default=5, help="processes of each candidate")
+    parser.add_argument(
+        "--requests", type=at_least(1), default=1000, help="of each batch size, at most"
+    )
     parser.add_argument("--seconds", type=float, default=60.0, help="of each batch size, at most")
     parser.add_argument("--only", nargs="+", help="candidates whose names end in one of these")
     parser.add_argument("--output", type=Path, help="also write the result here")
@@ -339,8 +337,8 @@ def main() -> None:
     title = f"Serving on a CPU, {options.size}x{options.size}, {options.dtype}"
     packages = ["keras", "tensorflow"]
     packages += [each for each in ("onnxruntime", "openvino") if find_spec(each)]
-    body = compare(options)
-    write(report(title, command_line("benchmarks.serving"), packages, body), options.output)
+    report = Report(title, command_line("benchmarks.serving"), packages, options.output)
+    report.write(compare(options))
 
 
 if __name__ == "__main__":

@@ -17,13 +17,12 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.choices import ALL, candidate, table_of_choices
-from benchmarks.report import processor_folder, report, table, write
+from benchmarks.command import at_least, command_line
+from benchmarks.report import Report, processor_folder, table
 from benchmarks.workers import Candidate, Measured, Step, measure_in_turn
 
 if TYPE_CHECKING:
@@ -112,8 +111,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--size", type=int, default=224, help="height and width, pixels")
     parser.add_argument("--policies", nargs="+", default=POLICIES, choices=POLICIES)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2, help="steps a round")
+    parser.add_argument("--rounds", type=at_least(1), default=5)
+    parser.add_argument("--steps", type=at_least(1), default=2, help="steps a round")
     parser.add_argument("--choices", action="store_true", help="each choice made, and switched off")
     parser.add_argument("--output", type=Path, help="also write the result here")
     parser.add_argument("--save", action="store_true", help="write it to the processor's folder")
@@ -122,13 +121,13 @@ def main() -> None:
         name = "train_step_choices.md" if options.choices else "train_step.md"
         options.output = processor_folder() / name
     title = f"Training step, batch {options.batch_size} at {options.size}x{options.size}"
-    command = "python -m benchmarks.train_step " + shlex.join(sys.argv[1:])
+    title = f"{title}, by choice" if options.choices else title
+    command = command_line("benchmarks.train_step")
+    report = Report(title, command, ("keras", "tensorflow"), options.output)
     if options.choices:
-        body = f"Net: {OURS[0]}.\n\n{compare_choices(options)}"
-        title = f"{title}, by choice"
+        report.write(f"Net: {OURS[0]}.\n\n{compare_choices(options)}")
     else:
-        body = compare_nets(options)
-    write(report(title, command.strip(), ("keras", "tensorflow"), body), options.output)
+        report.write(compare_nets(options))
 
 
 def compare_nets(options: argparse.Namespace) -> str:

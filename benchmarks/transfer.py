@@ -37,7 +37,8 @@ import keras
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.report import report, table
+from benchmarks.command import command_line
+from benchmarks.report import Report, table
 from keras_preact.files import replacing
 from training.records.report import write_history_csv
 from training.run import read_run
@@ -185,13 +186,16 @@ def draw(path: Path, accuracies: dict[str, list[float]]) -> None:
         FigureCanvasAgg(figure).print_png(partial)
 
 
-def write_results(runs: Path, output: Path, accuracies: dict[str, list[float]]) -> None:
+def write_results(
+    runs: Path, output: Path, accuracies: dict[str, list[float]], report: Report
+) -> None:
     """Write `README.md`, `seeds.csv`, `seeds.png` and what the pretraining left.
 
     Args:
         runs: Folder of the runs.
         output: Folder to write to.
         accuracies: By mode, the test accuracy of each seed.
+        report: That is `README.md`.
     """
     (output / "pretrained").mkdir(parents=True, exist_ok=True)
     for file in ("run.json", "history.csv", "curves.png"):
@@ -232,15 +236,7 @@ def write_results(runs: Path, output: Path, accuracies: dict[str, list[float]]) 
             tune(runs, MODES),
         )
     )
-    text = report(
-        "Transfer to two classes of CIFAR-10 (JPEG) from 50 images each",
-        f"python -m benchmarks.transfer run --output {output}",
-        ("keras", "tensorflow"),
-        body,
-    )
-    with replacing(output / "README.md") as partial:
-        partial.write_text(text, encoding="utf-8")
-    print(text)
+    report.write(body)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -267,9 +263,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif options.command == "tune":
         print(tune(options.runs, options.modes))
     else:
+        report = Report(
+            "Transfer to two classes of CIFAR-10 (JPEG) from 50 images each",
+            command_line("benchmarks.transfer", arguments),
+            ("keras", "tensorflow"),
+            options.output and options.output / "README.md",
+        )
         accuracies = compare(options.runs, options.modes)
         if options.output:
-            write_results(options.runs, options.output, accuracies)
+            write_results(options.runs, options.output, accuracies, report)
     return 0
 
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import report, table, write
+from benchmarks.command import at_least, command_line
+from benchmarks.report import Report, table
 from benchmarks.workers import milliseconds_in_turn
 
 # Height and width, channels: those of a 50-layer net, and of WideResNet28_10.
@@ -82,9 +81,12 @@ def main() -> None:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=at_least(1), default=5)
     parser.add_argument("--output", type=Path, help="also write the result here")
     options = parser.parse_args()
+    title = "3x3 convolutions by Winograd's algorithm"
+    command = command_line("benchmarks.winograd")
+    report = Report(title, command, ("keras", "tensorflow"), options.output)
     rows = []
     for use in USES:
         for batch in options.batch_sizes:
@@ -94,13 +96,10 @@ def main() -> None:
                 times = (f"{direct:.2f}", f"{ours:.2f}", f"{direct / ours:.2f}")
                 rows.append((use, batch, shape, *times))
     header = ("use", "batch", "maps", "convolution, ms", "Winograd, ms", "ratio")
-    body = (
+    report.write(
         f"{table(header, rows)}\n\nfloat32, as many channels out as in, fastest of the rounds. "
         "Training: the forward pass and both gradients."
     )
-    command = "python -m benchmarks.winograd " + shlex.join(sys.argv[1:])
-    title = "3x3 convolutions by Winograd's algorithm"
-    write(report(title, command.strip(), ("keras", "tensorflow"), body), options.output)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,18 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from training.process_memory import peak_bytes
 
 Step = Callable[[], Any]
 # A function that prepares the work and returns the step to be timed, and its arguments.
 Candidate = tuple[Callable[..., Step], tuple[Any, ...]]
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -41,6 +44,26 @@ class Measured:
     def best_s(self) -> float:
         """Seconds of a step in the fastest round."""
         return min(self.step_s)
+
+
+def in_a_new_process(
+    function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
+) -> Result:
+    """Call a function of a module in a process that has done nothing else.
+
+    Args:
+        function: The function.
+        *args: Its arguments.
+        **kwargs: Its keyword arguments.
+
+    Returns:
+        Its result.
+
+    Raises:
+        BrokenProcessPool: If the process is killed, perhaps for want of memory.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args, **kwargs).result()
 
 
 def measure_in_turn(
