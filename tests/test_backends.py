@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import keras_preact
-from keras_preact import Architecture, transforms, weights
+from keras_preact import Architecture, layers, transforms, weights
 from keras_preact.dense import dense_channels
 from keras_preact.preprocessing import Preprocessing, Preprocessor
 from tests.odd_files import DAMAGED, FILES, upright
@@ -223,6 +223,67 @@ def test_training_lowers_the_loss():
     model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "categorical_crossentropy")
     losses = [float(model.train_on_batch(images, labels)) for _ in range(12)]
     assert min(losses[-3:]) < losses[0]
+
+
+def test_units_of_a_stack_draw_masks_of_their_own():
+    """On torch, those of a unit could be those of the next unit in the step before."""
+    x, rate = keras.Input((None, None, 1)), keras.Input(batch_shape=(), name="drop_path_rate")
+    branch = layers.Conv2D(1, 1, use_bias=False, kernel_initializer="ones", name="unit_conv1")(x)
+    branch = layers.DropPath(0.0, name="unit_drop_path")(branch, rate=rate)
+    template = keras.Model([x, rate], keras.layers.Add(name="unit_add")([x, branch]))
+    units = layers.StackedUnits(template, ["unit1", "unit2", "unit3"], [0.5, 0.5, 0.5])
+    units.build((None, 1, 1, 1))
+    # A unit multiplies by 1 where its branch drops, else by a prime.
+    primes = np.array([2.0, 3.0, 5.0])
+    units.stacked[0].assign(((primes - 1) / 2).reshape(3, 1, 1, 1, 1))
+    ones, masks = np.ones((2000, 1, 1, 1), "float32"), []
+    for _ in range(3):
+        product = np.round(keras.ops.convert_to_numpy(units(ones, training=True))).ravel()
+        masks += [product % prime == 0 for prime in primes]
+    correlations = np.corrcoef(masks) - np.eye(len(masks))
+    # Five deviations of the correlation of so many independent pairs.
+    assert np.abs(correlations).max() < 5 / np.sqrt(len(ones))
+
+
+@pytest.mark.parametrize(
+    "kind", [keras.layers.Dropout, layers.DropBlock, layers.DropPath, layers.ShakeDrop]
+)
+def test_a_random_layer_draws_once_in_a_call(kind):
+    """Stacked units have a seed per step: a second draw would be the first of the next step."""
+    layer = kind(0.5)
+    layer(np.ones((2, 4, 4, 3), "float32"), training=True)
+    _, draws = keras.ops.convert_to_numpy(layer.seed_generator.state)
+    # On torch, Keras's dropout without a seed draws from torch's own generator.
+    aside = keras.backend.backend() == "torch" and kind is keras.layers.Dropout
+    assert draws == (0 if aside else 1)
+
+
+@pytest.mark.parametrize("size", [(8, 9), (6, 6), (1, 2)])
+@pytest.mark.parametrize(("window", "stride"), [(3, 2), (3, 1), (2, 1), (5, 3)])
+def test_average_pooling_leaves_its_padding_out(size, window, stride):
+    x = np.random.default_rng(8).standard_normal((2, *size, 3)).astype("float32")
+    rows, columns = (_pooled_rows(length, window, stride) for length in size)
+    expected = np.einsum("yh,xw,bhwc->byxc", rows, columns, x.astype("float64"))
+    last, first = (
+        layers.AveragePooling2D(window, stride, "same", data_format=data_format)
+        for data_format in ("channels_last", "channels_first")
+    )
+    received = keras.ops.convert_to_numpy(last(x))
+    np.testing.assert_allclose(received, expected, atol=1e-6)
+    if keras.backend.backend() != "tensorflow":
+        received = keras.ops.convert_to_numpy(first(x.transpose(0, 3, 1, 2)))
+        np.testing.assert_allclose(received.transpose(0, 2, 3, 1), expected, atol=1e-6)
+    assert last.compute_output_shape(x.shape) == expected.shape
+
+
+def _pooled_rows(length: int, window: int, stride: int) -> np.ndarray:
+    """Return the weight of each row in each of the means, by TensorFlow's rule for `"same"`."""
+    count = -(-length // stride)
+    padding = max(0, (count - 1) * stride + window - length)
+    starts = stride * np.arange(count)[:, np.newaxis] - padding // 2
+    rows = np.arange(length)
+    inside = (starts <= rows) & (rows < starts + window)
+    return inside / inside.sum(axis=1, keepdims=True)
 
 
 def test_saving(tmp_path):

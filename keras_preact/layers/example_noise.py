@@ -32,9 +32,12 @@ class ExampleNoise(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.built = True
 
-    def draw(self, inputs: Tensor) -> Tensor:
-        """Draw a number in [0, 1) per example, float32 `(batch, 1, …)`."""
-        shape = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
+    def draw(self, inputs: Tensor, *leading: int) -> Tensor:
+        """Draw numbers in [0, 1), one or more per example, float32 `(*leading, batch, 1, …)`.
+
+        A layer draws once in a call, since stacked units have one seed per step.
+        """
+        shape = (*leading, ops.shape(inputs)[0], *(1,) * (len(inputs.shape) - 1))
         return keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

@@ -77,7 +77,31 @@ class AveragePooling2D(FixedPadding, keras.layers.AveragePooling2D):
     def call(self, inputs: Tensor) -> Tensor:
         if self.pads:
             inputs = ops.pad(inputs, pad_widths(self.pads, self.data_format))
+        if self.padding == "same" and keras.backend.backend() == "torch":
+            return self._without_padding(inputs)
         return super().call(inputs)
+
+    def _without_padding(self, inputs: Tensor) -> Tensor:
+        """Pad as `"same"` says, and average the pixels of each window that lie in the maps.
+
+        On torch, Keras repeats the outermost pixels instead where two sides are padded differently.
+        """
+        first = 2 if self.data_format == "channels_first" else 1
+        windows = zip(self.pool_size, self.strides, strict=True)
+        widths = [[0, 0] for _ in inputs.shape]
+        for axis, (size, stride) in enumerate(windows, first):
+            length = inputs.shape[axis]
+            missing = max(0, (-(-length // stride) - 1) * stride + size - length)
+            widths[axis] = [missing // 2, missing - missing // 2]
+
+        def averaged(maps: Tensor) -> Tensor:
+            maps = ops.pad(maps, widths)
+            return ops.average_pool(
+                maps, self.pool_size, self.strides, "valid", data_format=self.data_format
+            )
+
+        # Divided by the share of each window that lies in the maps.
+        return averaged(inputs) / averaged(ops.ones_like(inputs[:1]))
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, serialized."""

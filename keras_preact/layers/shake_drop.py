@@ -25,9 +25,10 @@ class ShakeDrop(ExampleNoise):
         shaken = self.rate if rate is None else rate
         if not training:
             return inputs * ops.cast(1 - shaken, inputs.dtype)
-        stays = self.draw(inputs) >= shaken
-        forward = self._factor(stays, 2 * self.draw(inputs) - 1, inputs.dtype)
-        backward = self._factor(stays, self.draw(inputs), inputs.dtype)
+        chance, alpha, beta = ops.unstack(self.draw(inputs, 3), 3)
+        stays = chance >= shaken
+        forward = self._factor(stays, 2 * alpha - 1, inputs.dtype)
+        backward = self._factor(stays, beta, inputs.dtype)
         # The value has only the forward factor, the gradient only the backward one.
         return inputs * backward + ops.stop_gradient(inputs * (forward - backward))
 

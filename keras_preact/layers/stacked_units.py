@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_preact.layers.unit_numbers import UNIT_NUMBERS
@@ -18,6 +19,8 @@ from keras_preact.tensor import Tensor
 
 # Prefix of the names of a template's layers, in place of a unit's name.
 TEMPLATE_PREFIX = "unit_"
+# 2³² over the golden ratio: its multiples modulo 2³² lie far apart.
+_FAR_APART = np.uint32(0x9E3779B1)
 _CONSTANT = (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant)
 
 
@@ -176,12 +179,16 @@ class StackedUnits(keras.layers.Layer):
         return outputs
 
     def _seeds(self) -> list[Any]:
-        """Draw a seed per unit for each random layer of the template."""
+        """Draw a seed per unit for each random layer of the template.
+
+        Each step has a seed, the counter's next one, so that a layer may draw once in a call.
+        """
         generators, units = len(self._unit.seeds), len(self.unit_names)
         if not generators:
             return []
         key, counter = ops.split(self.seed_generator.next(), 2)
-        numbers = ops.arange(generators * units, dtype=self.seed_generator.state.dtype)
+        dtype = self.seed_generator.state.dtype
+        numbers = ops.convert_to_tensor(_key_offsets(generators * units, dtype))
         seeds = ops.stack([key + numbers, ops.broadcast_to(counter, numbers.shape)], axis=-1)
         return ops.unstack(ops.reshape(seeds, (generators, units, 2)), axis=0)
 
@@ -277,6 +284,17 @@ class _Template:
             training=training,
         )
         return outputs, *(ops.stop_gradient(values[index]) for index in states)
+
+
+def _key_offsets(count: int, dtype: str) -> np.ndarray:
+    """Return numbers to add to a key, so that each of `count` layers has a key of its own.
+
+    Consecutive keys do: their draws are unrelated. On torch, Keras seeds a generator with the sum
+    of key and counter, and a layer would draw in each step what the next one drew a step before.
+    """
+    if keras.backend.backend() != "torch":
+        return np.arange(count, dtype=dtype)
+    return (np.arange(count, dtype="uint32") * _FAR_APART).view(dtype)
 
 
 def _set_trainable(flags: dict[keras.layers.Layer, bool]) -> None:
