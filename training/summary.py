@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +25,35 @@ def summary(folder: Path, exported: Path | None = None) -> str:
 
     Raises:
         FileNotFoundError: If the folder holds no run, or one that was not evaluated.
-        ValueError: If a record is no JSON.
+        ValueError: If a record is damaged.
     """
-    run, evaluation = (_read(folder / name) for name in ("run.json", "evaluation.json"))
-    recipe, history = run["recipe"], run["history"]
-    seconds = sum(epoch["seconds"] for epoch in history)
-    python = _path(Path(sys.executable))
+    with _record(folder / "run.json") as run:
+        trained, following = _trained(run), _following(run, f"{folder}-se")
+    with _record(folder / "evaluation.json") as evaluation:
+        measured, pictures = _measured(evaluation), _pictures(evaluation)
     lines = {
-        "Trained": f"{recipe['model']} on {run['images']['train']:,} images of {run['source']}, "
-        f"{len(history)} epochs, {seconds:.0f} s",
-        **_measured(evaluation),
-        "Pictures": ", ".join(str(folder / name) for name in _pictures(evaluation)),
+        "Trained": trained,
+        **measured,
+        "Pictures": ", ".join(str(folder / name) for name in pictures),
         "Exported": _path(exported) if exported else "not yet",
-        "Try next": f"{python} -m training.train --recipe {run['recipe_name']} --data "
-        f"{run['source']} --output {folder}-se --model-options 'attention=\"se\"'",
+        "Try next": following,
     }
     return "\n".join(f"{name:8}  {text}" for name, text in lines.items())
+
+
+def _trained(run: dict[str, Any]) -> str:
+    seconds = sum(epoch["seconds"] for epoch in run["history"])
+    return (
+        f"{run['recipe']['model']} on {run['images']['train']:,} images of {run['source']}, "
+        f"{len(run['history'])} epochs, {seconds:.0f} s"
+    )
+
+
+def _following(run: dict[str, Any], output: str) -> str:
+    """Return the command that trains the same net with attention, as a shell takes it."""
+    command = [_path(Path(sys.executable)), "-m", "training.train"]
+    command += ["--recipe", run["recipe_name"], "--data", run["source"], "--output", output]
+    return shlex.join([*command, "--model-options", 'attention="se"'])
 
 
 def _measured(evaluation: dict[str, Any]) -> dict[str, str]:
@@ -54,11 +69,21 @@ def _pictures(evaluation: dict[str, Any]) -> list[str]:
     return ["curves.png"] if "mAP" in evaluation else ["curves.png", "confusion.png"]
 
 
-def _read(path: Path) -> dict[str, Any]:
+@contextmanager
+def _record(path: Path) -> Iterator[dict[str, Any]]:
+    """Read a record, and name its file in the error if it lacks something that is asked of it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} is damaged: it is no record.")
+    try:
+        yield record
+    except KeyError as error:
+        raise ValueError(f"{path} is damaged: it has no {error}.") from error
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _path(path: Path) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 
-from keras_preact.files import write_json
+import pytest
+
 from training.evaluate import main as evaluate
 from training.run import read_run
 from training.summary import main
@@ -12,7 +14,7 @@ from training.train import parse_arguments
 
 
 def test_five_lines(finished, tmp_path, capsys):
-    run = finished.copy(tmp_path / "run")
+    run = finished.copy(tmp_path / "my run")
     assert main([str(run)]) == 2
     assert "evaluation.json" in capsys.readouterr().err
     assert evaluate(["--model", str(run)]) == 0
@@ -26,8 +28,40 @@ def test_five_lines(finished, tmp_path, capsys):
     _, command = following.split("-m training.train ")
     options, recipe = parse_arguments(shlex.split(command))
     assert recipe.model_options["attention"] == "se"
+    assert options.output == tmp_path / "my run-se"
     assert not options.output.exists()
-    write_json(run / "evaluation.json", {})
-    (run / "evaluation.json").write_text("{")
-    assert main([str(run)]) == 2
-    assert "evaluation.json is no JSON" in capsys.readouterr().err
+
+
+EVALUATION = {"images": 360, "source": "digits", "split": "test", "top1": 0.5}
+RUN = {
+    "recipe": {"model": "PreActResNet20"},
+    "recipe_name": "digits",
+    "history": [{"seconds": 1.0}],
+    "images": {"train": 1437},
+    "source": "digits",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("evaluation.json", "{", "is no JSON"),
+        ("evaluation.json", "[]", "is damaged: it is no record"),
+        ("evaluation.json", "{}", "is damaged: it has no 'images'"),
+        ("evaluation.json", json.dumps(EVALUATION | {"top1": "half"}), "is damaged: "),
+        ("run.json", "[" * 100_000, "is no JSON"),
+        ("run.json", json.dumps(RUN | {"images": {}}), "is damaged: it has no 'train'"),
+        ("run.json", json.dumps(RUN | {"images": 1437}), "is damaged: "),
+        ("run.json", json.dumps(RUN | {"history": [1.0]}), "is damaged: "),
+        ("run.json", json.dumps(RUN | {"recipe_name": 5}), "is damaged: "),
+    ],
+)
+def test_a_damaged_record_is_named(name, content, said, tmp_path, capsys):
+    for file, record in (("run.json", RUN), ("evaluation.json", EVALUATION)):
+        (tmp_path / file).write_text(json.dumps(record))
+    assert main([str(tmp_path)]) == 0
+    (tmp_path / name).write_text(content)
+    capsys.readouterr()
+    assert main([str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"training.summary: {tmp_path / name} {said}")
