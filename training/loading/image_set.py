@@ -77,7 +77,8 @@ def load_image_set(
     """Decode a small set of images into memory.
 
     Images decoded from files are kept below `$KERAS_HOME`, or `~/.keras`, for the next time that
-    the same images, unchanged, are wanted at the same size.
+    the same images, unchanged, are wanted at the same size. Where nothing can be kept, a line on
+    standard error says so, and they are decoded every time.
 
     Args:
         name: `digits`, the 1,797 handwritten digits that come with scikit-learn; a folder
@@ -157,18 +158,26 @@ def _cached(
     cache: Path, sources: list[str], preprocessing: Preprocessing, shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Read decoded images from their cache, or decode and keep them, in one process at a time."""
-    if found := _read_cache(cache):
-        return found
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with locked(cache):
-        # Another process may have decoded them meanwhile.
+    decoded = None
+    try:
         if found := _read_cache(cache):
             return found
-        print(f"Decoding {len(sources)} images; they are kept in {cache}.", flush=True)
-        images, unreadable = _decode(sources, preprocessing, shape)
-        with replacing(cache) as partial:
-            np.savez(partial, images=images, unreadable=json.dumps(unreadable))
-    return images, unreadable
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with locked(cache):
+            # Another process may have decoded them meanwhile.
+            if found := _read_cache(cache):
+                return found
+            print(f"Decoding {len(sources)} images; they are kept in {cache}.", flush=True)
+            decoded = images, unreadable = _decode(sources, preprocessing, shape)
+            with replacing(cache) as partial:
+                np.savez(partial, images=images, unreadable=json.dumps(unreadable))
+    except OSError as error:
+        print(
+            f"{len(sources)} decoded images cannot be kept in {cache}: {error}. For a cache, set "
+            "the environment variable KERAS_HOME to a folder that can be written.",
+            file=sys.stderr,
+        )
+    return decoded or _decode(sources, preprocessing, shape)
 
 
 def _read_cache(cache: Path) -> tuple[np.ndarray, dict[int, str]] | None:

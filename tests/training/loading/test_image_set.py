@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.full_disk import full_disk
 from training.loading import image_set
 from training.loading.image_set import load_image_set
 from training.recipe import load_recipe, preprocessing_of
@@ -89,6 +90,26 @@ def test_a_damaged_cache_is_written_anew(folder, content, capsys):
     assert f"{cache} is damaged" in capsys.readouterr().err
     load_image_set(str(folder), preprocessing)
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fault", ["no folder", "a full disk"])
+def test_without_room_for_a_cache_images_are_decoded_every_time(folder, monkeypatch, capsys, fault):
+    preprocessing = preprocessing_of(load_recipe("digits"))
+    expected = load_image_set(str(folder), preprocessing)
+    home = folder.parent / "other"
+    monkeypatch.setenv("KERAS_HOME", str(home))
+    if fault == "no folder":
+        home.write_text("a file where the folder would be")
+    for _ in range(2):
+        capsys.readouterr()
+        with full_disk(500) if fault == "a full disk" else contextlib.nullcontext():
+            images = load_image_set(str(folder), preprocessing)
+        np.testing.assert_array_equal(images.images, expected.images)
+        np.testing.assert_array_equal(images.labels, expected.labels)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"14 decoded images cannot be kept in {home}")
+        assert "[Errno" in line and "KERAS_HOME" in line
+        assert not [*home.rglob("*.npz")]
 
 
 def test_processes_decode_one_after_the_other(folder, monkeypatch, capsys):
