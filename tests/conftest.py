@@ -2,8 +2,15 @@
 
 import gc
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
+
+# Keras and matplotlib read their settings here when they are imported, and keep caches here. So
+# those of the user decide nothing, and what the user has is left alone. Tests that download use it.
+os.environ.setdefault("USERS_KERAS_HOME", os.environ.get("KERAS_HOME", ""))
+os.environ["KERAS_HOME"] = os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="keras_preact-")
 
 import keras
 import numpy as np
@@ -11,16 +18,24 @@ import pytest
 
 from tests.nets import TINY, net
 
+_HOME = os.environ["KERAS_HOME"]
+
 
 def pytest_configure() -> None:
     """Let XLA, under TensorFlow and JAX, spend less on code that runs once than it takes to run."""
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     os.environ.setdefault("XLA_FLAGS", flags)
+    _reach_this_machine_directly()
     # While libraries are imported nothing dies.
     gc.disable()
     if keras.backend.backend() == "tensorflow":
         # Read once, at the first operation: pipelines know no other settings.
         _optimize_graphs(False)
+
+
+def pytest_unconfigure() -> None:
+    """Remove the folder of Keras and matplotlib."""
+    shutil.rmtree(_HOME, ignore_errors=True)
 
 
 def pytest_collection_finish() -> None:
@@ -40,6 +55,13 @@ def graphs_as_traced(request: pytest.FixtureRequest) -> Iterator[None]:
     if keras.backend.backend() == "tensorflow":
         _optimize_graphs(request.node.get_closest_marker("numerical") is not None)
     yield
+
+
+def _reach_this_machine_directly() -> None:
+    """Let no proxy of the environment stand between tests and their servers on this machine."""
+    others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    hosts = ",".join(filter(None, [others, "127.0.0.1", "localhost"]))
+    os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY", "no_grpc_proxy"), hosts)
 
 
 def _optimize_graphs(optimize: bool) -> None:

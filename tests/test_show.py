@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -168,5 +169,5 @@ def test_without_matplotlib_the_table_stands_and_the_error_says_what_to_install(
 
 def test_analysis_needs_neither_tensorflow_nor_matplotlib():
     code = "import sys; sys.modules.update(tensorflow=None, matplotlib=None); import keras_preact"
-    environment = {"KERAS_BACKEND": "jax", "PATH": "", "PYTHONPATH": ":".join(sys.path)}
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": ":".join(sys.path)}
     subprocess.run([sys.executable, "-c", f"{code}.show"], env=environment, check=True)

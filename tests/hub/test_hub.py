@@ -67,13 +67,14 @@ def folder(net, tmp_path_factory) -> Path:
 def hub(tmp_path, monkeypatch) -> Iterator[Hub]:
     """Yield a server that `huggingface_hub` takes for the Hub, with an empty cache."""
     with running() as hub:
-        # It reads the variables HF_ENDPOINT, HF_HUB_CACHE and HF_HUB_DISABLE_XET when it is
-        # imported, which is long ago.
+        # It reads the variables HF_ENDPOINT, HF_HUB_CACHE, HF_HUB_DISABLE_XET and HF_HUB_OFFLINE
+        # when it is imported, which is long ago.
         template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         yield hub
 
 
@@ -349,6 +350,6 @@ model = keras_preact.from_config_folder({address!r})
 np.save({str(tmp_path / "scores.npy")!r}, model(np.load({str(tmp_path / "x.npy")!r})))
 """
     np.save(tmp_path / "x.npy", nets.X)
-    variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+    variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
     subprocess.run([sys.executable, "-c", code], env=os.environ | variables, check=True)
     np.testing.assert_array_equal(np.load(tmp_path / "scores.npy"), nets.scores(net))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -33,6 +34,12 @@ def run(*command: str, path: Path = ROOT, backend: str = "tensorflow"):
     return subprocess.run(
         [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fonts():
+    """Let matplotlib look for the fonts of this machine, which it says if it takes long."""
+    importlib.import_module("matplotlib.font_manager")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -217,14 +218,16 @@ def _unprivileged():
 @pytest.mark.skipif(os.name != "posix", reason="folders that refuse writing, as POSIX has them")
 class TestReadOnlyCache:
     @pytest.fixture
-    def locked_home(self, tmp_path_factory, monkeypatch):
-        home = tmp_path_factory.mktemp("home")
-        for folder in (home, *home.parents):
-            if folder.is_relative_to(home.parents[2]):
-                folder.chmod(0o755)
-        monkeypatch.setenv("KERAS_HOME", str(home))
-        yield home
-        home.chmod(0o755)
+    def locked_home(self, monkeypatch):
+        # Not below pytest's folders, which no other user may enter.
+        with tempfile.TemporaryDirectory() as folder:
+            home = Path(folder)
+            home.chmod(0o755)
+            with _unprivileged():
+                if not os.access(home, os.R_OK, effective_ids=True):
+                    pytest.skip(f"users without rights cannot enter {home.parent}")
+            monkeypatch.setenv("KERAS_HOME", str(home))
+            yield home
 
     def test_says_what_is_wrong_and_what_to_do(self, entry, unchanged, locked_home):
         locked_home.chmod(0o555)

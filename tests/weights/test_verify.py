@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
 
 import keras
@@ -96,7 +97,9 @@ def test_published_scores_are_of_entries_that_there_are():
 
 @pytest.mark.network
 @pytest.mark.parametrize("entry", list_weights(), ids=lambda entry: entry.name)
-def test_published_files_and_scores(entry):
+def test_published_files_and_scores(entry, monkeypatch):
+    # Gigabytes, which are downloaded once.
+    monkeypatch.setenv("KERAS_HOME", os.environ["USERS_KERAS_HOME"])
     verdict = verify(entry)
     keras.utils.clear_session()
     assert not verdict.error
