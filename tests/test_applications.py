@@ -75,7 +75,8 @@ def test_kernels_of_1001_layers_are_the_papers_count():
     assert count / 1e6 == pytest.approx(10.2, abs=0.05)
 
 
-@pytest.mark.parametrize("name", keras_preact.list_architectures("*net[0-9]*"))
+# The number in the name of PreActMobileNetV2 is that of a version.
+@pytest.mark.parametrize("name", sorted(keras_preact.BUILDERS.keys() - {"PreActMobileNetV2"}))
 def test_depth_in_the_name_counts_the_weight_layers(name):
     builder = keras_preact.BUILDERS[name]
     depth = int(re.search(r"(?:Net|NeXt|RS|_R)(?:BC)?(\d+)", name)[1])
@@ -87,6 +88,13 @@ def test_depth_in_the_name_counts_the_weight_layers(name):
     # Transitions count (arXiv:1608.06993, table 1).
     extra += len(architecture.units) - 1 if architecture.unit == "dense" else 0
     assert per_unit * sum(architecture.units) + extra == depth
+
+
+def test_the_net_of_response_norms_is_the_papers():
+    # arXiv:1911.09737: FRN with TLU in the place of every norm and ReLU, and 1e-6 for epsilon.
+    architecture = keras_preact.PreActResNet50_FRN.architecture
+    changes = {"norm": "frn", "activation": "linear", "norm_epsilon": 1e-6}
+    assert architecture == keras_preact.PreActResNet50.architecture.replace(**changes)
 
 
 def test_small_image_stem_on_an_imagenet_net():

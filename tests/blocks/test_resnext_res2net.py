@@ -156,6 +156,7 @@ def test_equals_torchvisions_original_net_with_fewer_units(builder, block, optio
         ("PreActResNeXt50_32x4d", "resnext50_32x4d"),
         pytest.param("PreActResNeXt101_32x8d", "resnext101_32x8d", marks=pytest.mark.slow),
         ("PreActRes2Net50_26w_4s", "res2net50_26w_4s"),
+        ("PreActResNetRS50", "resnetrs50"),
     ],
 )
 def test_original_order_has_the_peers_number_of_parameters(ours, theirs):
