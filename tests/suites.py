@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache"
 OPTIONS = ("--durations=10",)
 ALL_CORES = ("--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal")
+# Numbers are held against bounds for a CPU, and processes side by side share the memory of no GPU.
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 # Those that mark a test, so that a run of the mark need not import the others.
 NUMERICAL = tuple(
     sorted(
@@ -47,7 +49,7 @@ class Suite:
     Attributes:
         title: Name of the suite in the last line.
         arguments: Command-line arguments of pytest, beside `OPTIONS`.
-        variables: Environment variables that it sets.
+        variables: Environment variables that it sets, beside `NO_GPU`.
     """
 
     title: str
@@ -125,7 +127,7 @@ def run(suite: Suite, reports: Path, stdout: int | None = None) -> Result:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *OPTIONS, f"--junit-xml={report}", *suite.arguments],
         cwd=ROOT,
-        env={**os.environ, **suite.variables},
+        env={**os.environ, **NO_GPU, **suite.variables},
         stdout=stdout,
         stderr=stdout and subprocess.STDOUT,
         text=True,

@@ -52,6 +52,12 @@ def test_a_suite_that_cannot_start_fails(tmp_path, capsys):
     assert last_line(capsys).startswith("unknown stopped with status 4 in ")
 
 
+def test_no_suite_sees_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    seen = "import os\n\ndef test_gpu(): assert os.environ['CUDA_VISIBLE_DEVICES'] == ''\n"
+    assert run_all([suite(tmp_path, "gpu", seen)], tmp_path) == 0
+
+
 @pytest.mark.parametrize("names", [[], ["jax"], ["torch", "onednn-off"]])
 def test_the_command_takes_names_or_none(names, monkeypatch):
     monkeypatch.setattr(suites, "run_all", list)
