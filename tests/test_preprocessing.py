@@ -1,6 +1,7 @@
 import importlib.util
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -23,6 +24,7 @@ from keras_preact.preprocessing import (
     decode_predictions,
     preprocess_input,
 )
+from keras_preact.weights import catalogue
 
 with warnings.catch_warnings():
     # torchvision says that it runs without its compiled part, as the Makefile installs it.
@@ -289,7 +291,6 @@ def test_preprocessor_needs_an_entry():
 
 
 def test_entries_bring_their_preprocessing():
-    catalogue = pytest.importorskip("keras_preact.weights.catalogue")
     for entry in catalogue.list_weights():
         assert Preprocessor(entry.name).preprocessing == entry.preprocessing
         images = preprocess_input(picture(), weights=entry.name)
@@ -299,7 +300,6 @@ def test_entries_bring_their_preprocessing():
 
 
 def test_a_data_set_means_what_the_builders_load():
-    catalogue = pytest.importorskip("keras_preact.weights.catalogue")
     np.testing.assert_array_equal(
         preprocess_input(picture()), preprocess_input(picture(), weights="imagenet")
     )
@@ -450,7 +450,7 @@ def test_it_is_the_same_on_other_backends(tmp_path):
         "np.save(sys.argv[1] + '/normalized.npy', preprocess_input(pixels))\n"
     )
     root = Path(__file__).parents[1]
-    environment = {"KERAS_BACKEND": "jax", "PATH": "", "PYTHONPATH": str(root)}
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(root)}
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=environment, check=True)
     resized = np.load(tmp_path / "resized.npy")
     np.testing.assert_allclose(resized, Preprocessor(SMALL)(picture()), atol=1e-6)

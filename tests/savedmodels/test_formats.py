@@ -5,7 +5,6 @@ import io
 import re
 import shutil
 import sys
-import tarfile
 from pathlib import Path
 
 import keras
@@ -28,17 +27,12 @@ from tests.nets import TINY
 from tests.savedmodels.files import CLASS_NAMES, PREPROCESSING
 from tests.savedmodels.files import pixels as pixels_of
 
-SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "imagenet-samples.tar"
 BARE = ["--input-size", "32", "--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5"]
 
 
 @pytest.fixture(scope="module")
 def photographs(photo):
-    """Return the sample photographs, or where they are absent parts of one, as files."""
-    if SAMPLES.exists():
-        with tarfile.open(SAMPLES) as archive:
-            members = [member for member in archive.getmembers() if member.isfile()]
-            return [archive.extractfile(member).read() for member in members]
+    """Return parts of a photograph, as files."""
     picture = Image.open(io.BytesIO(photo))
     files = []
     # From only the sky to the whole, so that they differ.
@@ -273,6 +267,7 @@ def test_int8(net, photographs, tmp_path, capsys):
     assert quantize_main([str(tmp_path / "1"), *odd, *files, "--check", *files, *odd]) == 0
     output, errors = capsys.readouterr()
     size, check = output.splitlines()[-2:]
+    assert size.startswith(f"int8: {tmp_path / '1' / 'model.int8.onnx'}, ")
     reasons = ("no image, or a damaged one", "No such file or directory")
     told = [f"{file} is left out: {reason}" for file, reason in zip(odd, reasons, strict=True)]
     assert errors.splitlines()[-4:] == [f"savedmodels.quantize: {each}" for each in told] * 2

@@ -143,7 +143,6 @@ def test_random_crops_of_the_whole_image(tmp_path):
     for path in root.glob("*/*/*.png"):
         Image.fromarray(np.tile(shade[None, :, None], (8, 1, 3))).save(path)
     values = recipe(crop="random", resize_size=16, batch_size=10, interpolation="bilinear")
-    batches = []
     for cache_gib in (1, 0):
         dataset = data.training_pipeline(
             open_source(str(root)), values.replace(cache_gib=cache_gib)
@@ -154,7 +153,6 @@ def test_random_crops_of_the_whole_image(tmp_path):
         first = np.round(images[:, 0, 0, 0] / (250 / 16) - 0.25).astype(int)
         assert set(first) == set(range(9))
         np.testing.assert_allclose(np.diff(images[:, 0, :, 0], axis=1), 16.1, atol=3)
-        batches.append(images)
 
 
 @pytest.mark.parametrize("crop", ["pad", "random_resized"])
