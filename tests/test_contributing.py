@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md names files, symbols, commands and marks that exist."""
+"""CONTRIBUTING.md names files, symbols, commands and marks that exist, others only targets."""
 
 from __future__ import annotations
 
@@ -38,11 +38,26 @@ def test_places_exist(place):
         assert name in _names(ast.parse(file.read_text(encoding="utf-8")).body)
 
 
-@pytest.mark.parametrize("command", [each for each in CODE if each.startswith("make ")])
-def test_commands_are_targets_of_the_makefile(command):
+def _targets(path: Path) -> set[str]:
+    """Return what `make` is to make by the code of a page, without variables such as `PYTHON=…`."""
+    code = re.findall(r"^ *```.*?^ *```|`[^`]+`", path.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    commands = re.findall(r"^`?make (.+?)`?$", "\n".join(code), re.MULTILINE)
+    return {word for command in commands for word in command.split() if "=" not in word}
+
+
+PAGES = ["CONTRIBUTING.md", "README.md", "constraints.txt", "savedmodels/README.md"]
+PAGES += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
+TARGETS = [(page, target) for page in PAGES for target in sorted(_targets(ROOT / page))]
+
+
+@pytest.mark.parametrize(("page", "target"), TARGETS)
+def test_commands_are_targets_of_the_makefile(page, target):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    target = command.split()[1]
-    assert re.search(rf"^({target}:|SUITES := .*\b{target}\b)", makefile, re.MULTILINE)
+    assert re.search(rf"^({target}:|SUITES := .*\b{target}(?![\w-]))", makefile, re.MULTILINE)
+
+
+def test_targets_are_found_on_every_kind_of_page():
+    assert {"README.md", "constraints.txt", "docs/guides/train.md"} <= {page for page, _ in TARGETS}
 
 
 def test_marks_are_those_of_pytest():
