@@ -181,7 +181,9 @@ def _scaled(images: Tensor, scale: np.ndarray, shift: np.ndarray) -> Tensor:
         return images * scale - shift
     rows = tf.reshape(images, [-1, width * len(scale)])
     scaled = rows * np.tile(scale, width) - np.tile(shift, width)
-    return tf.ensure_shape(tf.reshape(scaled, tf.shape(images)), images.shape)
+    # In numbers, for TensorFlow Lite, which neither infers a shape nor has EnsureShape.
+    shape = [-1 if size is None else size for size in images.shape]
+    return tf.reshape(scaled, shape if shape.count(-1) <= 1 else tf.shape(images))
 
 
 # Preprocessing of every net that a builder loads for `weights="imagenet"`: pixels in -1..1.
