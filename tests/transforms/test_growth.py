@@ -202,11 +202,11 @@ def test_a_net_that_is_refused_is_as_it_was(monkeypatch):
 
 def test_the_nets_own_precision_decides_what_is_rounding():
     changes = {"shortcut": "scaling", "shortcut_scale": 0.99}
-    model = net(changes, dtype="float32")
-    deeper = net({**changes, "units": (3, 3)}, dtype="float32")
+    options = {"architecture": TINY, "classifier_activation": None, "dtype": "float32"}
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        _check_as_it_was(deeper, model, ValueError, "must hand `x` on as it is")
+        model, deeper = (net({**changes, "units": (n, 1)}, **options) for n in (2, 3))
+        _check_as_it_was(deeper, model, ValueError, r"differ by 0.0\d* of the largest")
     finally:
         keras.config.set_dtype_policy(policy)
