@@ -77,14 +77,18 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
     try:
         set_named_weights(model, named)
     except ValueError as error:
-        hint = f" {_published_hint(entry)}" if entry else ""
-        raise ValueError(f"{misfit}{error}.{hint}") from error
+        raise ValueError(f"{misfit}{error}.{_hint(entry, named, model)}") from error
 
 
-def _published_hint(entry: Entry) -> str:
-    """Return sentences about a net that a whole file of an entry does not fit."""
+def _hint(entry: Entry | None, named: NamedWeights, model: keras.Model) -> str:
+    """Return sentences about a model that the weights in a whole file do not fit."""
+    held = [path for path, layer in layers_by_path(model) if has_stages(layer)]
+    if held and not has_stages(model) and not any("/" in path for path in named):
+        return f" Weights of a net are loaded into the net itself: the model holds {held}."
+    if not entry:
+        return ""
     return (
-        f"The file has the layers of `{entry.builder}` as it was published, the net has others: "
+        f" The file has the layers of `{entry.builder}` as it was published, the net has others: "
         "leave out the options that change them (such as `attention` or `channels`), or start from "
         "random weights by `weights=None`."
     )
