@@ -45,14 +45,19 @@ def _end(tensor: Tensor) -> tuple[str, str]:
     """
     operation, node, place = tensor._keras_history
     if isinstance(operation, keras.Model):
-        return _end(operation.outputs[place])
+        # Only its own code says what a subclassed model does.
+        known = hasattr(operation, "outputs")
+        return _end(operation.outputs[place]) if known else ("", operation.name)
     inputs = operation._inbound_nodes[node].input_tensors
     activation = getattr(getattr(operation, "activation", None), "__name__", "")
     if isinstance(operation, keras.layers.Activation) and activation == "linear":
         return _end(inputs[0])
     if isinstance(operation, keras.layers.Average):
-        # Means of probabilities are probabilities.
-        ends = {_end(each) for each in inputs}
-        return ends.pop() if len({each for each, _ in ends}) == 1 else ("", operation.name)
+        # Means of probabilities are probabilities, and those of classifiers' logits are logits.
+        ends = [_end(each) for each in inputs]
+        if len({activation for activation, _ in ends}) > 1:
+            return "", operation.name
+        of_classifiers = all(layer == _CLASSIFIER for _, layer in ends)
+        return ends[0][0], _CLASSIFIER if of_classifiers else operation.name
     # `keras.layers.Softmax`, and `keras.ops.softmax` and `sigmoid`, are their own activation.
     return activation or type(operation).__name__.lower(), operation.name

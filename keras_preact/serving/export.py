@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,9 +140,12 @@ def export_savedmodel(
         ImportError: If warm-up records are wanted and `tensorflow-serving-api` is not installed.
     """
     path = Path(path)
-    about = dict(about or {})
+    about = dict(plain(about or {}))
     top_k, threshold, max_pixels, warm_up_batch_sizes = plain(
         (top_k, threshold, max_pixels, [*warm_up_batch_sizes])
+    )
+    any_size, fold, winograd, jit_compile, freeze = plain(
+        (any_size, fold, winograd, jit_compile, freeze)
     )
     _check_target(path)
     _check_model(model, preprocessing)
@@ -260,6 +264,12 @@ def _check_options(
             raise ValueError(f"`{name}` must be 1 or more. Received: {values}")
     if unknown := sorted(about.keys() - {*ABOUT}):
         raise ValueError(f"`about` may have the names {ABOUT}. Received: {unknown}")
+    try:
+        json.dumps(about)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`about` must hold texts, numbers and mappings of them. Received: {about} ({error})"
+        ) from error
 
 
 def _check_model(model: keras.Model, preprocessing: Preprocessing) -> None:
@@ -275,10 +285,12 @@ def _check_model(model: keras.Model, preprocessing: Preprocessing) -> None:
     inputs = [tuple(tensor.shape) for tensor in getattr(model, "inputs", ())]
     outputs = [tuple(tensor.shape) for tensor in getattr(model, "outputs", ())]
     expected = (None, preprocessing.input_size, preprocessing.input_size, preprocessing.channels)
-    if len(inputs) != 1 or not tf.TensorShape(inputs[0]).is_compatible_with(expected):
+    of_any_batch = len(inputs) == 1 and inputs[0][:1] == (None,)
+    if not of_any_batch or not tf.TensorShape(inputs[0]).is_compatible_with(expected):
         raise ValueError(
             f"`model` must have one input, of the shape that `preprocessing` gives: {expected}. "
-            "(The weights of a channels-first net load into the channels-last one.) "
+            "(The weights of a channels-first net load into the channels-last one, and those of a "
+            "net of a fixed batch size into that of any.) "
             f"Received: inputs {inputs}"
         )
     if not outputs or len(outputs) == 1 and len(outputs[0]) != 2:

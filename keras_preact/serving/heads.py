@@ -14,6 +14,8 @@ from keras_preact.output_kinds import CLASSES, LABELS, LOGITS, VALUES, output_ki
 from keras_preact.tensor import Tensor
 
 ERRORS = "errors"
+# An answer about an image has other entries of these names.
+_RESERVED = (ERRORS, "error", "image")
 EMBEDDING = "embedding"
 # Name of the one output in the signatures.
 _NAMES = {
@@ -147,7 +149,8 @@ def _labels(output: Tensor, kind: str, class_names: Sequence[str] | None) -> tup
             f"Received: {len(class_names)} names"
         )
     for name in class_names:
-        if not name or len(name.splitlines()) != 1:
+        # A name that ends in a line break would be two lines of the file of labels.
+        if not isinstance(name, str) or name.splitlines() != [name]:
             raise ValueError(f"Each of `class_names` must be one line of text. Received: {name!r}")
     return tuple(class_names)
 
@@ -155,15 +158,16 @@ def _labels(output: Tensor, kind: str, class_names: Sequence[str] | None) -> tup
 def _output_names(model: keras.Model) -> list[str]:
     """Return the names of several outputs: the keys of a dictionary, or the names of layers."""
     if isinstance(model.output, Mapping):
-        names = sorted(model.output)
+        # Keras sorts the keys of some kinds of dictionaries, and keeps the order of others.
+        names = [path[0] for path, _ in keras.tree.flatten_with_path(model.output)]
     else:
         names = [tensor._keras_history[0].name for tensor in model.outputs]
-    wrong = [name for name in names if name == ERRORS or not name.isidentifier()]
+    wrong = [name for name in names if name in _RESERVED or not str(name).isidentifier()]
     if wrong or len({*names}) < len(names):
         raise ValueError(
-            "Several outputs need names of their own, letters, digits and underscores but for "
-            f"{ERRORS!r}: give them as a dictionary, `keras.Model(inputs, {{'kind': …}})`. "
-            f"Received: {names}"
+            "Several outputs need names of their own, letters, digits and underscores, none of "
+            f"{_RESERVED}: give them as a dictionary of one output each, "
+            f"`keras.Model(inputs, {{'kind': …}})`. Received: {names}"
         )
     return names
 

@@ -56,10 +56,13 @@ def plain(value: Any) -> Any:
 
     Returns:
         A bool, int or float for a number, a string for one of NumPy's, a list for an array, the
-        same kind of sequence for a list or tuple; anything else as it is.
+        same kind of sequence for a list or tuple, a dictionary for a mapping; anything else as it
+        is.
     """
     if isinstance(value, np.ndarray):
         return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return (tuple if isinstance(value, tuple) else list)(map(plain, value))
     if isinstance(value, np.bool_):

@@ -29,7 +29,7 @@ SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "imagenet-samples.tar"
 COLOR = Preprocessing(input_size=32)
 GRAY = Preprocessing(input_size=32, mean=(0.3,), std=(0.4,), crop_fraction=1.0)
 OPTIONS = {"input_shape": (32, 32, 3), "classes": 7}
-ABOUT = {"licence": "Apache-2.0", "metrics": {"top1": 0.9}}
+ABOUT = {"licence": "Apache-2.0", "metrics": {"top1": 0.9, "images": np.int64(50)}}
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +250,11 @@ def test_a_model_that_does_not_fit_is_refused(small_net, tmp_path, options, prep
         (["a", "b"], "7 classes. Received: 2 names"),
         ([*"abcdef", "two\nlines"], "one line of text. Received: 'two"),
         ([*"abcdef", ""], "one line of text. Received: ''"),
+        # As `readlines()` gives them.
+        ([f"{name}\n" for name in "abcdefg"], r"one line of text. Received: 'a\\n'"),
+        ([*"abcdef", "cat\x85"], r"one line of text. Received: 'cat\\x85'"),
+        ([*range(7)], "one line of text. Received: 0"),
+        ([b"cat", *"bcdefg"], "one line of text. Received: b'cat'"),
     ],
 )
 def test_class_names_that_do_not_fit_are_refused(model, tmp_path, names, message):
@@ -266,6 +271,13 @@ def test_a_model_not_built_is_refused(tmp_path):
     model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])
     with pytest.raises(ValueError, match=r"one input.*Received: inputs \[\]"):
         export_savedmodel(model, tmp_path / "1", preprocessing=COLOR)
+
+
+def test_a_fixed_number_of_images_is_refused(tmp_path):
+    images = keras.Input(batch_shape=(1, 32, 32, 3))
+    scores = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(images))
+    with pytest.raises(ValueError, match=r"fixed batch size.*inputs \[\(1, 32, 32, 3\)\]"):
+        export_savedmodel(keras.Model(images, scores), tmp_path / "1", preprocessing=COLOR)
 
 
 def test_preprocessing_has_its_type(model, tmp_path):
@@ -290,7 +302,7 @@ def export(model, tmp_path, **options):
 @pytest.mark.parametrize(
     ("options", "freeze", "atol"),
     [
-        ({"fold": False, "freeze": True}, True, 1e-5),
+        ({"fold": np.False_, "freeze": np.True_}, True, 1e-5),
         ({"dtype": "bfloat16"}, True, 0.02),
         ({"dtype": "bfloat16", "freeze": False}, False, 0.02),
         ({"jit_compile": True}, False, 1e-4),
@@ -339,7 +351,7 @@ def test_the_card_tells_what_is_known(model, described):
     for name, digest in card["files_sha256"].items():
         assert hashlib.sha256((described / name).read_bytes()).hexdigest() == digest
     text = (described / "assets.extra" / "README.md").read_text()
-    assert "- Licence: Apache-2.0" in text and "- Metrics: top1 0.9" in text
+    assert "- Licence: Apache-2.0" in text and "- Metrics: top1 0.9, images 50" in text
     assert "- Training: not stated" in text
 
 
@@ -351,6 +363,10 @@ def test_the_card_tells_what_is_known(model, described):
         ({"top_k": 0}, r"`top_k` must be 1 or more. Received: \[0\]"),
         ({"warm_up_batch_sizes": (1, 0)}, "`warm_up_batch_sizes` must be 1 or more"),
         ({"about": {"license": "MIT"}}, r"may have the names .*Received: \['license'\]"),
+        (
+            {"about": {"metrics": {1, 2}}},
+            r"`about` must hold .*Received: .*\{1, 2\}",
+        ),
     ],
 )
 def test_options_that_do_not_exist(model, tmp_path, options, message):

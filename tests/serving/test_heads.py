@@ -1,5 +1,6 @@
 """Exports of other heads than one softmax: several labels, logits, embeddings, several outputs."""
 
+import collections
 import json
 
 import keras
@@ -10,6 +11,7 @@ import tensorflow as tf
 from keras_preact.output_kinds import output_kind
 from keras_preact.preprocessing import Preprocessing
 from keras_preact.serving.export import export_savedmodel
+from keras_preact.serving.heads import heads_of
 
 PREPROCESSING = Preprocessing(input_size=16, crop_fraction=1.0)
 NAMES = ["odd", "even", "low", "high", "prime"]
@@ -155,6 +157,42 @@ def test_several_outputs_are_each_served_as_they_are(several_outputs, tmp_path):
     assert lines == names["digit"]
 
 
+def test_outputs_in_an_order_of_their_own_keep_their_names(several_outputs):
+    box, digit, properties = several_outputs.outputs
+    outputs = collections.OrderedDict(properties=properties, digit=digit, box=box)
+    model = keras.Model(several_outputs.input, outputs)
+    heads = heads_of(model, PREPROCESSING, {"digit": ["one", "two", "three"]})
+    found = {head.name: (head.kind, len(head.labels)) for head in heads}
+    assert found == {"properties": ("labels", 2), "digit": ("classes", 3), "box": ("values", 0)}
+    for head, output in zip(heads, model.outputs, strict=True):
+        assert output is outputs[head.name]
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Scores(keras.Model):
+    """A subclassed model, of which no layer tells what it gives."""
+
+    def __init__(self, activation, **options):
+        super().__init__(**options)
+        self.dense = keras.layers.Dense(3, activation)
+
+    def call(self, images):
+        return self.dense(keras.ops.mean(images, axis=(1, 2)))
+
+
+@pytest.mark.parametrize(("activation", "kind"), [("softmax", "classes"), ("sigmoid", "values")])
+def test_a_gray_image_tells_what_a_subclassed_model_gives(tmp_path, activation, kind):
+    images = keras.Input((16, 16, 3))
+    model = keras.Model(images, Scores(activation)(images), name=kind)
+    assert outputs_of(model) == [None]
+    loaded, card = export(model, tmp_path)
+    ((name, output),) = card["outputs"].items()
+    assert output["kind"] == kind
+    np.testing.assert_allclose(
+        run(loaded, "serving_bytes", FILES)[name], expected(model), atol=1e-5
+    )
+
+
 def outputs_of(model):
     return [output_kind(each) for each in model.outputs]
 
@@ -176,6 +214,7 @@ def test_layers_tell_the_kind_of_an_output(small_net, several_outputs):
     assert after(keras.layers.Activation("relu")) == [None]
     assert after(keras.layers.Dense(3)) == ["values"]
     assert output_kind(keras.layers.Dense(3)(logits.output), named=True) == "logits"
+    pooled = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(images))
     nested = keras.Sequential([images, small_net(**OPTIONS, classifier_activation="sigmoid")])
     assert outputs_of(nested) == ["labels"]
     assert outputs_of(several_outputs) == ["values", "classes", "labels"]
@@ -184,6 +223,14 @@ def test_layers_tell_the_kind_of_an_output(small_net, several_outputs):
         for seed in (1, 2)
     ]
     assert outputs_of(keras.Model(images, keras.layers.Average()(several))) == ["labels"]
+    # The name of the layer that gives an ensemble's logits does not depend on the order of a set.
+    for names, kind in ((["predictions"] * 2, "logits"), (["predictions", "scores"], "values")):
+        ends = [
+            keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name=name)])(pooled)
+            for name in names
+        ]
+        assert outputs_of(keras.Model(images, keras.layers.Average()(ends))) == [kind]
+        assert outputs_of(keras.Model(images, keras.layers.Average()(ends[::-1]))) == [kind]
     mixed = [several[0], logits(images)]
     assert outputs_of(keras.Model(images, keras.layers.Average()(mixed))) == [None]
     maps = small_net(**OPTIONS, include_top=False)
@@ -223,6 +270,10 @@ def test_outputs_and_names_that_do_not_fit(several_outputs, tmp_path):
     for outputs, received in (
         ({"errors": box, "b": digit}, "errors"),
         ({"a b": box, "c": digit}, "a b"),
+        # Commands give these names to other entries of an answer.
+        ({"error": box, "b": digit}, "error"),
+        ({"image": box, "b": digit}, "image"),
+        ({"a": [box, digit]}, r"\['a', 'a'\]"),
     ):
         with pytest.raises(ValueError, match=f"Several outputs need names.*Received: .*{received}"):
             export(keras.Model(several_outputs.input, outputs), tmp_path)
