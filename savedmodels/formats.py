@@ -14,6 +14,7 @@ from keras_preact.files import written_whole
 from keras_preact.preprocessing import Preprocessing
 from keras_preact.serving.card import described
 from keras_preact.serving.heads import heads_of
+from keras_preact.tensor import Tensor
 from savedmodels.runtimes import FORMATS, Predict
 
 # Probabilities of two runtimes in float32 differ by a thousandth of this; so do larger numbers,
@@ -146,8 +147,27 @@ def _in_float32(model: keras.Model) -> keras.Model:
 def _from_pixels(model: keras.Model, preprocessing: Preprocessing) -> keras.Model:
     """Put the normalization of images in front of a model."""
     images = keras.Input(model.inputs[0].shape[1:], name="images", dtype="float32")
-    std, mean = np.array(preprocessing.std), np.array(preprocessing.mean)
-    normalize = keras.layers.Rescaling(
-        (1 / (255 * std)).tolist(), (-mean / std).tolist(), dtype="float32"
-    )
-    return keras.Model(images, model(normalize(images)), name=model.name)
+    normalized = _Normalization(preprocessing)(images)
+    return keras.Model(images, model(normalized), name=model.name)
+
+
+class _Normalization(keras.layers.Layer):
+    """Normalization of the last axis.
+
+    `keras.layers.Rescaling` takes the axis of the channels from Keras's global setting, which need
+    not be that of the net.
+
+    Args:
+        preprocessing: Gives the mean and the standard deviation of each channel.
+    """
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__(dtype="float32")
+        std, mean = np.array(preprocessing.std), np.array(preprocessing.mean)
+        self.scale, self.offset = (
+            values.astype("float32") for values in (1 / (255 * std), -mean / std)
+        )
+
+    def call(self, images: Tensor) -> Tensor:
+        """Normalize pixels in 0..255, `(batch, height, width, channels)`."""
+        return images * self.scale + self.offset

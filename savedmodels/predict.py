@@ -34,7 +34,7 @@ class Classifier:
 
     Raises:
         FileNotFoundError: If there is no such SavedModel, or it has no card.
-        ValueError: If none of its outputs is of classes.
+        ValueError: If none of its outputs is of classes, or its files are damaged.
 
     Attributes:
         class_names: Names of the classes of each output that has some, by the output's name.
@@ -54,7 +54,14 @@ class Classifier:
         self.class_names = {name: self._labels(name) for name in self._outputs}
         # The signature does not keep the variables of the loaded object alive.
         with literal(self.folder) as path:
-            self._module = tf.saved_model.load(str(path))
+            try:
+                self._module = tf.saved_model.load(str(path))
+            except OSError:
+                raise
+            # TensorFlow's reader of weights has errors of several kinds for damaged ones.
+            except Exception as error:
+                reason = str(error).partition("\n")[0]
+                raise ValueError(f"{self.folder} is damaged: {reason}") from error
 
     def classify(self, encoded: bytes) -> Any:
         """Classify an image.

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_preact.files import read_json
+from keras_preact.files import read_json, replacing
 from keras_preact.output_kinds import CLASSES, LABELS, VALUES
 from keras_preact.preprocessing import Preprocessing, decode_image
 from keras_preact.serving.export import THRESHOLD
@@ -34,13 +34,34 @@ def quantize(file: Path, output: Path, batches: Sequence[np.ndarray]) -> None:
 
     Args:
         file: A model that `savedmodels.formats` wrote as ONNX.
-        output: File to write.
+        output: File to write, whole or not at all.
         batches: Images as the model takes them, a hundred or more in all.
 
     Raises:
         ImportError: If ONNX Runtime is not installed.
+        OSError: If a file cannot be read or written.
         RuntimeError: If it cannot open the file, or gives other numbers than a net of its kind.
     """
+    kind = _kind(file.parent)
+    with replacing(output) as unchecked:
+        try:
+            _write(file, unchecked, batches)
+            scores = FORMATS["onnx"].load(unchecked)(batches[0][:1])
+        except (ImportError, OSError):
+            raise
+        # ONNX, its runtime and what parses their files have errors of their own.
+        except Exception as error:
+            raise RuntimeError(f"ONNX Runtime cannot quantize {file}: {error}") from error
+        if not fits(kind, scores):
+            raise RuntimeError(
+                f"The model in 8 bits gives no {'numbers' if kind == VALUES else 'scores'} of its "
+                f"kind ({kind}): {scores.min():.3g} to {scores.max():.3g}, which sum to "
+                f"{scores.sum():.3g}"
+            )
+
+
+def _write(file: Path, output: Path, batches: Sequence[np.ndarray]) -> None:
+    """Quantize a model by ONNX Runtime; see `quantize`."""
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,
@@ -74,19 +95,8 @@ def quantize(file: Path, output: Path, batches: Sequence[np.ndarray]) -> None:
             op_types_to_quantize=["Conv", "Add", "MaxPool"],
             calibrate_method=CalibrationMethod.MinMax,
         )
-        _check_scores(output, batches[0][:1])
     finally:
         prepared.unlink(missing_ok=True)
-
-
-def _check_scores(file: Path, image: np.ndarray) -> None:
-    scores, kind = FORMATS["onnx"].load(file)(image), _kind(file.parent)
-    if not fits(kind, scores):
-        file.unlink()
-        raise RuntimeError(
-            f"The model in 8 bits gives no {'numbers' if kind == VALUES else 'scores'} of its kind "
-            f"({kind}): {scores.min():.3g} to {scores.max():.3g}, which sum to {scores.sum():.3g}"
-        )
 
 
 def _card(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import re
 import shutil
 import sys
@@ -244,6 +245,21 @@ def test_options_of_another_format(net, tmp_path, capsys):
     assert "--format onnx does not go with --top-k, --xla" in capsys.readouterr().err
 
 
+def test_a_file_keeps_the_channels_last_whatever_the_setting(tmp_path):
+    images = keras.Input((8, 8, 3))
+    scores = keras.layers.GlobalAveragePooling2D(data_format="channels_last")(images)
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype("float32")
+    preprocessing = Preprocessing(input_size=8)
+    keras.config.set_image_data_format("channels_first")
+    try:
+        model = keras.Model(images, scores)
+        file = export_format(model, tmp_path / "1", "onnx", preprocessing=preprocessing)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    wanted = preprocessing.normalize(pixels).numpy().mean(axis=(1, 2))
+    np.testing.assert_allclose(FORMATS["onnx"].load(file)(pixels), wanted, atol=1e-5)
+
+
 def test_what_cannot_be_exported(net, tmp_path):
     with pytest.raises(ValueError, match="one of .*'onnx'.*Received: 'coreml'"):
         export_format(net, tmp_path / "1", "coreml", preprocessing=PREPROCESSING)
@@ -288,6 +304,18 @@ def test_int8(net, photographs, tmp_path, capsys):
     assert abs(float_accuracy - int8_accuracy) <= 100 - agreement + 0.01
 
 
-def test_int8_of_nothing(tmp_path, capsys):
+def test_int8_of_nothing(tmp_path, capsys, photo):
     assert quantize_main([str(tmp_path), "image.png"]) == 2
     assert "model.json" in capsys.readouterr().err
+    card = {"preprocessing": PREPROCESSING.get_config(), "outputs": {"logits": {"kind": "logits"}}}
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    (tmp_path / "photo.jpg").write_bytes(photo)
+    # An older file is kept.
+    (tmp_path / "model.int8.onnx").write_bytes(b"older")
+    for damaged in (b"damaged", b""):
+        (tmp_path / "model.onnx").write_bytes(damaged)
+        assert quantize_main([str(tmp_path), str(tmp_path / "photo.jpg")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"ONNX Runtime cannot quantize {tmp_path / 'model.onnx'}: " in line
+    assert (tmp_path / "model.int8.onnx").read_bytes() == b"older"
+    assert len([*tmp_path.iterdir()]) == 4

@@ -101,5 +101,14 @@ def test_a_missing_model_is_named(tmp_path, images, capsys, name):
     assert f"no SavedModel in {tmp_path / name}" in capsys.readouterr().err
 
 
+def test_damaged_weights_are_told_in_one_line(exported, images, tmp_path, capsys):
+    copy = shutil.copytree(exported, tmp_path / "1")
+    (weights,) = (copy / "variables").glob("*.data-*")
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert main([str(tmp_path), str(images[0])]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"savedmodels.predict: {copy} is damaged: ")
+
+
 def test_keras_is_not_needed(without_keras):
     assert without_keras.predicted.startswith(str(without_keras.folder / "0.image"))

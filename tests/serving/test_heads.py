@@ -172,9 +172,12 @@ def test_outputs_in_an_order_of_their_own_keep_their_names(several_outputs):
 class Scores(keras.Model):
     """A subclassed model, of which no layer tells what it gives."""
 
-    def __init__(self, activation, **options):
-        super().__init__(**options)
-        self.dense = keras.layers.Dense(3, activation)
+    def __init__(self, activation, name=None):
+        super().__init__(name=name)
+        self.dense = keras.layers.Dense(3, activation, name="dense")
+
+    def get_config(self):
+        return {"activation": keras.activations.serialize(self.dense.activation), "name": self.name}
 
     def call(self, images):
         return self.dense(keras.ops.mean(images, axis=(1, 2)))
