@@ -14,7 +14,9 @@ import keras
 
 from keras_preact.analysis import Cost, NetCost, draw_units, model_cost, unit_graphs
 from keras_preact.applications import BUILDERS, list_architectures
+from keras_preact.architecture import RULES
 from keras_preact.messages import did_you_mean
+from keras_preact.spec.rules import of_word
 
 FORMATS = ("svg", "png")
 _NOTE = (
@@ -130,9 +132,11 @@ def _change(text: str) -> tuple[str, Any]:
     field, separator, value = text.partition("=")
     if not separator:
         raise ValueError(f"`--set` takes FIELD=VALUE. Received: {text!r}")
-    named = {"true": True, "false": False, "none": None}
-    if value.lower() in named:
-        return field, named[value.lower()]
+    words = {"true": True, "false": False, "none": "none"}
+    if value.lower() in words:
+        word = words[value.lower()]
+        # Whoever takes the change says that there is no such field.
+        return field, of_word(word, RULES[field]) if field in RULES else word
     try:
         return field, ast.literal_eval(value)
     except (ValueError, SyntaxError):

@@ -132,6 +132,14 @@ def test_the_command_prints_the_stages_and_draws(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{stem}.png", f"{stem}.svg"]
 
 
+def test_the_word_none_is_a_choice_where_it_is_one():
+    words = [show._change(f"{field}=none") for field in ("norm", "attention", "norms")]
+    assert words == [("norm", "none"), ("attention", None), ("norms", "none")]
+    options = [show._change(each) for each in ("units=(1, 1, 1)", "norm=none", "use_bias=True")]
+    cost = model_cost(show.build_named("PreActResNet20", 8, dict(options)))
+    assert not [layer for layer in cost.layers if "Norm" in layer.kind]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -15,7 +15,7 @@ LAYERS = (
     {"build", "published", "transforms"},
     {"architecture"},
     {"blocks", "named_weights", "input_channels"},
-    {"layers", "features", "parameter_groups", "dense"},
+    {"layers", "features", "parameter_groups", "loss_scaling", "dense"},
     {"spec", "ops", "composition"},
     {
         "images",

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 import keras_preact
+from keras_preact.loss_scaling import with_loss_scaling
 from keras_preact.tensor import Tensor
 from training.recipe import Recipe
 from training.schedules import learning_rate_schedule
@@ -142,8 +143,8 @@ def build_optimizer(recipe: Recipe, model: keras.Model, steps_per_epoch: int) ->
         steps_per_epoch: Steps of one epoch.
 
     Returns:
-        The optimizer; weight decay applies to convolution and dense kernels only. In
-        `mixed_float16` it scales the loss.
+        The optimizer; weight decay applies to convolution and dense kernels only. It scales the
+        loss of a net that computes in float16.
     """
     sgd = SGD(
         learning_rate_schedule(recipe, steps_per_epoch),
@@ -155,6 +156,4 @@ def build_optimizer(recipe: Recipe, model: keras.Model, steps_per_epoch: int) ->
         use_ema=recipe.ema_momentum > 0,
         ema_momentum=recipe.ema_momentum,
     )
-    if recipe.dtype_policy == "mixed_float16":
-        return keras.optimizers.LossScaleOptimizer(sgd)
-    return sgd
+    return with_loss_scaling(sgd, model)

@@ -93,6 +93,16 @@ def as_tuple(value: Any) -> Any:
     return tuple(value)
 
 
+def of_word(value: Any, rule: Rule) -> Any:
+    """Return the value that a word in a text stands for: None for "none", unless a rule allows it.
+
+    Args:
+        value: The word, or any other value, which is returned as it is.
+        rule: Allowed values. Where "none" is one of them, it stands for itself.
+    """
+    return None if value == "none" and rule.holds(None) and not rule.holds("none") else value
+
+
 def one_of(choices: Iterable[Any]) -> Rule:
     """Allow a few values. 1 does not stand for True."""
     choices = tuple(choices)
@@ -108,6 +118,14 @@ def number(in_range: Callable[[float], bool], expected: str) -> Rule:
     return Rule(
         lambda value: _is_number(value) and math.isfinite(value) and in_range(value),
         f"a number {expected}",
+    )
+
+
+def whole_number(least: int) -> Rule:
+    """Allow integers from `least`."""
+    return Rule(
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least,
+        f"a whole number of at least {least}",
     )
 
 

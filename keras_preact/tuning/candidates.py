@@ -518,13 +518,14 @@ class Candidates:
         channels: tuple[float, ...] = own
         if self._regnet:
             numbers = {name: values[name] for name in self._regnet}
-            given = {"width": self.base.channels[0] * self._width_share({}), **numbers}
+            given = {"width": self.base.channels[0], **numbers}
             units, channels = regnet_stages(**given, stages=len(self.base.units))
         if self.constraints.fills and self._is_dense(values):
             return units, (1.0,) * len(units)
         if not (self._widen or self._regnet):
             return units, channels
-        factor = values["widen"] * self._width_share({}) if self._widen else 1.0
+        # Units of all kinds have 3x3 convolutions of one width, that of the net's own kind.
+        factor = (values["widen"] if self._widen else 1.0) * self._width_share({})
         return units, tuple(each * factor / self._width_share(values) for each in channels)
 
     def _least(self, values: Values) -> Size:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,17 @@ class Constrained(keras_tuner.Oracle):
     def _vector(self, values: dict[str, Any]) -> list[float]:
         """Return a candidate as a point of the cube whose axes are the hyperparameters."""
         return [hp.value_to_prob(values[hp.name]) for hp in self.hyperparameters.space]
+
+    def _learnable(self, result: Callable[[Trial], float]) -> list[Trial]:
+        """Return the completed trials whose result is a finite number.
+
+        A process cannot learn from any other, such as the loss of a net that diverged.
+
+        Args:
+            result: Number that a model of the results is to predict.
+        """
+        completed = [each for each in self.trials.values() if each.status == "COMPLETED"]
+        return [each for each in completed if math.isfinite(result(each))]
 
     def _random_values(self) -> dict[str, Any] | None:
         """Return a new candidate, or None if there seems to be none left."""

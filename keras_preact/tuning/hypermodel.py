@@ -12,6 +12,7 @@ import keras_tuner
 
 from keras_preact.applications import BUILDERS, Builder, PreActResNet
 from keras_preact.architecture import RULES, Architecture
+from keras_preact.loss_scaling import with_loss_scaling
 from keras_preact.messages import did_you_mean
 from keras_preact.parameter_groups import decayed_variables
 from keras_preact.spec.rules import POSITIVE_INTEGER
@@ -57,6 +58,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
             are integers: SGD with Nesterov's momentum of 0.9, the space's `learning_rate` (else
             0.1) and `weight_decay` (else 1e-3, of kernels only), and the metric `accuracy`. The
             loss is the cross-entropy, of two classes with `classes=1`, whose output is a sigmoid.
+            It is scaled where the nets compute in float16, as with `dtype="mixed_float16"`.
         name: Name of the hypermodel.
         tunable: See `keras_tuner.HyperModel`.
         **options: Further arguments of the builder, such as `dtype`.
@@ -187,7 +189,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         else:
             loss = keras.losses.BinaryCrossentropy(from_logits=logits)
             accuracy = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0 if logits else 0.5)
-        model.compile(optimizer, loss, metrics=[accuracy])
+        model.compile(with_loss_scaling(optimizer, model), loss, metrics=[accuracy])
 
 
 def _architecture(net: Any) -> Architecture:

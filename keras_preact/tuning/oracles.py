@@ -9,6 +9,7 @@ import numpy as np
 from keras_tuner.oracles import BayesianOptimizationOracle, RandomSearchOracle
 
 from keras_preact.messages import did_you_mean
+from keras_preact.spec.rules import whole_number
 from keras_preact.tuning.constrained import Constrained
 from keras_preact.tuning.hypermodel import PreActHyperModel
 from keras_preact.tuning.rungs import BayesianHalving, Hyperband, Rungs, SuccessiveHalving
@@ -53,13 +54,15 @@ class Bayesian(Constrained, BayesianOptimizationOracle):
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Propose a candidate."""
-        completed = [each for each in self.trials.values() if each.status == "COMPLETED"]
-        if len(completed) < self.num_initial_points:
+        if len(self._learnable(lambda trial: trial.score)) < self.num_initial_points:
             return self._random_populate_space()
         drawn = self._pool()
         if not drawn:
             return {"status": "STOPPED", "values": None}
-        self.gpr.fit(*self._vectorize_trials())
+        # KerasTuner's own fit takes infinite results for 0, which may be the best.
+        points, results = self._vectorize_trials()
+        finite = np.isfinite(results)
+        self.gpr.fit(points[finite], results[finite])
         mean, deviation = self.gpr.predict(np.array(list(map(self._vector, drawn))), True)
         values = self._first(drawn[place] for place in np.argsort(mean - self.beta * deviation))
         return {"status": "RUNNING" if values else "STOPPED", "values": values}
@@ -104,7 +107,7 @@ def make_oracle(
         promote_by: Metric by which Hyperband and halving choose what is continued: any that the
             trials report; the objective by default. `accuracy` and `loss`, those of the training,
             tell more after few epochs than held-out images do (arXiv:2006.04492).
-        seed: Decides what is proposed.
+        seed: Decides what is proposed, from 0.
         max_retries_per_trial: How often a trial that crashed is tried again.
         max_consecutive_failed_trials: Failed trials in a row that end the search.
 
@@ -119,12 +122,13 @@ def make_oracle(
             f"`name` must be one of {', '.join(ORACLES)}. Received: {name!r}."
             f"{did_you_mean(str(name), ORACLES)}"
         )
-    limits = {"max_trials": (max_trials, 1), "max_epochs": (max_epochs, 1), "factor": (factor, 2)}
-    for argument, (value, least) in limits.items():
-        if not isinstance(value, int) or value < least:
-            raise ValueError(
-                f"`{argument}` must be a whole number of at least {least}. Received: {value!r}"
-            )
+    max_trials = whole_number(1).check("max_trials", max_trials)
+    max_epochs = whole_number(1).check("max_epochs", max_epochs)
+    factor = whole_number(2).check("factor", factor)
+    # KerasTuner takes 0 for no seed.
+    seed = whole_number(0).check("seed", seed) + 1
+    retries = whole_number(0).check("max_retries_per_trial", max_retries_per_trial)
+    failed = whole_number(1).check("max_consecutive_failed_trials", max_consecutive_failed_trials)
     rungs: dict[str, Any] = {}
     if issubclass(ORACLES[name], Rungs):
         promoted_by = _objective("promote_by", promote_by) if promote_by else None
@@ -136,10 +140,9 @@ def make_oracle(
         hypermodel,
         max_trials=max_trials,
         objective=_objective("objective", objective),
-        # KerasTuner takes 0 for no seed.
-        seed=seed + 1,
-        max_retries_per_trial=max_retries_per_trial,
-        max_consecutive_failed_trials=max_consecutive_failed_trials,
+        seed=seed,
+        max_retries_per_trial=retries,
+        max_consecutive_failed_trials=failed,
         **rungs,
     )
 

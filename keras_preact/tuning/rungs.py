@@ -258,10 +258,8 @@ class BayesianHalving(SuccessiveHalving):
 
     def _random_values(self) -> dict[str, Any] | None:
         """Return a new candidate of which much may be expected; None if there is none left."""
-        begun = [each for each in self.trials.values() if _is_begun(each)]
-        completed = [each for each in begun if each.status == "COMPLETED"]
-        # A process cannot learn from what is no number.
-        shown = [each for each in completed if math.isfinite(self._standing(each))]
+        begun = list(filter(_is_begun, self.trials.values()))
+        shown = list(filter(_is_begun, self._learnable(self._standing)))
         if len(begun) < self._sizes[0] / 3 or len(shown) < LEAST_SHOWN:
             return super()._random_values()
         drawn = self._pool()

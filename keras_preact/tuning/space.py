@@ -12,7 +12,7 @@ from typing import Any
 
 from keras_preact.architecture import RULES
 from keras_preact.messages import did_you_mean, suggesting_arguments
-from keras_preact.spec.rules import POSITIVE, POSITIVE_INTEGER, Rule, number, plain
+from keras_preact.spec.rules import POSITIVE, POSITIVE_INTEGER, Rule, number, of_word, plain
 from keras_preact.tuning.regnet import NUMBERS
 
 # Values of the optimizer that may vary.
@@ -46,8 +46,9 @@ class SearchSpace:
             `units`, `channels` and `widen`: of `depth`, the number of units; of `slope`, the
             growth of the width from unit to unit, in widths of the first; of `multiplier`, the
             step from one quantized width to the next, by default the one that gives the net its
-            number of stages; and of `width`, the first width, by default the channels of the
-            net's first stage.
+            number of stages; and of `width`, the channels of the first stage, by default the net's
+            own. They are channels of the net's kind of unit, as with `widen`: a candidate of
+            another kind has 3x3 convolutions of the same width.
         choices: By name of any other field of `keras_preact.Architecture`, the values that it may
             have, such as `{"unit": ("basic", "bottleneck"), "attention": (None, "se")}`. The word
             "none" stands for None where the field may be None.
@@ -145,7 +146,7 @@ def _choices(name: str, values: Any) -> tuple[Any, ...]:
         raise ValueError(f"`choices` must not hold `{name}`: {_NOT_CHOICES[name]}.")
     _check_names([name], [each for each in RULES if each not in _NOT_CHOICES])
     rule = RULES[name]
-    values = [_none(value, rule) for value in _sequence(name, values)]
+    values = [of_word(value, rule) for value in _sequence(name, values)]
     kind = float if are_numbers(values) and not all(map(_is_integer, values)) else None
     return _options(f"choices.{name}", values, rule, kind)
 
@@ -162,11 +163,6 @@ def _regnet(values: Any) -> dict[str, tuple[Any, ...]]:
         name: _options(f"regnet.{name}", options, NUMBERS[name], kinds[name])
         for name, options in values.items()
     }
-
-
-def _none(value: Any, rule: Rule) -> Any:
-    """Convert the word "none" to None, since TOML has no null."""
-    return None if value == "none" and rule.holds(None) and not rule.holds("none") else value
 
 
 def _is_integer(value: Any) -> bool:

@@ -8,6 +8,8 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any
 
+from keras_preact.architecture import RULES
+from keras_preact.spec.rules import of_word
 from keras_preact.weights import convert, convert_in_order
 from keras_preact.weights.catalogue import matching
 from keras_preact.weights.verify import cells, verify
@@ -77,7 +79,8 @@ def _option(text: str) -> tuple[str, Any]:
     try:
         return name, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        return name, value
+        # TOML has no null. Whoever takes the option says that there is no such field.
+        return name, of_word(value, RULES[name]) if name in RULES else value
 
 
 def report(pattern: str) -> int:

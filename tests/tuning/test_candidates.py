@@ -50,6 +50,27 @@ def test_widening_keeps_the_convolutions_of_both_kinds_of_unit_alike():
     assert resnet34.architecture(wide) == keras_preact.PreActResNet50.architecture
 
 
+def test_the_first_width_of_regnets_rule_is_that_of_the_nets_own_units():
+    rule = {"depth": (16,), "slope": (0.5,)}
+    for builder, widths in (
+        (keras_preact.PreActResNet50, {"bottleneck": 256, "basic": 64}),
+        (keras_preact.PreActResNet34, {"bottleneck": 256, "basic": 64}),
+    ):
+        net = builder.architecture
+        width = net.channels[0]
+        by_default, given, half = (
+            made(net, SearchSpace(regnet={**rule, **each}, choices={"unit": tuple(widths)}))
+            for each in ({}, {"width": (width,)}, {"width": (width / 2,)})
+        )
+        for unit, expected in widths.items():
+            values = {"depth": 16, "slope": 0.5, "unit": unit}
+            channels = by_default.architecture(values).channels
+            assert channels[0] == expected
+            assert given.architecture({**values, "width": width}).channels == channels
+            narrow = half.architecture({**values, "width": width / 2}).channels
+            assert narrow[0] == expected / 2
+
+
 def test_costs_are_those_of_the_built_nets(hypermodel):
     candidates = hypermodel.candidates
     for values in drawn(candidates, 4):

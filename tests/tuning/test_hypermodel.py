@@ -38,6 +38,23 @@ def test_a_tuner_of_kerastuner_searches_within_the_budget(architecture, tmp_path
     assert model.optimizer.momentum == 0.9 and model.optimizer.nesterov
 
 
+@pytest.mark.parametrize(
+    ("dtype", "scales"), [("mixed_float16", True), ("mixed_bfloat16", False), (None, False)]
+)
+def test_the_loss_is_scaled_where_the_nets_compute_in_float16(dtype, scales, architecture):
+    hypermodel = PreActHyperModel(
+        architecture, SearchSpace(units=(1, 2)), input_shape=SHAPE, classes=10, dtype=dtype
+    )
+    model = hypermodel.build(hypermodel.hyperparameters())
+    optimizer = model.optimizer
+    assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer) == scales
+    sgd = optimizer.inner_optimizer if scales else optimizer
+    assert sgd.momentum == 0.9
+    decayed = {each.path for each in keras_preact.decayed_variables(model)}
+    for variable in model.trainable_variables:
+        assert sgd._use_weight_decay(variable) == (variable.path in decayed)
+
+
 def built_only(tuner):
     """Return a tuner of KerasTuner's that builds its trials and trains none."""
 

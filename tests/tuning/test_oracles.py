@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import collections
 import itertools
+import math
 
 import keras_tuner
+import numpy as np
 import pytest
 
 import keras_preact
@@ -355,6 +357,9 @@ def test_a_retried_trial_gets_its_new_result(hypermodel, tmp_path):
         ({"max_trials": 0}, "`max_trials` must be a whole number of at least 1. Received: 0"),
         ({"max_epochs": 1.5}, "`max_epochs` must be a whole number of at least 1. Received: 1.5"),
         ({"factor": 1}, "`factor` must be a whole number of at least 2. Received: 1"),
+        ({"max_trials": True}, "`max_trials` must be a whole number of at least 1. Received: True"),
+        ({"seed": -1}, "`seed` must be a whole number of at least 0. Received: -1"),
+        ({"max_retries_per_trial": -1}, "`max_retries_per_trial` must be a whole number of at"),
         (
             {"name": "halving", "promote_by": "val_top1"},
             "`promote_by` must be one of val_accuracy.*, loss, or a.*Received: 'val_top1'",
@@ -373,6 +378,17 @@ def test_wrong_arguments_are_refused(changes, message, hypermodel):
     arguments = {"name": "random", "max_trials": 9, "max_epochs": 9, **changes}
     with pytest.raises(ValueError, match=message):
         make_oracle(hypermodel=hypermodel, **arguments)
+
+
+def test_numbers_of_numpy_are_taken(hypermodel, tmp_path):
+    numbers = {"max_trials": 4, "max_epochs": 9, "factor": 2, "seed": 3}
+    first, again = (
+        made("halving", hypermodel, tmp_path, f"{place}", **each)
+        for place, each in enumerate((numbers, {name: np.int64(numbers[name]) for name in numbers}))
+    )
+    assert list(map(chosen, search(first))) == list(map(chosen, search(again)))
+    # Its state is written as JSON.
+    again.reload()
 
 
 def test_widths_that_differ_by_their_proportions_only_are_one_candidate(tmp_path):
@@ -402,6 +418,21 @@ def test_a_model_leaves_out_results_that_are_no_numbers(hypermodel, tmp_path):
         trial.status = "COMPLETED"
         oracle.end_trial(trial)
     assert oracle.create_trial("worker").status == "RUNNING"
+
+
+@pytest.mark.parametrize("name", ["bayesian", "bayesian_halving"])
+def test_a_model_learns_from_an_infinite_result_as_from_a_failed_trial(name, hypermodel, tmp_path):
+    proposed = set()
+    for place, first in enumerate((None, math.inf, -math.inf)):
+        oracle = made(name, hypermodel, tmp_path, f"{place}", max_trials=13, objective="loss")
+        for loss in (first, 3.0, 1.0, 2.0):
+            trial = oracle.create_trial("worker")
+            if loss is not None:
+                oracle.update_trial(trial.trial_id, {"loss": loss})
+            trial.status = "FAILED" if loss is None else "COMPLETED"
+            oracle.end_trial(trial)
+        proposed.add(chosen(oracle.create_trial("worker")))
+    assert len(proposed) == 1
 
 
 def test_a_model_of_the_first_rung_proposes_better_candidates(hypermodel, tmp_path):

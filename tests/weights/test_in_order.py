@@ -182,6 +182,11 @@ def test_no_such_file(tmp_path):
     [
         (["--architecture", "PreActResNet21"], "Did you mean 'PreActResNet20'"),
         (["--architecture", "PreActResNet20", "--option", "use_bais=true"], "use_bias"),
+        (
+            # None is one of the values of an attention, which needs no more than the word.
+            ["--architecture", "PreActResNet20", "--option", "attention=none"],
+            "There is no file of weights 'net'",
+        ),
     ],
 )
 def test_a_wrong_name_gets_the_closest(arguments, message, tmp_path, capsys):
