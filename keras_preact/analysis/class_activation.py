@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_preact.analysis.channel_axis import input_axis, maps_axis
 from keras_preact.analysis.differentiation import linearize
 from keras_preact.analysis.pictures.figures import new_figure, save_figure
 from keras_preact.analysis.tap import tapped
@@ -60,7 +62,7 @@ def grad_cam(
 
     (value,), pull = linearize(scores, ops.zeros_like(activations))
     gradients = ops.cast(pull([ops.ones_like(value)]), "float32")
-    axis = 1 if _channels_first(model) else 3
+    axis = maps_axis(model, run.layer)
     pixels = [each for each in (1, 2, 3) if each != axis]
     importance = ops.mean(gradients, axis=pixels, keepdims=True)
     heat = ops.relu(ops.sum(importance * ops.cast(activations, "float32"), axis=axis))
@@ -83,11 +85,13 @@ def occlusion(
         images: Inputs of the net, `(batch, height, width, channels)`, or with the channels first.
         classes: Number of a class per image; by default the one that the net predicts.
         size: Height and width of the square, pixels.
-        stride: Pixels from one place of the square to the next.
+        stride: Most pixels from one place of the square to the next. The places are evenly spaced,
+            from one end of the image to the other.
         value: Value of the square; 0 is the mean of normalized images.
 
     Returns:
         `(batch, rows, columns)`: the score less the score with the square at that place.
+        `draw_class_activation` draws it with `square=(size / height, size / width)`.
 
     Raises:
         ValueError: If the model has several inputs, the square is larger than the image, or a size
@@ -98,7 +102,7 @@ def occlusion(
             f"`model` must have one input. Received: {model.name!r}, which has {len(model.inputs)}"
         )
     images = np.array(ops.convert_to_numpy(images))
-    height_axis = 2 if _channels_first(model) else 1
+    height_axis = 2 if input_axis(model) == 1 else 1
     height, width = images.shape[height_axis : height_axis + 2]
     if not (0 < size <= min(height, width) and stride > 0):
         raise ValueError(
@@ -112,15 +116,19 @@ def occlusion(
         [
             scores[rows, classes]
             - _covered(model, images, height_axis, top, left, size, value)[rows, classes]
-            for left in range(0, width - size + 1, stride)
+            for left in _places(width, size, stride)
         ]
-        for top in range(0, height - size + 1, stride)
+        for top in _places(height, size, stride)
     ]
     return np.moveaxis(np.array(lost), 2, 0)
 
 
 def draw_class_activation(
-    path: str | os.PathLike, photographs: Sequence[np.ndarray], heats: Tensor, labels: Sequence[str]
+    path: str | os.PathLike,
+    photographs: Sequence[np.ndarray],
+    heats: Tensor,
+    labels: Sequence[str],
+    square: tuple[float, float] | None = None,
 ) -> None:
     """Draw photographs, each beside itself overlaid with the places that a net looks at.
 
@@ -129,17 +137,25 @@ def draw_class_activation(
         photographs: RGB images, uint8 `(height, width, 3)` of any sizes.
         heats: For each, an array `(rows, columns)`, of `grad_cam` or `occlusion`.
         labels: A title for each.
+        square: Height and width of the square of `occlusion`, as shares of the image's. Each value
+            is drawn at the center of its square. By default the values cover the photograph, as
+            those of `grad_cam` do.
 
     Raises:
         ImportError: If matplotlib is not installed.
+        ValueError: If `square` is no two shares.
     """
+    if square is not None and not all(0 < share <= 1 for share in square):
+        raise ValueError(
+            f"`square` must be two shares of the image, above 0 and up to 1. Received: {square}"
+        )
     count = len(photographs)
     figure = new_figure(figsize=(6, 3 * count), layout="constrained")
     panels = figure.subplots(count, 2, squeeze=False)
     for (plain, overlaid), photograph, heat, label in zip(
         panels, photographs, heats, labels, strict=True
     ):
-        height, width = photograph.shape[:2]
+        rows, columns = np.shape(heat)
         plain.imshow(photograph)
         overlaid.imshow(photograph)
         overlaid.imshow(
@@ -147,8 +163,11 @@ def draw_class_activation(
             cmap="inferno",
             alpha=0.5,
             interpolation="bicubic",
-            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+            extent=_extent(
+                (rows, columns), square or (1 / rows, 1 / columns), photograph.shape[:2]
+            ),
         )
+        overlaid.axis(plain.axis())
         plain.set_title(label, fontsize=10)
         for axes in (plain, overlaid):
             axes.set_axis_off()
@@ -293,6 +312,27 @@ def _covered(
     return ops.convert_to_numpy(model(covered))
 
 
-def _channels_first(model: keras.Model) -> bool:
-    formats = (getattr(layer, "data_format", None) for _, layer in named_layers(model))
-    return next(each for each in formats if each) == "channels_first"
+def _places(length: int, size: int, stride: int) -> list[int]:
+    """Return where squares begin along one side: evenly, the last one at the image's end."""
+    steps = math.ceil((length - size) / stride)
+    return [round(step * (length - size) / steps) for step in range(steps + 1)] if steps else [0]
+
+
+def _extent(
+    values: tuple[int, ...], square: Sequence[float], pixels: tuple[int, ...]
+) -> tuple[float, ...]:
+    """Return the left, right, lower and upper end of the values of squares on a photograph.
+
+    Args:
+        values: Rows and columns of the values.
+        square: Height and width of the square, as shares of the image's.
+        pixels: Height and width of the photograph, pixels.
+    """
+    ends = []
+    for count, share, length in zip(values, square, pixels, strict=True):
+        step = (1 - share) / (count - 1) if count > 1 else 1.0
+        # A value reaches half a step from the center of its square.
+        beyond = (step - share) / 2 * length
+        ends.append((-beyond - 0.5, length + beyond - 0.5))
+    (upper, lower), (left, right) = ends
+    return left, right, lower, upper

@@ -19,13 +19,16 @@ def tapped(layer: keras.layers.Layer, tap: Callable[[Tensor, Tensor], Tensor]) -
         tap: From the first argument of a call and its outputs to the outputs that go on.
     """
     call = layer.call
+    # Past Keras's own tracking of attributes.
+    own = vars(layer)
+    before = {name: own[name] for name in ("call",) if name in own}
 
     def tapping(*args: Tensor, **kwargs: Tensor) -> Tensor:
         return tap(args[0], call(*args, **kwargs))
 
-    # Past Keras's own tracking of attributes.
-    vars(layer)["call"] = tapping
+    own["call"] = tapping
     try:
         yield
     finally:
-        del vars(layer)["call"]
+        del own["call"]
+        own.update(before)
