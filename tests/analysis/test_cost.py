@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 import timm
 import torch
 from timm.layers.bottleneck_attn import BottleneckAttn
@@ -13,7 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import keras_preact
 from keras_preact.analysis import COSTS, NetCost, UnknownLayerError, model_cost
-from tests.nets import net
+from keras_preact.analysis.costs.graph import calls
+from keras_preact.analysis.costs.receptive_field import receptive_fields
+from keras_preact.transforms import feature_pyramid
+from tests.nets import FOUR_STAGES, net
 
 BUILDERS = {
     "resnetv2_18d": "PreActResNet18d",
@@ -173,9 +178,6 @@ def test_stages_add_up_and_tell_shapes_and_receptive_fields():
 
 
 def test_receptive_field_is_where_gradients_come_from():
-    import numpy as np
-    import tensorflow as tf
-
     model = net({"units": (1, 2), "strides": (2, 2), "output_stride": 2}, include_top=False)
     x = tf.Variable(np.random.default_rng(0).standard_normal((1, 80, 80, 3)), dtype="float32")
     body = keras.Model(model.input, model.get_layer("stage3_unit2_add").output)
@@ -187,6 +189,79 @@ def test_receptive_field_is_where_gradients_come_from():
     rows = np.flatnonzero(np.abs(tape.gradient(middle, x)).sum((0, 2, 3)))
     (field,) = [s.receptive_field for s in model_cost(body).stages if s.name == "stage3"]
     assert field == rows[-1] - rows[0] + 1
+
+
+@pytest.mark.parametrize("attention", ["se", "eca"])
+def test_factors_of_channels_add_nothing_to_the_receptive_field(attention):
+    # Maps of 8x8 pixels, and of one.
+    for side in (8, 2):
+        shape = (side, side, 3)
+        plain, other = (
+            model_cost(net({"attention": each}, input_shape=shape)) for each in (None, attention)
+        )
+        fields = [[stage.receptive_field for stage in cost.stages] for cost in (plain, other)]
+        assert fields[0] == fields[1]
+        assert None not in fields[0][:-1]
+        # The factors themselves come from all pixels.
+        gates = [layer for layer in other.layers if f"_{attention}_" in layer.name]
+        gates = [layer for layer in gates if not layer.name.endswith("_scale")]
+        assert {layer.receptive_field for layer in gates} == {None}
+
+
+def _seen(model: keras.Model, places: int) -> int:
+    """Return the most rows of the input from which the gradient of a pixel in the middle comes.
+
+    Args:
+        model: A linear model; its weights become ones.
+        places: Rows that are tried, since not all pixels of an enlarged map see as much.
+    """
+    model.set_weights([np.ones_like(each) for each in model.get_weights()])
+    x = tf.Variable(np.zeros((places, *model.input_shape[1:]), "float32"))
+    with tf.GradientTape() as tape:
+        maps = model(x)
+        middle = maps.shape[1] // 2
+        total = tf.add_n([maps[row, middle + row, middle, 0] for row in range(places)])
+    gradient = np.abs(tape.gradient(total, x)).sum((2, 3))
+    rows = [np.flatnonzero(each) for each in gradient]
+    return max(each[-1] - each[0] + 1 for each in rows)
+
+
+def test_receptive_fields_of_a_pyramid():
+    body = net(
+        {"activation": "linear", "stem": "cifar"},
+        architecture=FOUR_STAGES,
+        include_top=False,
+        input_shape=(112, 112, 3),
+    )
+    pyramid = feature_pyramid(body, channels=2)
+    cost = model_cost(pyramid)
+    fields = {layer.name: layer.receptive_field for layer in cost.layers}
+    for stage in (2, 4, 5):
+        level = keras.Model(pyramid.input, pyramid.output[f"P{stage}"])
+        assert fields[f"fpn_output{stage}"] == _seen(level, 8)
+
+
+@pytest.mark.parametrize(
+    "enlarge",
+    [
+        keras.layers.UpSampling2D(4),
+        keras.layers.UpSampling2D(2, interpolation="bilinear"),
+        keras.layers.Resizing(32, 32, interpolation="nearest"),
+        keras.layers.Conv2DTranspose(1, 2, 2, padding="same"),
+        keras.layers.Conv2DTranspose(1, 5, 2, padding="same"),
+    ],
+)
+def test_receptive_fields_of_enlarged_maps(enlarge):
+    layers = [
+        keras.layers.Conv2D(1, 3, 4, padding="same"),
+        enlarge,
+        keras.layers.Conv2D(1, 3, padding="same"),
+        keras.layers.Conv2D(1, 3, 2, padding="same"),
+        keras.layers.Conv2D(1, 3, padding="same"),
+    ]
+    for count in range(1, len(layers) + 1):
+        model = keras.Sequential([keras.Input((128, 128, 1)), *layers[:count]])
+        assert receptive_fields(calls(model))[-1] == _seen(model, 4)
 
 
 def test_frozen_weights_are_parameters_and_moving_statistics_are_not():
