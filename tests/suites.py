@@ -38,6 +38,7 @@ ON_ANY_BACKEND = (
     "tests/analysis/test_composed_models.py",
     "tests/analysis/test_effective_depth.py",
     "tests/analysis/test_gradient_flow.py::test_gradients_of_a_linear_net_are_powers",
+    "tests/analysis/test_loss_landscape.py::test_sharpness_of_weights_of_another_kind",
     "tests/training/engines/test_accumulation.py",
 )
 

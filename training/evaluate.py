@@ -99,7 +99,7 @@ def _answers(
         truth: Maps the labels of a batch to what is kept of them.
 
     Raises:
-        ValueError: If there are no images.
+        ValueError: If there are no images, or the net's answers are not numbers.
     """
     answers = [
         (np.asarray(model.predict_on_batch(images), "float32"), truth(labels))
@@ -108,6 +108,10 @@ def _answers(
     if not answers:
         raise ValueError("There are no images to evaluate on.")
     scores, labels = (np.concatenate(each) for each in zip(*answers, strict=True))
+    if wrong := int(np.isnan(scores).any(axis=1).sum()):
+        raise ValueError(
+            f"The net's answers must be numbers. Received: NaN for {wrong} of {len(scores)} images"
+        )
     return scores, labels
 
 
@@ -125,7 +129,7 @@ def evaluate(
         The counts.
 
     Raises:
-        ValueError: If there are no images.
+        ValueError: If there are no images, or the net's answers are not numbers.
     """
     scores, labels = _answers(model, batches, lambda one_hot: np.argmax(one_hot, axis=-1))
     confusion = np.zeros((len(class_names), len(class_names)), np.int64)
@@ -137,7 +141,7 @@ def evaluate(
 
 def _calibration(scores: np.ndarray, labels: np.ndarray) -> tuple[float | None, float | None]:
     """Return the mean negative log-likelihood and the expected calibration error."""
-    if scores.min() < 0 or np.abs(scores.sum(axis=1) - 1).max() > 1e-3:
+    if not (scores.min() >= 0 and np.abs(scores.sum(axis=1) - 1).max() <= 1e-3):
         return None, None
     likelihoods = np.maximum(scores[np.arange(len(labels)), labels], TINY)
     return float(-np.log(likelihoods).mean()), reliability(scores, labels).expected_error

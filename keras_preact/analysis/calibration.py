@@ -61,12 +61,12 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Reliab
         The bins.
 
     Raises:
-        ValueError: If the shapes do not fit, or rows are no probabilities.
+        ValueError: If the shapes do not fit, rows are no probabilities, or labels no classes.
     """
     probabilities, labels = _checked(probabilities, labels)
     bins = POSITIVE_INTEGER.check("bins", bins)
     sums = probabilities.sum(axis=1)
-    if probabilities.min() < 0 or np.abs(sums - 1).max() > 1e-3:
+    if not (probabilities.min() >= 0 and np.abs(sums - 1).max() <= 1e-3):
         raise ValueError(
             "`probabilities` must be 0 or more and sum to 1 in every row. Received rows that sum "
             f"to {sums.min():.4g} … {sums.max():.4g}, the least value {probabilities.min():.4g}"
@@ -98,8 +98,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         The temperature: above 1 where the net is too sure of itself.
 
     Raises:
-        ValueError: If the shapes do not fit, or the labels ask for a temperature of 0 or of
-            infinity, as where every prediction is right.
+        ValueError: If the shapes do not fit, scores are not numbers, or the labels ask for a
+            temperature of 0 or of infinity, as where every prediction is right.
     """
     logits, labels = _checked(logits, labels)
     logits = logits - logits.max(axis=1, keepdims=True)
@@ -159,6 +159,10 @@ def _checked(scores: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             "Scores must be of the shape `(images, classes)` and labels of `(images,)`. "
             f"Received: {scores.shape} and {labels.shape}"
+        )
+    if wrong := int(np.isnan(scores).any(axis=1).sum()):
+        raise ValueError(
+            f"Scores must be numbers. Received: NaN for {wrong} of {len(scores)} images"
         )
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= scores.shape[1]:
         raise ValueError(

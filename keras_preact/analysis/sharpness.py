@@ -93,7 +93,7 @@ def sharpness(
 
 
 def _dot(a: Vector, b: Vector) -> float:
-    return float(sum(np.vdot(x, y) for x, y in zip(a, b, strict=True)))
+    return float(sum(np.vdot(x.astype("float64"), y) for x, y in zip(a, b, strict=True)))
 
 
 def _normalized(vector: Sequence[np.ndarray]) -> Vector:
@@ -109,9 +109,9 @@ def _tensorflow(model: keras.Model, x: Tensor, loss: Callable, vector: Vector) -
         with tf.GradientTape() as inner:
             value = loss(model(x, training=False))
         gradients = inner.gradient(value, variables, unconnected_gradients="zero")
-        along = tf.add_n([tf.reduce_sum(g * v) for g, v in zip(gradients, vector, strict=True)])
+        along = _along(gradients, vector)
     products = outer.gradient(along, variables, unconnected_gradients="zero")
-    return [each.numpy() for each in products]
+    return list(map(_as_array, products))
 
 
 def _jax(model: keras.Model, x: Tensor, loss: Callable, vector: Vector) -> Vector:
@@ -124,8 +124,10 @@ def _jax(model: keras.Model, x: Tensor, loss: Callable, vector: Vector) -> Vecto
         return loss(model.stateless_call(weights, frozen, x, training=False)[0])
 
     weights = [each.value for each in model.trainable_variables]
-    _, products = jax.jvp(jax.grad(value), (weights,), ([jnp.asarray(each) for each in vector],))
-    return [np.asarray(each) for each in products]
+    # JAX takes changes in the weights' own dtypes only.
+    changes = [jnp.asarray(v, w.dtype) for v, w in zip(vector, weights, strict=True)]
+    _, products = jax.jvp(jax.grad(value), (weights,), (changes,))
+    return list(map(_as_array, products))
 
 
 def _torch(model: keras.Model, x: Tensor, loss: Callable, vector: Vector) -> Vector:
@@ -140,12 +142,28 @@ def _torch(model: keras.Model, x: Tensor, loss: Callable, vector: Vector) -> Vec
             allow_unused=True,
             materialize_grads=True,
         )
-        along = reduce(
-            add,
-            ((g * ops.convert_to_tensor(v)).sum() for g, v in zip(gradients, vector, strict=True)),
-        )
+        along = _along(gradients, vector)
         products = torch.autograd.grad(along, weights, allow_unused=True, materialize_grads=True)
-    return [each.detach().cpu().numpy() for each in products]
+    return list(map(_as_array, products))
+
+
+def _along(gradients: Sequence[Tensor], vector: Vector) -> Tensor:
+    """Return the product of gradients and a vector, summed in float32 at least."""
+    return reduce(add, map(_sum_of_products, gradients, vector))
+
+
+def _sum_of_products(gradient: Tensor, direction: np.ndarray) -> Tensor:
+    dtype = _at_least_float32(gradient)
+    return ops.sum(ops.cast(gradient, dtype) * ops.convert_to_tensor(direction, dtype))
+
+
+def _as_array(product: Tensor) -> np.ndarray:
+    """Return a tensor as an array in float32 at least, which NumPy computes in."""
+    return ops.convert_to_numpy(ops.cast(product, _at_least_float32(product)))
+
+
+def _at_least_float32(x: Tensor) -> str:
+    return keras.backend.result_type(keras.backend.standardize_dtype(x.dtype), "float32")
 
 
 # The product of the Hessian and a vector, by backend.

@@ -68,6 +68,7 @@ def test_certainty_falls_into_the_last_bin_and_chance_into_its_own():
         ([[0.5, 0.5]], [0.0], "whole numbers from 0 to 1. Received: float64"),
         ([[0.5, 0.9]], [0], "sum to 1.4"),
         ([[1.5, -0.5]], [0], "least value -0.5"),
+        ([[0.5, 0.5], [np.nan, 0.5]], [0, 0], "must be numbers. Received: NaN for 1 of 2 images"),
     ],
 )
 def test_what_is_no_probability_is_refused(scores, labels, message):
@@ -78,6 +79,8 @@ def test_what_is_no_probability_is_refused(scores, labels, message):
 def test_no_temperature_fits_predictions_that_are_all_right():
     with pytest.raises(ValueError, match="all right"):
         fit_temperature([[1.0, 0.0], [0.0, 1.0]], [0, 1])
+    with pytest.raises(ValueError, match="must be numbers. Received: NaN for 1 of 2 images"):
+        fit_temperature([[1.0, 0.0], [0.0, np.nan]], [0, 1])
 
 
 def test_picture(tmp_path):

@@ -22,9 +22,10 @@ TARGETS = RNG.standard_normal((50, 1)).astype("float32")
 LABELS = np.array([1, 2])
 
 
-def _quadratic() -> keras.Model:
+def _quadratic(dtype: str = "float32") -> keras.Model:
     """Return a linear net: its mean squared error is a quadratic of its weights."""
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, use_bias=False)])
+    dense = keras.layers.Dense(1, use_bias=False, dtype=dtype)
+    model = keras.Sequential([keras.Input((4,), dtype=dtype), dense])
     model.set_weights([np.array([[1.0], [-1.0], [0.5], [2.0]], "float32")])
     return model
 
@@ -49,6 +50,16 @@ def test_stacked_units_are_as_sharp_as_separate_ones():
     set_named_weights(stacked, named_weights(separate))
     found = [sharpness(each, X, LABELS, iterations=3) for each in (separate, stacked)]
     assert found[0].eigenvalue == pytest.approx(found[1].eigenvalue, rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_sharpness_of_weights_of_another_kind(dtype):
+    """The weights are exact in 16 bits, the products of the Hessian are rounded to it."""
+    model = _quadratic(dtype)
+    hessian = 2 * INPUTS.T @ INPUTS / len(INPUTS)
+    found = sharpness(model, INPUTS.astype(dtype), TARGETS, "mean_squared_error", tolerance=1e-2)
+    # Of half precision, 50 terms are summed in each product, each rounded by 2**-9.
+    assert found.eigenvalue == pytest.approx(np.linalg.eigvalsh(hessian)[-1], rel=0.05)
 
 
 def test_lines_and_planes_of_a_quadratic():

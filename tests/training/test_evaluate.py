@@ -125,6 +125,14 @@ def test_no_images_are_refused():
         evaluate(identity(3), batches([0], 3, 1).take(0), list("abc"))
 
 
+def test_answers_that_are_not_numbers_are_refused():
+    scores = np.full((5, 2), 0.5, "float32")
+    scores[[1, 4], 0] = np.nan
+    data = tf.data.Dataset.from_tensor_slices((scores, np.eye(2)[[0, 1, 0, 1, 0]])).batch(2)
+    with pytest.raises(ValueError, match="must be numbers. Received: NaN for 2 of 5 images"):
+        evaluate(identity(2), data, ["a", "b"])
+
+
 @pytest.mark.parametrize("classes", [3, 30, 1000])
 def test_files(tmp_path, classes):
     names = tuple(f"class {index}" for index in range(classes))
