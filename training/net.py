@@ -109,16 +109,13 @@ def find_pretrained(init: str, model: str | None = None) -> Pretrained:
         return _published(_of_dataset(init, model))
     if is_address(init):
         return _from_hub(init)
-    path = Path(init).expanduser()
-    if path.is_dir():
-        path /= "model.keras"
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"`init`: there is no {path}. Give the folder of a finished run, or a file, such "
-                "as the best.keras of an unfinished one."
-            )
-    if path.is_file():
-        return _from_file(path)
+    if path := file_of(init):
+        if path.is_file():
+            return _from_file(path)
+        raise FileNotFoundError(
+            f"`init`: there is no {path}. Give the folder of a finished run, or a file, such "
+            "as the best.keras of an unfinished one."
+        )
     if is_weights_file(init):
         raise FileNotFoundError(f"`init`: there is no file {init!r}.")
     try:
@@ -126,6 +123,24 @@ def find_pretrained(init: str, model: str | None = None) -> Pretrained:
     except ValueError as error:
         hint = did_you_mean(init, DATASETS, quote="'")
         raise ValueError(f"`init`: there is no folder {init!r}. {error}{hint}") from error
+
+
+def file_of(init: str) -> Path | None:
+    """Return the file of weights that `init` of a recipe names, as `find_pretrained` reads it.
+
+    Args:
+        init: See `find_pretrained`.
+
+    Returns:
+        The file; in a run's folder its `model.keras`, which need not exist. None where `init` is no
+        path of a folder or a file that there is, but a name.
+    """
+    if init in DATASETS or is_address(init):
+        return None
+    path = Path(init).expanduser()
+    if path.is_dir():
+        return path / "model.keras"
+    return path if path.is_file() else None
 
 
 def _of_dataset(dataset: str, model: str | None) -> Entry:

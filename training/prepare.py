@@ -237,7 +237,11 @@ class Preparation:
             name: CorruptImages(max_corrupt_images, self.source.num_examples(name))
             for name in self.source.splits
         }
-        self._unreadable = {name: {} for name in self.source.splits} | self._recorded()
+        recorded = self._recorded()
+        self._unreadable = {name: {} for name in self.source.splits} | recorded.get(
+            "unreadable", {}
+        )
+        self._done = self._done_before(recorded)
         for name in self.source.splits:
             self._check(name)
 
@@ -254,7 +258,7 @@ class Preparation:
         self.output.mkdir(parents=True, exist_ok=True)
         self._write_record("running")
         write_json(self.output / "classes.json", list(self.source.class_names))
-        missing = [each for each in self.shards if not (self.output / each.file_name).exists()]
+        missing = [each for each in self.shards if each.file_name not in self._done]
         if len(missing) < len(self.shards):
             print(f"{len(self.shards) - len(missing)} of {len(self.shards)} shards are there.")
         images, start, reported = 0, time.monotonic(), time.monotonic()
@@ -262,6 +266,7 @@ class Preparation:
             images += written.images
             split = written.shard.split
             self._unreadable[split] |= written.unreadable
+            self._done.append(written.shard.file_name)
             self._write_record("running")
             self._check(split)
             if time.monotonic() - reported >= REPORT_EVERY or done == len(missing):
@@ -299,11 +304,21 @@ class Preparation:
             self._corrupt[split].add(name, reason)
 
     def _write_record(self, status: str) -> None:
-        record = {"status": status, **self._record, "unreadable": self._unreadable}
-        write_json(self.output / PREPARED, record)
+        found = {"unreadable": self._unreadable, "shards": self._done}
+        write_json(self.output / PREPARED, {"status": status, **self._record, **found})
 
-    def _recorded(self) -> dict[str, dict[str, str]]:
-        """Return the unreadable images of before, by split, in a folder of the same shards."""
+    def _done_before(self, recorded: dict[str, Any]) -> list[str]:
+        """Return the names of the shards that are there, and whose unreadable images are known.
+
+        A process that was stopped may have left others, of which nobody wrote down the images.
+        """
+        names = [shard.file_name for shard in self.shards]
+        # Records of earlier revisions do not name them.
+        named = recorded.get("shards", names)
+        return [name for name in names if name in named and (self.output / name).exists()]
+
+    def _recorded(self) -> dict[str, Any]:
+        """Return the record of before, empty if there is none, of a folder of the same shards."""
         path = self.output / PREPARED
         if not path.exists():
             if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
@@ -319,7 +334,7 @@ class Preparation:
                 f"{self.output} holds other shards. Give another --output, or the same values:\n  "
                 + "\n  ".join(changes)
             )
-        return recorded["unreadable"]
+        return recorded
 
 
 # The source of a process, and the rest that `write_shard` needs.

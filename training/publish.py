@@ -27,7 +27,7 @@ from keras_preact.preprocessing import Preprocessing
 from keras_preact.weights import save_half_precision
 from training.data import evaluation_pipeline
 from training.evaluate import Evaluation, evaluate, open_for
-from training.net import build_net
+from training.net import build_net, file_of
 from training.recipe import Recipe, recipe_for
 from training.sources import ImageSource
 from training.trained import Trained, add_trained_arguments, load_trained, read_record
@@ -146,7 +146,7 @@ def _card(trained: Trained, weights: Path, data: str, result: Evaluation) -> str
 
 
 def _trained_on(trained: Trained, data: str) -> str:
-    epochs = ", then ".join(f"{run['history'][-1]['epoch']}" for run in _runs(trained.record))
+    epochs = ", then ".join(f"{run['history'][-1]['epoch']}" for run in _runs(trained))
     count = trained.record["images"]["train"]
     return f"Trained on: the {count:,} training images of {data}, {epochs} epochs"
 
@@ -160,7 +160,7 @@ def _training(trained: Trained) -> str:
     """Return the commands, the recipe and the versions of a net's training."""
     # As it is in the record: lists instead of tuples.
     default = json.loads(json.dumps(dataclasses.asdict(Recipe())))
-    record, runs = trained.record, _runs(trained.record)
+    record, runs = trained.record, _runs(trained)
     changed = {key: value for key, value in record["recipe"].items() if default.get(key) != value}
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     return f"""{_commands(runs)}
@@ -174,14 +174,15 @@ The recipe{" of the last" if len(runs) > 1 else ""}, less its defaults:
 Versions: {versions}."""
 
 
-def _runs(record: dict[str, Any]) -> list[dict[str, Any]]:
+def _runs(trained: Trained) -> list[dict[str, Any]]:
     """Return the runs that led to a net, from the one with random or published weights on."""
-    runs = [record]
-    while init := runs[0]["recipe"].get("init"):
-        path = Path(init).expanduser()
-        earlier = read_record(path if path.is_dir() else path.parent)
-        if not earlier:
+    runs, folders = [trained.record], {trained.file.parent.resolve()}
+    while (init := runs[0]["recipe"].get("init")) and (file := file_of(init)):
+        folder = file.parent.resolve()
+        # A folder that was written anew may name one that was trained from it.
+        if folder in folders or not (earlier := read_record(folder)):
             break
+        folders.add(folder)
         runs.insert(0, earlier)
     return runs
 

@@ -163,6 +163,33 @@ def test_it_goes_on_after_the_shards_that_are_there(folder, capsys, monkeypatch)
     assert json.loads((output / "prepare.json").read_text())["unreadable"]["train"]
 
 
+def test_images_of_a_shard_that_nobody_wrote_down_are_counted_again(folder, monkeypatch, capsys):
+    """Its shard was written by another process while this one was interrupted."""
+    written = prepare.write_shard
+
+    def interrupted(*arguments):
+        result = written(*arguments)
+        if result.unreadable:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(prepare, "write_shard", interrupted)
+    assert run(folder) == 130
+    monkeypatch.setattr(prepare, "write_shard", written)
+    assert run(folder, "--max-corrupt-images", "0") == 2
+    assert "1 unreadable images, but only 0 may be skipped" in capsys.readouterr().err
+    assert run(folder) == 0
+    record = folder.with_name("out") / "prepare.json"
+    values = json.loads(record.read_text())
+    assert len(values["unreadable"]["train"]) == 1 and len(values["shards"]) == 4
+    # A record of an earlier revision does not name the shards: those that are there count.
+    del values["shards"]
+    record.write_text(json.dumps(values))
+    capsys.readouterr()
+    assert run(folder) == 0
+    assert "4 of 4 shards are there." in capsys.readouterr().out
+
+
 def test_a_damaged_record_is_named(tmp_path, capsys):
     folder = tmp_path / "set"
     folder.mkdir()

@@ -12,9 +12,12 @@ import pytest
 
 import keras_preact
 from keras_preact.files import write_json
+from keras_preact.preprocessing import Preprocessing
 from training.evaluate import main as evaluate
+from training.publish import _runs
 from training.publish import main as publish
 from training.run import read_run
+from training.trained import Trained
 
 NAMES = ("--data-name", "Digits", "--name", "tiny_digits")
 
@@ -50,6 +53,33 @@ def test_the_card_names_every_run_that_led_to_the_net(train, finished, tmp_path)
     card = (output / "tiny_digits.md").read_text()
     assert f"1. `{lines[1]}`" in card and "2. `" not in card
     assert str(first / "best.keras") in card
+
+
+def test_the_runs_that_led_to_a_net_end_at_published_weights_and_at_a_folder_seen(
+    tmp_path, monkeypatch
+):
+    """As `training.train` takes `--init`: a name of weights is no path."""
+    monkeypatch.chdir(tmp_path)
+    inits = {
+        ".": "cifar10",
+        "a": "b/best.keras",
+        "b": "c",
+        "c": "a",
+        "d": "imagenet",
+        "e": "hf://a",
+    }
+    for name, init in inits.items():
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "best.keras").write_bytes(b"")
+        write_json(tmp_path / name / "run.json", {"name": name, "recipe": {"init": init}})
+
+    def led_to(name):
+        record = read_run(tmp_path / name)
+        trained = Trained(tmp_path / name / "model.keras", keras.Model(), Preprocessing(), record)
+        return [each["name"] for each in _runs(trained)]
+
+    assert led_to("a") == ["c", "b", "a"]
+    assert [led_to(name) for name in "de."] == [["d"], ["e"], ["."]]
 
 
 def test_a_folder_for_the_hub_has_the_net_and_what_the_card_tells(finished, tmp_path, capsys):
