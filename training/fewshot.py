@@ -47,7 +47,7 @@ from training.recipe import (
     override_recipe,
 )
 from training.records.checkpoint import CheckpointError
-from training.run import Run, read_run
+from training.run import Run, read_history
 from training.sources import ImageSource, from_listing
 from training.train import describe as describe_run
 from training.train import named_recipe
@@ -151,7 +151,7 @@ def finetune(task: Task, steps: int, shots: int, draw: int) -> float:
         run.start(["python", "-m", "training.fewshot", *sys.argv[1:]], task.devices.names)
         keras.backend.clear_session()
         train(job, job.build_net(), run)
-    return read_run(run.output)["history"][-1]["val_top1"]
+    return read_history(run.output)[-1]["val_top1"]
 
 
 def in_one_epoch(recipe: Recipe, steps: int, images: int) -> Recipe:

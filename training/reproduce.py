@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from keras_preact.files import replacing
 from training import processes
 from training.records.report import write_history_csv
-from training.run import read_run
+from training.run import read_history, read_run
 
 # Published where a net fails to converge.
 FAILS = math.inf
@@ -281,14 +281,15 @@ def results(rows: Sequence[Row], seeds: int, runs: Path) -> list[Result]:
 
     Returns:
         A result for each row that has one.
+
+    Raises:
+        ValueError: If the record of a run is damaged.
     """
     read = []
     for row in rows:
         folders = _folders(row, seeds, runs)
         histories = {
-            seed: read_run(folder)["history"]
-            for seed, folder in folders.items()
-            if _finished(folder)
+            seed: _history(folder) for seed, folder in folders.items() if _finished(folder)
         }
         diverged = [
             seed for seed, folder in folders.items() if _beside(folder, ".diverged").exists()
@@ -296,6 +297,14 @@ def results(rows: Sequence[Row], seeds: int, runs: Path) -> list[Result]:
         if histories or diverged:
             read.append(Result(row, histories, tuple(diverged)))
     return read
+
+
+def _history(folder: Path) -> list[dict[str, Any]]:
+    """Read the epochs of a finished run, each with all that is compared."""
+    history = read_history(folder)
+    if not history or any(name not in epoch for epoch in history for name in ("loss", "val_top1")):
+        raise ValueError(f"{folder / 'run.json'} is damaged: an epoch has no `loss` or `val_top1`.")
+    return history
 
 
 def comparison(measured: Sequence[Result], size: str) -> str:
@@ -454,7 +463,7 @@ def reproduce(options: argparse.Namespace) -> str:
 
     Raises:
         RuntimeError: If a run failed.
-        ValueError: If a run that is there is of other images, or none has ended.
+        ValueError: If a run that is there is of other images or damaged, or none has ended.
     """
     runs = options.runs / options.size
     by_folder = {row.folder: row for name in options.tables for row in TABLES[name].rows}

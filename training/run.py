@@ -9,6 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from training.records.checkpoint import Progress, save_net
 from training.records.report import draw_curves, write_history_csv
 from training.task import ONE_CLASS
 
+# File of a run's last checkpoint, in the run's folder.
+LAST_CHECKPOINT = Path("checkpoint", "last.npz")
 # Builders whose stem was not activated by default.
 _NOT_ACTIVATED_IN_0_1 = ("PreActResNet20", "PreActResNet56", "PreActResNet110")
 
@@ -45,10 +48,12 @@ class Run:
         self.curves = output / "curves.png"
         self.history_csv = output / "history.csv"
         self.tensorboard = output / "tensorboard"
-        self.checkpoint = output / "checkpoint" / "last.npz"
+        self.checkpoint = output / LAST_CHECKPOINT
         self._record = output / "run.json"
         self._description = description
         self._drawn: list[dict[str, Any]] = []
+        # Epoch of `best.keras`; None where another process wrote it.
+        self._kept: int | None = None
         self._check_output()
 
     @property
@@ -89,20 +94,27 @@ class Run:
             net: The net.
             progress: How far the run has come.
         """
-        path = self._waiting_best(progress)
-        save_net(net, path)
-        self._remove_waiting(but=path)
+        best = _best_epoch(progress)
+        save_net(net, self._net_of(best))
+        self._discard(lambda epoch: epoch == best or epoch < (self._kept or 0))
 
     def keep_best(self, progress: Progress) -> None:
         """Make the net of the best epoch `best.keras`, and forget nets of discarded epochs.
 
+        The one that it replaces is kept beside the checkpoint before, which may have to count; see
+        `load_progress`.
+
         Args:
             progress: How far the run has come, as in its last checkpoint.
         """
-        path = self._waiting_best(progress)
-        if path.exists():
-            os.replace(path, self.best_model)
-        self._remove_waiting()
+        best, before = _best_epoch(progress), self._kept
+        if self._net_of(best).exists():
+            if before and self.best_model.exists():
+                os.replace(self.best_model, self._net_of(before))
+            os.replace(self._net_of(best), self.best_model)
+        # Nobody knows, in a new process, which epoch was the best at the checkpoint before.
+        self._discard(lambda epoch: epoch < best and before in (None, epoch))
+        self._kept = best
 
     def write(self, progress: Progress, status: str) -> None:
         """Bring `run.json`, the table and the curves up to date.
@@ -111,6 +123,8 @@ class Run:
             progress: How far the run has come.
             status: `"running"` or `"finished"`.
         """
+        if status == "finished":
+            self._discard(lambda epoch: False)
         # Within an epoch, and at the end of a run that was just saved, nothing new is to be drawn.
         if progress.history and progress.history != self._drawn:
             write_history_csv(self.history_csv, progress.history)
@@ -126,13 +140,16 @@ class Run:
         }
         write_json(self._record, self._description | record)
 
-    def _waiting_best(self, progress: Progress) -> Path:
-        return self.checkpoint.with_name(f"best-{progress.best.get('epoch', 0)}.keras")
+    def _net_of(self, epoch: int) -> Path:
+        """Return the path of the net of a best epoch that is not, or no longer, `best.keras`."""
+        return self.checkpoint.with_name(f"best-{epoch}.keras")
 
-    def _remove_waiting(self, but: Path | None = None) -> None:
-        # A killed process may have left a part of one.
+    def _discard(self, needs: Callable[[int], bool]) -> None:
+        """Remove the nets of best epochs that are not needed."""
         for path in self.checkpoint.parent.glob("*best-*.keras"):
-            if path != but:
+            # A killed process may have left a part of one.
+            epoch = path.stem.removeprefix("best-")
+            if not (epoch.isdecimal() and needs(int(epoch))):
                 path.unlink()
 
     def _title(self) -> str:
@@ -210,6 +227,25 @@ def read_run(output: str | Path) -> dict[str, Any]:
     return _with_the_net_of_its_version(record)
 
 
+def read_history(output: str | Path) -> list[dict[str, Any]]:
+    """Read the records of the completed epochs of a run.
+
+    Args:
+        output: The folder of the run.
+
+    Returns:
+        One record for each.
+
+    Raises:
+        OSError: If there is no `run.json`.
+        ValueError: If it is damaged.
+    """
+    history = read_run(output).get("history")
+    if not isinstance(history, list) or not all(isinstance(each, dict) for each in history):
+        raise ValueError(f"{Path(output) / 'run.json'} is damaged: it has no history of epochs.")
+    return history
+
+
 def _with_the_net_of_its_version(record: dict[str, Any]) -> dict[str, Any]:
     """Say in a record what a builder's defaults were when the run began."""
     recipe, versions = record.get("recipe"), record.get("versions")
@@ -220,6 +256,11 @@ def _with_the_net_of_its_version(record: dict[str, Any]) -> dict[str, Any]:
     if is_0_1 and recipe.get("model") in _NOT_ACTIVATED_IN_0_1:
         recipe["model_options"] = {"activated_stem": False, **recipe.get("model_options", {})}
     return record
+
+
+def _best_epoch(progress: Progress) -> int:
+    """Return the number of the best epoch; 0 before the first."""
+    return progress.best.get("epoch", 0)
 
 
 def _is_ours(path: Path) -> bool:

@@ -169,6 +169,34 @@ def test_a_preempted_worker_makes_all_save_and_stop(tiny_recipe, tmp_path):
 
 
 @pytest.mark.slow
+def test_workers_that_stopped_after_an_epochs_last_step_go_on_with_its_evaluation(
+    tiny_recipe, tmp_path
+):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    # Workers ask one another every ten steps, and after the last.
+    options = ["--epochs", "2", "--epoch-steps", "8", "--log-every", "1", *WITH_NORM]
+    run("training.launch", "--workers", "2", "--", *arguments(tiny_recipe, whole, *options))
+    command = ["training.launch", "--workers", "2", "--"]
+    command += arguments(tiny_recipe, stopped, *options)
+    job = Running(*command)
+    worker = int(job.wait_for(r"\[1\] process (\d+)")[1])
+    job.wait_for(r"\[0\] epoch 1/2  step 1/8")
+    os.kill(worker, signal.SIGTERM)
+    assert job.end() == PREEMPTED, job.output
+    with np.load(stopped / "checkpoint" / "last.npz") as arrays:
+        progress = json.loads(str(arrays["progress"]))
+    assert progress["step"] == 8
+    epochs = len(progress["history"])
+    output = run(*command)
+    assert f"Going on after epoch {epochs} of 2 and 8 steps of the next." in output
+    assert f"epoch {epochs + 1}/2  step" not in output
+    expected, received = (read_run(folder)["history"] for folder in (whole, stopped))
+    for one, other in zip(expected, received, strict=True):
+        for name in set(one) - {"seconds"}:
+            assert other[name] == pytest.approx(one[name], abs=1e-4), name
+
+
+@pytest.mark.slow
 @pytest.mark.xfail(strict=True, reason="https://github.com/keras-team/keras/issues/20585")
 def test_keras_s_own_model_trains_on_several_workers():
     """Once this passes, `ReplicatedModel` need not replace the functions of a step."""

@@ -62,7 +62,11 @@ def test_trains_every_row_once_and_writes_what_came_of_it(size, tmp_path, capsys
     said = capsys.readouterr().err
     assert said.count("holds a run of other images: 'digits' then, 'cifar10' now") == 2
     record = tmp_path / "runs" / "cpu" / "order=full_preactivation-seed0" / "run.json"
-    record.write_text(record.read_text()[:-9])
+    whole = record.read_text()
+    record.write_text(whole.replace('"history"', '"histories"'))
+    assert main([*arguments, "--report"]) == 2
+    assert f"{record} is damaged: it has no history of epochs" in capsys.readouterr().err
+    record.write_text(whole[:-9])
     assert main([*arguments, "--report"]) == 2
     assert f"{record} is damaged" in capsys.readouterr().err
 

@@ -120,3 +120,25 @@ def test_the_best_net_is_that_of_the_best_epoch_on_record(tmp_path):
     assert kept() == 2
     folder.keep_best(second)
     assert kept() == 2
+    # In a new process: the last checkpoint is damaged, and the one before it counts.
+    folder.keep_best(save(4))
+    assert kept() == 4
+    save(6)
+    folder = run.Run(tmp_path, description())
+    folder.keep_best(second)
+    assert kept() == 2
+    # Not damaged, and then without a better epoch: the one before is needed no longer.
+    folder.keep_best(fifth := save(5))
+    folder = run.Run(tmp_path, description())
+    folder.keep_best(fifth)
+    assert kept() == 5
+    assert [path.name for path in folder.checkpoint.parent.iterdir()] == ["best-2.keras"]
+    folder.keep_best(fifth)
+    assert kept() == 5
+    assert not [*folder.checkpoint.parent.iterdir()]
+    # Neither is it once the run is over.
+    folder.keep_best(seventh := save(7))
+    assert [path.name for path in folder.checkpoint.parent.iterdir()] == ["best-5.keras"]
+    folder.write(seventh, "finished")
+    assert kept() == 7
+    assert not [*folder.checkpoint.parent.iterdir()]

@@ -17,7 +17,8 @@ import tomli_w
 
 from keras_preact.files import read_json, replacing, write_json
 from training.recipe import Recipe, load_recipe
-from training.run import read_run
+from training.records.checkpoint import previous
+from training.run import LAST_CHECKPOINT, read_history, read_run
 
 # Files of a training run that hold weights.
 _WEIGHTS = ("model.keras", "best.keras", "checkpoint")
@@ -122,7 +123,8 @@ class SearchFolder:
 
     def has_checkpoint(self, record: Record) -> bool:
         """Return whether the weights are there with which a trial's run goes on."""
-        return any((self.output / record.run / "checkpoint").glob("*.npz"))
+        last = self.output / record.run / LAST_CHECKPOINT
+        return last.exists() or previous(last).exists()
 
     def is_over(self, record: Record) -> bool:
         """Return whether a trial's run has come to its end, by its epochs or its patience."""
@@ -243,12 +245,7 @@ def results_of(run: Path, metric: str) -> list[float]:
 
 
 def _history(run: Path) -> list[dict[str, Any]]:
-    if not (run / "run.json").exists():
-        return []
-    history = read_run(run).get("history")
-    if not isinstance(history, list) or not all(isinstance(each, dict) for each in history):
-        raise ValueError(f"{run / 'run.json'} is damaged: it has no history of epochs.")
-    return history
+    return read_history(run) if (run / "run.json").exists() else []
 
 
 def _is_number(value: Any) -> bool:
