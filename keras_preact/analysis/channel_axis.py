@@ -73,7 +73,7 @@ def _behind(tensor: Tensor, model: keras.Model) -> int | None:
     if len(tensor.shape) != 4:
         return None
     # By tensor that is made of it, the axes that it has in their order.
-    orders = {id(tensor): (0, 1, 2, 3)}
+    orders: dict[int, tuple[int, ...]] = {id(tensor): (0, 1, 2, 3)}
     for node in _nodes(model):
         for each in node.input_tensors:
             if (own := orders.get(id(each))) is None:

@@ -104,19 +104,15 @@ def _after(call: Call, sight: _Sight) -> _Sight:
     if rank != 4:
         return sight
     kernel = _largest(layer, "kernel_size", "pool_size")
+    if not kernel:
+        return _resized(call, sight)
     stride = _largest(layer, "strides") or 1
     dilation = _largest(layer, "dilation_rate", "dilation") or 1
     if isinstance(layer, keras.layers.Conv2DTranspose):
         # Of as many pixels as the stride, only one is of the map, the others are zeros.
         spread = max((kernel - 1) * dilation + 1 - stride, 0)
         return sight.enlarged(stride).through(spread + 1, 1, 1)
-    if kernel:
-        return sight.through(kernel, dilation, stride)
-    scale = _scale(call)
-    if scale == 1:
-        return sight
-    sight = sight.through(_INTERPOLATED.get(layer.interpolation, 1), 1, 1)
-    return sight.enlarged(scale) if scale > 1 else replace(sight, spacing=sight.spacing / scale)
+    return sight.through(kernel, dilation, stride)
 
 
 def _pools(call: Call) -> bool:
@@ -128,14 +124,18 @@ def _pools(call: Call) -> bool:
     return len(before) == 3 and len(after) == 1 and after[0] < math.prod(before)
 
 
-def _scale(call: Call) -> float:
-    """Return how many times as many pixels a resized map has, along a side; 1 for any other."""
+def _resized(call: Call, sight: _Sight) -> _Sight:
+    """Return what a map depends on that may be resized."""
     layer = call.layer
     if not (hasattr(layer, "interpolation") and hasattr(layer, "data_format")):
-        return 1
+        return sight
     axis = 2 if layer.data_format == "channels_first" else 1
     before, after = call.inputs[0].shape, call.output.shape
-    return min(after[each] / before[each] for each in (axis, axis + 1))
+    scale = min(after[each] / before[each] for each in (axis, axis + 1))
+    if scale == 1:
+        return sight
+    sight = sight.through(_INTERPOLATED.get(layer.interpolation, 1), 1, 1)
+    return sight.enlarged(scale) if scale > 1 else replace(sight, spacing=sight.spacing / scale)
 
 
 def _largest(layer: Any, *names: str) -> int | None:
