@@ -139,13 +139,23 @@ def _config_for(model: keras.Model, input_shape: tuple[int | None, ...]) -> Conf
         _rebuild(layer, input_shape)
     if not has_stages(functional(model)):
         net = nested_net(functional(model))
-        before = functional_config(keras.Model(functional(model).inputs, net.input))
-        for layer in before["layers"]:
-            _rebuild(layer, input_shape)
-        arriving = keras.Model.from_config(before).output.shape
+        arriving = _arriving(functional(model), net.input, input_shape)
         (layer,) = (each for each in config["layers"] if each["name"] == net.model.name)
         layer["config"] = _config_for(net.model, arriving)
     return config
+
+
+def _arriving(
+    model: keras.Model, tensor: keras.KerasTensor, input_shape: tuple[int | None, ...]
+) -> tuple[int | None, ...]:
+    """Return the shape that a tensor in a model gets from an input of another shape."""
+    # Keras 3.12 builds no model without a layer.
+    if tensor is model.input:
+        return input_shape
+    before = functional_config(keras.Model(model.inputs, tensor))
+    for layer in before["layers"]:
+        _rebuild(layer, input_shape)
+    return keras.Model.from_config(before).output.shape
 
 
 def _rebuild(layer: Config, input_shape: tuple[int | None, ...]) -> None:
