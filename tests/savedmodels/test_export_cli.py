@@ -137,8 +137,12 @@ def test_a_version_is_a_positive_number(run, tmp_path, capsys, version):
     assert f"'{version}'" in capsys.readouterr().err
 
 
-def test_a_bare_file_takes_its_preprocessing_from_options(bare, tmp_path):
-    """Of images of any size too, which `serving_default` crops."""
+def test_a_bare_file_takes_its_preprocessing_from_options(tmp_path):
+    """Of images of any size too, which `serving_default` crops: their scores are others."""
+    bare, images = tmp_path / "net.keras", keras.Input(NET["input_shape"])
+    kernel = keras.initializers.RandomNormal(stddev=0.1, seed=1)
+    scores = keras.layers.Dense(len(CLASS_NAMES), "softmax", kernel_initializer=kernel)
+    keras.Model(images, scores(keras.layers.Flatten()(images)), name="small").save(bare)
     names = tmp_path / "names.txt"
     names.write_text("a\nb\nc\n")
     options = [*OPTIONS, "--crop-fraction", "0.5", "--interpolation", "bilinear"]

@@ -227,7 +227,8 @@ def test_layers_tell_the_kind_of_an_output(small_net, several_outputs):
     ]
     assert outputs_of(keras.Model(images, keras.layers.Average()(several))) == ["labels"]
     # The name of the layer that gives an ensemble's logits does not depend on the order of a set.
-    for names, kind in ((["predictions"] * 2, "logits"), (["predictions", "scores"], "values")):
+    for name in ("predictions", "scores", "logits", "head", "last"):
+        names, kind = ["predictions", name], "logits" if name == "predictions" else "values"
         ends = [
             keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name=name)])(pooled)
             for name in names
