@@ -248,7 +248,7 @@ def test_receptive_fields_of_a_pyramid():
     [
         keras.layers.UpSampling2D(4),
         keras.layers.UpSampling2D(2, interpolation="bilinear"),
-        keras.layers.Resizing(32, 32, interpolation="nearest"),
+        keras.layers.Resizing(96, 96, interpolation="nearest"),
         keras.layers.Conv2DTranspose(1, 2, 2, padding="same"),
         keras.layers.Conv2DTranspose(1, 5, 2, padding="same"),
     ],
