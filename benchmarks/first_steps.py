@@ -107,8 +107,9 @@ def recorded(csv_path: Path, description: dict[str, Any]) -> list[dict[str, Any]
         write_json(described, description)
         return []
     if not described.exists():
-        raise ValueError(f"{csv_path} is of a run that no {described.name} describes.")
-    if changes := differences(read_json(described), description):
+        # Earlier versions wrote none.
+        print(f"{csv_path} has no {described.name} beside it: are its steps of these values?")
+    elif changes := differences(read_json(described), description):
         raise ValueError(
             f"{csv_path} is of another run. Give another --output, or the same values:\n  "
             + "\n  ".join(changes)

@@ -60,7 +60,8 @@ class Account:
         self.values: dict[str, Any] = {"of": description, "seconds": 0.0, "epochs": []}
         if path.exists():
             self.values = read_json(path)
-        if changes := differences(self.values.get("of", {}), description):
+        # Earlier versions did not say of which search.
+        if changes := differences(self.values.get("of", description), description):
             raise ValueError(
                 f"{path} is of another search. Give another --output, or the same values:\n  "
                 + "\n  ".join(changes)

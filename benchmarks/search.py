@@ -138,12 +138,7 @@ def accounted(path: Path) -> Iterator[None]:
     Raises:
         RuntimeError: If seconds were lost.
     """
-    spent = read_json(path) if path.exists() else 0.0
-    if spent is None:
-        raise RuntimeError(
-            f"This benchmark was killed while the search in {path.parent} ran, and the processor "
-            "seconds until then are lost. Remove that folder."
-        )
+    spent = seconds_of(path) if path.exists() else 0.0
     before = _seconds_of_commands()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, None)
@@ -151,6 +146,22 @@ def accounted(path: Path) -> Iterator[None]:
         yield
     finally:
         write_json(path, spent + _seconds_of_commands() - before)
+
+
+def seconds_of(path: Path) -> float:
+    """Read the file of `accounted`.
+
+    Raises:
+        RuntimeError: If seconds were lost.
+        FileNotFoundError: If there is none.
+    """
+    spent = read_json(path)
+    if spent is None:
+        raise RuntimeError(
+            "This benchmark was killed while a search ran: the processor seconds until then are "
+            f"lost. Remove the folder of that search, and {path}."
+        )
+    return spent
 
 
 def _seconds_of_commands() -> float:
@@ -185,7 +196,9 @@ class Benchmark:
     @property
     def spent(self) -> Path:
         """The file of the processor seconds of `search`."""
-        return self.runs / "search_processor_seconds.json"
+        # Earlier versions kept it there.
+        earlier = self.runs / "search" / "processor_seconds.json"
+        return earlier if earlier.exists() else self.runs / "search_processor_seconds.json"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -265,6 +278,7 @@ def search(bench: Benchmark) -> dict[str, Any]:
     if not folder.ended():
         with accounted(bench.spent):
             run(command, log)
+    seconds = seconds_of(bench.spent)
     run([*command, "--confirm", str(bench.seeds)], log)
     for name in ("leaderboard.md", "leaderboard.csv", "flops.png", "parallel.png"):
         shutil.copy(folder.output / name, bench.output / name)
@@ -282,7 +296,7 @@ def search(bench: Benchmark) -> dict[str, Any]:
         "nets": [net],
         "trials": len(folder.records()),
         "interrupted": sum(len(record.attempts) - 1 for record in folder.records()),
-        "seconds": read_json(bench.spent),
+        "seconds": seconds,
         "epochs": sum(_own_epochs(record) for record in folder.records()),
         "values": record.values,
         "verdict": verdict(confirmed(folder, "val_top1")),
@@ -317,9 +331,9 @@ def hand(bench: Benchmark) -> dict[str, Any]:
 
 def hyper_resnet(bench: Benchmark) -> dict[str, Any]:
     """Run KerasTuner's hypermodel for the processor seconds of the search."""
-    seconds = read_json(bench.spent) if bench.spent.exists() else None
-    if seconds is None:
+    if not bench.spent.exists():
         raise RuntimeError("`hyper_resnet` needs the processor seconds of `search`: run it first.")
+    seconds = seconds_of(bench.spent)
     output = bench.runs / "hyper_resnet"
     command = [
         *("benchmarks.hyper_resnet", "--data", str(bench.data)),

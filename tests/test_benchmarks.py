@@ -125,6 +125,12 @@ def test_processor_seconds_of_a_search_add_up_or_are_refused(tmp_path):
     spent.write_text(killed)
     with pytest.raises(RuntimeError, match="lost"), search.accounted(spent):
         pass
+    # Where earlier versions kept them.
+    assert bench(tmp_path).spent == tmp_path / "search_processor_seconds.json"
+    earlier = tmp_path / "search" / "processor_seconds.json"
+    earlier.parent.mkdir()
+    earlier.write_text("1549.9")
+    assert search.seconds_of(bench(tmp_path).spent) == 1549.9
 
 
 def test_finished_work_of_other_options_is_refused(tmp_path):
@@ -147,6 +153,15 @@ def test_finished_work_of_other_options_is_refused(tmp_path):
     assert first_steps.recorded(steps, {"seed": 0}) == [{"step": 1, "loss": 2.5}]
     with pytest.raises(ValueError, match="seed: 0 then, 1 now"):
         first_steps.recorded(steps, {"seed": 1})
+
+
+def test_work_of_earlier_versions_goes_on(tmp_path, capsys):
+    """They did not say of which options it was."""
+    (tmp_path / "account.json").write_text('{"seconds": 1.0, "epochs": []}')
+    assert Account(tmp_path / "account.json", 10.0, {"data": "a"}).values["seconds"] == 1.0
+    (tmp_path / "steps.csv").write_text("step,loss\n1,2.5\n")
+    assert first_steps.recorded(tmp_path / "steps.csv", {"seed": 1}) == [{"step": 1, "loss": 2.5}]
+    assert "steps.csv has no steps.json beside it" in capsys.readouterr().out
 
 
 def test_seconds_of_an_interrupted_run_are_refused(tmp_path):

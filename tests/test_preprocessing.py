@@ -355,6 +355,13 @@ def test_normalization_is_the_same_whatever_a_graph_knows_of_the_shape(dtype, co
         np.testing.assert_array_equal(graph(tf.constant(images)), expected)
 
 
+def test_a_channel_is_normalized_by_every_mean_where_there_are_more():
+    images = picture(channels=1)[np.newaxis, :6]
+    expected = (images / 255 - np.array(MEAN)) / STD
+    normalized = Preprocessing(mean=MEAN, std=STD).normalize(images)
+    np.testing.assert_allclose(normalized, expected, atol=1e-5)
+
+
 def test_preprocess_input_inside_a_model_and_a_pipeline():
     inputs = keras.Input((None, None, 3), dtype="uint8")
     model = keras.Model(inputs, preprocess_input(inputs))

@@ -132,15 +132,15 @@ def file_of(init: str) -> Path | None:
         init: See `find_pretrained`.
 
     Returns:
-        The file; in a run's folder its `model.keras`, which need not exist. None where `init` is no
-        path of a folder or a file that there is, but a name.
+        The file, which need not exist; in a run's folder its `model.keras`. None where `init` is
+        no path, but a name.
     """
     if init in DATASETS or is_address(init):
         return None
     path = Path(init).expanduser()
     if path.is_dir():
         return path / "model.keras"
-    return path if path.is_file() else None
+    return path if path.is_file() or is_weights_file(path) else None
 
 
 def _of_dataset(dataset: str, model: str | None) -> Entry:

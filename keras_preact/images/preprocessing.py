@@ -176,10 +176,10 @@ def _scaled(images: Tensor, scale: np.ndarray, shift: np.ndarray) -> Tensor:
     import tensorflow as tf
 
     # Images of any size have no width yet.
-    width = images.shape[-2] if images.shape.rank is not None and images.shape.rank > 2 else None
-    if scale.ndim > 1 or width is None:
+    width, channels = images.shape[-2:] if (images.shape.rank or 0) > 2 else (None, None)
+    if width is None or channels is None or scale.shape != (channels,):
         return images * scale - shift
-    rows = tf.reshape(images, [-1, width * len(scale)])
+    rows = tf.reshape(images, [-1, width * channels])
     scaled = rows * np.tile(scale, width) - np.tile(shift, width)
     # In numbers, for TensorFlow Lite, which neither infers a shape nor has EnsureShape.
     shape = [-1 if size is None else size for size in images.shape]

@@ -133,6 +133,15 @@ def test_mixed_float16_scales_the_loss_and_skips_overflows(small_net):
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
+def test_mixed_float16_scales_the_loss_of_a_linear_probe_too(small_net):
+    """Its checkpoints name the optimizer's variables, whatever is trained."""
+    net = small_net(input_shape=(8, 8, 1), classes=3, dtype="mixed_float16")
+    for layer in net.layers[:-1]:
+        layer.trainable = False
+    optimizer = build_optimizer(Recipe(dtype_policy="mixed_float16"), net, steps_per_epoch=10)
+    assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+
+
 def test_the_optimizer_is_serializable():
     schedule = Warmup(keras.optimizers.schedules.CosineDecay(0.1, 10), 5, 0.01)
     sgd = SGD(
