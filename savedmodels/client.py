@@ -287,14 +287,16 @@ class RestClient(_Client):
 
 
 def _is_bytes(value: Any) -> bool:
-    """Return whether an input is of bytes; so is a list of nothing."""
-    return isinstance(value, bytes) or isinstance(value, list) and all(map(_is_bytes, value))
+    """Return whether an input is of bytes; so is a sequence of nothing."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_bytes, value))
+    return isinstance(value, bytes)
 
 
 def _to_json(value: Any) -> Any:
     if isinstance(value, bytes):
         return {"b64": base64.b64encode(value).decode()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_to_json(each) for each in value]
     return np.asarray(value).tolist()
 

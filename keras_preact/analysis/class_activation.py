@@ -145,7 +145,9 @@ def draw_class_activation(
         ImportError: If matplotlib is not installed.
         ValueError: If `square` is no two shares.
     """
-    if square is not None and not all(0 < share <= 1 for share in square):
+    if square is not None and not (
+        np.shape(square) == (2,) and all(0 < share <= 1 for share in square)
+    ):
         raise ValueError(
             f"`square` must be two shares of the image, above 0 and up to 1. Received: {square}"
         )

@@ -64,7 +64,7 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
     try:
         named = read(path, source)
         if entry:
-            check_builder(named, entry.builder)
+            check_builder(of_one_net(named), entry.builder)
     except ValueError as error:
         hint = f" {repair_hint(entry)}" if entry else ""
         raise ValueError(f"{misfit}{error}.{hint}") from error
@@ -141,4 +141,4 @@ def adapt_positions(named: NamedWeights, model: keras.Model) -> None:
 
 def _check(entry: Entry, path: Path) -> None:
     """Check that a file holds weights of the net that its entry says."""
-    check_builder(read(path, entry.source), entry.builder)
+    check_builder(of_one_net(read(path, entry.source)), entry.builder)

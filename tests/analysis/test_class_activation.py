@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -103,8 +105,9 @@ def test_what_cannot_be_done_is_said(tmp_path):
     with pytest.raises(ValueError, match="`layer` must give maps.*predictions"):
         grad_cam(model, X, layer="predictions")
     assert not [each.name for each in model.layers if "call" in vars(each)]
-    with pytest.raises(ValueError, match="two shares.*Received: .32, 32."):
-        draw_class_activation(tmp_path / "cam.png", [], [], [], square=(32, 32))
+    for square in ((32, 32), (0.2,), 0.3):
+        with pytest.raises(ValueError, match="two shares.*Received: " + re.escape(str(square))):
+            draw_class_activation(tmp_path / "cam.png", [], [], [], square=square)
     with pytest.raises(ValueError, match="number from 0 to 9 for each of the 2"):
         grad_cam(model, X, [1, 10])
     with pytest.raises(ValueError, match="`layer` must give maps.*head_pool"):

@@ -84,7 +84,8 @@ def test_no_images(client):
 
 def test_one_version(server, target):
     client = connect(target, "net", version=1)
-    assert client.predict({"image_bytes": [b""]}, "classify")["errors"].tolist() == [UNKNOWN]
+    for files in ([b""], (b"",)):
+        assert client.predict({"image_bytes": files}, "classify")["errors"].tolist() == [UNKNOWN]
     with pytest.raises(RequestFailed, match="NOT_FOUND|404"):
         connect(target, "net", version=2).classify([b""])
 
