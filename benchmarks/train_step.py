@@ -111,6 +111,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--size", type=int, default=224, help="height and width, pixels")
     parser.add_argument("--policies", nargs="+", default=POLICIES, choices=POLICIES)
+    parser.add_argument(
+        "--nets",
+        nargs="+",
+        default=NETS,
+        choices=NETS,
+        help="beside the first, the peer; all are in memory at a time",
+    )
     parser.add_argument("--rounds", type=at_least(1), default=5)
     parser.add_argument("--steps", type=at_least(1), default=2, help="steps a round")
     parser.add_argument("--choices", action="store_true", help="each choice made, and switched off")
@@ -133,15 +140,16 @@ def main() -> None:
 def compare_nets(options: argparse.Namespace) -> str:
     """Measure our nets beside the peer; return the table."""
     rows = []
+    nets = [net for net in NETS if net == PEER or net in options.nets]
     for policy in options.policies:
         print(policy)
         arguments = (policy, options.batch_size, options.size)
         results = measure_in_turn(
-            {net: (prepare, (net, *arguments)) for net in NETS},
+            {net: (prepare, (net, *arguments)) for net in nets},
             options.rounds,
             options.steps,
         )
-        rows += [_row(net, policy, results, options.batch_size) for net in NETS]
+        rows += [_row(net, policy, results, options.batch_size) for net in nets]
     header = ("net", "policy", "images/s", "ratio", "peak memory, GB", "ratio", "first step, s")
     counts = {net: multiply_adds(net, options.size) for net in (PEER, *OURS)}
     listed = ", ".join(f"{net} {count / 1e9:.2f}e9" for net, count in counts.items())
