@@ -109,15 +109,16 @@ def find_pretrained(init: str, model: str | None = None) -> Pretrained:
         return _published(_of_dataset(init, model))
     if is_address(init):
         return _from_hub(init)
-    if path := file_of(init):
-        if path.is_file():
-            return _from_file(path)
+    path = file_of(init)
+    if path and path.is_file():
+        return _from_file(path)
+    if is_weights_file(init):
+        raise FileNotFoundError(f"`init`: there is no file {init!r}.")
+    if path:
         raise FileNotFoundError(
             f"`init`: there is no {path}. Give the folder of a finished run, or a file, such "
             "as the best.keras of an unfinished one."
         )
-    if is_weights_file(init):
-        raise FileNotFoundError(f"`init`: there is no file {init!r}.")
     try:
         return _published(find_entry(init))
     except ValueError as error:
