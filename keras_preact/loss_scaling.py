@@ -19,10 +19,11 @@ def with_loss_scaling(optimizer: keras.Optimizer, model: keras.Model) -> keras.O
         model: The model that it trains.
 
     Returns:
-        A `keras.optimizers.LossScaleOptimizer` around it where a layer that is trained computes in
-        float16; else the optimizer itself.
+        A `keras.optimizers.LossScaleOptimizer` around it where a layer with weights, trained or
+        frozen, computes in float16; else the optimizer itself.
     """
-    trained = (layer for _, layer in named_layers(model) if layer.trainable_variables)
-    if any(layer.compute_dtype == "float16" for layer in trained):
+    # Checkpoints name the optimizer's variables: freezing layers must not change it.
+    weighted = (layer for _, layer in named_layers(model) if layer.variables)
+    if any(layer.compute_dtype == "float16" for layer in weighted):
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer

@@ -156,7 +156,4 @@ def build_optimizer(recipe: Recipe, model: keras.Model, steps_per_epoch: int) ->
         use_ema=recipe.ema_momentum > 0,
         ema_momentum=recipe.ema_momentum,
     )
-    if recipe.dtype_policy == "mixed_float16":
-        # Also where only layers in float32 are trained: checkpoints have the names of this one.
-        return keras.optimizers.LossScaleOptimizer(sgd)
     return with_loss_scaling(sgd, model)
