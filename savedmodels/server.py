@@ -263,6 +263,11 @@ class _RestServer(http.server.ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RD)
         super().server_close()
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print the traceback of an error, but not for a client that no longer waits."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
 
 class _RestHandler(http.server.BaseHTTPRequestHandler):
     """Handler of TensorFlow Serving's REST interface, for one model."""

@@ -1,5 +1,7 @@
 """A server that stops answers the requests it has, and only then deletes the session."""
 
+import socket
+import struct
 import threading
 
 import numpy as np
@@ -124,6 +126,20 @@ def test_an_idle_server_stops(slow):
     stopping = in_thread(slow.stop)
     stopping.join(WAIT_S)
     assert slow.model.closed.is_set() and not stopping.is_alive()
+
+
+def test_nothing_is_printed_of_a_client_that_went_away(slow, capfd):
+    connection = socket.create_connection(("127.0.0.1", slow.rest_port), timeout=WAIT_S)
+    body = b'{"inputs": [0]}'
+    head = f"POST /v1/models/net:predict HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    assert slow.model.entered.wait(WAIT_S)
+    # Closed at once, with a reset, so that the answer meets no one.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+    slow.model.release.set()
+    slow.stop()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_port_in_use_is_told(slow, capsys):
