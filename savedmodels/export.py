@@ -157,7 +157,7 @@ def _about(trained: Trained, licence: str | None) -> dict[str, Any]:
     training = {key: record[key] for key in _TRAINING if key in record}
     return {
         "training": training or None,
-        "metrics": record.get("best"),
+        "metrics": trained.metrics,
         "licence": licence,
         "source": {
             "file": trained.file.name,

@@ -32,6 +32,22 @@ class Trained:
     preprocessing: Preprocessing
     record: dict[str, Any]
 
+    @property
+    def metrics(self) -> dict[str, Any] | None:
+        """Return the record of the epoch that the net is of; None where it is not known.
+
+        It is not known of an unfinished run's `model.keras`, which may be older than the record,
+        nor where images are preprocessed otherwise than in the run.
+        """
+        record = self.record
+        if self.preprocessing != Preprocessing(**record.get("preprocessing", {})):
+            return None
+        if self.file.name == "best.keras":
+            return record.get("best") or None
+        if self.file.name == "model.keras" and record.get("status") == "finished":
+            return record["history"][-1]
+        return None
+
 
 def add_trained_arguments(parser: argparse.ArgumentParser, *, published: bool = False) -> None:
     """Add the options that `load_trained` reads: `--model` and the preprocessing.

@@ -16,9 +16,11 @@ from savedmodels import export
 from savedmodels.export import main
 from savedmodels.predict import main as predict
 from tests.full_disk import full_disk
+from training.trained import Trained
 
 PREPROCESSING = Preprocessing(input_size=16, mean=(0.3,), std=(0.4,), crop_fraction=1.0)
 CLASS_NAMES = ["zero", "one", "two"]
+HISTORY = [{"epoch": 1, "val_top1": 0.75}, {"epoch": 2, "val_top1": 0.5}]
 NET = {"input_shape": (16, 16, 1), "classes": len(CLASS_NAMES), "name": "small"}
 OPTIONS = ["--input-size", "16", "--mean", "0.3", "--std", "0.4"]
 
@@ -29,7 +31,13 @@ def run(small_net, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     small_net(1, **NET).save(folder / "model.keras")
     small_net(2, **NET).save(folder / "best.keras")
-    record = {"class_names": CLASS_NAMES, "preprocessing": PREPROCESSING.get_config()}
+    record = {
+        "status": "finished",
+        "class_names": CLASS_NAMES,
+        "preprocessing": PREPROCESSING.get_config(),
+        "history": HISTORY,
+        "best": HISTORY[0],
+    }
     (folder / "run.json").write_text(json.dumps(record))
     return folder
 
@@ -93,6 +101,19 @@ def test_a_run_brings_its_preprocessing_and_class_names(exports):
     assert str(folder) in printed[""]
     assert Preprocessing(**card(folder)["preprocessing"]) == PREPROCESSING
     assert labels(folder) == CLASS_NAMES
+
+
+def test_the_card_has_the_metrics_of_the_epoch_whose_weights_are_served(exports):
+    """Where options override the preprocessing, as of `model.keras` here, none are known."""
+    wanted = {"": HISTORY[-1], "best.keras": HISTORY[0], "model.keras": None}
+    assert {name: card(exports[0][name])["metrics"] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(("file", "known"), [("model.keras", False), ("best.keras", True)])
+def test_only_the_best_epoch_of_an_unfinished_run_is_known(run, file, known):
+    record = json.loads((run / "run.json").read_text()) | {"status": "running"}
+    trained = Trained(run / file, keras.Model(), PREPROCESSING, record)
+    assert trained.metrics == (HISTORY[0] if known else None)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
