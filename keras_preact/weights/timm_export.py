@@ -123,6 +123,7 @@ def timm_entries(model: keras.Model, named: NamedWeights) -> tuple[TimmNet, dict
         try:
             distance = difference(model, named, architecture)
             _check_channels(named)
+            _check_shortcut(architecture, named)
         except ValueError as error:
             reasons.append(f"{net.name}: {error}")
             continue
@@ -194,6 +195,19 @@ def _check_channels(named: NamedWeights) -> None:
     channels = {arrays["0"].shape[-1] for arrays in named.values() if arrays["0"].ndim == 4}
     if odd := sorted(count for count in channels if count % _DIVISOR):
         raise ValueError(f"it makes all numbers of channels multiples of {_DIVISOR}, not {odd}")
+
+
+def _check_shortcut(architecture: Architecture, named: NamedWeights) -> None:
+    """Refuse bottlenecks that begin without a projection, which timm's always have.
+
+    Raises:
+        ValueError: If the shortcut of the first unit is the identity.
+    """
+    if architecture.unit == "bottleneck" and "stage2_unit1_shortcut" not in named:
+        raise ValueError(
+            "its first unit has a projection where this one has an identity, because "
+            f"`stem_channels` is `channels[0]`, {architecture.channels[0]}"
+        )
 
 
 def _arguments(model: keras.Model, named: NamedWeights, name: str) -> dict[str, Any]:

@@ -53,6 +53,8 @@ def _check_timm_loads(model: keras.Model, path: Path) -> str:
     ("builder", "changes", "options", "name"),
     [
         ("PreActResNet18", SIZES, {}, "resnetv2_18"),
+        # Of the same widths, timm's basic units begin with an identity too.
+        ("PreActResNet18", {**SIZES, "stem_channels": 32}, {}, "resnetv2_18"),
         ("PreActResNet34d", SIZES, {"input_shape": (64, 64, 1)}, "resnetv2_18d"),
         # Neither the form of the units nor what acts in training changes the net.
         (
@@ -172,6 +174,12 @@ def test_a_published_net_is_known_whatever_it_is_pooled_by():
         ("PreActResNet18", SIZES, {"include_top": False, "pooling": "max"}, "and other outputs"),
         ("PreActResNet18", {"channels": (12, 24, 36, 48)}, {}, r"multiples of 8, not \[12, 36\]"),
         ("PreActResNet50", {**SIZES, "attention": "se"}, {}, "only given: .*_se_"),
+        (
+            "PreActResNet50d",
+            {**SIZES, "stem_channels": 32},
+            {},
+            r"50d: its first unit has a projection .* `channels\[0\]`, 32",
+        ),
         ("PreActResNet20", {}, {"input_shape": (32, 32, 3)}, r"basic units \(3, 3, 3\).*There are"),
         ("PreActDenseNet121", {"units": (1, 1, 1, 1)}, {}, "timm has no net like"),
     ],
