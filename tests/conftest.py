@@ -1,9 +1,12 @@
 """Fixtures and settings that tests of several folders share."""
 
+import functools
 import gc
 import os
 import shutil
+import sys
 import tempfile
+import typing
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +31,7 @@ def pytest_configure() -> None:
     _reach_this_machine_directly()
     # While libraries are imported nothing dies.
     gc.disable()
+    _remember_protocols()
     if keras.backend.backend() == "tensorflow":
         # Read once, at the first operation: pipelines know no other settings.
         _optimize_graphs(False)
@@ -62,6 +66,15 @@ def _reach_this_machine_directly() -> None:
     others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
     hosts = ",".join(filter(None, [others, "127.0.0.1", "localhost"]))
     os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY", "no_grpc_proxy"), hosts)
+
+
+def _remember_protocols() -> None:
+    """List the members of a protocol once, as later versions of Python do.
+
+    TensorFlow asks what follows its protocols for every variable and every traced argument.
+    """
+    if sys.version_info < (3, 12):
+        typing._get_protocol_attrs = functools.cache(typing._get_protocol_attrs)
 
 
 def _optimize_graphs(optimize: bool) -> None:

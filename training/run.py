@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import os
 import platform
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from training.task import ONE_CLASS
 
 # File of a run's last checkpoint, in the run's folder.
 LAST_CHECKPOINT = Path("checkpoint", "last.npz")
+# Drawing curves takes at most this part of a run's time, however short its epochs.
+DRAWING_SHARE = 0.05
 # Builders whose stem was not activated by default.
 _NOT_ACTIVATED_IN_0_1 = ("PreActResNet20", "PreActResNet56", "PreActResNet110")
 
@@ -51,7 +55,9 @@ class Run:
         self.checkpoint = output / LAST_CHECKPOINT
         self._record = output / "run.json"
         self._description = description
+        self._listed: list[dict[str, Any]] = []
         self._drawn: list[dict[str, Any]] = []
+        self._draw_after = -math.inf
         # Epoch of `best.keras`; None where another process wrote it.
         self._kept: int | None = None
         self._check_output()
@@ -117,7 +123,7 @@ class Run:
         self._kept = best
 
     def write(self, progress: Progress, status: str) -> None:
-        """Bring `run.json`, the table and the curves up to date.
+        """Bring `run.json` and the table up to date, and the curves if they are due.
 
         Args:
             progress: How far the run has come.
@@ -125,11 +131,12 @@ class Run:
         """
         if status == "finished":
             self._discard(lambda epoch: False)
-        # Within an epoch, and at the end of a run that was just saved, nothing new is to be drawn.
-        if progress.history and progress.history != self._drawn:
+        # Within an epoch, and at the end of a run that was just saved, there is nothing new.
+        if progress.history and progress.history != self._listed:
             write_history_csv(self.history_csv, progress.history)
-            draw_curves(self.curves, progress.history, self._title())
-            self._drawn = list(progress.history)
+            self._listed = list(progress.history)
+        if time.monotonic() >= self._draw_after:
+            self.draw(progress)
         record = {
             "status": status,
             "best": progress.best,
@@ -139,6 +146,20 @@ class Run:
             and progress.epochs < self._description["recipe"]["epochs"],
         }
         write_json(self._record, self._description | record)
+
+    def draw(self, progress: Progress) -> None:
+        """Bring the curves up to date, which `write` does only when they are due.
+
+        Args:
+            progress: How far the run has come.
+        """
+        if not progress.history or progress.history == self._drawn:
+            return
+        start = time.monotonic()
+        draw_curves(self.curves, progress.history, self._title())
+        self._drawn = list(progress.history)
+        end = time.monotonic()
+        self._draw_after = end + (end - start) / DRAWING_SHARE
 
     def _net_of(self, epoch: int) -> Path:
         """Return the path of the net of a best epoch that is not, or no longer, `best.keras`."""

@@ -13,40 +13,77 @@ from training.recipe import Recipe
 from training.records.checkpoint import Progress
 
 
-def test_curves_are_drawn_once_for_what_is_to_be_seen(tmp_path, monkeypatch):
-    drawn = []
+class Drawings(list):
+    """Epochs and title of every drawing, each of which takes a second of a clock."""
 
-    def draw(path, history, title):
-        drawn.append(([epoch["epoch"] for epoch in history], title))
+    now = 0.0
 
-    monkeypatch.setattr(run, "draw_curves", draw)
+    def draw(self, path, history, title):
+        self.append(([epoch["epoch"] for epoch in history], title))
+        self.now += 1
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> Drawings:
+    drawings = Drawings()
+    monkeypatch.setattr(run, "draw_curves", drawings.draw)
+    monkeypatch.setattr(run, "time", drawings)
+    return drawings
+
+
+TITLE = "PreActResNet20 on digits, recipe tiny"
+
+
+def folder_of_a_run(path):
     recipe = {"model": "PreActResNet20", "epochs": 3}
-    description = {"recipe": recipe, "recipe_name": "tiny", "source": "data/digits"}
-    folder = run.Run(tmp_path, description)
+    return run.Run(path, {"recipe": recipe, "recipe_name": "tiny", "source": "data/digits"})
+
+
+def test_curves_are_drawn_once_for_what_is_to_be_seen(tmp_path, drawn):
+    folder = folder_of_a_run(tmp_path)
     progress = Progress()
     # Before the first epoch, after it, within the second, after it, and at the end.
     folder.write(progress, "running")
     progress.history.append({"epoch": 1})
     folder.write(progress, "running")
     progress.step = 5
+    drawn.now += 100
     folder.write(progress, "running")
     progress.history.append({"epoch": 2})
     folder.write(progress, "running")
     folder.write(progress, "finished")
-    title = "PreActResNet20 on digits, recipe tiny"
-    assert drawn == [([1], title), ([1, 2], title)]
+    folder.draw(progress)
+    assert drawn == [([1], TITLE), ([1, 2], TITLE)]
     assert (tmp_path / "history.csv").read_text().splitlines() == ["epoch", "1", "2"]
     record = run.read_run(tmp_path)
     assert (record["status"], record["stopped_early"]) == ("finished", True)
     assert record["history"] == progress.history
     # An earlier attempt's epochs are replaced by those of another.
     again = Progress([{"epoch": 1, "top1": 0.5}, {"epoch": 2, "top1": 0.5}])
-    folder.write(again, "running")
-    assert drawn[2:] == [([1, 2], title)]
+    folder.draw(again)
+    assert drawn[2:] == [([1, 2], TITLE)]
     # A callback may add a metric in some epochs only.
     folder.write(Progress([{"epoch": 1, "a": None}, {"epoch": 2, "b": 0.5}]), "running")
     lines = (tmp_path / "history.csv").read_text().splitlines()
     assert lines == ["epoch,a,b", "1,,", "2,,0.5"]
+
+
+def test_drawing_takes_a_twentieth_of_the_time_at_most(tmp_path, drawn):
+    folder = folder_of_a_run(tmp_path)
+    progress = Progress()
+    for epoch in range(1, 81):
+        progress.history.append({"epoch": epoch})
+        drawn.now += 0.5
+        folder.write(progress, "running")
+        lines = (tmp_path / "history.csv").read_text().splitlines()
+        assert lines[-1] == str(epoch)
+    # After the first epoch, and 20 seconds after each drawing.
+    assert [epochs[-1] for epochs, _ in drawn] == [1, 41]
+    folder.draw(progress)
+    assert drawn[-1] == (list(range(1, 81)), TITLE)
 
 
 def description(**changes):

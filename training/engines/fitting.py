@@ -107,6 +107,7 @@ def train(
     if job.devices.chief:
         save_net(net, run.model)
         run.write(progress, "finished" if is_over(progress, job.recipe) else "running")
+        run.draw(progress)
     # Let no worker end, or read, before the chief has written.
     job.devices.wait()
     return progress
