@@ -203,7 +203,7 @@ def _check_shortcut(architecture: Architecture, named: NamedWeights) -> None:
     Raises:
         ValueError: If the shortcut of the first unit is the identity.
     """
-    if architecture.unit == "bottleneck" and "stage2_unit1_shortcut" not in named:
+    if "stage2_unit1_conv3" in named and "stage2_unit1_shortcut" not in named:
         raise ValueError(
             "its first unit has a projection where this one has an identity, because "
             f"`stem_channels` is `channels[0]`, {architecture.channels[0]}"
