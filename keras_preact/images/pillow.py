@@ -92,7 +92,7 @@ def _import_pillow() -> Any:
 
 
 def _decode(source: str | os.PathLike | bytes | bytearray) -> Image.Image:
-    from PIL import Image
+    from PIL import Image, ImageChops
 
     in_memory = isinstance(source, (bytes, bytearray))
     try:
@@ -103,6 +103,9 @@ def _decode(source: str | os.PathLike | bytes | bytearray) -> Image.Image:
             if image.format == "GIF":
                 return _on_black(image, first_frame(content))
             image.load()
+            if image.mode == "CMYK" and "adobe" not in image.info:
+                # Pillow takes the inks of every JPEG for negatives, as only Adobe writes them.
+                image = ImageChops.invert(image)
             # Pillow's own search looks in more places, and fails where the data are damaged.
             return _upright(image, file_orientation(content))
     except FileNotFoundError:
