@@ -212,7 +212,10 @@ def _parser() -> argparse.ArgumentParser:
         "--uint8", action="store_true", help="signatures of images take uint8, not float32"
     )
     group.add_argument(
-        "--any-size", action="store_true", help="serving_default takes images of any size"
+        "--any-size",
+        action="store_true",
+        help="serving_default takes images of any size; those of different sizes need a server "
+        "without --enable_batching",
     )
     group.add_argument(
         "--top-k",

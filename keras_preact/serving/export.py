@@ -106,7 +106,9 @@ def export_savedmodel(
         image_dtype: Dtype of the images that `serving_default` and `single_pass` take, `"float32"`
             or `"uint8"`.
         any_size: Whether `serving_default` takes images of any size, and resizes and crops them as
-            the other signatures do. Otherwise they have the size of the model's input.
+            the other signatures do. Otherwise they have the size of the model's input. Where
+            TensorFlow Serving puts requests together (`--enable_batching`), those of different
+            sizes fail.
         top_k: Number of classes that `classify` gives at most: by default 5, of labels all.
         threshold: Probability above which `classify` gives a label, of several labels.
         max_pixels: Height times width of the largest image that is decoded. It bounds the memory

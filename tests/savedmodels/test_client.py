@@ -14,11 +14,13 @@ import pytest
 import requests
 import tensorflow as tf
 import yaml
-from google.protobuf import text_format
+from google.protobuf import message_factory, text_format, wrappers_pb2
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from keras_preact.serving.signatures import CHUNK
 from savedmodels.c_api import ServingError
 from savedmodels.client import GrpcClient, RequestFailed, RestClient, connect
 from savedmodels.client import main as client_main
@@ -380,6 +382,34 @@ def test_models_are_read_by_the_servers_own_definition():
     text = (CONFIGURATION / "models.config").read_text()
     config = text_format.Parse(text, ModelServerConfig()).model_config_list.config
     assert [(each.name, each.base_path) for each in config] == [("digits", "/models/digits")]
+
+
+# Of tensorflow_serving/servables/tensorflow/session_bundle_config.proto, which its package lacks.
+BATCHING_PARAMETERS = {
+    "max_batch_size": ".google.protobuf.Int64Value",
+    "batch_timeout_micros": ".google.protobuf.Int64Value",
+    "max_enqueued_batches": ".google.protobuf.Int64Value",
+    "num_batch_threads": ".google.protobuf.Int64Value",
+    "pad_variable_length_inputs": None,
+    "enable_large_batch_splitting": ".google.protobuf.BoolValue",
+    "max_execution_batch_size": ".google.protobuf.Int64Value",
+}
+
+
+def test_batching_splits_what_the_queue_holds():
+    file = FileDescriptorProto(name="batching.proto", syntax="proto3")
+    file.dependency.append(wrappers_pb2.DESCRIPTOR.name)
+    wrappers = FileDescriptorProto.FromString(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    message = file.message_type.add(name="BatchingParameters")
+    for number, (name, kind) in enumerate(BATCHING_PARAMETERS.items(), 1):
+        typed = {"type_name": kind} if kind else {"type": FieldDescriptorProto.TYPE_BOOL}
+        message.field.add(name=name, number=number, **typed)
+    parameters = message_factory.GetMessages([wrappers, file])["BatchingParameters"]
+    config = text_format.Parse((CONFIGURATION / "batching.config").read_text(), parameters())
+    part = config.max_execution_batch_size.value
+    assert config.enable_large_batch_splitting.value and part == CHUNK
+    assert part < config.max_batch_size.value <= part * config.max_enqueued_batches.value
+    assert not config.pad_variable_length_inputs
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "kubernetes.yaml"])
