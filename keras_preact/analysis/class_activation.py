@@ -81,7 +81,7 @@ def occlusion(
     """Compute the loss of a class's score under a square that covers the image (arXiv:1311.2901).
 
     Args:
-        model: A net with class scores at its end.
+        model: A functional model with class scores at its end, such as a net. It is in inference.
         images: Inputs of the net, `(batch, height, width, channels)`, or with the channels first.
         classes: Number of a class per image; by default the one that the net predicts.
         size: Height and width of the square, pixels.
@@ -94,9 +94,10 @@ def occlusion(
         `draw_class_activation` draws it with `square=(size / height, size / width)`.
 
     Raises:
-        ValueError: If the model has several inputs, the square is larger than the image, or a size
-            is not positive.
+        ValueError: If the model is not functional or has several inputs, the square is larger than
+            the image, or a size is not positive.
     """
+    model = required_functional(model)
     if len(model.inputs) != 1:
         raise ValueError(
             f"`model` must have one input. Received: {model.name!r}, which has {len(model.inputs)}"
@@ -109,7 +110,7 @@ def occlusion(
             f"`size` must be from 1 to {min(height, width)}, as the images are {height} x {width}, "
             f"and `stride` 1 or more. Received: size={size}, stride={stride}"
         )
-    scores = ops.convert_to_numpy(model(images))
+    scores = ops.convert_to_numpy(model(images, training=False))
     classes = _checked_classes(classes, scores)
     rows = np.arange(len(images))
     lost = [
@@ -311,7 +312,7 @@ def _covered(
     square = [slice(None)] * 4
     square[height_axis : height_axis + 2] = slice(top, top + size), slice(left, left + size)
     covered[tuple(square)] = value
-    return ops.convert_to_numpy(model(covered))
+    return ops.convert_to_numpy(model(covered, training=False))
 
 
 def _places(length: int, size: int, stride: int) -> list[int]:

@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from keras_preact.analysis.pictures.figures import new_figure, save_figure
-from keras_preact.composition import named_layers
+from keras_preact.composition import named_layers, required_functional
 from keras_preact.files import replacing
 from keras_preact.layers import StackedUnits
 from keras_preact.tensor import Tensor
@@ -90,7 +90,7 @@ def loss_landscape(
     The net is in inference, with the moving statistics that it has; its weights are put back.
 
     Args:
-        model: The net, in the middle.
+        model: The net, in the middle; a functional model.
         x: Images `(images, height, width, channels)`, or with the channels first.
         y: Targets of the loss, `(images, …)`.
         directions: One or two results of `filter_normalized_direction`, or, for a line to another
@@ -107,10 +107,12 @@ def loss_landscape(
         The losses.
 
     Raises:
-        ValueError: If there are no directions or more than two, they do not fit the net, or the
-            file is of other coordinates, or of another net, directions, images or targets.
+        ValueError: If the model is not functional, there are no directions or more than two, they
+            do not fit the net, or the file is of other coordinates, or of another net, directions,
+            images or targets.
     """
     coordinates = np.asarray(coordinates, "float64")
+    model = required_functional(model)
     _check_directions(model, directions)
     shape = (len(coordinates),) * len(directions)
     about = _digest([*model.get_weights(), *itertools.chain(*directions), x, y]) if path else ""

@@ -123,7 +123,8 @@ def _kind(model: keras.Model, place: int, preprocessing: Preprocessing, class_na
     named = class_names is not None
     kind = output_kind(model.outputs[place], named)
     if kind is None:
-        scores = keras.tree.flatten(model(preprocessing.normalize(gray_image(preprocessing))))
+        outputs = model(preprocessing.normalize(gray_image(preprocessing)), training=False)
+        scores = keras.tree.flatten(outputs)
         numbers = keras.ops.convert_to_numpy(scores[place]).astype("float32")
         kind = CLASSES if fits(CLASSES, numbers) else VALUES
     if named and kind == VALUES:

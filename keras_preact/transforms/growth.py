@@ -166,8 +166,8 @@ def _images(model: keras.Model, larger: keras.Model) -> list[np.ndarray]:
 
 
 def _scores(model: keras.Model, images: list[np.ndarray]) -> list[np.ndarray]:
-    outputs = keras.tree.flatten(model(images if len(images) > 1 else images[0]))
-    return [ops.convert_to_numpy(ops.cast(each, "float32")) for each in outputs]
+    outputs = model(images if len(images) > 1 else images[0], training=False)
+    return [ops.convert_to_numpy(ops.cast(each, "float32")) for each in keras.tree.flatten(outputs)]
 
 
 def _shapes(arrays: Iterable[np.ndarray]) -> list[tuple[int, ...]]:

@@ -93,6 +93,15 @@ def test_occlusion_finds_the_pixels_that_count():
     np.testing.assert_array_equal(images, 0.5)
 
 
+def test_occlusion_is_in_inference():
+    """Keras's augmentation trains unless it is told not to."""
+    noise = keras.layers.RandomBrightness(1.0, value_range=(0, 1))
+    model = keras.Sequential([keras.Input((8, 8, 1)), noise, _corner_net()])
+    images = np.full((1, 8, 8, 1), 0.5, "float32")
+    lost = occlusion(model, images, [0], size=4, stride=4)
+    np.testing.assert_allclose(lost[0], [[8, 0], [0, 0]])
+
+
 def test_occlusion_covers_the_image_to_its_end():
     images = np.ones((1, 8, 8, 1), "float32")
     lost = occlusion(_corner_net(slice(-1, None)), images, size=3, stride=3)

@@ -137,7 +137,12 @@ def test_what_cannot_be_taken_apart_is_refused_with_the_reason():
         analysis.take_apart(on_image_and_table())
     subclassed = Subclassed()
     subclassed(X)
-    for look in (analysis.take_apart, lambda each: analysis.grad_cam(each, X)):
+    for look in (
+        analysis.take_apart,
+        lambda each: analysis.grad_cam(each, X),
+        lambda each: analysis.occlusion(each, X, size=8),
+        lambda each: analysis.loss_landscape(each, X, np.array(CLASSES), [], [0.0]),
+    ):
         with pytest.raises(ValueError, match="must be a functional Keras model"):
             look(subclassed)
 

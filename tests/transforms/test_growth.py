@@ -124,6 +124,19 @@ def test_new_channels_of_depthwise_convolutions_learn(scan):
     assert (new() != before).any(axis=(0, 1)).mean() > 0.5
 
 
+def test_a_model_that_augments_grows():
+    """The functions are compared in inference; Keras's augmentation trains else."""
+    augment = keras.layers.RandomBrightness(1.0, value_range=(-1, 1))
+    models = [
+        keras.Sequential([keras.Input(X.shape[1:]), augment, net(architecture=TINY, **options)])
+        for options in ({"name": "net"}, {"changes": {"units": (2, 1)}, "name": "net"})
+    ]
+    deeper = transforms.deepen(*models)
+    np.testing.assert_allclose(
+        *(each(X, training=False) for each in (deeper, models[0])), atol=1e-5
+    )
+
+
 def test_deeper_and_wider_in_turn_on_a_published_net():
     small = {"input_shape": (32, 32, 3), "weights": None, "stem": "cifar", "classes": 5}
     # The published units, with fewer channels.
