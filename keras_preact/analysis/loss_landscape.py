@@ -19,6 +19,7 @@ from keras_preact.composition import named_layers, required_functional
 from keras_preact.files import replacing
 from keras_preact.layers import StackedUnits
 from keras_preact.tensor import Tensor
+from keras_preact.transforms.graph_config import DEPTHWISE_LAYERS
 
 # Arrays to add to the trainable variables, one per variable.
 Direction = list[np.ndarray]
@@ -42,7 +43,8 @@ def filter_normalized_direction(model: keras.Model, seed: int) -> Direction:
     """Draw a random direction in which every filter changes in proportion to its norm.
 
     Each filter of the direction has the norm of the net's filter, so that nets of different
-    scales of weights can be compared. Biases, scales and shifts do not move.
+    scales of weights can be compared. Depthwise convolutions have a filter per channel. Biases,
+    scales and shifts do not move.
 
     Args:
         model: A net. The units of stacked weights have filters of their own.
@@ -52,24 +54,38 @@ def filter_normalized_direction(model: keras.Model, seed: int) -> Direction:
         One array for each of the net's trainable variables.
     """
     rng = np.random.default_rng(seed)
-    stacked = {
-        id(variable)
-        for _, layer in named_layers(model)
-        if isinstance(layer, StackedUnits)
-        for variable in layer.trainable_variables
-    }
+    stacked = _variables_in(model, (StackedUnits,))
+    depthwise = _variables_in(model, DEPTHWISE_LAYERS)
     return [
-        _like_filters(ops.convert_to_numpy(variable), rng, stacked=id(variable) in stacked)
+        _like_filters(
+            ops.convert_to_numpy(variable),
+            rng,
+            stacked=id(variable) in stacked,
+            depthwise=id(variable) in depthwise,
+        )
         for variable in model.trainable_variables
     ]
 
 
-def _like_filters(weights: np.ndarray, rng: np.random.Generator, stacked: bool) -> np.ndarray:
+def _variables_in(model: keras.Model, kinds: tuple[type[keras.layers.Layer], ...]) -> set[int]:
+    """Return the identities of the variables that layers of these classes train."""
+    return {
+        id(variable)
+        for _, layer in named_layers(model)
+        if isinstance(layer, kinds)
+        for variable in layer.trainable_variables
+    }
+
+
+def _like_filters(
+    weights: np.ndarray, rng: np.random.Generator, stacked: bool, depthwise: bool
+) -> np.ndarray:
     if weights.ndim - stacked < 2:
         return np.zeros_like(weights)
     drawn = rng.standard_normal(weights.shape).astype(weights.dtype)
-    # The last axis counts the filters, and the first of stacked weights the units.
-    axes = tuple(range(int(stacked), weights.ndim - 1))
+    # The last axis counts the filters, or the last two of a depthwise kernel, and the first of
+    # stacked weights the units.
+    axes = tuple(range(int(stacked), weights.ndim - (2 if depthwise else 1)))
     norms = [np.sqrt((each**2).sum(axis=axes, keepdims=True)) for each in (weights, drawn)]
     return drawn * norms[0] / norms[1]
 

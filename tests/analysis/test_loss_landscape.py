@@ -104,9 +104,11 @@ def test_what_was_measured_is_kept(tmp_path):
         loss_landscape(model, *arguments, path=path)
 
 
+@pytest.mark.parametrize("unit", ["bottleneck", "inverted_bottleneck"])
 @pytest.mark.parametrize("scan_units", [False, True])
-def test_every_filter_of_a_direction_is_as_large_as_the_nets(scan_units):
-    model = net({"scan_units": scan_units})
+def test_every_filter_of_a_direction_is_as_large_as_the_nets(scan_units, unit):
+    model = net({"scan_units": scan_units, "unit": unit})
+    depthwise = unit == "inverted_bottleneck"
     direction = filter_normalized_direction(model, seed=1)
     assert len(direction) == len(model.trainable_variables)
     for array, variable in zip(direction, model.trainable_variables, strict=True):
@@ -115,7 +117,8 @@ def test_every_filter_of_a_direction_is_as_large_as_the_nets(scan_units):
         if weights.ndim - stacked < 2:
             assert not array.any()
             continue
-        axes = tuple(range(int(stacked), weights.ndim - 1))
+        channels = 2 if depthwise and "conv2" in variable.path else 1
+        axes = tuple(range(int(stacked), weights.ndim - channels))
         norms = [np.sqrt((each**2).sum(axis=axes)) for each in (array, weights)]
         np.testing.assert_allclose(*norms, rtol=1e-4, err_msg=variable.path)
         assert not np.allclose(array, weights)
