@@ -2,9 +2,10 @@
 
 Example: `python -m savedmodels.client localhost:8500 digits photo.jpg`
 
-Both clients give the same answers to the same calls. A request that finds the server gone or full
-is sent again, after a pause that doubles each time. Over gRPC, a server that is not there yet is
-waited for until the time-out is over.
+Both clients give the same answers to the same calls. Over REST all fractions are float64, as in
+JSON, which does not hold an empty batch of numbers: that is refused. A request that finds the
+server gone or full is sent again, after a pause that doubles each time. Over gRPC, a server that is
+not there yet is waited for until the time-out is over.
 """
 
 from __future__ import annotations
@@ -143,6 +144,19 @@ class GrpcClient(_Client):
         self, inputs: Mapping[str, Any], signature: str = "serving_default"
     ) -> dict[str, np.ndarray]:
         """Send a request; see `_Client.predict`."""
+        known = self._dtypes
+        try:
+            return self._predict(inputs, signature)
+        except RequestFailed as error:
+            if error.code != "INVALID_ARGUMENT" or not known:
+                raise
+            # The server may have changed to a version that takes other dtypes.
+            self._dtypes = self._input_dtypes()
+            if self._dtypes == known:
+                raise
+        return self._predict(inputs, signature)
+
+    def _predict(self, inputs: Mapping[str, Any], signature: str) -> dict[str, np.ndarray]:
         import tensorflow as tf
         from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
@@ -170,7 +184,7 @@ class GrpcClient(_Client):
             raise RequestFailed(error.code().name, error.details() or "") from error
 
     def _cast(self, value: Any, signature: str, name: str) -> np.ndarray:
-        """Convert numbers to the dtype of an input, for which the server is asked once."""
+        """Convert numbers to the dtype that an input had when the server was last asked for it."""
         if not self._dtypes:
             self._dtypes = self._input_dtypes()
         dtype = self._dtypes.get((signature, name))
@@ -209,6 +223,8 @@ class GrpcClient(_Client):
 class RestClient(_Client):
     """Client over REST, which sends image files as base64.
 
+    The name of a signature's one output takes a second request.
+
     Args:
         url: `http://HOST:PORT`.
         model: Name of the served model.
@@ -238,7 +254,6 @@ class RestClient(_Client):
         self._session.mount("https://", adapter)
         suffix = "" if version is None else f"/versions/{version}"
         self._url = f"{url.rstrip('/')}/v1/models/{model}{suffix}"
-        self._names: dict[str, list[str]] = {}
         self._timeout_s = timeout_s
 
     def predict(
@@ -273,12 +288,12 @@ class RestClient(_Client):
         return answer
 
     def _output_name(self, signature: str) -> str:
-        """Return the name of the one output of a signature, for which the server is asked once."""
-        if not self._names:
-            metadata = self._request("GET", "/metadata")["metadata"]
-            definitions = metadata["signature_def"]["signature_def"]
-            self._names = {name: [*each["outputs"]] for name, each in definitions.items()}
-        (name,) = self._names[signature]
+        """Return the name of the one output of a signature.
+
+        It is asked for each time: the server may have changed to a version that gives another.
+        """
+        metadata = self._request("GET", "/metadata")["metadata"]
+        (name,) = metadata["signature_def"]["signature_def"][signature]["outputs"]
         return name
 
     def close(self) -> None:
@@ -298,7 +313,12 @@ def _to_json(value: Any) -> Any:
         return {"b64": base64.b64encode(value).decode()}
     if isinstance(value, list | tuple):
         return [_to_json(each) for each in value]
-    return np.asarray(value).tolist()
+    array = np.asarray(value)
+    if array.ndim > 1 and not array.size:
+        raise RequestFailed(
+            None, f"JSON does not hold the shape {array.shape}: send an empty batch over gRPC"
+        )
+    return array.tolist()
 
 
 def _text(array: np.ndarray) -> np.ndarray:

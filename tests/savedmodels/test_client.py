@@ -7,6 +7,7 @@ import os
 import resource
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -16,6 +17,7 @@ import tensorflow as tf
 import yaml
 from google.protobuf import message_factory, text_format, wrappers_pb2
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
@@ -286,6 +288,32 @@ def test_numbers_of_another_dtype_are_the_same_or_refused(sums, kind):
         with pytest.raises(RequestFailed, match=f"^(400|INVALID_ARGUMENT): {message}"):
             client.predict({"numbers": numbers}, signature)
     client.close()
+
+
+@pytest.mark.parametrize("kind", ["grpc", "rest"])
+def test_a_client_follows_the_server_to_another_version(sums, kind, monkeypatch):
+    client = connect(targets(sums)[kind], "sums", timeout_s=60)
+    numbers = {"numbers": np.array([[1.0, 2.0]], "float32")}
+    assert client.predict(numbers, "float32")["sum"].tolist() == [3]
+    first = sums.model
+    with_total = SignatureDef(inputs=first.signatures["uint8"].inputs)
+    with_total.outputs["total"].CopyFrom(first.signatures["uint8"].outputs["sum"])
+    second = SimpleNamespace(
+        signatures={"float32": with_total},
+        run=lambda inputs, name: {"total": first.run(inputs, "uint8")["sum"]},
+    )
+    monkeypatch.setattr(sums, "model", second)
+    numbers = {"numbers": np.array([[1, 2]])}
+    assert client.predict(numbers, "float32")["total"].tolist() == [3]
+    client.close()
+
+
+def test_no_numbers(sums):
+    none = {"numbers": np.zeros((0, 2), "float32")}
+    over_grpc, over_rest = (connect(target, "sums") for target in targets(sums).values())
+    assert over_grpc.predict(none, "float32")["sum"].tolist() == []
+    with pytest.raises(RequestFailed, match=r"not hold the shape \(0, 2\): send .* over gRPC"):
+        over_rest.predict(none, "float32")
 
 
 def test_status(server):
