@@ -14,6 +14,7 @@ import argparse
 import base64
 import json
 import sys
+import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -253,7 +254,7 @@ class RestClient(_Client):
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
         suffix = "" if version is None else f"/versions/{version}"
-        self._url = f"{url.rstrip('/')}/v1/models/{model}{suffix}"
+        self._url = f"{url.rstrip('/')}/v1/models/{urllib.parse.quote(model, safe='')}{suffix}"
         self._timeout_s = timeout_s
 
     def predict(

@@ -19,6 +19,7 @@ import re
 import socket
 import sys
 import threading
+import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -289,7 +290,8 @@ class _RestHandler(http.server.BaseHTTPRequestHandler):
         match = _PATH.fullmatch(self.path)
         if not match or (match["verb"] or "") != verb:
             raise ServingError(5, f"Malformed request: {self.command} {self.path}")
-        self.served.check_name(match["name"], int(match["version"]) if match["version"] else None)
+        name = urllib.parse.unquote(match["name"])
+        self.served.check_name(name, int(match["version"]) if match["version"] else None)
 
     def _description(self) -> dict[str, Any]:
         metadata = self.path.endswith("/metadata")

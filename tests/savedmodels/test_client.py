@@ -86,6 +86,13 @@ def test_no_images(client):
     assert client.classify([]) == []
 
 
+def test_a_name_may_have_any_characters(server, target, monkeypatch):
+    monkeypatch.setattr(server, "name", "my pets: 50% größer?")
+    client = connect(target, "my pets: 50% größer?", version=1)
+    assert client.classify([b""]) == [{"error": UNKNOWN}]
+    client.close()
+
+
 def test_one_version(server, target):
     client = connect(target, "net", version=1)
     for files in ([b""], (b"",)):
