@@ -5,7 +5,8 @@ content of that file, and writes a model card, `NAME.md`, which it also prints. 
 `keras_preact.weights.catalogue` needs the SHA-256 and the accuracy.
 
 With `--hub` it writes a folder for the Hugging Face Hub in their place, `NAME`, as
-`keras_preact.to_config_folder` does, and with `--push USER/REPO` it uploads it.
+`keras_preact.to_config_folder` does, and with `--push USER/REPO` it uploads it. After an upload
+that failed, the same command uploads the folder that it wrote.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
-from keras_preact import push_to_hub, to_config_folder
+from keras_preact import from_config_folder, push_to_hub, to_config_folder
 from keras_preact.files import replacing
+from keras_preact.named_weights import named_weights
 from keras_preact.preprocessing import Preprocessing
 from keras_preact.weights import save_half_precision
+from keras_preact.weights.hugging_face import repository
 from training.data import evaluation_pipeline
 from training.evaluate import Evaluation, evaluate, open_for
 from training.net import build_net, file_of
@@ -32,8 +36,13 @@ from training.recipe import Recipe, recipe_for
 from training.sources import ImageSource
 from training.trained import Trained, add_trained_arguments, load_trained, read_record
 
+# SPDX identifier of the license of this package's own weights.
+LICENCE = "apache-2.0"
 
-def publish(trained: Trained, source: str, output: Path, name: str, data: str) -> str:
+
+def publish(
+    trained: Trained, source: str, output: Path, name: str, data: str, licence: str = LICENCE
+) -> str:
     """Write weights and card of a trained net.
 
     Args:
@@ -42,6 +51,7 @@ def publish(trained: Trained, source: str, output: Path, name: str, data: str) -
         output: The folder.
         name: Name of both files, less their endings.
         data: Name of the images on the card.
+        licence: SPDX identifier of the weights' license, for the card.
 
     Returns:
         The card.
@@ -56,13 +66,16 @@ def publish(trained: Trained, source: str, output: Path, name: str, data: str) -
     # As whoever uses the file builds the net: in float32, whatever the run computed in.
     recipe = Recipe(**trained.record["recipe"]).replace(dtype_policy="float32")
     model = build_net(recipe, len(images.class_names), weights=str(weights))
-    card = _card(trained, weights, data, _evaluate(model, images, trained.preprocessing))
+    result = _evaluate(model, images, trained.preprocessing)
+    card = _card(trained, weights, data, licence, result)
     with replacing(output / f"{name}.md") as partial:
         partial.write_text(card, encoding="utf-8")
     return card
 
 
-def publish_for_hub(trained: Trained, source: str, output: Path, name: str, data: str) -> str:
+def publish_for_hub(
+    trained: Trained, source: str, output: Path, name: str, data: str, licence: str = LICENCE
+) -> str:
     """Write the folder of a trained net that the Hugging Face Hub expects.
 
     Args:
@@ -71,6 +84,7 @@ def publish_for_hub(trained: Trained, source: str, output: Path, name: str, data
         output: The folder in which it is written.
         name: Its name.
         data: Name of the images on the card.
+        licence: SPDX identifier of the weights' license, for the card.
 
     Returns:
         The card.
@@ -92,6 +106,7 @@ def publish_for_hub(trained: Trained, source: str, output: Path, name: str, data
         class_names=result.class_names,
         metrics=metrics,
         dataset=data,
+        licence=licence,
         training=f"{_trained_on(trained, data)}\n\n{_per_class(result)}\n\n{_training(trained)}",
     )
     return (output / name / "README.md").read_text(encoding="utf-8")
@@ -122,7 +137,7 @@ def _evaluate(model: keras.Model, images: ImageSource, preprocessing: Preprocess
     return evaluate(model, batches, images.class_names)
 
 
-def _card(trained: Trained, weights: Path, data: str, result: Evaluation) -> str:
+def _card(trained: Trained, weights: Path, data: str, licence: str, result: Evaluation) -> str:
     model = trained.record["recipe"]["model"]
     count = trained.model.count_params()
     return f"""# {model}, {data}
@@ -135,7 +150,7 @@ def _card(trained: Trained, weights: Path, data: str, result: Evaluation) -> str
 - Accuracy, evaluated from this file: {result.top1:.2%} of the {result.images:,} test images;
   {_percent(result.top5)} with the five likeliest classes
 - Images: {_preprocessing(trained.preprocessing)}
-- License: Apache-2.0
+- License: {licence}
 
 {_per_class(result)}
 
@@ -210,6 +225,35 @@ def _rows(cells: dict[str, str]) -> str:
     return "\n".join(f"| {name} | {value} |" for name, value in cells.items())
 
 
+def _run(options: argparse.Namespace) -> None:
+    folder = options.output / options.name
+    if options.push:
+        repository(options.push)
+    elif options.hub and folder.exists():
+        raise FileExistsError(f"there must be no folder of that --name yet. Received: {folder}")
+    trained = load_trained(options)
+    if options.push and folder.exists():
+        _check_written(trained, folder)
+        print(f"Written before: {folder}")
+    else:
+        write = publish_for_hub if options.hub or options.push else publish
+        values = (options.data, options.output, options.name, options.data_name, options.licence)
+        print(write(trained, *values))
+    if options.push:
+        print(push_to_hub(folder, options.push))
+
+
+def _check_written(trained: Trained, folder: Path) -> None:
+    """Refuse to upload a folder unless it has the weights of a net."""
+    written, given = (named_weights(each) for each in (from_config_folder(folder), trained.model))
+    try:
+        np.testing.assert_equal(written, given)
+    except AssertionError as error:
+        raise FileExistsError(
+            f"{folder} has other weights than {trained.file}: remove it, or give another --name"
+        ) from error
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -233,13 +277,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--hub", action="store_true", help="write a folder for the Hugging Face Hub instead"
     )
     parser.add_argument("--push", metavar="USER/REPO", help="upload that folder; implies --hub")
+    parser.add_argument(
+        "--licence", default=LICENCE, help=f"license of the weights (default: {LICENCE})"
+    )
     options = parser.parse_args(arguments)
-    write = publish_for_hub if options.hub or options.push else publish
     try:
-        trained = load_trained(options)
-        print(write(trained, options.data, options.output, options.name, options.data_name))
-        if options.push:
-            print(push_to_hub(options.output / options.name, options.push))
+        _run(options)
     except (ValueError, OSError, ImportError) as error:
         print(f"training.publish: {error}", file=sys.stderr)
         return 2

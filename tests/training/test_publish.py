@@ -104,7 +104,41 @@ def test_a_folder_for_the_hub_has_the_net_and_what_the_card_tells(finished, tmp_
     assert f"{len(record['class_names'])}: 0, 1" in card.text
     # A folder is never written over.
     assert publish(command) == 2
-    assert "must be a path that does not exist" in capsys.readouterr().err
+    assert f"no folder of that --name yet. Received: {folder}" in capsys.readouterr().err
+
+
+def test_an_upload_that_failed_is_done_again_without_an_evaluation(
+    finished, tmp_path, capsys, monkeypatch
+):
+    run, output = finished.copy(tmp_path / "run"), tmp_path / "published"
+    command = ["--model", str(run), "--data", "digits", *NAMES, "--output", str(output)]
+    # The address is wrong: nothing is done.
+    assert publish([*command, "--push", "digits"]) == 2
+    assert "named as 'hf://user/repo'" in capsys.readouterr().err and not output.exists()
+    pushed = []
+
+    def push(folder, repo):
+        pushed.append((folder, repo))
+        if len(pushed) == 1:
+            raise OSError("no token")
+        return f"hf://{repo}"
+
+    monkeypatch.setattr("training.publish.push_to_hub", push)
+    command += ["--push", "me/digits", "--licence", "cc-by-4.0"]
+    assert publish(command) == 2
+    assert "training.publish: no token" in capsys.readouterr().err
+    folder = output / "tiny_digits"
+    assert huggingface_hub.ModelCard.load(folder / "README.md").data.license == "cc-by-4.0"
+    monkeypatch.setattr("training.publish.evaluate", None)
+    assert publish(command) == 0
+    assert capsys.readouterr().out.splitlines() == [f"Written before: {folder}", "hf://me/digits"]
+    assert pushed == [(folder, "me/digits")] * 2
+    # Another net is not taken for the one that was written.
+    net = keras.saving.load_model(run / "model.keras", compile=False)
+    net.get_layer("predictions").bias.assign_add([1.0] * 10)
+    net.save(run / "model.keras")
+    assert publish(command) == 2
+    assert f"{folder} has other weights than" in capsys.readouterr().err
 
 
 def test_what_cannot_be_published(finished, tmp_path, capsys):
