@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 
 from keras_preact.tensor import Tensor
@@ -36,6 +38,28 @@ def output_kind(output: Tensor, named: bool = False) -> str | None:
     if activation == "linear":
         return LOGITS if named or layer == _CLASSIFIER else VALUES
     return _PROBABILITIES.get(activation)
+
+
+def check_class_names(class_names: Sequence[str], output: Tensor) -> None:
+    """Check that names can stand for the classes of an output.
+
+    Args:
+        class_names: The names.
+        output: The output, `(batch, classes)`.
+
+    Raises:
+        ValueError: If there are more or fewer than classes, or one is not a line of text.
+    """
+    classes = output.shape[-1]
+    if len(class_names) != classes:
+        raise ValueError(
+            f"`class_names` must have one name for each of the model's {classes} classes. "
+            f"Received: {len(class_names)} names"
+        )
+    for name in class_names:
+        # A name that ends in a line break would be two lines of a file of labels.
+        if not isinstance(name, str) or name.splitlines() != [name]:
+            raise ValueError(f"Each of `class_names` must be one line of text. Received: {name!r}")
 
 
 def _end(tensor: Tensor) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from keras_preact.hub.card import card
 from keras_preact.images.preprocessing import Preprocessing
 from keras_preact.messages import require
 from keras_preact.named_weights import NamedWeights, named_weights, set_named_weights
+from keras_preact.output_kinds import check_class_names
 from keras_preact.published import NETS
 from keras_preact.version import __version__
 from keras_preact.weights import safetensors_file
@@ -57,7 +58,7 @@ def to_config_folder(
         folder: The folder, which must not exist.
         preprocessing: Preprocessing of its images; that of published weights is
             `Preprocessor(name).preprocessing`.
-        class_names: Names of the classes in the order of the scores.
+        class_names: Names of the classes in the order of the scores, of a model with one output.
         metrics: What was measured, by name, such as `{"accuracy": 0.93}`.
         dataset: Name of the images that it was measured on; needed with `metrics`.
         licence: SPDX identifier of the weights' license, as the Hub writes it.
@@ -65,6 +66,7 @@ def to_config_folder(
 
     Raises:
         ImportError: If the package huggingface_hub or safetensors is not installed.
+        TypeError: If `preprocessing` is not a `Preprocessing`.
         ValueError: If the folder exists, the arguments do not fit each other or the model, or the
             model cannot be built from its configuration.
     """
@@ -123,6 +125,10 @@ def from_config_folder(folder: str | os.PathLike) -> keras.Model:
 def _check(
     model: keras.Model, preprocessing: Preprocessing, class_names: Sequence[str] | None
 ) -> None:
+    if not isinstance(preprocessing, Preprocessing):
+        raise TypeError(
+            f"`preprocessing` must be a Preprocessing. Received: {type(preprocessing).__name__}"
+        )
     require(len(model.inputs) == 1, "model", "a model with one input", model.name)
     sides = [side for side in model.input_shape[1:] if side is not None]
     values = (preprocessing.input_size, preprocessing.channels)
@@ -132,11 +138,11 @@ def _check(
             f"{model.name!r}. Received: images of {values[0]} x {values[0]} pixels in {values[1]} "
             "channels"
         )
-    if class_names is not None and len(class_names) != (classes := model.output_shape[-1]):
-        raise ValueError(
-            f"`class_names` must be the names of the {classes} classes of {model.name!r}. "
-            f"Received: {len(class_names)}"
-        )
+    if class_names is None:
+        return
+    outputs = len(model.outputs)
+    require(outputs == 1, "class_names", f"None for a model with {outputs} outputs", class_names)
+    check_class_names(class_names, model.outputs[0])
 
 
 def _timm_form(

@@ -10,7 +10,14 @@ import keras
 import numpy as np
 
 from keras_preact.images.preprocessing import Preprocessing
-from keras_preact.output_kinds import CLASSES, LABELS, LOGITS, VALUES, output_kind
+from keras_preact.output_kinds import (
+    CLASSES,
+    LABELS,
+    LOGITS,
+    VALUES,
+    check_class_names,
+    output_kind,
+)
 from keras_preact.tensor import Tensor
 
 ERRORS = "errors"
@@ -141,18 +148,9 @@ def _labels(output: Tensor, kind: str, class_names: Sequence[str] | None) -> tup
     """Return the names of an output's classes, checked; by default their indices."""
     if kind == VALUES:
         return ()
-    classes = output.shape[-1]
     if class_names is None:
-        return tuple(str(index) for index in range(classes))
-    if len(class_names) != classes:
-        raise ValueError(
-            f"`class_names` must have one name for each of the model's {classes} classes. "
-            f"Received: {len(class_names)} names"
-        )
-    for name in class_names:
-        # A name that ends in a line break would be two lines of the file of labels.
-        if not isinstance(name, str) or name.splitlines() != [name]:
-            raise ValueError(f"Each of `class_names` must be one line of text. Received: {name!r}")
+        return tuple(str(index) for index in range(output.shape[-1]))
+    check_class_names(class_names, output)
     return tuple(class_names)
 
 

@@ -284,7 +284,10 @@ def test_refusals_of_the_hub(folder, hub):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"class_names": ["cat"]}, "names of the 3 classes of .* Received: 1"),
+        ({"class_names": ["cat"]}, "each of the model's 3 classes. Received: 1"),
+        ({"class_names": [1, 2, 3]}, "`class_names` must be one line of text. Received: 1"),
+        ({"preprocessing": "cifar10"}, "must be a Preprocessing. Received: str"),
+        ({"preprocessing": Preprocessor("cifar10")}, "Received: Preprocessor"),
         ({"metrics": {"accuracy": 1.0}}, "`dataset` must be a name, for `metrics`"),
         ({"preprocessing": preprocessing.CIFAR10}, "images of 32 x 32 pixels in 3 channels"),
         ({"folder": "."}, "`folder` must be a path that does not exist"),
@@ -293,8 +296,15 @@ def test_refusals_of_the_hub(folder, hub):
 def test_wrong_arguments(net, options, reason, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     values = {"folder": "net", "preprocessing": PREPROCESSING, **options}
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises((TypeError, ValueError), match=reason):
         to_config_folder(net, **values)
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_of_several_outputs_are_refused(net, tmp_path):
+    model = keras.Model(net.input, [net.output] * 2)
+    with pytest.raises(ValueError, match="None for a model with 2 outputs. Received: .'cat'"):
+        to_config_folder(model, tmp_path / "net", PREPROCESSING, class_names=NAMES)
     assert not list(tmp_path.iterdir())
 
 
