@@ -64,8 +64,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         in_one_pass = keras.backend.backend() == "jax" and enabled("moments")
         if not in_one_pass or mask is not None or self.synchronized:
             return super()._moments(inputs, mask)
-        # Differences from a value near the mean lose no digits to the subtraction of squares.
-        near = ops.cast(self.moving_mean, inputs.dtype)
+        # Differences from a value near the mean lose no digits to the subtraction of squares. The
+        # moving mean may be far from it, as in a new layer; the first example's is not.
+        near = ops.stop_gradient(ops.mean(inputs[:1], self._reduction_axes))
         shape = [1] * len(inputs.shape)
         shape[self.axis] = -1
         difference = inputs - ops.reshape(near, shape)
