@@ -13,6 +13,7 @@ from keras_preact import transforms
 from keras_preact.files import written_whole
 from keras_preact.preprocessing import Preprocessing
 from keras_preact.serving.card import described
+from keras_preact.serving.export import check_input
 from keras_preact.serving.heads import heads_of
 from keras_preact.tensor import Tensor
 from savedmodels.runtimes import FORMATS, Predict
@@ -56,13 +57,15 @@ def export_format(
         FileExistsError: If `path` exists.
         ImportError: If a package that writes or runs the format is missing.
         RuntimeError: If the runtime cannot open the file, or gives other scores.
-        ValueError: If there is no such format, the names do not fit the classes, or the model has
-            several outputs.
+        TypeError: If `model` is not a Keras model or `preprocessing` not a `Preprocessing`.
+        ValueError: If there is no such format, the model, its preprocessing and the class names do
+            not fit together, or the model has several outputs.
     """
     if name not in FORMATS:
         raise ValueError(f"`name` must be one of {sorted(FORMATS)}. Received: {name!r}")
     if path.exists():
         raise FileExistsError(f"`path` must not exist yet. Received: {path}")
+    check_input(model, preprocessing)
     if len(model.outputs) != 1:
         raise ValueError(
             f"A file of {name} has one output: write `keras.Model(model.input, output)` for each. "

@@ -150,7 +150,8 @@ def export_savedmodel(
         (any_size, fold, winograd, jit_compile, freeze)
     )
     _check_target(path)
-    _check_model(model, preprocessing)
+    check_input(model, preprocessing)
+    _check_outputs(model)
     _check_options(image_dtype, top_k, max_pixels, dtype, warm_up_batch_sizes, about)
     heads = heads_of(model, preprocessing, class_names)
     _check_threshold(threshold, heads)
@@ -274,7 +275,17 @@ def _check_options(
         ) from error
 
 
-def _check_model(model: keras.Model, preprocessing: Preprocessing) -> None:
+def check_input(model: keras.Model, preprocessing: Preprocessing) -> None:
+    """Check that a model takes the images that its preprocessing gives.
+
+    Args:
+        model: The model.
+        preprocessing: Preprocessing of its images.
+
+    Raises:
+        TypeError: If `model` is not a Keras model or `preprocessing` not a `Preprocessing`.
+        ValueError: If the model does not have one input, of those images, channels last.
+    """
     import tensorflow as tf
 
     if not isinstance(model, keras.Model):
@@ -283,9 +294,8 @@ def _check_model(model: keras.Model, preprocessing: Preprocessing) -> None:
         raise TypeError(
             f"`preprocessing` must be a Preprocessing. Received: {type(preprocessing).__name__}"
         )
-    # A subclassed model, or one not built yet, has neither.
+    # A subclassed model, or one not built yet, has none.
     inputs = [tuple(tensor.shape) for tensor in getattr(model, "inputs", ())]
-    outputs = [tuple(tensor.shape) for tensor in getattr(model, "outputs", ())]
     expected = (None, preprocessing.input_size, preprocessing.input_size, preprocessing.channels)
     of_any_batch = len(inputs) == 1 and inputs[0][:1] == (None,)
     if not of_any_batch or not tf.TensorShape(inputs[0]).is_compatible_with(expected):
@@ -295,6 +305,10 @@ def _check_model(model: keras.Model, preprocessing: Preprocessing) -> None:
             "net of a fixed batch size into that of any.) "
             f"Received: inputs {inputs}"
         )
+
+
+def _check_outputs(model: keras.Model) -> None:
+    outputs = [tuple(tensor.shape) for tensor in model.outputs]
     if not outputs or len(outputs) == 1 and len(outputs[0]) != 2:
         raise ValueError(
             "`model` must have one output `(batch, classes)` or `(batch, features)`, or several: "

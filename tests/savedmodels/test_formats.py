@@ -267,6 +267,13 @@ def test_what_cannot_be_exported(net, tmp_path):
         export_format(net, tmp_path / "1", "onnx", preprocessing=PREPROCESSING, class_names=["one"])
     with pytest.raises(FileExistsError, match="must not exist yet"):
         export_format(net, tmp_path, "onnx", preprocessing=PREPROCESSING)
+    first = nets.net(
+        architecture=TINY, input_shape=(3, 32, 32), data_format="channels_first", randomize=False
+    )
+    larger = dataclasses.replace(PREPROCESSING, input_size=64)
+    for model, preprocessing in ((first, PREPROCESSING), (net, larger)):
+        with pytest.raises(ValueError, match="one input, of the shape that `preprocessing` gives"):
+            export_format(model, tmp_path / "1", "onnx", preprocessing=preprocessing)
 
 
 def test_int8(net, photographs, tmp_path, capsys):
