@@ -84,9 +84,9 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """Read a file of text in UTF-8; see `read_json` for what is raised."""
+    """Read a file of text in UTF-8, with or without a mark of it; see `read_json` for errors."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is damaged, or not encoded as UTF-8: {error}") from error
 

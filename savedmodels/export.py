@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_preact.files import written_whole
+from keras_preact.files import read_text, written_whole
 from keras_preact.messages import without_operations
 from keras_preact.serving.card import add_memory
 from keras_preact.serving.export import DTYPES, THRESHOLD, export_savedmodel
@@ -77,10 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _export(options: argparse.Namespace) -> Path:
     if options.format != "savedmodel" and (given := _given(options)):
         raise ValueError(f"--format {options.format} does not go with {', '.join(given)}")
+    names = read_text(options.labels).splitlines() if options.labels else None
     trained = load_trained(options)
-    class_names = trained.record.get("class_names")
-    if options.labels:
-        class_names = options.labels.read_text(encoding="utf-8").splitlines()
+    class_names = trained.record.get("class_names") if names is None else names
     name = options.name or trained.model.name
     # A server takes every version below NAME/ for a SavedModel.
     suffix = "" if options.format == "savedmodel" else f"-{options.format}"

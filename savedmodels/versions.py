@@ -15,7 +15,7 @@ def versions(folder: Path) -> list[int]:
     Returns:
         Their numbers, rising.
     """
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+    return sorted(int(path.name) for path in _version_folders(folder))
 
 
 def version_folder(folder: Path) -> Path:
@@ -32,10 +32,15 @@ def version_folder(folder: Path) -> Path:
     """
     if (folder / "saved_model.pb").exists():
         return folder
-    numbers = versions(folder)
-    if not numbers:
+    folders = _version_folders(folder)
+    if not folders:
         raise FileNotFoundError(f"no SavedModel in {folder}: give NAME/ or NAME/VERSION/")
-    return folder / str(numbers[-1])
+    # Its name may begin with zeros.
+    return max(folders, key=lambda path: int(path.name))
+
+
+def _version_folders(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*") if path.name.isdecimal()]
 
 
 def add_model_argument(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from keras_preact.serving.export import export_savedmodel
 from savedmodels import export
 from savedmodels.export import main
 from savedmodels.predict import main as predict
+from savedmodels.versions import version_folder, versions
 from tests.full_disk import full_disk
 from training.trained import Trained
 
@@ -165,7 +166,8 @@ def test_a_bare_file_takes_its_preprocessing_from_options(tmp_path):
     scores = keras.layers.Dense(len(CLASS_NAMES), "softmax", kernel_initializer=kernel)
     keras.Model(images, scores(keras.layers.Flatten()(images)), name="small").save(bare)
     names = tmp_path / "names.txt"
-    names.write_text("a\nb\nc\n")
+    # As Notepad and Excel write it.
+    names.write_text("a\nb\nc\n", encoding="utf-8-sig")
     options = [*OPTIONS, "--crop-fraction", "0.5", "--interpolation", "bilinear"]
     options += ["--any-size", "--uint8", "--warm-up"]
     arguments = ["--model", str(bare), "--output", str(tmp_path), "--labels", str(names)]
@@ -199,6 +201,20 @@ def test_labels_that_do_not_fit_are_refused(bare, tmp_path, capsys):
     )
     assert "3 classes. Received: 2 names" in message
     assert not (tmp_path / "out").exists()
+
+
+def test_labels_that_are_not_utf_8_are_named_before_the_model_is_read(tmp_path, capsys):
+    names = tmp_path / "names.txt"
+    names.write_text("café\n", encoding="latin-1")
+    arguments = ["--model", tmp_path / "none", "--output", tmp_path / "out", "--labels", names]
+    assert f"{names} is damaged, or not encoded as UTF-8" in refused(capsys, *arguments)
+
+
+def test_names_of_versions_may_begin_with_zeros(tmp_path):
+    for name in ("9", "0010", "notes"):
+        (tmp_path / name).mkdir()
+    assert version_folder(tmp_path) == tmp_path / "0010"
+    assert versions(tmp_path) == [9, 10]
 
 
 @pytest.mark.parametrize("name", ["", "missing", "missing.keras"])
