@@ -9,7 +9,8 @@ import numpy as np
 from keras import ops
 
 from keras_preact.tensor import Tensor
-from training.optimizer import build_optimizer
+from training.engines.accumulation import AccumulatingModel, model_class
+from training.optimizer import build_optimizer, unscaled
 from training.recipe import Recipe
 from training.task import LABELS, ONE_CLASS, Task
 
@@ -141,8 +142,10 @@ def compile_for_training(
     Returns:
         The compiled model, whose optimizer is built.
     """
+    trained = model or model_class()(net.inputs, net.outputs, name=net.name)
     optimizer = build_optimizer(recipe, net, steps)
-    trained = model or keras.Model(net.inputs, net.outputs, name=net.name)
+    if recipe.ema_momentum and isinstance(trained, AccumulatingModel):
+        unscaled(optimizer).average_statistics(net)
     _accumulate(trained, recipe.gradient_accumulation_steps)
     trained.compile(
         optimizer=optimizer,

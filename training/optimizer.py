@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -13,6 +14,14 @@ from keras_preact.loss_scaling import with_loss_scaling
 from keras_preact.tensor import Tensor
 from training.recipe import Recipe
 from training.schedules import learning_rate_schedule
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """Moving statistics and their averages; Keras would count a list of them as its own."""
+
+    variables: list[keras.Variable] = field(default_factory=list)
+    averages: list[keras.Variable] = field(default_factory=list)
 
 
 @keras.saving.register_keras_serializable(package="training")
@@ -30,6 +39,11 @@ class SGD(keras.optimizers.SGD):
     The `weight_decay` of Keras's optimizers acts on the weights beside the momentum, which makes
     it weaker by a factor of about `1 - momentum`. Keras's velocity also contains the learning
     rate, so that a lower rate reaches the weights only after some steps.
+
+    With `use_ema`, the moving average begins with the weights after the first update. Its momentum
+    at the update `n` after that, from 0, is `min(ema_momentum, (1 + n) / (10 + n))`, as of
+    `tf.train.ExponentialMovingAverage` with `num_updates`: the first weights are soon forgotten,
+    however short a run is.
 
     Args:
         learning_rate: A number or a schedule.
@@ -66,6 +80,22 @@ class SGD(keras.optimizers.SGD):
         negative = {path: each for path, each in self.rate_factors.items() if not each >= 0}
         if negative:
             raise ValueError(f"`rate_factors` must be 0 or more. Received: {negative}")
+        self._statistics = _Statistics()
+
+    def average_statistics(self, model: keras.Model) -> None:
+        """Average moving statistics as the weights are, to be evaluated with their average.
+
+        Args:
+            model: All its floating variables that are not trained are averaged. It calls
+                `update_statistics` after a step. The optimizer is not built yet.
+        """
+        floating = [each for each in model.non_trainable_variables if "float" in each.dtype]
+        self._statistics = _Statistics(floating)
+
+    @property
+    def averaged_statistics(self) -> list[tuple[keras.Variable, keras.Variable]]:
+        """The moving statistics of `average_statistics`, each with its average."""
+        return list(zip(self._statistics.variables, self._statistics.averages, strict=True))
 
     def build(self, variables: list[keras.Variable]) -> None:
         """Create the velocities.
@@ -89,6 +119,10 @@ class SGD(keras.optimizers.SGD):
         super().build(variables)
         self._is_penalized = [path in self.penalized for path in paths]
         self._rate_factors = [self.rate_factors.get(path, 1.0) for path in paths]
+        # Last, so that checkpoints from before they were there have the same names.
+        self._statistics.averages.extend(
+            self.add_optimizer_variables(self._statistics.variables, "average")
+        )
 
     def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:
         """Change one variable, and its velocity.
@@ -110,10 +144,52 @@ class SGD(keras.optimizers.SGD):
             step = gradient + self.momentum * velocity if self.nesterov else velocity
         self.assign_sub(variable, learning_rate * step)
 
+    def update_statistics(self) -> None:
+        """Move the averages of the moving statistics, after a step."""
+        # A loss scale may have skipped the first updates.
+        updates = ops.maximum(self.iterations - 1, 0)
+        self._average(self._statistics.variables, self._statistics.averages, updates)
+
+    def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
+        """Give the weights and the moving statistics the values of their averages."""
+        super().finalize_variable_values(var_list)
+        for statistic, average in self.averaged_statistics:
+            statistic.assign(average)
+
+    def _update_model_variables_moving_average(self, trainable_variables: Any) -> None:
+        """Move the averages of the weights, in the place of Keras's constant momentum."""
+        if self.use_ema:
+            averages = self._model_variables_moving_average
+            self._average(trainable_variables, averages, self.iterations)
+
+    def _average(self, variables: Sequence[Any], averages: Sequence[Any], updates: Tensor) -> None:
+        """Move averages towards the values of variables, after so many earlier updates."""
+        warm_up = 9 / (9 + ops.cast(updates, "float32"))
+        share = ops.maximum(warm_up, 1 - self.ema_momentum)
+        for variable, average in zip(variables, averages, strict=True):
+            # In this form the average of what stays, such as frozen weights, is bit for bit that.
+            average.assign(average + ops.cast(share, variable.dtype) * (variable - average))
+
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, serialized."""
         own = {"l2": self.l2, "penalized": self.penalized, "rate_factors": self.rate_factors}
         return {**super().get_config(), **own}
+
+
+def averaged_statistics(
+    optimizer: keras.Optimizer,
+) -> list[tuple[keras.Variable, keras.Variable]]:
+    """Return the moving statistics that an optimizer averages, each with its average.
+
+    Args:
+        optimizer: Any optimizer, also within a loss scale. One of Keras averages none.
+    """
+    return getattr(unscaled(optimizer), "averaged_statistics", [])
+
+
+def unscaled(optimizer: keras.Optimizer) -> keras.Optimizer:
+    """Return the optimizer within a loss scale, or the one that has none."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def layer_decay_factors(model: keras.Model, decay: float) -> dict[str, float]:

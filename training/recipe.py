@@ -159,7 +159,10 @@ class Recipe:
         choices=CLASS_WEIGHTS,
     )
     ema_momentum: float = _value(
-        "moving average of the weights; 0 means none", 0.0, minimum=0, below=1
+        "moving average of the weights and of the statistics of norms; 0 means none",
+        0.0,
+        minimum=0,
+        below=1,
     )
 
     # The images.

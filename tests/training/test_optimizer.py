@@ -86,7 +86,7 @@ def test_layer_decay_is_a_rate_for_each_stage(small_net):
     gradient = [np.full(variable.shape, 2.0, "float32") for variable in variables]
     for _ in range(2):
         optimizer.apply([tf.constant(each) for each in gradient], variables)
-    # Steps of rate 0.4 and 0.04, velocities 2 and 0.9 * 2 + 2; the average is 1/4 the first.
+    # Steps of rate 0.4 and 0.04, velocities 2 and 0.9 * 2 + 2; the average is 1/10 the first.
     first, second = 0.4 * 2.0, 0.4 * 2.0 + 0.04 * 3.8
     factors = {"stem_": 0.125, "stage2_": 0.25, "stage3_": 0.5, "head_norm": 1, "predictions": 1}
     seen = set()
@@ -98,7 +98,7 @@ def test_layer_decay_is_a_rate_for_each_stage(small_net):
     optimizer.finalize_variable_values(variables)
     for variable, start in zip(variables, before, strict=True):
         name = next(name for name in factors if variable.path.startswith(name))
-        average = factors[name] * (0.25 * first + 0.75 * second)
+        average = factors[name] * (0.1 * first + 0.9 * second)
         np.testing.assert_allclose(variable.numpy(), start - average, atol=1e-6)
 
 
@@ -108,15 +108,19 @@ def test_no_layer_decay_leaves_the_optimizer_as_it_was(small_net):
 
 
 def test_moving_average_of_the_weights():
-    variable = keras.Variable(START, name="kernel")
-    sgd = SGD(0.1, 0.9, use_ema=True, ema_momentum=0.8)
-    seen = []
-    for gradient in gradients(3):
+    """As TensorFlow's, which begins with the weights after the first update."""
+    variable, updates = keras.Variable(START, name="kernel"), tf.Variable(0)
+    sgd = SGD(0.1, 0.9, use_ema=True, ema_momentum=0.25)
+    seen = tf.Variable(START)
+    # Momenta of 1/10, 2/11, 3/12 and then 0.25.
+    theirs = tf.train.ExponentialMovingAverage(0.25, num_updates=updates)
+    for step, gradient in enumerate(gradients(5)):
         sgd.apply([tf.constant(gradient)], [variable])
-        seen.append(variable.numpy())
-    average = 0.8 * (0.8 * seen[0] + 0.2 * seen[1]) + 0.2 * seen[2]
+        seen.assign(variable.value)
+        updates.assign(step - 1)
+        theirs.apply([seen])
     sgd.finalize_variable_values([variable])
-    np.testing.assert_allclose(variable.numpy(), average, rtol=1e-5)
+    np.testing.assert_allclose(variable.numpy(), theirs.average(seen).numpy(), rtol=1e-5)
 
 
 def test_mixed_float16_scales_the_loss_and_skips_overflows(small_net):

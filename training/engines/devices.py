@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from training.engines.accumulation import model_class
 from training.processes import WAIT_MINUTES
 
 
@@ -43,14 +44,7 @@ class Devices:
     @property
     def model(self) -> type[keras.Model]:
         """Class of a model that trains on these devices."""
-        # TensorFlow's devices are a `Strategy`.
-        if keras.backend.backend() == "jax":
-            from training.engines.accumulation.on_jax import JaxModel
-
-            return JaxModel
-        from training.engines.accumulation.on_torch import TorchModel
-
-        return TorchModel
+        return model_class()
 
     def scope(self) -> AbstractContextManager:
         """Return the context in which a net is built, compiled and trained."""

@@ -15,6 +15,7 @@ from training.cores import usable_cores
 from training.engines.devices import Devices, parse_devices, read_workers
 from training.engines.replicated import ReplicatedModel
 from training.engines.roll_call import call_roll
+from training.optimizer import averaged_statistics
 from training.processes import WAIT_MINUTES
 
 
@@ -170,7 +171,7 @@ def _split_cpu(indices: list[int]) -> None:
 
 
 def average_statistics(model: keras.Model) -> None:
-    """Give every replica the mean of all replicas' moving statistics.
+    """Give every replica the mean of all replicas' moving statistics, and of their averages.
 
     Each replica updates its own from its own part of the batch, so they drift apart.
 
@@ -179,7 +180,8 @@ def average_statistics(model: keras.Model) -> None:
             them must call this.
     """
     strategy = model.distribute_strategy
-    statistics = [each for each in model.non_trainable_variables if each.dtype.startswith("float")]
+    statistics = [each for each in model.non_trainable_variables if "float" in each.dtype]
+    statistics += [average for _, average in averaged_statistics(model.optimizer)]
     if strategy.num_replicas_in_sync == 1 or not statistics:
         return
 

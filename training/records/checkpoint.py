@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_preact.files import replacing
+from training.optimizer import averaged_statistics
 
 
 @dataclass
@@ -100,6 +101,7 @@ def load_checkpoint(
     """
     variables = _named_variables(net, optimizer)
     arrays, progress = _read(path)
+    _begin_averages(arrays, variables, optimizer)
     unknown = variables.keys() ^ arrays.keys()
     if unknown:
         raise CheckpointError(
@@ -115,6 +117,16 @@ def load_checkpoint(
     for name, variable in variables.items():
         variable.assign(arrays[name])
     return progress
+
+
+def _begin_averages(
+    arrays: dict[str, np.ndarray], variables: dict[str, keras.Variable], optimizer: keras.Optimizer
+) -> None:
+    """Begin averages of moving statistics with these, for a checkpoint from before they were."""
+    names = {id(variable): name for name, variable in variables.items()}
+    for statistic, average in averaged_statistics(optimizer):
+        if (name := names[id(statistic)]) in arrays:
+            arrays.setdefault(names[id(average)], arrays[name])
 
 
 def _read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], Progress]:

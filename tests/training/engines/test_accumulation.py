@@ -8,6 +8,7 @@ import pytest
 
 from tests.nets import TINY, images, net
 from training.compiling import compile_for_training
+from training.engines.callbacks.averaging import averaged_weights
 from training.engines.devices import one_device
 from training.recipe import Recipe
 
@@ -102,5 +103,28 @@ def test_micro_batches_train_as_with_keras_own_accumulation():
 
 def test_a_model_that_takes_whole_batches_only_is_refused():
     recipe = Recipe(gradient_accumulation_steps=2)
+    small = small_net()
     with pytest.raises(ValueError, match="must be 1 for a model that takes whole batches"):
-        compile_for_training(small_net(), recipe, STEPS)
+        compile_for_training(small, recipe, STEPS, small)
+
+
+@pytest.mark.parametrize("parts", [1, PARTS])
+def test_averages_are_of_the_weights_and_of_the_statistics_of_norms(parts):
+    """Both with the momentum of `tf.train.ExponentialMovingAverage`, here 0.1 and then 0.15."""
+    small = small_net("batch")
+    recipe = Recipe(
+        batch_size=BATCH, gradient_accumulation_steps=parts, ema_momentum=0.15, epochs=9
+    )
+    model = compile_for_training(small, recipe, STEPS)
+    expected = None
+    for momentum in (0.0, 1 / 10, 0.15):
+        model.train_on_batch(X[:BATCH], LABELS[:BATCH], WEIGHTS[:BATCH])
+        trained = values(small.weights)
+        expected = [
+            momentum * average + (1 - momentum) * value if momentum else value
+            for average, value in zip(expected or trained, trained, strict=True)
+        ]
+    with averaged_weights(model):
+        assert_close(small.weights, expected)
+    for received, value in zip(values(small.weights), trained, strict=True):
+        np.testing.assert_array_equal(received, value)

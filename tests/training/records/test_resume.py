@@ -14,6 +14,7 @@ import pytest
 from tests.training.paths import ROOT
 from training.compiling import compile_for_training
 from training.net import build_net
+from training.optimizer import averaged_statistics
 from training.recipe import Recipe, load_recipe
 from training.records.checkpoint import Progress, load_checkpoint, save_checkpoint
 from training.run import read_run
@@ -142,6 +143,29 @@ def test_a_checkpoint_restores_every_variable(small_net, tmp_path):
     ):
         np.testing.assert_array_equal(one.numpy(), two.numpy(), err_msg=one.path)
     assert [path.name for path in tmp_path.iterdir()] == ["last.npz"]
+
+
+def test_a_run_from_before_the_statistics_were_averaged_goes_on(small_net, tmp_path):
+    net = small_net(input_shape=(8, 8, 1), classes=3)
+    recipe = Recipe(ema_momentum=0.9)
+    model = compile_for_training(net, recipe, 10)
+    model.train_on_batch(np.ones((4, 8, 8, 1)), np.eye(3)[[0, 1, 2, 0]])
+    averages = [average for _, average in averaged_statistics(model.optimizer)]
+    path = tmp_path / "last.npz"
+    save_checkpoint(path, net, model.optimizer, Progress())
+    with np.load(path) as archive:
+        before = {
+            name: archive[name]
+            for name in archive.files
+            if not name.endswith(tuple(average.path for average in averages))
+        }
+        assert len(before) == len(archive.files) - len(averages) < len(archive.files)
+    np.savez(path, **before)
+    for average in averages:
+        average.assign(average + 1)
+    load_checkpoint(path, net, model.optimizer)
+    for statistic, average in averaged_statistics(model.optimizer):
+        np.testing.assert_array_equal(average.numpy(), statistic.numpy())
 
 
 def test_a_checkpoint_of_another_net_is_refused(small_net, tmp_path):

@@ -21,9 +21,11 @@ from typing import Any
 
 import keras
 
+from training.optimizer import averaged_statistics, unscaled
+
 
 class AccumulatingModel(keras.Model):
-    """Model whose training step may take its batch in parts.
+    """Model whose training step may take its batch in parts, and averages moving statistics.
 
     Attributes:
         gradient_accumulation_steps: Number of micro-batches, which divides every batch.
@@ -33,9 +35,9 @@ class AccumulatingModel(keras.Model):
 
     def train_step(self, *arguments: Any) -> Any:
         """Train on a batch: the last argument, which on JAX follows the state."""
-        if self.gradient_accumulation_steps == 1:
-            return super().train_step(*arguments)
-        return self.accumulating_step(*arguments)
+        whole = self.gradient_accumulation_steps == 1
+        results = super().train_step(*arguments) if whole else self.accumulating_step(*arguments)
+        return self.averaging_step(results) if averaged_statistics(self.optimizer) else results
 
     def accumulating_step(self, *arguments: Any) -> Any:
         """Pass the micro-batches of a batch in turn, and change the weights once.
@@ -47,3 +49,32 @@ class AccumulatingModel(keras.Model):
             What `train_step` returns.
         """
         raise NotImplementedError
+
+    def averaging_step(self, results: Any) -> Any:
+        """Move the averages of the moving statistics, which an optimizer does not see.
+
+        Args:
+            results: What `train_step` returns.
+
+        Returns:
+            The same; on JAX with the averages.
+        """
+        unscaled(self.optimizer).update_statistics()
+        return results
+
+
+def model_class() -> type[AccumulatingModel]:
+    """Return the class of a model that trains on one device of Keras's backend."""
+    # Each imports its backend only.
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        from training.engines.accumulation.on_tensorflow import TensorFlowModel
+
+        return TensorFlowModel
+    if backend == "jax":
+        from training.engines.accumulation.on_jax import JaxModel
+
+        return JaxModel
+    from training.engines.accumulation.on_torch import TorchModel
+
+    return TorchModel

@@ -50,3 +50,16 @@ class JaxModel(AccumulatingModel):
         )
         last_logs = {name: values[-1] for name, values in logs.items()}
         return last_logs, (weights, others, optimizer_variables, metrics)
+
+    def averaging_step(self, results: tuple) -> tuple:
+        """Move the averages of the moving statistics, in the state that a step returns."""
+        logs, (weights, others, optimizer_variables, metrics) = results
+        variables = self.optimizer.variables
+        state = [
+            *zip(self.non_trainable_variables, others, strict=True),
+            *zip(variables, optimizer_variables, strict=True),
+        ]
+        with keras.StatelessScope(state_mapping=state) as scope:
+            super().averaging_step(logs)
+        optimizer_variables = [scope.get_current_value(each) for each in variables]
+        return logs, (weights, others, optimizer_variables, metrics)

@@ -9,24 +9,29 @@ from typing import Any
 import keras
 from keras import ops
 
+from training.optimizer import averaged_statistics, unscaled
+
 
 @contextlib.contextmanager
 def averaged_weights(model: keras.Model) -> Iterator[None]:
-    """Put the moving average of the weights into a model, for as long as the context lasts.
+    """Put the moving averages of the weights into a model, for as long as the context lasts.
 
     `keras.callbacks.SwapEMAWeights` exchanges the weights by adding and subtracting them, which
     changes their last bits at every evaluation.
 
+    The moving statistics of norms become averages, too, if the model is of `compile_for_training`.
+    An optimizer of Keras averages the trained weights only.
+
     Args:
         model: A compiled model. Nothing changes if its optimizer keeps no average.
     """
-    # That of a loss scale is within it.
-    if not getattr(model.optimizer, "inner_optimizer", model.optimizer).use_ema:
+    if not unscaled(model.optimizer).use_ema:
         yield
         return
-    variables = model.trainable_variables
+    statistics = [statistic for statistic, _ in averaged_statistics(model.optimizer)]
+    variables = [*model.trainable_variables, *statistics]
     weights = [variable.numpy() for variable in variables]
-    model.optimizer.finalize_variable_values(variables)
+    model.optimizer.finalize_variable_values(model.trainable_variables)
     if keras.backend.backend() == "jax":
         # There they would share the averages' memory, which an evaluation gives up.
         for variable in variables:
