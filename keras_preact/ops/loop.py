@@ -43,23 +43,36 @@ def _tensorflow_loop(
     import tensorflow as tf
 
     count = stacked[0].shape[0]
-
-    def array(like: Tensor) -> tf.TensorArray:
-        return tf.TensorArray(like.dtype, count, element_shape=like.shape[1:])
-
-    slices = [array(each).unstack(each) for each in stacked]
+    # Taken from the end, since the gradient of that adds to a list, while that of reading at an
+    # index adds whole lists: work that grows with the square of the steps.
+    shapes = [tf.constant(each.shape[1:].as_list(), tf.int32) for each in stacked]
+    slices = [
+        tf.raw_ops.TensorListFromTensor(tensor=tf.reverse(each, [0]), element_shape=shape)
+        for each, shape in zip(stacked, shapes, strict=True)
+    ]
 
     def body(
-        index: Tensor, carry: Tensor, results: list[Tensor]
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        carry, values = step(carry, [each.read(index) for each in slices])
+        index: Tensor, carry: Tensor, slices: list[Tensor], results: list[Tensor]
+    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+        taken = [
+            tf.raw_ops.TensorListPopBack(
+                input_handle=rest, element_shape=shape, element_dtype=each.dtype
+            )
+            for rest, shape, each in zip(slices, shapes, stacked, strict=True)
+        ]
+        carry, values = step(carry, [each.tensor for each in taken])
         results = [each.write(index, value) for each, value in zip(results, values, strict=True)]
-        return index + 1, carry, results
+        return index + 1, carry, [each.output_handle for each in taken], results
 
-    _, carry, results = tf.while_loop(
+    _, carry, _, results = tf.while_loop(
         lambda index, *_: index < count,
         body,
-        (tf.constant(0), carry, [array(each) for each in collected]),
+        (
+            tf.constant(0),
+            carry,
+            slices,
+            [tf.TensorArray(each.dtype, count, element_shape=each.shape[1:]) for each in collected],
+        ),
         # XLA differentiates a loop only if it knows how long it can be.
         maximum_iterations=count,
     )

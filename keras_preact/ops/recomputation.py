@@ -112,7 +112,8 @@ def _on_tensorflow(
     @tf.custom_gradient
     def apply(maps: Tensor, *others: Tensor) -> Tensor:
         def gradient(upstream: Tensor) -> list[Tensor]:
-            arguments = [source.compute_after(upstream), *others]
+            # Copies: a tape would differentiate the lists that a loop keeps its tensors in as well.
+            arguments = [source.compute_after(upstream), *map(tf.identity, others)]
             with tf.GradientTape() as tape:
                 tape.watch(arguments)
                 # Graphs leave out what no gradient needs of it.

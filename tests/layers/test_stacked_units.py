@@ -306,6 +306,28 @@ def test_graph_does_not_grow_with_depth(depths, rematerialize):
     assert len(set(nodes.values())) == 1, nodes
 
 
+@pytest.mark.parametrize("rematerialize", [False, "norms"])
+def test_no_step_of_the_loop_walks_through_a_list(rematerialize):
+    """The work of a list's sum, or of zeros for it, would grow with the square of the depth."""
+    model = _net(TINY.replace(rematerialize=rematerialize, scan_units=True))
+    _compile(model)
+    batch = (tf.constant(_images(model)), tf.constant(LABELS))
+    step = tf.function(model.train_step).get_concrete_function(batch)
+    bodies = [each for each in step.graph.as_graph_def().library.function if _pops(each)]
+    assert bodies
+    walks = [
+        node.name
+        for body in bodies
+        for node in body.node_def
+        if node.op in ("AddN", "ZerosLike") and node.attr["T"].type == tf.variant.as_datatype_enum
+    ]
+    assert walks == []
+
+
+def _pops(body) -> bool:
+    return any(node.op == "TensorListPopBack" for node in body.node_def)
+
+
 def test_drop_path_that_does_not_fit():
     with pytest.raises(ValueError, match="one rate for each of the 2 units. Received: 1"):
         units = _dropping_units([0.1, 0.2])
