@@ -70,7 +70,7 @@ def export_savedmodel(
       `scores`, float32 `(batch, top_k)`, and `errors`. For several labels see below.
     - `features`, for nets of this package: `image_bytes` to `stage2`, `stage3`, …, the maps of
       `keras_preact.feature_extractor`, `embedding`, float32 `(batch, features)`, what the
-      classifier sees, and `errors`.
+      classifier sees, or the net's output where that is an embedding, and `errors`.
 
     The last layer decides how a net is served. The card says which kind it is:
 

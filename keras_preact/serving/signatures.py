@@ -173,7 +173,7 @@ def signatures(
     def score(images: Tensor) -> dict[str, Tensor]:
         if options.any_size:
             images = tf.map_fn(
-                preprocessing.resize_and_crop, images, fn_output_signature=tf.float32
+                preprocessing.resize_and_crop, _with_pixels(images), fn_output_signature=tf.float32
             )
         return run(tf.cast(images, tf.float32), scores)
 
@@ -279,6 +279,17 @@ def _at_once(net: Net, images: Tensor, names: Sequence[str]) -> dict[str, Tensor
     count = tf.shape(images)[0]
     outputs = net(_one_at_least(images))
     return {name: outputs[name][:count] for name in names}
+
+
+def _with_pixels(images: Tensor) -> Tensor:
+    """Return images, or fail in words where they have neither height nor width."""
+    import tensorflow as tf
+
+    shape = tf.shape(images)
+    has_pixels = (shape[0] == 0) | (tf.size(images) > 0)
+    message = ["Images must have a height and a width. Received: shape", shape]
+    with tf.control_dependencies([tf.debugging.Assert(has_pixels, message, summarize=4)]):
+        return tf.identity(images)
 
 
 def _one_at_least(images: Tensor) -> Tensor:

@@ -339,6 +339,11 @@ def test_images_of_any_size_as_bytes(model, tmp_path):
         atol=NET,
     )
     assert loaded.signatures["classify"].output_shapes["scores"] == (None, 7)
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=r"(?s)a height and a width.*\[2 0 5 3"
+    ):
+        serve(images=tf.zeros((2, 0, 5, 3), "uint8"))
+    assert serve(images=tf.zeros((0, 0, 5, 3), "uint8"))["probabilities"].shape == (0, 7)
 
 
 def test_the_card_tells_what_is_known(model, described):
