@@ -68,7 +68,8 @@ def fold(model: keras.Model) -> keras.Model:
 
     Norms of other kinds stay as they are. So does what is called with `training=True`, whose norms
     and dropout are at work in inference too, and what is not surely called before it, to which
-    Keras passes it on. So do the names of the layers that stay, so that
+    Keras passes it on, unless its call says `training=False`. Layers of augmentation, which train
+    by default, pass nothing on. So do the names of the layers that stay, so that
     `keras_preact.feature_extractor` takes the folded net too; train and save the net it came from.
 
     Args:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -212,8 +213,26 @@ def is_called_once(layer: Config) -> bool:
 
 
 def always_trains(layer: Config) -> bool:
-    """Return whether a call says `training=True`, which holds in inference too."""
-    return any(call["kwargs"].get("training") for call in layer["inbound_nodes"])
+    """Return whether a call says `training=True`, which holds in inference too.
+
+    Keras writes down a default of `training=True` as well, such as that of its augmentation. It is
+    no wish: the layers after it train no more for it.
+    """
+    said = any(call["kwargs"].get("training") for call in layer["inbound_nodes"])
+    return said and not _trains_by_default(layer)
+
+
+def _trains_by_default(layer: Config) -> bool:
+    """Return whether the class of a layer has `training=True` in the signature of its call."""
+    name = layer["registered_name"]
+    kind: Any = (
+        keras.saving.get_registered_object(name)
+        if name
+        else getattr(keras.layers, layer["class_name"], None)
+    )
+    call = getattr(kind, "call", None)
+    training = inspect.signature(call).parameters.get("training") if call else None
+    return training is not None and training.default is True
 
 
 def holds_training(layer: Config) -> bool:
@@ -227,7 +246,8 @@ def trained_layers(graph: Config) -> set[str]:
     """Return the layers that may run as in training though the graph runs in inference, by name.
 
     These are those of calls with `training=True`, and those of calls that may come after one: Keras
-    passes it on to whatever is called next. A call surely comes before if the other depends on it.
+    passes it on to whatever is called next. A call surely comes before if the other depends on it,
+    and one that says `training=False` surely does not train.
     """
     calls = {
         (layer["name"], index): [
@@ -238,7 +258,15 @@ def trained_layers(graph: Config) -> set[str]:
     }
     holding = {layer["name"] for layer in graph["layers"] if holds_training(layer)}
     before = [_before(call, calls) for call in calls if call[0] in holding]
-    return {call[0] for call in calls if not all(call in each for each in before)}
+    inferring = {
+        (layer["name"], index)
+        for layer in graph["layers"]
+        for index, call in enumerate(layer["inbound_nodes"])
+        if call["kwargs"].get("training") is False
+    }
+    return {
+        call[0] for call in calls.keys() - inferring if not all(call in each for each in before)
+    }
 
 
 def _before(call: tuple, calls: dict[tuple, list[tuple]]) -> set[tuple]:

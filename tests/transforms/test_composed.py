@@ -203,6 +203,13 @@ def test_the_head_of_a_nested_net_is_replaced_where_the_model_ends_in_it():
         transforms.replace_head(nested(inner), 2)
 
 
+def norms(model):
+    """Return the names of the batch norms in a model, or of the nets that hold any."""
+    named = keras_preact.named_layers(model)
+    norm = layers.BatchNormalization
+    return {path.split("/")[0] for path, each in named if isinstance(each, norm)}
+
+
 def test_dropout_that_a_call_keeps_on_stays_on():
     """`training=True` in a nested call is part of the model."""
     x = keras.Input(SHAPE)
@@ -231,14 +238,34 @@ def test_what_runs_before_a_call_that_trains_is_folded_and_nothing_else():
     y = layers.BatchNormalization(name="end")(layers.Concatenate()(both))
     model = keras.Model(x, [y, after(layers.Reshape(SHAPE)(layers.Dense(768)(y)))])
     folded = transforms.fold(model)
-    norm = keras.layers.BatchNormalization
-    kept = [path for path, each in keras_preact.named_layers(folded) if isinstance(each, norm)]
-    assert {path.split("/")[0] for path in kept} == {"b", "c", "d", "end"}
+    assert norms(folded) == {"b", "c", "d", "end"}
     weights = model.get_weights()
     expected = [arrays(each) for each in model(X)]
     model.set_weights(weights)
     for got, each in zip(folded(X), expected, strict=True):
         np.testing.assert_allclose(arrays(got), each, atol=1e-4 * np.abs(each).max())
+
+
+def test_augmentation_trains_nothing_after_it():
+    """Keras writes the default of its augmentation, `training=True`, into the graph."""
+    x = keras.Input(SHAPE)
+    inner = body(architecture=SMALL)
+    model = keras.Model(x, layers.Dense(2)(inner(layers.RandomFlip()(x))))
+    expected = arrays(model(X, training=False))
+    folded, stacked = transforms.fold(model), transforms.stack(model)
+    assert not norms(folded)
+    assert "body/stage3_unit2to3" in dict(keras_preact.named_layers(stacked))
+    for result in (folded, stacked):
+        received = arrays(result(X, training=False))
+        np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5)
+    assert any(isinstance(each, layers.RandomFlip) for each in folded.layers)
+
+
+def test_a_call_that_says_it_is_in_inference_is_folded():
+    x = keras.Input(SHAPE)
+    dropped = layers.Dropout(0.5)(x, training=True)
+    model = keras.Model(x, layers.BatchNormalization(name="end")(body()(dropped, training=False)))
+    assert norms(transforms.fold(model)) == {"end"}
 
 
 def test_stacked_units_that_always_train_are_unrolled_as_they_are():
