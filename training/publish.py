@@ -163,7 +163,13 @@ def _card(trained: Trained, weights: Path, data: str, licence: str, result: Eval
 def _trained_on(trained: Trained, data: str) -> str:
     epochs = ", then ".join(f"{run['history'][-1]['epoch']}" for run in _runs(trained))
     count = trained.record["images"]["train"]
-    return f"Trained on: the {count:,} training images of {data}, {epochs} epochs"
+    known, last = trained.metrics, trained.record["history"][-1]
+    best = (
+        f"; the weights are of epoch {known['epoch']}, the best"
+        if known not in (None, last)
+        else ""
+    )
+    return f"Trained on: the {count:,} training images of {data}, {epochs} epochs{best}"
 
 
 def _per_class(result: Evaluation) -> str:

@@ -14,7 +14,7 @@ import keras_preact
 from keras_preact.files import write_json
 from keras_preact.preprocessing import Preprocessing
 from training.evaluate import main as evaluate
-from training.publish import _runs
+from training.publish import _runs, _trained_on
 from training.publish import main as publish
 from training.run import read_run
 from training.trained import Trained
@@ -82,6 +82,18 @@ def test_the_runs_that_led_to_a_net_end_at_published_weights_and_at_a_folder_see
 
     assert led_to("a") == ["c", "b", "a"]
     assert [led_to(name) for name in "de."] == [["d"], ["e"], ["."]]
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [("model.keras", "3 epochs"), ("best.keras", "3 epochs; the weights are of epoch 2, the best")],
+)
+def test_the_card_tells_of_which_epoch_the_weights_are(tmp_path, file, told):
+    history = [{"epoch": epoch} for epoch in (1, 2, 3)]
+    record = {"status": "finished", "history": history, "best": history[1]}
+    record |= {"recipe": {}, "images": {"train": 9}}
+    trained = Trained(tmp_path / file, keras.Model(), Preprocessing(), record)
+    assert _trained_on(trained, "Digits").endswith(f"training images of Digits, {told}")
 
 
 def test_a_folder_for_the_hub_has_the_net_and_what_the_card_tells(finished, tmp_path, capsys):
