@@ -29,6 +29,8 @@ def pytest_configure() -> None:
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     os.environ.setdefault("XLA_FLAGS", flags)
     _reach_this_machine_directly()
+    # It reports every conversion to its authors, and waits for seconds where it cannot.
+    sys.modules["openvino_telemetry"] = None
     # While libraries are imported nothing dies.
     gc.disable()
     _remember_protocols()
