@@ -9,6 +9,7 @@ prints the published accuracy beside the measured one.
 from __future__ import annotations
 
 import argparse
+import collections
 import csv
 import os
 import sys
@@ -32,7 +33,7 @@ from training.compiling import TINY
 from training.data import evaluation_pipeline
 from training.label_evaluation import LabelEvaluation, measured_labels
 from training.listing.find import add_source_arguments
-from training.listing.listing import summary
+from training.listing.listing import is_same_set, summary
 from training.loading.corrupt import unreadable
 from training.net import build_net
 from training.recipe import recipe_for
@@ -78,11 +79,19 @@ class Evaluation:
 
     @property
     def per_class(self) -> dict[str, float | None]:
-        """Share of each class's images that are recognized; None for a class without images."""
+        """Share of each class's images that are recognized; None for a class without images.
+
+        Where classes share a name, as both `crane` of ImageNet, their numbers follow it.
+        """
+        found = collections.Counter(self.class_names)
+        names = [
+            name if found[name] == 1 else f"{name} ({number})"
+            for number, name in enumerate(self.class_names)
+        ]
         totals = self.confusion.sum(axis=1)
         return {
             name: float(self.confusion[index, index] / total) if total else None
-            for index, (name, total) in enumerate(zip(self.class_names, totals, strict=True))
+            for index, (name, total) in enumerate(zip(names, totals, strict=True))
         }
 
 
@@ -180,7 +189,7 @@ def describe(evaluation: Evaluation, published: Figure | None = None) -> str:
     Returns:
         The lines.
     """
-    width = max(len(name) for name in evaluation.class_names)
+    width = max(map(len, evaluation.per_class))
     lines = [f"Images  {evaluation.images}"]
     for number in (1, 5):
         measured = getattr(evaluation, f"top{number}")
@@ -370,7 +379,8 @@ def open_for(
         FileNotFoundError: If there is no such folder.
     """
     recorded = record.get("validation_split")
-    if validation_split is None and name == record.get("source"):
+    source = record.get("source")
+    if validation_split is None and source and is_same_set(name, source):
         validation_split = recorded
     # As `open_source` takes it.
     validation_split = validation_split or None

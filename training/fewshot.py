@@ -34,7 +34,7 @@ from training.engines.pipelines import PipelineBatches
 from training.engines.prepare import prepare_machine
 from training.hyperrule import apply_rule
 from training.listing.few import few_images
-from training.listing.find import add_source_arguments, find_listing
+from training.listing.find import add_validation_split, find_listing
 from training.listing.listing import Listing, check_splits
 from training.loading.corrupt import unreadable
 from training.net import prepare_net
@@ -293,7 +293,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
     parser.add_argument(
         "--data", required=True, metavar="SOURCE", help="see training.train; no TFRecords"
     )
-    add_source_arguments(parser)
+    add_validation_split(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
     parser.add_argument(
         "--shots", nargs="+", type=int, default=[1, 5], metavar="N", help="default: 1 5"

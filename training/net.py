@@ -264,11 +264,17 @@ def prepare_net(recipe: Recipe, class_names: Sequence[str], task: Task = ONE_CLA
         An uncompiled model; see `build_net`.
 
     Raises:
-        ValueError: If the recipe gives another last activation, or its net is not the one that the
-            weights are of, cannot grow from it, or has no such part to freeze.
+        ValueError: If there is one class only to tell, the recipe gives another last activation, or
+            its net is not the one that the weights are of, cannot grow from it, or has no such part
+            to freeze.
         FileNotFoundError: If there is no such file of weights.
     """
     classes, activation = len(class_names), task.activation
+    if task == ONE_CLASS and classes < 2:
+        raise ValueError(
+            "The images must be of two classes or more; of folders, train/CLASS/*.jpg, those in "
+            f"`train` are the classes, not the ones in them. Received: {list(class_names)}"
+        )
     _check_activation(recipe, activation)
     if not recipe.init:
         return build_net(recipe, classes, classifier_activation=activation)

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 
 from keras_preact.files import replacing
 from training import processes
+from training.listing.listing import is_same_set
 from training.records.report import write_history_csv
 from training.run import read_history, read_run
 
@@ -217,15 +218,11 @@ def check_data(folders: Iterable[Path], data: str) -> None:
         if not (folder / "run.json").exists():
             continue
         source = read_run(folder).get("source", data)
-        if source != data and _absolute(source) != _absolute(data):
+        if not is_same_set(source, data):
             raise ValueError(
                 f"{folder} holds a run of other images: {source!r} then, {data!r} now. Give "
                 "another folder of runs, or the same --data."
             )
-
-
-def _absolute(path: str) -> Path:
-    return Path(path).expanduser().resolve()
 
 
 def _folders(row: Row, seeds: int, runs: Path) -> dict[int, Path]:

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from keras_preact.files import read_json, read_text
+from keras_preact.files import read_json
 from keras_preact.messages import did_you_mean
 from training.listing.find import find_listing
 from training.listing.held_out import DEFAULT_SHARE
-from training.listing.listing import TEST_SPLITS, Listing, renamed
+from training.listing.listing import TEST_SPLITS, Listing, read_class_names, renamed
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
 SHARD_PATTERNS = ("{split}-*.tfrecord*", "{split}-?????-of-?????")
@@ -420,8 +420,7 @@ def _check_finished(root: Path) -> None:
 def _read_class_names(root: Path) -> tuple[list[str], int]:
     """Read the names of the classes beside TFRecord shards, and the label of the first one."""
     if (root / "labels.txt").exists():
-        lines = read_text(root / "labels.txt").splitlines()
-        return [line.strip() for line in lines if line.strip()], 0
+        return read_class_names(root / "labels.txt"), 0
     if not (root / "classes.json").exists():
         raise FileNotFoundError(
             f"{str(root)!r} holds TFRecord shards but neither labels.txt (one class name per line, "

@@ -210,6 +210,8 @@ def test_training_images_are_held_out_only_where_it_is_asked_for(unsplit):
         open_source(str(unsplit)).split("test")
     assert {*sides(unsplit, 0.2).values()} == {"train", "test"}
     (unsplit / "train").rename(unsplit / "test")
+    with pytest.raises(ValueError, match="has a test split only.*validation_split=0.2"):
+        find_listing(str(unsplit), 0.2)
     with pytest.raises(ValueError, match="CIFAR's and .npz files only"):
         open_source("cifar10", None, 0.2)
 

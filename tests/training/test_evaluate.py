@@ -97,7 +97,7 @@ def test_published_weights_by_name(tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
-def test_the_held_out_images_of_a_run_are_found_again(tmp_path):
+def test_the_held_out_images_of_a_run_are_found_again(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for place in range(40):
         path = tmp_path / "set" / "ab"[place % 2] / f"{place}.png"
@@ -107,11 +107,25 @@ def test_the_held_out_images_of_a_run_are_found_again(tmp_path):
     held_out = open_source(folder, None, 0.3).num_examples("test")
     record = {"source": folder, "validation_split": 0.3}
     assert open_for(record, folder).num_examples("test") == held_out
+    # That of its own split is set aside, however the folder is written.
+    shutil.copytree(folder, tmp_path / "split" / "train")
+    shutil.copytree(folder, tmp_path / "split" / "test")
+    monkeypatch.chdir(tmp_path)
+    split = {"source": "split", "validation_split": 0.3}
+    tested = {open_for(split, name).num_examples("test") for name in ("split", "./split/")}
+    assert tested == {open_source("split", None, 0.3).num_examples("test")} != {40}
     moved = shutil.copytree(folder, tmp_path / "moved")
     assert open_for(record, str(moved)).num_examples("test") == held_out
     # To a net of other images, all of them are new.
     assert open_for({"source": "digits"}, folder).num_examples("test") == 40
     assert open_for({}, folder, None, 0.3).num_examples("test") == held_out
+
+
+def test_classes_of_one_name_are_told_apart(tmp_path):
+    evaluation = Evaluation(("crane", "crane", "cat"), np.diag([10, 0, 9]), 0)
+    evaluation.confusion[1, 0] = 10
+    assert evaluation.per_class == {"crane (0)": 1.0, "crane (1)": 0.0, "cat": 1.0}
+    assert "crane (1)  0.00%" in describe(evaluation)
 
 
 def test_no_top5_among_five_classes():

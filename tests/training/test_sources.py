@@ -257,6 +257,10 @@ def test_shards_without_class_names(tmp_path):
 
 def test_malformed_class_names(tmp_path):
     write_labels(tmp_path / "train-0.tfrecord", [0])
+    (tmp_path / "labels.txt").write_text("cat\n\ndog\n\n")
+    with pytest.raises(ValueError, match=r"labels.txt' must name a class.*Line 2 is empty"):
+        open_source(str(tmp_path))
+    (tmp_path / "labels.txt").unlink()
     (tmp_path / "classes.json").write_text('{"cat": 0}')
     with pytest.raises(ValueError, match="must be a list of names or"):
         open_source(str(tmp_path))

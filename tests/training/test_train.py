@@ -108,6 +108,17 @@ def test_wrong_arguments_are_refused_before_anything_is_written(
     assert not output.exists()
 
 
+def test_images_of_one_class_are_refused(train, tmp_path, capsys):
+    """As those of a folder too many, which would be told apart by 100%."""
+    for path in (f"{split}/all/{name}/a.png" for split in ("train", "test") for name in "xy"):
+        (tmp_path / "set" / path).parent.mkdir(parents=True)
+        (tmp_path / "set" / path).touch()
+    output = tmp_path / "run"
+    assert train(output, "--data", str(tmp_path / "set"), "--batch-size", "2") == 2
+    assert "must be of two classes or more" in capsys.readouterr().err
+    assert not output.exists()
+
+
 def test_a_folder_with_other_things_is_refused(train, tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("work of years")
     assert train(tmp_path) == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,14 +90,25 @@ def list_arrays(paths: Sequence[Path]) -> Listing:
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files if _role(key) or key in _CLASS_NAMES}
+            keys = [key for key in file.files if _role(key) or key in _CLASS_NAMES]
+            return {key: _read(file, key) for key in keys}
     # Readers of damaged archives raise whatever they meet.
     except Exception as error:
-        if "allow_pickle" in str(error):
-            error = ValueError(
-                "it holds Python objects, such as images of unlike shapes, not pixels"
-            )
         raise ValueError(f"{str(path)!r} cannot be read: {error}") from error
+
+
+def _read(file: Mapping[str, np.ndarray], key: str) -> np.ndarray:
+    try:
+        return file[key]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        kind = (
+            "such as images of unlike shapes, not pixels"
+            if _role(key) == "images"
+            else "such as texts of pandas, which `astype(str)` makes names that can be read"
+        )
+        raise ValueError(f"{key!r} holds Python objects, {kind}") from error
 
 
 def _words(text: str) -> list[str]:

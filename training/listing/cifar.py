@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_preact.files import read_text
-from training.listing.listing import Listing, check_classes
+from training.listing.listing import Listing, check_classes, read_class_names
 
 PLANES = (3, 32, 32)
 
@@ -98,8 +97,7 @@ def _class_names(path: Path) -> tuple[str, ...]:
             f"There is no {str(path)!r}, which names the classes of CIFAR's binary files, one per "
             "line. It is in the same archive."
         )
-    lines = read_text(path).splitlines()
-    return tuple(line.strip() for line in lines if line.strip())
+    return tuple(read_class_names(path))
 
 
 def _records(path: Path, form: _Form, classes: int) -> np.ndarray:

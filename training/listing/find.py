@@ -51,6 +51,15 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir", metavar="DIR", help="where TensorFlow Datasets keeps its sets"
     )
+    add_validation_split(parser)
+
+
+def add_validation_split(parser: argparse.ArgumentParser) -> None:
+    """Add the option of a set whose images are listed.
+
+    Args:
+        parser: Where to add it.
+    """
     parser.add_argument(
         "--validation-split",
         type=float,

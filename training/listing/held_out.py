@@ -31,12 +31,17 @@ def hold_out(listing: Listing, root: Path, share: float) -> Listing:
         The listing with the splits `"train"` and `"test"`.
 
     Raises:
-        ValueError: If there is a test split, the share is out of its range, or a class has one
+        ValueError: If there is a test split only, the share is out of its range, or a class has one
             image only; of labels, if one has no image left for training.
     """
     if not 0 < share <= 1:
         raise ValueError(f"`validation_split` must be in (0, 1]. Received: {share}")
     (split,) = listing.images
+    if split == "test":
+        raise ValueError(
+            f"{str(root)!r} has a test split only: there are no training images to hold out. "
+            f"Received: validation_split={share}"
+        )
     images, labels = listing.images[split], np.asarray(listing.labels[split])
     ranks = np.array([_rank(image, root) for image in images])
     tested = ranks < share

@@ -5,9 +5,12 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+from keras_preact.files import read_text
 
 # Names of the split that a run is validated on; the first one found wins. A set's own
 # "test" comes last because its labels may be withheld, as ImageNet's are.
@@ -94,6 +97,12 @@ def summary(images: Images) -> str:
     return f"{line}. Left out: {', '.join(images.left_out)}." if images.left_out else f"{line}."
 
 
+def is_same_set(one: str, other: str) -> bool:
+    """Return whether two names, as a user gives them, are of one set: `photos` and `./photos/`."""
+    first, second = (Path(name).expanduser().resolve() for name in (one, other))
+    return first == second
+
+
 def renamed(splits: Mapping[str, Any]) -> dict[str, Any]:
     """Rename the splits of a set to `"train"` and `"test"`."""
     test = next((name for name in TEST_SPLITS if name in splits), None)
@@ -127,6 +136,26 @@ def check_splits(name: str, listing: Listing) -> None:
     raise ValueError(
         f"{name!r} has no {missing[0]!r} split. It has: {list(listing.names)}.{advice}"
     )
+
+
+def read_class_names(path: Path) -> list[str]:
+    """Read the names of classes, one per line in the order of the labels.
+
+    Args:
+        path: The file. Empty lines at its end do not count.
+
+    Returns:
+        The names.
+
+    Raises:
+        ValueError: If another line is empty: all labels after it would move.
+    """
+    names = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    if "" in names:
+        raise ValueError(
+            f"{str(path)!r} must name a class in every line. Line {names.index('') + 1} is empty."
+        )
+    return names
 
 
 def check_classes(
