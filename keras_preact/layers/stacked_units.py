@@ -34,7 +34,8 @@ class StackedUnits(keras.layers.Layer):
 
     `unit_layers` gives the layers of a unit, each for all units at once: frozen, it is frozen in
     all of them, and its `weights` hold those of all. A single unit cannot be frozen, nor its inside
-    inspected: `keras_preact.transforms.unroll` turns this layer into separate units.
+    inspected, and no layer gets further variables, such as LoRA's matrices:
+    `keras_preact.transforms.unroll` turns this layer into separate units.
 
     Args:
         template: One unit as a functional model on a map of unknown height and width, and on a
@@ -50,8 +51,8 @@ class StackedUnits(keras.layers.Layer):
         **kwargs: As for `keras.layers.Layer`.
 
     Raises:
-        ValueError: If there are no units, or `drop_path` or `input_scale` does not fit the template
-            or the number of units.
+        ValueError: If there are no units, `drop_path` or `input_scale` does not fit the template or
+            the number of units, or a layer of the template has LoRA's matrices.
     """
 
     def __init__(
@@ -77,6 +78,12 @@ class StackedUnits(keras.layers.Layer):
     def _check(self) -> None:
         if not self.unit_names:
             raise ValueError("`unit_names` must name at least one unit. Received: ()")
+        for name, layer in self.unit_layers().items():
+            if getattr(layer, "lora_enabled", False):
+                raise ValueError(
+                    "Layers of stacked units take no LoRA matrices; those of separate units do. "
+                    f"Received: `{self.unit_names[0]}_{name}`, which has them"
+                )
         inputs = [each.name for each in self._unit.model.inputs[1:]]
         for field, number in UNIT_NUMBERS.items():
             values = getattr(self, field)
@@ -144,7 +151,20 @@ class StackedUnits(keras.layers.Layer):
         ]
         self._unit.hold(self.stacked)
 
+    def _check_variables(self) -> None:
+        """Check that the layers of a unit have no variables that the units have not."""
+        stacked = set(map(id, self.stacked))
+        others = [each.path for each in self._unit.model.weights if id(each) not in stacked]
+        if others:
+            raise ValueError(
+                f"Layers of the stacked units {self.name!r} must have the variables that they were "
+                "built with. LoRA's matrices, for one, would belong to no unit: "
+                "`keras_preact.transforms.unroll` the net before it gets them. "
+                f"Received: {others}"
+            )
+
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
+        self._check_variables()
         # Copies of what is updated: torch changes a variable in place, under a later recomputation.
         weights = [
             ops.convert_to_tensor(variable) if variable.trainable else ops.copy(variable)
@@ -221,6 +241,8 @@ class StackedUnits(keras.layers.Layer):
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
+        if self.built:
+            self._check_variables()
         return {
             **super().get_config(),
             "template": keras.saving.serialize_keras_object(self._unit.model),

@@ -67,8 +67,8 @@ def stack(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: If the model is not functional, has no three separate units in any stage, or
             units of a stage differ in more than their weights and their own numbers, such as drop
-            path rates, or are used in a way that a stack cannot be, or there are calls with
-            `training=True`.
+            path rates, have LoRA's matrices, or are used in a way that a stack cannot be, or there
+            are calls with `training=True`.
     """
     config = functional_config(model)
     _check_training(model, config)

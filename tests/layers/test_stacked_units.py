@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_preact
-from keras_preact import Architecture
+from keras_preact import Architecture, transforms
 from keras_preact.blocks.nesting import graph_depth
 from keras_preact.blocks.stages import separate_units
 from keras_preact.layers import DropPath, Rematerialized, StackedUnits
@@ -326,6 +326,24 @@ def test_no_step_of_the_loop_walks_through_a_list(rematerialize):
 
 def _pops(body) -> bool:
     return any(node.op == "TensorListPopBack" for node in body.node_def)
+
+
+def test_further_variables_of_units_are_refused(tmp_path):
+    """LoRA's matrices would be those of the template, which no unit computes with."""
+    stacked = _net(TINY.replace(scan_units=True))
+    unrolled = transforms.unroll(stacked)
+    stacked.get_layer("stage3_unit2to3").unit_layers()["conv1"].enable_lora(2)
+    for use in (
+        lambda: stacked(_images(stacked)),
+        lambda: stacked.save(tmp_path / "net.keras"),
+        lambda: transforms.unroll(stacked),
+    ):
+        with pytest.raises(ValueError, match="unroll` the net before.*unit_conv1/lora_kernel_a"):
+            use()
+    for name in ("stage3_unit2_conv1", "stage3_unit3_conv1"):
+        unrolled.get_layer(name).enable_lora(2)
+    with pytest.raises(ValueError, match="no LoRA matrices.*Received: `stage3_unit2_conv1`"):
+        transforms.stack(unrolled)
 
 
 def test_drop_path_that_does_not_fit():
