@@ -199,6 +199,16 @@ def before_net(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, net.called(before_net(net.model)))
 
 
+def input_of(layer: keras.layers.Layer) -> Any:
+    """Return the input of a layer in the graph around it; a nested model's `input` is inside it."""
+    return keras.Operation.input.fget(layer)
+
+
+def output_of(layer: keras.layers.Layer) -> Any:
+    """Return the output of a layer in the graph around it, as `input_of` does the input."""
+    return keras.Operation.output.fget(layer)
+
+
 def _layers_in(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return [each for _, each in named_layers(layer)]
 

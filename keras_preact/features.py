@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import keras
 
-from keras_preact.composition import functional, nested_net
+from keras_preact.composition import functional, nested_net, output_of
 from keras_preact.layer_names import activated_end, has_stages, stage_numbers, stage_opening
 from keras_preact.spec.rules import plain
 
@@ -78,7 +78,7 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] | None = None) -
             f"{existing}. Received: {stages!r}"
         )
     outputs = {
-        f"stage{stage}": activated_end(model).output
+        f"stage{stage}": output_of(activated_end(model))
         if stage == existing[-1]
         else stage_opening(model, stage + 1).input
         for stage in stages

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 import keras
 
-from keras_preact.composition import NestedNet, functional, named_layers, nested_net
+from keras_preact.composition import (
+    NestedNet,
+    functional,
+    input_of,
+    named_layers,
+    nested_net,
+    output_of,
+)
 from keras_preact.layer_names import data_format, has_stages, parse
 from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.tensor import Tensor
@@ -98,7 +105,7 @@ def take_apart(model: keras.Model) -> Chain:
             f"`keras_preact.layer_names` documents. Received: {model.name!r}"
         )
     inputs = [_outside_input(name, group) for name, group in groups.items()]
-    outputs = [*inputs[1:], _output(list(groups.values())[-1][-1])]
+    outputs = [*inputs[1:], output_of(list(groups.values())[-1][-1])]
     units = [
         _unit(name, group, x, output)
         for (name, group), x, output in zip(groups.items(), inputs, outputs, strict=True)
@@ -151,23 +158,13 @@ def _layers_by_unit(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
     return groups
 
 
-def _input(layer: keras.layers.Layer) -> Tensor:
-    """Return the input of a layer in the net; a nested model's `input` is inside it."""
-    return keras.Operation.input.fget(layer)
-
-
-def _output(layer: keras.layers.Layer) -> Tensor:
-    """Return the output of a layer in the net; a nested model's `output` is inside it."""
-    return keras.Operation.output.fget(layer)
-
-
 def _outside_input(name: str, group: list[keras.layers.Layer]) -> Tensor:
     """Return the tensor that comes into a unit."""
-    inside = {id(tensor) for layer in group for tensor in keras.tree.flatten(_output(layer))}
+    inside = {id(tensor) for layer in group for tensor in keras.tree.flatten(output_of(layer))}
     outside = {
         id(tensor): tensor
         for layer in group
-        for tensor in keras.tree.flatten(_input(layer))
+        for tensor in keras.tree.flatten(input_of(layer))
         if id(tensor) not in inside
     }
     if len(outside) != 1:

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from keras_preact.blocks.head import classifier, global_pool
-from keras_preact.composition import functional, nested_net
-from keras_preact.layer_names import body_end, data_format, has_stages
+from keras_preact.composition import functional, nested_net, output_of
+from keras_preact.layer_names import body_end, data_format, first_convolution, has_stages
 from keras_preact.spec.rules import COUNT, plain
 from keras_preact.tensor import Tensor
 
@@ -56,7 +56,7 @@ def replace_head(
         return keras.Model(model.input, net.called(inner), name=name or model.name)
     x = _pooled(model)
     if classes:
-        policy = body_end(model).dtype_policy
+        policy = first_convolution(model).dtype_policy
         x = classifier(x, classes, classifier_activation, policy, name="predictions")
     return keras.Model(model.input, x, name=name or model.name)
 
@@ -74,7 +74,7 @@ def _pooled(model: Any) -> Tensor:
     body = body_end(model)
     end = model.get_layer(index=-1)
     ends = ("predictions", "head_pool", body.name)
-    if len(model.outputs) != 1 or end.name not in ends or end.output is not model.outputs[0]:
+    if len(model.outputs) != 1 or end.name not in ends or output_of(end) is not model.outputs[0]:
         raise ValueError(
             f"`model` must end in one of the layers {ends}, as the builders' nets do. "
             f"Received: {model.name!r}, which returns {model.output}"
@@ -83,4 +83,5 @@ def _pooled(model: Any) -> Tensor:
         return end.input
     if end.name == "head_pool":
         return end.output
-    return global_pool(end.output, None, data_format(model), end.dtype_policy, name="head_pool")
+    policy = first_convolution(model).dtype_policy
+    return global_pool(output_of(end), None, data_format(model), policy, name="head_pool")

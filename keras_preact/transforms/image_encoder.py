@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_preact.composition import output_of
 from keras_preact.features import feature_extractor
 from keras_preact.layer_names import data_format, first_convolution, maps_end, stage_numbers
 from keras_preact.tensor import Tensor
@@ -81,4 +82,4 @@ def as_image_encoder(model: keras.Model) -> ImageEncoder:
             "Level l of a pyramid has the stride 2^l, so the strides of all stages must be powers "
             f"of two. Received: {odd} in {model.name!r}"
         )
-    return ImageEncoder(model.input, maps_end(model).output, name=f"{model.name}_encoder")
+    return ImageEncoder(model.input, output_of(maps_end(model)), name=f"{model.name}_encoder")

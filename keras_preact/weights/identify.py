@@ -13,6 +13,7 @@ from keras_preact.architecture import Architecture
 from keras_preact.blocks.head import POOLINGS
 from keras_preact.blocks.units import UNITS
 from keras_preact.build import build
+from keras_preact.composition import output_of
 from keras_preact.layer_names import body_end, data_format, first_convolution, parse, stage_numbers
 from keras_preact.named_weights import NamedWeights, set_named_weights
 from keras_preact.published import NETS, find_net
@@ -251,7 +252,7 @@ def difference(
         model = with_dtype(model, "float32")
     shape = [_SIDE if side is None else side for side in model.input_shape[1:]]
     x = np.random.default_rng(0).standard_normal((1, *shape)).astype("float32")
-    outputs = ([body_end(net).output, net.output] for net in (model, twin))
+    outputs = ([output_of(body_end(net)), net.output] for net in (model, twin))
     ours, theirs = (
         [ops.convert_to_numpy(y) for y in keras.Model(net.input, each)(x, training=False)]
         for net, each in zip((model, twin), outputs, strict=True)

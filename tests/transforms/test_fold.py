@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import keras_preact
-from keras_preact.transforms import fold, with_dtype
+from keras_preact.transforms import feature_pyramid, fold, replace_head, with_dtype
 from tests import nets
-from tests.nets import SMALL, X
+from tests.nets import SMALL, TINY, X
 from tests.numerics import LAYER, NET, WIDE_NET, net_tolerance
 
 REMOVED = (
@@ -223,6 +223,22 @@ def test_units_that_are_nested_models():
     assert isinstance(folded.get_layer("stage3_unit3"), keras.Model)
     assert not set(REMOVED) & set(kinds(folded))
     assert_equal(folded, model)
+
+
+def test_a_net_may_end_in_a_unit_that_is_a_nested_model():
+    """Nothing follows the last unit of this order, and folding leaves it a model."""
+    changes = {"units": (1, 2), "order": "original", "rematerialize": True}
+    options = {"architecture": TINY, "include_top": False, "dtype": "mixed_bfloat16"}
+    body = fold(nets.net(changes, **options))
+    assert isinstance(body.get_layer("stage3_unit2"), keras.Model)
+    expected = body(X)
+    features = keras_preact.feature_extractor(body)
+    np.testing.assert_array_equal(features(X)["stage3"], expected)
+    np.testing.assert_array_equal(keras_preact.as_image_encoder(body)(X), expected)
+    assert [*feature_pyramid(body, channels=4).output] == ["P2", "P3"]
+    classifier = replace_head(body, 3)
+    assert classifier.output_shape == (None, 3)
+    assert classifier.get_layer("head_pool").dtype_policy.name == "mixed_bfloat16"
 
 
 def test_channels_first():
