@@ -329,9 +329,10 @@ def run_command(arguments: Sequence[str]) -> int:
         print(f"training.train: {reason}", file=sys.stderr)
         return 1
     if job.devices.chief:
-        print(summary(run, progress, job.task))
+        if progress.history:
+            print(summary(run, progress, job.task))
         if not run.finished:
-            print(f"Stopped after epoch {progress.epochs} of {job.recipe.epochs}, as asked.")
+            print(f"Stopped {progress.place(job.recipe.epochs)}, as asked.")
         elif progress.epochs < job.recipe.epochs:
             print(
                 f"Stopped after epoch {progress.epochs} of {job.recipe.epochs}: none has been "

@@ -151,32 +151,46 @@ def test_a_run_that_diverges_goes_back_once(train, tmp_path, capsys):
     assert "where the learning rate is 500" in captured.err
 
 
+class EndAtStep4(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.stop_training = batch == 3
+
+
 def test_a_run_that_is_asked_to_stop_goes_on_within_the_epoch(tiny_recipe, tmp_path):
-    """It gives the metrics and weights of a run that was not stopped, to the last bit."""
+    """By a callback or a signal; with the metrics and weights of a whole run, to the last bit."""
     recipe, source = load_recipe(tiny_recipe), open_source("digits")
     recipe = recipe.replace(epochs=2, steps_per_execution=1)
     devices = choose_devices()
     job = Job(recipe, PipelineBatches(source, recipe, devices), devices)
     options = argparse.Namespace(recipe="tiny", deterministic=False, data_on_device=False)
 
-    def start(folder: str, seed: int, stop_requested=lambda: False) -> tuple[list, list]:
+    def start(
+        folder: str, seed: int, stop_requested=lambda: False, callbacks=()
+    ) -> tuple[list, list]:
         keras.backend.clear_session(free_memory=False)
         keras.utils.set_random_seed(seed)
         run = Run(tmp_path / folder, describe(options, recipe, source))
         run.start([], [])
         net = job.build_net()
-        history = train_net(job, net, run, Pace(stop_requested=stop_requested)).history
+        pace = Pace(stop_requested=stop_requested)
+        history = train_net(job, net, run, pace, callbacks).history
         return [{**each, "seconds": 0} for each in history], net.get_weights()
 
     whole, weights = start("whole", seed=0)
-    for before, step in ((0, 4), (4, job.steps)):
-        # Whatever random numbers the process that goes on began with.
-        after_each_step = iter([False] * (step - before - 1) + [True])
-        with pytest.raises(Preempted):
-            start("stopped", seed=before, stop_requested=lambda steps=after_each_step: next(steps))
+
+    def steps_saved() -> int:
         with np.load(tmp_path / "stopped" / "checkpoint" / "last.npz") as arrays:
             progress = json.loads(str(arrays["progress"]))
-        assert (progress["step"], progress["history"]) == (step, [])
+        assert progress["history"] == []
+        return progress["step"]
+
+    start("stopped", seed=0, callbacks=[EndAtStep4()])
+    assert steps_saved() == 4
+    # Whatever random numbers the process that goes on began with.
+    after_each_step = iter([False] * (job.steps - 5) + [True])
+    with pytest.raises(Preempted):
+        start("stopped", seed=4, stop_requested=lambda: next(after_each_step))
+    assert steps_saved() == job.steps
     history, received = start("stopped", seed=1)
     assert history == whole
     for one, other in zip(received, weights, strict=True):

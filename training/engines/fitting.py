@@ -17,6 +17,7 @@ from training.compiling import compile_for_training
 from training.engines.batches import Batches
 from training.engines.callbacks.averaging import AveragedStatistics, AveragedWeights
 from training.engines.callbacks.divergence import Diverged, DivergenceGuard, exploded_loss
+from training.engines.callbacks.early_end import EarlyEnd, EndedWithinEpoch
 from training.engines.callbacks.label_validation import LabelValidation
 from training.engines.callbacks.patience import Patience, is_exhausted
 from training.engines.callbacks.preemption import Preemption
@@ -226,13 +227,17 @@ class _Run:
         with self._display() as display, warnings.catch_warnings():
             # How many test images can be read is known when all were.
             warnings.filterwarnings("ignore", message="Your input ran out of data")
-            callbacks = self._callbacks(progress, schedule, display)
-            self._fit(
-                progress,
-                StepCallbacks(
-                    callbacks, self.model, steps=job.steps, epochs=epochs, progress=progress
-                ),
+            callbacks = StepCallbacks(
+                self._callbacks(progress, schedule, display),
+                self.model,
+                steps=job.steps,
+                epochs=epochs,
+                progress=progress,
             )
+            try:
+                self._fit(progress, callbacks)
+            except EndedWithinEpoch:
+                callbacks.on_train_end()
 
     def _fit(self, progress: Progress, callbacks: StepCallbacks) -> None:
         """Train from the restored state to the last epoch of the callbacks."""
@@ -296,6 +301,7 @@ class _Run:
             Patience(progress, self.job.recipe.patience, devices.agree or bool),
             checkpoint,
             *display,
+            EarlyEnd(checkpoint.save_within_epoch),
             Preemption(pace.stop_requested, checkpoint.save_within_epoch, devices.agree),
         ]
 

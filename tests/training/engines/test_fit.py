@@ -142,6 +142,14 @@ def test_after_a_begun_epoch_the_others_follow_unless_a_callback_stops():
     assert len(fit(model, [Stop()], 9, progress)["loss"]) == 2
     assert int(model.optimizer.iterations) == 2 + STEPS
 
+    class StopAtLastStep(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = batch == STEPS - 1
+
+    model = make_model()
+    assert len(fit(model, [StopAtLastStep()], 9, progress)["loss"]) == 1
+    assert int(model.optimizer.iterations) == 2
+
 
 @pytest.mark.parametrize("steps_per_execution", [1, 3])
 def test_an_epoch_without_a_step_left_is_evaluated_and_the_others_follow(steps_per_execution):

@@ -70,6 +70,8 @@ class StepCallbacks(keras.callbacks.CallbackList):
         self._steps = steps
         self._done, self._metrics = (progress.step, progress.metrics) if progress else (0, [])
         self._begun = False
+        # Whether the begun epoch ends for the next to follow, not because a callback ends the run.
+        self._goes_on = True
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Begin training, once: `fit` follows `complete_epoch`."""
@@ -119,11 +121,12 @@ class StepCallbacks(keras.callbacks.CallbackList):
         for callback in self.callbacks:
             callback.on_train_batch_end(last, step_logs)
         if self._done and last + 1 == self._steps:
+            self._goes_on = not self._fitted.stop_training
             self._fitted.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """End an epoch; after a begun one the next follows."""
         if self._done:
-            self._fitted.stop_training = False
+            self._fitted.stop_training = not self._goes_on
             self._done = 0
         super().on_epoch_end(epoch, logs)
