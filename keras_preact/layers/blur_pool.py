@@ -23,6 +23,9 @@ class BlurPool2D(keras.layers.Layer):
         dilation: Spacing of the filter's pixels.
         data_format: `"channels_last"` or `"channels_first"`; Keras's setting by default.
         **kwargs: As for `keras.layers.Layer`.
+
+    Raises:
+        ValueError: If maps of a known size are smaller, once the layer is built.
     """
 
     def __init__(
@@ -36,6 +39,20 @@ class BlurPool2D(keras.layers.Layer):
         self.kernel_size, self.strides = (3, 3), (strides, strides)
         self.dilation = dilation
         self.data_format = keras.config.image_data_format() if data_format is None else data_format
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Check that maps of a known size are large enough to be reflected.
+
+        Raises:
+            ValueError: If they are not.
+        """
+        sizes = [input_shape[axis] for axis in self._axes()]
+        if any(size is not None and size <= self.dilation for size in sizes):
+            raise ValueError(
+                f"Maps that {self.name!r} blurs must be at least {self.dilation + 1} pixels high "
+                f"and wide. Received: maps of the shape {tuple(input_shape)}; larger images give "
+                "larger ones"
+            )
 
     def call(self, inputs: Tensor) -> Tensor:
         axes = self._axes()

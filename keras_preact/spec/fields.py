@@ -215,7 +215,8 @@ class Fields:
         "Whether a blur, which prevents aliasing, takes each stride (arXiv:1904.11486): in units "
         "after the activation that follows the strided convolution, in shortcuts before the "
         "convolution, and after max pooling. The stem's strided convolution stays as it is, as in "
-        "the authors' code, and so does average pooling.",
+        "the authors' code, and so does average pooling. Maps that are blurred must be at least "
+        "two pixels high and wide.",
         BOOLEAN,
         False,
     )

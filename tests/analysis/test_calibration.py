@@ -76,6 +76,17 @@ def test_what_is_no_probability_is_refused(scores, labels, message):
         reliability(scores, labels)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_probabilities_of_16_bits(dtype):
+    logits = np.random.default_rng(0).standard_normal((100, 10)).astype(dtype)
+    # Of JAX, TensorFlow and torch, up to 0.006 from 1.
+    rounded = (softmax(logits.astype("float32"), axis=1) * 1.005).astype(dtype)
+    measured = reliability(rounded, np.zeros(100, int))
+    assert measured.counts.sum() == 100
+    with pytest.raises(ValueError, match="sum to 0.9"):
+        reliability(rounded * np.array(0.95, dtype), np.zeros(100, int))
+
+
 def test_no_temperature_fits_predictions_that_are_all_right():
     with pytest.raises(ValueError, match="all right"):
         fit_temperature([[1.0, 0.0], [0.0, 1.0]], [0, 1])

@@ -74,6 +74,17 @@ def test_a_dilated_blur_is_the_coarse_one_at_every_pixel():
     np.testing.assert_allclose(dense[:, ::2, ::2], coarse, atol=LAYER)
 
 
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_maps_that_are_too_small_are_refused_when_the_layer_is_built(data_format):
+    first = data_format == "channels_first"
+    layer = BlurPool2D(2, dilation=2, data_format=data_format, name="blur")
+    shape = (None, 3, 3, 2) if first else (None, 3, 2, 3)
+    with pytest.raises(ValueError, match=r"'blur' blurs must be at least 3 .*\(None, 3, "):
+        layer(keras.Input(batch_shape=shape))
+    layer(keras.Input(batch_shape=(None, 3, 3, 3)))
+    layer(keras.Input(batch_shape=(None, 3, None, None) if first else (None, None, None, 3)))
+
+
 def test_what_would_alias_is_gone():
     checks = np.indices((8, 8)).sum(0)[None, :, :, None] % 2 * 2.0 - 1
     assert np.all(np.asarray(MaxPooling2D(1, 2)(checks)) == -1)
