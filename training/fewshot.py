@@ -141,7 +141,8 @@ def finetune(task: Task, steps: int, shots: int, draw: int) -> float:
     """
     source = task.source(shots, draw)
     ruled = task.recipe_for(source)
-    recipe = in_one_epoch(ruled, steps, source.num_examples("train")).replace(seed=draw)
+    images, devices = source.num_examples("train"), task.devices.replicas
+    recipe = in_one_epoch(ruled, steps, images, devices).replace(seed=draw)
     job = Job(recipe, PipelineBatches(source, recipe, task.devices), task.devices)
     options = argparse.Namespace(
         recipe=f"{shots} images per class, draw {draw}", data_on_device=False, deterministic=False
@@ -154,7 +155,7 @@ def finetune(task: Task, steps: int, shots: int, draw: int) -> float:
     return read_history(run.output)[-1]["val_top1"]
 
 
-def in_one_epoch(recipe: Recipe, steps: int, images: int) -> Recipe:
+def in_one_epoch(recipe: Recipe, steps: int, images: int, devices: int = 1) -> Recipe:
     """Return a recipe of so many steps, with the schedule that it has over its epochs.
 
     The test images are evaluated once, in the end, since they outnumber the others.
@@ -162,9 +163,11 @@ def in_one_epoch(recipe: Recipe, steps: int, images: int) -> Recipe:
     Args:
         recipe: The recipe.
         steps: Its steps.
-        images: Training images; a batch has no more.
+        images: Training images, as many as devices or more; a batch has no more.
+        devices: Devices that share a batch evenly.
     """
     batch = min(recipe.batch_size, images)
+    batch -= batch % devices
     # The learning rates stay those of the recipe's batch.
     rates = ("learning_rate", "warmup_learning_rate", "final_learning_rate")
     return recipe.replace(
@@ -175,7 +178,7 @@ def in_one_epoch(recipe: Recipe, steps: int, images: int) -> Recipe:
         warmup_epochs=recipe.warmup_epochs / recipe.epochs,
         step_epochs=tuple(each / recipe.epochs for each in recipe.step_epochs),
         batch_size=batch,
-        gradient_accumulation_steps=fewest_micro_batches(batch, recipe.micro_batch_size),
+        gradient_accumulation_steps=fewest_micro_batches(batch, recipe.micro_batch_size, devices),
     )
 
 
@@ -344,6 +347,12 @@ def run(arguments: Sequence[str]) -> None:
     }
     _check_output(options.output / "fewshot.json", about)
     devices = prepare_machine(recipe, (), deterministic=False)
+    classes, shots = len(listing.class_names), min(options.shots)
+    if "finetune" in options.methods and classes * shots < devices.replicas:
+        raise ValueError(
+            f"Fine-tuning needs an image for each of the {devices.replicas} devices or more. "
+            f"Received: --shots {shots} of {classes} classes"
+        )
     task = Task(options.data, listing, recipe, options, options.output, devices)
     try:
         results = measure(task, options.methods, options.shots, options.draws, options.steps)

@@ -25,8 +25,8 @@ class Warmup(LearningRateSchedule):
         schedule: The schedule from step `steps` on; it counts its own steps from there.
         steps: Length of the warm-up, in steps, 1 or more.
         initial_learning_rate: Learning rate at step 0.
-        hold: Hold the initial rate during the warm-up instead of rising linearly from it to the
-            first rate of `schedule`.
+        peak: Learning rate that the warm-up rises to linearly.
+        hold: Hold the initial rate during the warm-up instead.
     """
 
     def __init__(
@@ -34,12 +34,14 @@ class Warmup(LearningRateSchedule):
         schedule: LearningRateSchedule,
         steps: int,
         initial_learning_rate: float,
+        peak: float,
         hold: bool = False,
     ) -> None:
         super().__init__()
         self.schedule = schedule
         self.steps = steps
         self.initial_learning_rate = initial_learning_rate
+        self.peak = peak
         self.hold = hold
 
     def __call__(self, step: Tensor) -> Tensor:
@@ -47,7 +49,7 @@ class Warmup(LearningRateSchedule):
         step = ops.cast(step, "float32")
         warming = ops.cast(self.initial_learning_rate, "float32")
         if not self.hold:
-            warming += (self.schedule(0) - warming) * step / self.steps
+            warming += (self.peak - warming) * step / self.steps
         after = self.schedule(ops.maximum(step - self.steps, 0.0))
         return ops.where(step < self.steps, warming, after)
 
@@ -57,6 +59,7 @@ class Warmup(LearningRateSchedule):
             "schedule": keras.saving.serialize_keras_object(self.schedule),
             "steps": self.steps,
             "initial_learning_rate": self.initial_learning_rate,
+            "peak": self.peak,
             "hold": self.hold,
         }
 
@@ -80,12 +83,15 @@ def learning_rate_schedule(recipe: Recipe, steps_per_epoch: int) -> LearningRate
     Returns:
         A schedule over the steps of the whole run.
     """
-    warmup_steps = round(recipe.warmup_epochs * steps_per_epoch)
+    # At least one step follows, however short the run is.
+    last_step = recipe.epochs * steps_per_epoch - 1
+    warmup_steps = min(round(recipe.warmup_epochs * steps_per_epoch), last_step)
     schedule = _schedule_after_warmup(recipe, steps_per_epoch, warmup_steps)
     if warmup_steps == 0:
         return schedule
     initial = recipe.warmup_learning_rate * recipe.learning_rate_scale
-    return Warmup(schedule, warmup_steps, initial, hold=recipe.warmup_constant)
+    peak = recipe.learning_rate * recipe.learning_rate_scale
+    return Warmup(schedule, warmup_steps, initial, peak, hold=recipe.warmup_constant)
 
 
 def _schedule_after_warmup(

@@ -21,7 +21,7 @@ def summary(folder: Path, exported: Path | None = None) -> str:
         exported: Folder of the served model that was exported from it, if there is one.
 
     Returns:
-        One line for each step, and one with the next command to try.
+        One line for each step, and one with the next command to try, if there is one.
 
     Raises:
         FileNotFoundError: If the folder holds no run, or one that was not evaluated.
@@ -36,8 +36,9 @@ def summary(folder: Path, exported: Path | None = None) -> str:
         **measured,
         "Pictures": ", ".join(str(folder / name) for name in pictures),
         "Exported": _path(exported) if exported else "not yet",
-        "Try next": following,
     }
+    if following:
+        lines["Try next"] = following
     return "\n".join(f"{name:8}  {text}" for name, text in lines.items())
 
 
@@ -49,11 +50,28 @@ def _trained(run: dict[str, Any]) -> str:
     )
 
 
-def _following(run: dict[str, Any], output: str) -> str:
-    """Return the command that trains the same net with attention, as a shell takes it."""
-    command = [_path(Path(sys.executable)), "-m", "training.train"]
-    command += ["--recipe", run["recipe_name"], "--data", run["source"], "--output", output]
-    return shlex.join([*command, "--model-options", 'attention="se"'])
+def _following(run: dict[str, Any], output: str) -> str | None:
+    """Return the command that trains the same net with attention, as a shell takes it.
+
+    There is none for a run of another command, of weights to start from, which are of a net without
+    attention, or of a net that has it.
+    """
+    words = shlex.split(run["command"])
+    program, arguments = words[:3], words[3:]
+    recipe = run["recipe"]
+    if program[1:] != ["-m", "training.train"] or recipe.get("init"):
+        return None
+    if "attention" in recipe.get("model_options", {}):
+        return None
+    command = [_path(Path(sys.executable)), *program[1:], *_without_output(arguments)]
+    return shlex.join([*command, "--output", output, "--model-options", 'attention="se"'])
+
+
+def _without_output(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of a command without its folder."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--output")
+    return parser.parse_known_args(arguments)[1]
 
 
 def _measured(evaluation: dict[str, Any]) -> dict[str, str]:

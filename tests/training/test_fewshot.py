@@ -44,6 +44,12 @@ def test_the_schedule_stays_whatever_the_number_of_images():
     assert few.learning_rate * few.learning_rate_scale == recipe.learning_rate * 32 / 64
 
 
+def test_a_batch_divides_by_the_devices():
+    recipe = Recipe(batch_size=32, gradient_accumulation_steps=4)
+    few = in_one_epoch(recipe, 500, 30, devices=4)
+    assert (few.batch_size, few.micro_batch_size) == (28, 4)
+
+
 def test_the_learning_rates_stay_whatever_the_number_of_images():
     rates = {"learning_rate": 0.4, "warmup_learning_rate": 0.2, "final_learning_rate": 0.1}
     recipe = Recipe(batch_size=512, reference_batch_size=256, **rates)

@@ -147,7 +147,7 @@ def test_mixed_float16_scales_the_loss_of_a_linear_probe_too(small_net):
 
 
 def test_the_optimizer_is_serializable():
-    schedule = Warmup(keras.optimizers.schedules.CosineDecay(0.1, 10), 5, 0.01)
+    schedule = Warmup(keras.optimizers.schedules.CosineDecay(0.1, 10), 5, 0.01, 0.1)
     sgd = SGD(
         schedule,
         0.8,

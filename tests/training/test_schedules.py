@@ -35,6 +35,25 @@ def test_warmup_is_a_ramp_to_the_peak():
     np.testing.assert_allclose(rates(recipe, 8)[:6], [0.1, 0.2, 0.3, 0.4, 0.5, 0.5], rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["cosine", "one_cycle"])
+def test_a_warmup_leaves_a_step(kind):
+    recipe = Recipe(schedule=kind, epochs=1, warmup_epochs=0.9, reference_batch_size=0)
+    np.testing.assert_allclose(rates(recipe, 2)[:2], [0.0, recipe.learning_rate])
+    np.testing.assert_allclose(rates(recipe, 1)[0], recipe.learning_rate)
+
+
+def test_a_warmup_rises_to_the_peak_also_where_a_lower_rate_follows():
+    recipe = Recipe(
+        schedule="step",
+        step_epochs=(0.6, 0.7),
+        epochs=1,
+        warmup_epochs=0.5,
+        reference_batch_size=0,
+    )
+    peak = recipe.learning_rate
+    np.testing.assert_allclose(rates(recipe, 3)[:3], [0, peak / 2, peak / 100], rtol=1e-6)
+
+
 def test_cosine_follows_its_formula_after_the_warmup():
     recipe = Recipe(
         schedule="cosine",

@@ -27,7 +27,9 @@ def test_five_lines(finished, tmp_path, capsys):
     assert str(tmp_path / "models" / "digits") in exported
     _, command = following.split("-m training.train ")
     options, recipe = parse_arguments(shlex.split(command))
-    assert recipe.model_options["attention"] == "se"
+    assert recipe.model_options.pop("attention") == "se"
+    assert recipe == parse_arguments(shlex.split(read_run(run)["command"])[3:])[1]
+    assert options.seed == 7
     assert options.output == tmp_path / "my run-se"
     assert not options.output.exists()
 
@@ -39,7 +41,25 @@ RUN = {
     "history": [{"seconds": 1.0}],
     "images": {"train": 1437},
     "source": "digits",
+    "command": "python -m training.train --recipe digits --output=a",
 }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"command": "python -m training.fewshot"},
+        {"recipe": RUN["recipe"] | {"init": "imagenet"}},
+        {"recipe": RUN["recipe"] | {"model_options": {"attention": "se"}}},
+    ],
+)
+def test_attention_is_proposed_only_where_the_command_works(changes, tmp_path, capsys):
+    (tmp_path / "evaluation.json").write_text(json.dumps(EVALUATION))
+    for record in (RUN, RUN | changes):
+        (tmp_path / "run.json").write_text(json.dumps(record))
+        assert main([str(tmp_path)]) == 0
+    first, second = capsys.readouterr().out.split("Trained")[1:]
+    assert "--output=a" not in first and "Try next" not in second
 
 
 @pytest.mark.parametrize(
@@ -53,7 +73,7 @@ RUN = {
         ("run.json", json.dumps(RUN | {"images": {}}), "is damaged: it has no 'train'"),
         ("run.json", json.dumps(RUN | {"images": 1437}), "is damaged: "),
         ("run.json", json.dumps(RUN | {"history": [1.0]}), "is damaged: "),
-        ("run.json", json.dumps(RUN | {"recipe_name": 5}), "is damaged: "),
+        ("run.json", json.dumps(RUN | {"command": 5}), "is damaged: "),
     ],
 )
 def test_a_damaged_record_is_named(name, content, said, tmp_path, capsys):
