@@ -49,7 +49,10 @@ _CHOICES = (
         "On a CPU, wide 3x3 convolutions in float32 train by Winograd's algorithm.",
         "keras_preact.ops.winograd.winograd_pays",
         "python -m benchmarks.winograd",
-        {"AMD Zen 4": "1.6 to 2.6 in batches of 32"},
+        {
+            "AMD Zen 5": "1.04, a training step of ResNet50V2 in float32",
+            "AMD Zen 4": "1.6 to 2.6 in batches of 32",
+        },
     ),
     Choice(
         "products",
@@ -57,14 +60,20 @@ _CHOICES = (
         "kernels with a stride of 2, or in bfloat16 on small maps.",
         "keras_preact.ops.kernel_gradient.products_pay",
         "python -m benchmarks.kernel_gradient",
-        {"AMD Zen 4": "1.03 to 2.66"},
+        {
+            "AMD Zen 5": "1.02 in float32, 1.08 in bfloat16, a training step of ResNet50V2",
+            "AMD Zen 4": "1.03 to 2.66",
+        },
     ),
     Choice(
         "pointwise",
         "On a CPU, 1x1 convolutions of few weights train in float32 as one matrix product.",
         "keras_preact.ops.pointwise.trainable_pointwise",
         "python -m benchmarks.pointwise",
-        {"AMD with AVX2": "0.98 to 1.32"},
+        {
+            "AMD Zen 5": "1.04, a training step of ResNet50V2 in float32",
+            "AMD with AVX2": "0.98 to 1.32",
+        },
     ),
     Choice(
         "padding",
@@ -74,6 +83,7 @@ _CHOICES = (
         "python -m benchmarks.train_step --choices",
         {
             "AMD with AVX-512 and BF16": "3.8 in bfloat16",
+            "AMD Zen 5": "0.97 in float32, 1.05 in bfloat16, a training step of ResNet50V2",
             "AMD Zen 4": "0.99 in float32, 1.03 in bfloat16, a training step of ResNet50V2",
         },
     ),
@@ -82,14 +92,20 @@ _CHOICES = (
         "On TensorFlow, batch norms and what folding leaves of them are one kernel.",
         "keras_preact.ops.fused_norm.fused_norm_fits",
         "python -m benchmarks.train_step --choices",
-        {"AMD Zen 4": "1.11 in float32, 1.33 in bfloat16, a training step of ResNet50V2"},
+        {
+            "AMD Zen 5": "1.12 in float32, 1.58 in bfloat16, a training step of ResNet50V2",
+            "AMD Zen 4": "1.11 in float32, 1.33 in bfloat16, a training step of ResNet50V2",
+        },
     ),
     Choice(
         "bias",
         "On a CPU, the gradient of a bias is a matrix product, not TensorFlow's sum.",
         "keras_preact.layers.conv.PaddedConvolution",
         "python -m benchmarks.train_step --choices",
-        {"AMD Zen 4": "1.00 in float32, 1.03 in bfloat16, a training step of ResNet50V2"},
+        {
+            "AMD Zen 5": "1.02 in float32, 1.07 in bfloat16, a training step of ResNet50V2",
+            "AMD Zen 4": "1.00 in float32, 1.03 in bfloat16, a training step of ResNet50V2",
+        },
     ),
     Choice(
         "moments",
@@ -104,7 +120,7 @@ _CHOICES = (
         "keras_preact.serving.signatures.STREAMS",
         "python -m benchmarks.inference --choices",
         {
-            "AMD Zen 5": "1.04 to 1.07 in float32, 1.03 to 1.11 in bfloat16",
+            "AMD Zen 5": "0.96 to 1.07 in float32, 1.03 to 1.11 in bfloat16",
             "AMD Zen 4": "1.01 in float32",
         },
     ),
@@ -137,7 +153,10 @@ _CHOICES = (
         "Commands of `training` use oneDNN's kernels on processors without AVX-512 too.",
         "training/__init__.py",
         "python -m benchmarks.train_step",
-        {"AMD Zen 4": "1.76, a training step of ResNet50V2 in float32"},
+        {
+            "AMD Zen 5": "2.35, a training step of ResNet50V2 in float32",
+            "AMD Zen 4": "1.76, a training step of ResNet50V2 in float32",
+        },
         switch="the environment variable TF_ENABLE_ONEDNN_OPTS",
     ),
     Choice(
@@ -145,7 +164,10 @@ _CHOICES = (
         "On TensorFlow, training steps and exports are not compiled by XLA.",
         "`jit_compile` of a recipe and of `keras_preact.export_savedmodel`",
         "python -m benchmarks.inference",
-        {"AMD Zen 4": "1.07 to 1.09, exports of PreActResNet50"},
+        {
+            "AMD Zen 5": "1.03 to 1.08, exports of PreActResNet50",
+            "AMD Zen 4": "1.07 to 1.09, exports of PreActResNet50",
+        },
         switch="`jit_compile`",
     ),
 )
