@@ -102,22 +102,35 @@ def _metrics(task: Task, classes: int) -> list[keras.metrics.Metric]:
     return metrics
 
 
-def _accumulate(model: keras.Model, steps: int) -> None:
-    """Have a model take its batches in micro-batches.
+def trainable_model(net: keras.Model, recipe: Recipe) -> keras.Model:
+    """Return a model of a net's layers that trains as a recipe says.
 
     Args:
-        model: The model; for more than one it is an `AccumulatingModel`.
-        steps: Number of micro-batches.
+        net: The net.
+        recipe: The values of the run.
+
+    Returns:
+        A plain functional model, which loads without this package, where its own steps will do.
+    """
+    kind = model_class() if _needs_own_steps(recipe) else keras.Model
+    return kind(net.inputs, net.outputs, name=net.name)
+
+
+def _needs_own_steps(recipe: Recipe) -> bool:
+    return recipe.gradient_accumulation_steps > 1 or recipe.ema_momentum > 0
+
+
+def _check_steps(model: keras.Model, recipe: Recipe) -> None:
+    """Refuse a model whose steps are not those of the recipe.
 
     Raises:
-        ValueError: If the model takes whole batches only.
+        ValueError: If the recipe needs an `AccumulatingModel`, and the model is another.
     """
-    if hasattr(model, "gradient_accumulation_steps"):
-        model.gradient_accumulation_steps = steps
-    elif steps > 1:
+    if _needs_own_steps(recipe) and not isinstance(model, AccumulatingModel):
         raise ValueError(
-            "`gradient_accumulation_steps` must be 1 for a model that takes whole batches, as one "
-            f"that KerasTuner trains does. Received: {steps}"
+            "`gradient_accumulation_steps` and `ema_momentum` need a model of `trainable_model`. "
+            f"Received: {recipe.gradient_accumulation_steps}, {recipe.ema_momentum} and a "
+            f"{type(model).__name__}"
         )
 
 
@@ -136,17 +149,23 @@ def compile_for_training(
         net: The net, from `prepare_net`.
         recipe: The values of the run.
         steps: Steps of one epoch.
-        model: A model that feeds the net and is trained in its place.
+        model: A model that feeds the net and is trained in its place; by default a
+            `trainable_model`.
         task: What the net is trained to tell.
 
     Returns:
         The compiled model, whose optimizer is built.
+
+    Raises:
+        ValueError: If the model cannot do the steps of the recipe.
     """
-    trained = model or model_class()(net.inputs, net.outputs, name=net.name)
+    trained = model or trainable_model(net, recipe)
+    _check_steps(trained, recipe)
     optimizer = build_optimizer(recipe, net, steps)
-    if recipe.ema_momentum and isinstance(trained, AccumulatingModel):
-        unscaled(optimizer).average_statistics(net)
-    _accumulate(trained, recipe.gradient_accumulation_steps)
+    if isinstance(trained, AccumulatingModel):
+        trained.gradient_accumulation_steps = recipe.gradient_accumulation_steps
+        if recipe.ema_momentum:
+            unscaled(optimizer).average_statistics(net)
     trained.compile(
         optimizer=optimizer,
         loss=_loss(task, recipe.label_smoothing),

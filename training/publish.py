@@ -26,9 +26,9 @@ import numpy as np
 from keras_preact import from_config_folder, push_to_hub, to_config_folder
 from keras_preact.files import replacing
 from keras_preact.named_weights import named_weights
-from keras_preact.preprocessing import Preprocessing
+from keras_preact.preprocessing import Preprocessing, Preprocessor
 from keras_preact.weights import save_half_precision
-from keras_preact.weights.hugging_face import repository
+from keras_preact.weights.hugging_face import library, repository
 from training.data import evaluation_pipeline
 from training.evaluate import Evaluation, evaluate, open_for
 from training.net import build_net, file_of
@@ -239,7 +239,7 @@ def _run(options: argparse.Namespace) -> None:
         raise FileExistsError(f"there must be no folder of that --name yet. Received: {folder}")
     trained = load_trained(options)
     if options.push and folder.exists():
-        _check_written(trained, folder)
+        _check_written(trained, folder, options.data_name, options.licence)
         print(f"Written before: {folder}")
     else:
         write = publish_for_hub if options.hub or options.push else publish
@@ -249,15 +249,37 @@ def _run(options: argparse.Namespace) -> None:
         print(push_to_hub(folder, options.push))
 
 
-def _check_written(trained: Trained, folder: Path) -> None:
-    """Refuse to upload a folder unless it has the weights of a net."""
-    written, given = (named_weights(each) for each in (from_config_folder(folder), trained.model))
-    try:
-        np.testing.assert_equal(written, given)
-    except AssertionError as error:
+def _check_written(trained: Trained, folder: Path, data: str, licence: str) -> None:
+    """Refuse to upload a folder unless it is what the command would write.
+
+    Args:
+        trained: The net.
+        folder: Written by an earlier command.
+        data: Name of the images on the card.
+        licence: The license on the card.
+
+    Raises:
+        FileExistsError: If the folder differs in one of them.
+    """
+    card = library("--push").ModelCard.load(folder / "README.md").data
+    differ = {
+        f"images, {card.eval_results[0].dataset_name!r}": card.eval_results[0].dataset_name != data,
+        f"license, {card.license}": card.license != licence,
+        "preprocessing": Preprocessor(str(folder)).preprocessing != trained.preprocessing,
+        f"weights than {trained.file}": not _equal(from_config_folder(folder), trained.model),
+    }
+    if others := [what for what, different in differ.items() if different]:
         raise FileExistsError(
-            f"{folder} has other weights than {trained.file}: remove it, or give another --name"
-        ) from error
+            f"{folder} has other {', '.join(others)}: remove it, or give another --name"
+        )
+
+
+def _equal(one: keras.Model, other: keras.Model) -> bool:
+    try:
+        np.testing.assert_equal(named_weights(one), named_weights(other))
+    except AssertionError:
+        return False
+    return True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -42,6 +42,8 @@ def _tensorflow_loop(
 ) -> tuple[Tensor, list[Tensor]]:
     import tensorflow as tf
 
+    if tf.executing_eagerly():
+        return _eager_loop(step, carry, stacked)
     count = stacked[0].shape[0]
     # Taken from the end, since the gradient of that adds to a list, while that of reading at an
     # index adds whole lists: work that grows with the square of the steps.
@@ -77,3 +79,13 @@ def _tensorflow_loop(
         maximum_iterations=count,
     )
     return carry, [each.stack() for each in results]
+
+
+def _eager_loop(step: Step, carry: Tensor, stacked: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    import tensorflow as tf
+
+    collected = []
+    for slices in zip(*map(tf.unstack, stacked), strict=True):
+        carry, values = step(carry, list(slices))
+        collected.append(values)
+    return carry, [tf.stack(each) for each in zip(*collected, strict=True)]

@@ -68,9 +68,13 @@ def fold(model: keras.Model) -> keras.Model:
 
     Norms of other kinds stay as they are. So does what is called with `training=True`, whose norms
     and dropout are at work in inference too, and what is not surely called before it, to which
-    Keras passes it on, unless its call says `training=False`. Layers of augmentation, which train
-    by default, pass nothing on. So do the names of the layers that stay, so that
-    `keras_preact.feature_extractor` takes the folded net too; train and save the net it came from.
+    Keras passes it on, unless its call says `training=False`. The names of the layers that stay
+    remain too, so that `keras_preact.feature_extractor` takes the folded net; train and save the
+    net it came from.
+
+    Augmentation, which trains by default, is not counted as such a call. `predict` and exports run
+    it in inference. Where `model(x)` is called without `training`, Keras has the layers behind it
+    train: say `training=False` there.
 
     Args:
         model: A functional model.

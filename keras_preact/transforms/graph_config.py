@@ -215,8 +215,8 @@ def is_called_once(layer: Config) -> bool:
 def always_trains(layer: Config) -> bool:
     """Return whether a call says `training=True`, which holds in inference too.
 
-    Keras writes down a default of `training=True` as well, such as that of its augmentation. It is
-    no wish: the layers after it train no more for it.
+    Keras writes down a default of `training=True` as well, such as that of its augmentation. That
+    does not count: `predict` and exports, which say `training=False`, run it in inference.
     """
     said = any(call["kwargs"].get("training") for call in layer["inbound_nodes"])
     return said and not _trains_by_default(layer)

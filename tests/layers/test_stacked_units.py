@@ -346,6 +346,23 @@ def test_further_variables_of_units_are_refused(tmp_path):
         transforms.stack(unrolled)
 
 
+def test_forward_mode_gradients_by_stacked_weights():
+    model = _net(TINY.replace(scan_units=True))
+    weights = [each.value for each in model.trainable_variables]
+    images = tf.constant(_images(model))
+    with tf.autodiff.ForwardAccumulator(weights, [0.1 * each for each in weights]) as forward:
+        loss = tf.reduce_sum(model(images, training=False) ** 2)
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        backward = tf.reduce_sum(model(images, training=False) ** 2)
+    gradients = tape.gradient(backward, weights)
+    expected = sum(
+        float(tf.reduce_sum(0.1 * weight * gradient))
+        for weight, gradient in zip(weights, gradients, strict=True)
+    )
+    np.testing.assert_allclose(forward.jvp(loss), expected, rtol=1e-4)
+
+
 def test_drop_path_that_does_not_fit():
     with pytest.raises(ValueError, match="one rate for each of the 2 units. Received: 1"):
         units = _dropping_units([0.1, 0.2])

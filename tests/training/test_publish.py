@@ -145,7 +145,10 @@ def test_an_upload_that_failed_is_done_again_without_an_evaluation(
     assert publish(command) == 0
     assert capsys.readouterr().out.splitlines() == [f"Written before: {folder}", "hf://me/digits"]
     assert pushed == [(folder, "me/digits")] * 2
-    # Another net is not taken for the one that was written.
+    # Nothing else is taken for what was written.
+    assert publish([*command, "--licence", "mit", "--data-name", "numbers", "--mean", "0.3"]) == 2
+    said = capsys.readouterr().err
+    assert re.search(r"has other images, '.*', license, cc-by-4.0, preprocessing: remove it", said)
     net = keras.saving.load_model(run / "model.keras", compile=False)
     net.get_layer("predictions").bias.assign_add([1.0] * 10)
     net.save(run / "model.keras")

@@ -275,6 +275,18 @@ def test_help_is_complete(capsys):
     assert "(default: 30.0 60.0)" in text
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_compiled_model_is_saved_and_loaded(small_net, tmp_path, momentum):
+    net = small_net(input_shape=(8, 8, 1), classes=3)
+    model = compile_for_training(net, Recipe(ema_momentum=momentum), 10)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    images = np.random.default_rng(0).random((2, 8, 8, 1), "float32")
+    np.testing.assert_array_equal(loaded(images), net(images))
+    # Without averages the file needs nothing of this package's training.
+    assert (type(loaded) is type(net)) == (momentum == 0)
+
+
 @pytest.mark.parametrize(("classes", "names"), [(5, ["top1"]), (6, ["top1", "top5"])])
 def test_top5_is_measured_where_it_says_something(small_net, classes, names):
     net = small_net(input_shape=(8, 8, 1), classes=classes)

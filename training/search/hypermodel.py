@@ -12,7 +12,7 @@ from keras_preact.messages import did_you_mean
 from keras_preact.tuning import Constraints, PreActHyperModel, SearchSpace, read_space
 from keras_preact.tuning.candidates import Values
 from keras_preact.tuning.space import OPTIMIZER
-from training.compiling import compile_for_training
+from training.compiling import compile_for_training, trainable_model
 from training.net import build_net, recipe_architecture
 from training.recipe import Recipe
 
@@ -76,7 +76,8 @@ class RecipeHyperModel(PreActHyperModel):
 
     def net(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Build a trial's net, not compiled."""
-        return build_net(self.recipe(hp.values), self.classes)
+        recipe = self.recipe(hp.values)
+        return trainable_model(build_net(recipe, self.classes), recipe)
 
     def _compile_for_training(self, model: keras.Model, hp: keras_tuner.HyperParameters) -> None:
         """Compile a model as the command does, for one-hot labels."""

@@ -101,11 +101,19 @@ def test_micro_batches_train_as_with_keras_own_accumulation():
     assert_close(ours.weights, theirs.weights)
 
 
-def test_a_model_that_takes_whole_batches_only_is_refused():
-    recipe = Recipe(gradient_accumulation_steps=2)
+@pytest.mark.parametrize(
+    ("changes", "received"),
+    [
+        ({"gradient_accumulation_steps": 2}, "2, 0.0 and a Functional"),
+        ({"ema_momentum": 0.9}, "1, 0.9 and a Functional"),
+    ],
+)
+def test_a_model_that_cannot_take_the_steps_is_refused(changes, received):
     small = small_net()
-    with pytest.raises(ValueError, match="must be 1 for a model that takes whole batches"):
-        compile_for_training(small, recipe, STEPS, small)
+    with pytest.raises(
+        ValueError, match=f"need a model of `trainable_model`. Received: {received}"
+    ):
+        compile_for_training(small, Recipe(**changes), STEPS, small)
 
 
 @pytest.mark.parametrize("parts", [1, PARTS])

@@ -11,6 +11,7 @@ from jax import numpy as jnp
 from training.engines.accumulation import AccumulatingModel
 
 
+@keras.saving.register_keras_serializable(package="training")
 class JaxModel(AccumulatingModel):
     """Model that takes the micro-batches of a batch on JAX."""
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from training.engines.accumulation import AccumulatingModel
 
 
+@keras.saving.register_keras_serializable(package="training")
 class TensorFlowModel(AccumulatingModel):
     """Model that takes the micro-batches of a batch on TensorFlow."""
 

@@ -10,6 +10,7 @@ import torch
 from training.engines.accumulation import AccumulatingModel
 
 
+@keras.saving.register_keras_serializable(package="training")
 class TorchModel(AccumulatingModel):
     """Model that takes the micro-batches of a batch on torch."""
 
