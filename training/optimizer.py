@@ -86,11 +86,10 @@ class SGD(keras.optimizers.SGD):
         """Average moving statistics as the weights are, to be evaluated with their average.
 
         Args:
-            model: All its floating variables that are not trained are averaged. It calls
-                `update_statistics` after a step. The optimizer is not built yet.
+            model: Its `moving_statistics` are averaged. It calls `update_statistics` after a step.
+                The optimizer is not built yet.
         """
-        floating = [each for each in model.non_trainable_variables if "float" in each.dtype]
-        self._statistics = _Statistics(floating)
+        self._statistics = _Statistics(moving_statistics(model))
 
     @property
     def averaged_statistics(self) -> list[tuple[keras.Variable, keras.Variable]]:
@@ -174,6 +173,11 @@ class SGD(keras.optimizers.SGD):
         """Return the arguments, serialized."""
         own = {"l2": self.l2, "penalized": self.penalized, "rate_factors": self.rate_factors}
         return {**super().get_config(), **own}
+
+
+def moving_statistics(model: keras.Model) -> list[keras.Variable]:
+    """Return the floating variables of a model that are not trained: no counters, no seeds."""
+    return [each for each in model.non_trainable_variables if "float" in each.dtype]
 
 
 def averaged_statistics(

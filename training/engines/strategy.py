@@ -15,7 +15,7 @@ from training.cores import usable_cores
 from training.engines.devices import Devices, parse_devices, read_workers
 from training.engines.replicated import ReplicatedModel
 from training.engines.roll_call import call_roll
-from training.optimizer import averaged_statistics
+from training.optimizer import averaged_statistics, moving_statistics
 from training.processes import WAIT_MINUTES
 
 
@@ -180,7 +180,7 @@ def average_statistics(model: keras.Model) -> None:
             them must call this.
     """
     strategy = model.distribute_strategy
-    statistics = [each for each in model.non_trainable_variables if "float" in each.dtype]
+    statistics = moving_statistics(model)
     statistics += [average for _, average in averaged_statistics(model.optimizer)]
     if strategy.num_replicas_in_sync == 1 or not statistics:
         return
