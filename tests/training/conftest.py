@@ -12,6 +12,8 @@ from pathlib import Path
 import keras
 import pytest
 
+from training import processes
+
 TINY = """
 model = "PreActResNet20"
 epochs = 3
@@ -92,6 +94,14 @@ def finished(train: Callable[..., int], tmp_path_factory: pytest.TempPathFactory
         assert train(folder, *options) == 0
     keras.backend.clear_session(free_memory=False)
     return Finished(folder, options, printed.getvalue())
+
+
+@pytest.fixture
+def forked_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the commands that a command starts begin with all that they import."""
+    from tests import forked
+
+    monkeypatch.setattr(processes, "start", forked.start)
 
 
 @pytest.fixture(autouse=True)

@@ -193,7 +193,7 @@ def test_a_run_that_was_begun_keeps_its_batch(tiny_recipe, tmp_path):
         choose_batch(options, recipe, arguments)
 
 
-def test_a_wrong_job_is_refused_as_by_the_command_itself(train, tmp_path, capsys):
+def test_a_wrong_job_is_refused_as_by_the_command_itself(train, tmp_path, forked_commands, capsys):
     output = tmp_path / "run"
     assert train(output, "--batch-size", AUTO, "--data", "digit") == 2
     assert "Did you mean" in capsys.readouterr().err
@@ -212,7 +212,9 @@ def test_a_process_that_takes_too_much_is_stopped(tmp_path, gib, stopped):
         stop(process)
 
 
-def test_the_largest_batch_has_all_images_where_memory_allows(train, tmp_path, capsys):
+def test_the_largest_batch_has_all_images_where_memory_allows(
+    train, tmp_path, forked_commands, capsys
+):
     output = tmp_path / "run"
     options = ("--memory-gib", "64", "--batch-size", AUTO, "--epochs", "1", "--warmup-epochs", "0")
     assert train(output, *options, "--gradient-accumulation-steps", "4") == 0

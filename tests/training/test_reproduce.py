@@ -31,7 +31,7 @@ TWO = ("--epochs", "2", "--save-every", "2")
 
 
 @pytest.fixture
-def size(tiny_recipe, monkeypatch) -> None:
+def size(tiny_recipe, forked_commands, monkeypatch) -> None:
     monkeypatch.setitem(reproduce.TABLES, "orders", Table("Order of activation", ROWS))
     monkeypatch.setitem(reproduce.SIZES, "cpu", Size(str(tiny_recipe), TWO))
 

@@ -1,10 +1,10 @@
 """Train on some logical CPU devices and write what came out.
 
-Run as `python replicas.py NUMBER_OF_DEVICES OUTPUT.npz`: logical devices must be set before
-TensorFlow starts, so each number of them needs a process of its own.
+Logical devices must be set before TensorFlow starts, so each number of them needs a process of its
+own.
 """
 
-import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -102,7 +102,7 @@ def spread_of_statistics(model: keras.Model) -> np.ndarray:
     return np.max([np.ptp(values, axis=0).max() for values in copies])
 
 
-def main(devices: int, output: str) -> None:
+def train_on(devices: int, output: Path) -> None:
     strategy = make_strategy([f"CPU:{index}" for index in range(devices)])
     assert strategy.num_replicas_in_sync == devices
     keras.utils.set_random_seed(0)
@@ -137,7 +137,3 @@ def main(devices: int, output: str) -> None:
         np.testing.assert_allclose(copies[0], mean, rtol=1e-5)
     results["threads"] = tf.config.threading.get_intra_op_parallelism_threads()
     np.savez(output, **results)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])

@@ -1,8 +1,6 @@
 """Several replicas do what one does. See `replicas.py` for what runs in the processes."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -10,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.training.paths import ROOT
+from tests.forked import call
+from tests.training.engines import replicas
 from training.engines.devices import choose_devices
 from training.engines.prepare import prepare_machine
 from training.engines.strategy import make_strategy
@@ -19,14 +18,7 @@ from training.recipe import Recipe
 
 
 def run_replicas(devices: int, output: Path) -> dict[str, np.ndarray]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "CUDA_VISIBLE_DEVICES": "",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    script = Path(__file__).with_name("replicas.py")
-    subprocess.run([sys.executable, script, str(devices), output], env=environment, check=True)
+    call(replicas.train_on, devices, output)
     with np.load(output) as arrays:
         return dict(arrays)
 
@@ -50,34 +42,18 @@ def test_replicas_train_and_evaluate_as_one(one_replica, devices, tmp_path):
     assert several["threads"] == int(devices >= len(os.sched_getaffinity(0)))
 
 
-# Two processes, forked before TensorFlow has used a device, so that it is imported once.
-THREADS = """
-import os
-import tensorflow as tf
-from training.engines.strategy import make_strategy
-for asked in ({}, {"TF_NUM_INTRAOP_THREADS": "2"}):
-    child = os.fork()
-    if not child:
-        os.environ |= asked
-        make_strategy([f"CPU:{index}" for index in range(len(os.sched_getaffinity(0)))])
-        print(tf.config.threading.get_intra_op_parallelism_threads(), flush=True)
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-"""
+def threads_of_replicas(asked: dict[str, str]) -> int:
+    """Return the number that TensorFlow is told, with some variables of the environment."""
+    os.environ |= asked
+    make_strategy([f"CPU:{index}" for index in range(len(os.sched_getaffinity(0)))])
+    return tf.config.threading.get_intra_op_parallelism_threads()
 
 
 def test_replicas_keep_to_the_threads_that_were_asked_for():
     """As for the trials of a search, whose workers share the cores."""
-    process = subprocess.run(
-        [sys.executable, "-c", THREADS],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    assert call(threads_of_replicas, {}) == 1
     # 0: TensorFlow reads the variable itself.
-    assert process.stdout.split() == ["1", "0"]
+    assert call(threads_of_replicas, {"TF_NUM_INTRAOP_THREADS": "2"}) == 0
 
 
 def test_one_device_needs_no_mirroring():

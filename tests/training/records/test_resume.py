@@ -1,37 +1,23 @@
 """A run that is killed and started again ends as one that was not."""
 
-import json
-import os
+import contextlib
+import io
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
-from tests.training.paths import ROOT
+from tests import forked
 from training.compiling import compile_for_training
 from training.net import build_net
 from training.optimizer import averaged_statistics
 from training.recipe import Recipe, load_recipe
 from training.records.checkpoint import Progress, load_checkpoint, save_checkpoint
 from training.run import read_run
-
-# Several runs of the command in one process, which imports TensorFlow once.
-RUNS = """
-import json
-import sys
-
-import keras
-
 from training.train import main
-
-for arguments in json.loads(sys.argv[1]):
-    keras.backend.clear_session(free_memory=False)
-    assert main(arguments) == 0
-"""
 
 
 def command(recipe: Path, output: Path, *options: str) -> list[str]:
@@ -40,32 +26,23 @@ def command(recipe: Path, output: Path, *options: str) -> list[str]:
     return [*arguments, "--deterministic", "--log-every", "1", *options]
 
 
-def start(*arguments: str) -> subprocess.Popen:
-    """Start a process that trains."""
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def train_all(runs: list[list[str]]) -> str:
+    """Run the command several times, and return what it printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        for arguments in runs:
+            keras.backend.clear_session(free_memory=False)
+            assert main(arguments) == 0
+    return printed.getvalue()
 
 
-def finish(*runs: list[str]) -> str:
-    process = start("-c", RUNS, json.dumps(runs))
-    output, _ = process.communicate()
-    assert process.returncode == 0
-    return output
-
-
-def kill_at(line_start: str, run: list[str]) -> None:
-    process = start("-m", "training.train", *run)
-    for line in process.stdout:
-        if line.startswith(line_start):
-            process.send_signal(signal.SIGKILL)
-            break
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+def kill_at(line_start: str, run: list[str], log: Path) -> None:
+    with open(log, "w") as file:
+        process = forked.start(["training.train", *run], file)
+    while f"\n{line_start}" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
 
 
 def without_times(history: list[dict]) -> list[dict]:
@@ -75,9 +52,9 @@ def without_times(history: list[dict]) -> list[dict]:
 def test_a_killed_run_ends_as_an_uninterrupted_one(tiny_recipe, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     runs = [command(tiny_recipe, folder, "--epochs", "2") for folder in (whole, killed)]
-    kill_at("epoch 2/2  step 4/11", runs[1])
+    kill_at("epoch 2/2  step 4/11", runs[1], tmp_path / "log.txt")
     assert len(read_run(killed)["history"]) == 1
-    assert "Going on after epoch 1 of 2" in finish(*runs)
+    assert "Going on after epoch 1 of 2" in forked.call(train_all, runs)
     assert_same_outcome(whole, killed)
 
 
@@ -92,9 +69,9 @@ def test_a_killed_fine_tuning_ends_as_an_uninterrupted_one(tiny_recipe, tmp_path
     options += ["--epochs", "2", "--epoch-steps", "3", "--warmup-epochs", "0.5"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     runs = [command(tiny_recipe, folder, *options) for folder in (whole, killed)]
-    kill_at("epoch 2/2  step 2/3", runs[1])
+    kill_at("epoch 2/2  step 2/3", runs[1], tmp_path / "log.txt")
     assert len(read_run(killed)["history"]) == 1
-    assert "Going on after epoch 1 of 2" in finish(*runs)
+    assert "Going on after epoch 1 of 2" in forked.call(train_all, runs)
     assert_same_outcome(whole, killed)
     trained = keras.saving.load_model(killed / "model.keras", compile=False)
     for name, same in (("stem_conv", True), ("stage2_unit1_conv2", True), ("head_norm", False)):

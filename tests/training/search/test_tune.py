@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ from PIL import Image
 
 from keras_preact.files import write_json
 from keras_preact.tuning import make_oracle
+from tests.forked import FORKS
 from tests.training.paths import ROOT
 from training import processes
 from training.recipe import load_recipe
@@ -168,7 +168,9 @@ def make_tuner(hypermodel, tmp_path, monkeypatch) -> Callable[..., TrainingTuner
     return make
 
 
-def test_a_training_that_fails_is_recorded_with_its_last_words(make_tuner, tmp_path, hypermodel):
+def test_a_training_that_fails_is_recorded_with_its_last_words(
+    make_tuner, tmp_path, hypermodel, forked_commands
+):
     tuner = make_tuner("--data", str(tmp_path / "nothing"))
     trial = tuner.oracle.create_trial("chief")
     with pytest.raises(keras_tuner.errors.FailedTrialError, match="exit status 2"):
@@ -652,8 +654,6 @@ def _be(environment: dict[str, str], arguments: list[str], log: Path) -> None:
 @pytest.mark.parametrize(("order", "pause"), ORDERS)
 def test_chief_and_workers_start_in_any_order(required, tmp_path, order, pause):
     """Ten times each; a member that came too late ends as well."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training.tune", "tests.training.search.test_tune"])
     for turn in range(10):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -667,7 +667,7 @@ def test_chief_and_workers_start_in_any_order(required, tmp_path, order, pause):
         for name in order:
             environment = {**address, "KERASTUNER_TUNER_ID": name}
             log = tmp_path / f"{name}-{turn}.txt"
-            members[name] = context.Process(
+            members[name] = FORKS.Process(
                 target=_be, args=(environment, [*command, "--workers", "2"], log)
             )
             members[name].start()
