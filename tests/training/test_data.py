@@ -13,7 +13,7 @@ from keras_preact.preprocessing import decode_image
 from tests.training.paths import DATA
 from tests.training.shards import record, write_shard
 from training import data
-from training.loading import reading
+from training.loading import decoded, reading
 from training.loading.decoded import DecodedImages
 from training.recipe import Recipe
 from training.sources import open_source
@@ -365,9 +365,24 @@ def test_whether_images_of_any_size_fit_into_memory(tmp_path):
     assert DecodedImages.of(images, 1, 10 * 8 * 8) is not None
 
 
+def test_reading_ends_where_too_large_images_show(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reading, "WHOLE", 2)
+    monkeypatch.setattr(reading, "REPORT_EVERY", 0)
+    images = reading.ImageReader(make_source("files", tmp_path), "train", 0)
+    read = "Decoded {} of 10 images."
+    # Those that are in memory already are too large.
+    assert DecodedImages.of(images, 3, 3 * 8 * 8 * 3) is None
+    assert capsys.readouterr().out.splitlines() == [read.format(2)]
+    # All of them will be.
+    monkeypatch.setattr(decoded, "SAMPLE", 4)
+    assert DecodedImages.of(images, 3, 9 * 8 * 8 * 3) is None
+    assert capsys.readouterr().out.splitlines() == [read.format(2)]
+
+
 @pytest.mark.parametrize("crop", ["none", "random_resized"])
 def test_long_decoding_says_how_far_it_is(tmp_path, monkeypatch, capsys, crop):
-    monkeypatch.setattr(reading, "BATCH", 4)
+    monkeypatch.setattr(reading, "CHUNK", 4)
+    monkeypatch.setattr(reading, "WHOLE", 4)
     source = make_source("files", tmp_path)
     data.training_pipeline(source, recipe(crop=crop))
     assert "Decoded" not in capsys.readouterr().out

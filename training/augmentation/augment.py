@@ -116,7 +116,7 @@ def cutout(images: tf.Tensor, seed: tf.Tensor, *, size: int) -> tf.Tensor:
         The images.
     """
     outside = _outside_box(seed, images.shape[:1], images.shape[1:], size, size)
-    return tf.reshape(as_rows(images) * outside, images.shape)
+    return tf.reshape(tf.where(outside, as_rows(images), 0.0), images.shape)
 
 
 def _outside_box(
@@ -126,7 +126,7 @@ def _outside_box(
     box_height: tf.Tensor,
     box_width: tf.Tensor,
 ) -> tf.Tensor:
-    """Return a mask: 1 outside of a box with its center anywhere, 0 within.
+    """Return a mask: true outside of a box with its center anywhere.
 
     Args:
         seed: Integer tensor `(2,)`.
@@ -136,7 +136,7 @@ def _outside_box(
         box_width: Their width.
 
     Returns:
-        A float32 tensor `(*batch, height, width * channels)`, of images as `as_rows` has them.
+        A bool tensor `(*batch, height, width * channels)`, of images as `as_rows` has them.
     """
     height, width, channels = shape
     seeds = tf.unstack(tf.random.split(seed, 2))
@@ -146,8 +146,7 @@ def _outside_box(
         offset = tf.range(length) - center + box // 2
         masks.append((offset >= 0) & (offset < box))
     rows, columns = masks
-    inside = rows[..., tf.newaxis] & tf.repeat(columns, channels, axis=-1)[..., tf.newaxis, :]
-    return 1 - tf.cast(inside, tf.float32)
+    return ~(rows[..., tf.newaxis] & tf.repeat(columns, channels, axis=-1)[..., tf.newaxis, :])
 
 
 def mixup(
@@ -193,8 +192,9 @@ def cutmix(
     side = tf.sqrt(1 - _beta(share_seed, alpha))
     box = [tf.cast(side * length, tf.int32) for length in (height, width)]
     kept = _outside_box(place_seed, images.shape[:0], images.shape[1:], *box)
-    mixed = tf.reshape(_blend(as_rows(images), kept), images.shape)
-    return mixed, _blend(labels, tf.reduce_mean(kept))
+    rows = as_rows(images)
+    mixed = tf.reshape(tf.where(kept, rows, tf.reverse(rows, axis=[0])), images.shape)
+    return mixed, _blend(labels, tf.reduce_mean(tf.cast(kept, tf.float32)))
 
 
 def mix(

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 
 def to_uint8(image: tf.Tensor) -> tf.Tensor:
-    """Round an image to whole gray levels: `saturate_cast(round(image))` in one pass.
+    """Round an image to whole gray levels.
 
     Args:
         image: float32 of any shape. Values outside of 0..255 are clipped.
@@ -16,15 +16,9 @@ def to_uint8(image: tf.Tensor) -> tf.Tensor:
     Returns:
         A uint8 tensor of the same shape.
     """
-    levels = tf.raw_ops.QuantizeV2(
-        input=image,
-        min_range=0.0,
-        max_range=255.0,
-        T=tf.quint8,
-        mode="SCALED",
-        round_mode="HALF_TO_EVEN",
-    )
-    return tf.bitcast(levels.output, tf.uint8)
+    # `tf.saturate_cast` compares with more bounds than these, and oneDNN's `QuantizeV2` rounds one
+    # image at a time, however many threads ask.
+    return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)
 
 
 def as_rows(images: tf.Tensor) -> tf.Tensor:

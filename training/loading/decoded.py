@@ -13,6 +13,8 @@ from training.sources import indices_in_order
 # Bytes in a row of the tensor that holds all pixels. One dimension of 2 GiB would be longer than
 # TensorFlow can count, and slices of whole blocks of 64 bytes are not copied.
 ROW = 64
+# Images whose sizes tell about those of all others.
+SAMPLE = 256
 
 
 class DecodedImages:
@@ -43,7 +45,7 @@ class DecodedImages:
             reader: Gives the images. It counts the unreadable ones.
             channels: 1 for gray, 3 for RGB.
             max_bytes: Memory that all of them may take. Reading ends as soon as those read take
-                more than that on average.
+                more, or `SAMPLE` of them let expect that all will.
 
         Returns:
             The images, or None if they are too large.
@@ -60,7 +62,8 @@ class DecodedImages:
             images += [tf.io.parse_tensor(content, tf.uint8) for content in batch]
             labels += list(batch_labels)
             size += sum(int(tf.size(image)) for image in images[-len(batch) :])
-            if size * reader.split.num_examples > max_bytes * len(images):
+            others = reader.split.num_examples / len(images) if len(images) >= SAMPLE else 1
+            if size * others > max_bytes:
                 return None
         return cls(images, labels)
 
