@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_preact.layer_names import is_container
 from keras_preact.layers import (
     Conv2D,
     DepthwiseConv2D,
@@ -64,7 +65,8 @@ def fold(model: keras.Model) -> keras.Model:
       plain one, with the kernel that it used.
     - Dropout, drop path and DropBlock are removed. ShakeDrop, in inference a factor, becomes part
       of the convolution before it where it is the only consumer, or a `keras.layers.Rescaling`.
-    - Stacked units become separate ones, and rematerialized units are computed as any other.
+    - Stacked units become separate ones, and rematerialized units are computed as any other. What
+      you wrapped in `keras_preact.layers.Rematerialized` is folded inside of its wrapper.
 
     Norms of other kinds stay as they are. So does what is called with `training=True`, whose norms
     and dropout are at work in inference too, and what is not surely called before it, to which
@@ -221,11 +223,17 @@ def _name_and_dtype(layer: Config) -> dict[str, Any]:
 
 
 def _kept_in_memory(layer: Config) -> Config:
-    """Return the layer inside a rematerialized one; any other layer as it is."""
+    """Return the model inside a rematerialized unit or block; any other layer as it is.
+
+    Only there the wrapper adds nothing to the paths of the weights. Any other stays, which costs
+    inference nothing.
+    """
     if not is_kind(layer, (Rematerialized,)):
         return layer
-    inner = layer["config"]["layer"]
-    return {**inner, "name": layer["name"], "inbound_nodes": layer["inbound_nodes"]}
+    inner, name = layer["config"]["layer"], layer["name"]
+    if inner["config"]["name"] != name or not is_container(name):
+        return layer
+    return {**inner, "name": name, "inbound_nodes": layer["inbound_nodes"]}
 
 
 def _takes_rate(layer: Config) -> bool:

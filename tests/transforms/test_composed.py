@@ -52,7 +52,13 @@ def each_frame():
     return keras.Model(x, layers.TimeDistributed(body("frame"), name="frames")(x))
 
 
-MODELS = {each.__name__: each for each in (two, scanned, sequential, each_frame)}
+def rematerialized():
+    x = keras.Input(SHAPE)
+    lean = keras_preact.layers.Rematerialized(body(changes={"rematerialize": True}), name="lean")
+    return keras.Model(x, layers.Dense(3)(lean(x)))
+
+
+MODELS = {each.__name__: each for each in (two, scanned, sequential, each_frame, rematerialized)}
 
 
 @pytest.fixture(scope="module", params=MODELS)
