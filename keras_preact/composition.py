@@ -8,7 +8,7 @@ same path in every form of a net's units.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,8 +174,7 @@ def nested_net(model: keras.Model) -> NestedNet:
     if len(holding) != 1:
         raise _several(model, found)
     (layer,) = holding
-    nodes = itertools.chain(*model._nodes_by_depth.values())
-    calls = [node for node in nodes if node.operation is layer]
+    calls = calls_of([layer], model)
     if not isinstance(layer, keras.Model) or len(calls) != 1:
         raise ValueError(
             f"The net in {model.name!r} must be a nested model that is called once. Received: "
@@ -199,13 +198,18 @@ def before_net(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, net.called(before_net(net.model)))
 
 
-def input_of(layer: keras.layers.Layer) -> Any:
-    """Return the input of a layer in the graph around it; a nested model's `input` is inside it."""
-    return keras.Operation.input.fget(layer)
+def calls_of(layers: Iterable[keras.layers.Layer], model: keras.Model) -> list[Any]:
+    """Return every call of some layers in the graph of a model, as Keras's nodes.
+
+    A layer may be called several times, as those of CBAM are, and in other graphs as well.
+    """
+    inside = {id(layer) for layer in layers}
+    nodes = itertools.chain(*model._nodes_by_depth.values())
+    return [node for node in nodes if id(node.operation) in inside]
 
 
 def output_of(layer: keras.layers.Layer) -> Any:
-    """Return the output of a layer in the graph around it, as `input_of` does the input."""
+    """Return the output of a layer in the graph around it; a nested model's `output` is inside."""
     return keras.Operation.output.fget(layer)
 
 

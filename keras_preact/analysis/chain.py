@@ -13,8 +13,8 @@ import keras
 
 from keras_preact.composition import (
     NestedNet,
+    calls_of,
     functional,
-    input_of,
     named_layers,
     nested_net,
     output_of,
@@ -104,7 +104,7 @@ def take_apart(model: keras.Model) -> Chain:
             "`model` must be a net of keras_preact, with layers named as "
             f"`keras_preact.layer_names` documents. Received: {model.name!r}"
         )
-    inputs = [_outside_input(name, group) for name, group in groups.items()]
+    inputs = [_outside_input(name, group, model) for name, group in groups.items()]
     outputs = [*inputs[1:], output_of(list(groups.values())[-1][-1])]
     units = [
         _unit(name, group, x, output)
@@ -158,13 +158,14 @@ def _layers_by_unit(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
     return groups
 
 
-def _outside_input(name: str, group: list[keras.layers.Layer]) -> Tensor:
+def _outside_input(name: str, group: list[keras.layers.Layer], model: keras.Model) -> Tensor:
     """Return the tensor that comes into a unit."""
-    inside = {id(tensor) for layer in group for tensor in keras.tree.flatten(output_of(layer))}
+    calls = calls_of(group, model)
+    inside = {id(tensor) for call in calls for tensor in call.outputs}
     outside = {
         id(tensor): tensor
-        for layer in group
-        for tensor in keras.tree.flatten(input_of(layer))
+        for call in calls
+        for tensor in call.input_tensors
         if id(tensor) not in inside
     }
     if len(outside) != 1:

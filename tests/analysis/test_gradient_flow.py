@@ -21,14 +21,14 @@ from tests.nets import SMALL, X, net, scores
 
 Y = np.array([1, 2])
 # Nets whose units are put together differently: projections that share the first activation,
-# steps after the addition, gates, scaled shortcuts, nested and stacked units.
+# steps after the addition, gates, scaled shortcuts, nested and stacked units, layers called twice.
 NETS = {
     "full_preactivation": {},
     "original": {"order": "original"},
     "gated": {"order": "original", "shortcut": "exclusive_gating"},
     "stacked": {"scan_units": True},
     "nested": {"rematerialize": True},
-    "attention": {"attention": "se"},
+    "attention": {"attention": "cbam"},
 }
 
 
