@@ -31,17 +31,16 @@ class ScaleShift(keras.layers.Layer):
     def __init__(self, axis: int = -1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.axis = axis
+        # Keras's names for them, by which stacked units find how their variables start.
+        self.scale_initializer = keras.initializers.Ones()
+        self.shift_initializer = keras.initializers.Zeros()
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create `scale` and `shift`, which start as the identity."""
         channels = (input_shape[self.axis],)
         # Not cast with the inputs: 8 bits of precision are too few for a scale.
-        self.scale = self.add_weight(
-            shape=channels, initializer="ones", autocast=False, name="scale"
-        )
-        self.shift = self.add_weight(
-            shape=channels, initializer="zeros", autocast=False, name="shift"
-        )
+        self.scale = self.add_weight(channels, self.scale_initializer, autocast=False, name="scale")
+        self.shift = self.add_weight(channels, self.shift_initializer, autocast=False, name="shift")
 
     def call(self, inputs: Tensor) -> Tensor:
         scale, shift = ops.convert_to_tensor(self.scale), ops.convert_to_tensor(self.shift)

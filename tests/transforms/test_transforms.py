@@ -9,7 +9,7 @@ import pytest
 import keras_preact
 from keras_preact import Architecture
 from keras_preact.layers import DropPath, Rematerialized, StackedUnits
-from keras_preact.transforms import stack, unroll
+from keras_preact.transforms import fold, stack, unroll
 from tests.nets import net
 
 TINY = Architecture(
@@ -91,6 +91,13 @@ def test_channels_first():
 
 def test_nested_units_are_stacked():
     model = net(nested=True)
+    stacked = stack(model)
+    assert isinstance(stacked.get_layer("stage3_unit2to3"), StackedUnits)
+    np.testing.assert_allclose(stacked(X), model(X), atol=1e-5)
+
+
+def test_folded_units_are_stacked():
+    model = fold(net())
     stacked = stack(model)
     assert isinstance(stacked.get_layer("stage3_unit2to3"), StackedUnits)
     np.testing.assert_allclose(stacked(X), model(X), atol=1e-5)
