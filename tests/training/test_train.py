@@ -5,9 +5,10 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_preact.files import replacing, write_json
-from training.compiling import compile_for_training
+from training.compiling import compile_for_training, in_top5
 from training.engines import fitting
 from training.engines.callbacks.averaging import averaged_weights
 from training.engines.callbacks.divergence import exploded_loss
@@ -16,6 +17,7 @@ from training.engines.devices import choose_devices
 from training.engines.fitting import Job
 from training.engines.fitting import train as train_net
 from training.engines.pipelines import PipelineBatches
+from training.evaluate import evaluate
 from training.net import build_net
 from training.pace import Pace
 from training.recipe import Recipe, load_recipe
@@ -291,9 +293,25 @@ def test_a_compiled_model_is_saved_and_loaded(small_net, tmp_path, momentum):
 def test_top5_is_measured_where_it_says_something(small_net, classes, names):
     net = small_net(input_shape=(8, 8, 1), classes=classes)
     model = compile_for_training(net, Recipe(), 10)
-    results = model.evaluate(np.zeros((2, 8, 8, 1)), np.eye(classes)[:2], verbose=0)
-    assert len(results) == 1 + len(names)
+    kernel, bias = net.get_layer("predictions").weights
+    kernel.assign(np.zeros(kernel.shape))
+    # So sure of class 3 that no other has a probability: ties are no hits, as in `evaluate`.
+    bias.assign(200 * np.eye(classes)[3])
+    images, labels = np.zeros((classes, 8, 8, 1), "float32"), np.eye(classes, dtype="float32")
+    results = model.evaluate(images, labels, verbose=0)
     assert [metric.name for metric in model.metrics[-1].metrics] == names
+    batches = tf.data.Dataset.from_tensors((images, labels))
+    evaluation = evaluate(net, batches, [f"class {number}" for number in range(classes)])
+    expected = [evaluation.top1, evaluation.top5][: len(names)]
+    np.testing.assert_allclose(results[1:], expected)
+    assert expected == [1 / classes, 5 / 6][: len(names)]
+
+
+def test_answers_that_are_no_numbers_are_no_hits():
+    labels = np.eye(7, dtype="float32")[:2]
+    scores = np.full((2, 7), 1 / 7, "float32")
+    scores[0] = np.nan
+    np.testing.assert_array_equal(in_top5(labels, scores), [0, 1])
 
 
 def test_the_net_follows_the_recipe():
