@@ -22,6 +22,9 @@ class WinogradConv2D(keras.layers.Layer):
         **kwargs: As for `keras.layers.Layer`.
     """
 
+    # As a convolution has it, by which receptive fields and costs are told.
+    kernel_size = (3, 3)
+
     def __init__(self, filters: int, use_bias: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.filters = filters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import keras
@@ -117,6 +118,7 @@ LAYERS = {
         torch.nn.Conv2d(8, 16, 3, groups=8),
     ),
     "dense": (keras.layers.Dense(5), torch.nn.Conv2d(8, 5, 1)),
+    "winograd": (keras_preact.layers.WinogradConv2D(5), torch.nn.Conv2d(8, 5, 3, padding=1)),
 }
 
 
@@ -125,6 +127,14 @@ def test_layers_cost_what_torch_counts(ours, theirs):
     inputs = keras.Input((12, 10, 8))
     cost = model_cost(keras.Model(inputs, ours(inputs)))
     assert cost.total.flops == _torch_flops(theirs, (1, 8, 12, 10))
+
+
+def test_winograds_convolution_sees_what_the_convolution_does():
+    x = keras.Input((12, 12, 4))
+    plain, other = keras.layers.Conv2D(4, 3, padding="same"), keras_preact.layers.WinogradConv2D(4)
+    costs = [model_cost(keras.Model(x, each(x))).layers[-1] for each in (plain, other)]
+    assert costs[0].receptive_field == costs[1].receptive_field == 3
+    assert costs[0].cost.activations == costs[1].cost.activations
 
 
 def test_attention_costs_what_torch_counts():
@@ -346,3 +356,12 @@ def test_every_layer_with_weights_has_a_cost(changes):
     model = net(changes)
     cost = model_cost(model).total
     assert cost.parameters == sum(math.prod(each.shape) for each in model.trainable_variables)
+
+
+def test_every_layer_that_makes_weights_is_listed():
+    ours = keras_preact.layers
+    # The layers in stacked units are counted by themselves.
+    kinds = {getattr(ours, name) for name in ours.__all__} - {ours.StackedUnits}
+    made = [kind for kind in kinds if "add_weight" in inspect.getsource(kind)]
+    assert ours.SkipInit in made
+    assert not [kind for kind in made if not COSTS.keys() & set(kind.__mro__)]

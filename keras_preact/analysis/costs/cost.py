@@ -258,6 +258,12 @@ def _depthwise(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
     return Work(elements * math.prod(layer.kernel_size), elements)
 
 
+def _winograd(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
+    """Count the products of the convolution that it is, as is usual, whatever the algorithm."""
+    elements = math.prod(output)
+    return Work(elements * math.prod(layer.kernel_size) * inputs[0][-1], elements)
+
+
 def _dense(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
     return Work(math.prod(output) * layer.kernel.shape[0])
 
@@ -322,6 +328,7 @@ COSTS: dict[type, CostFunction] = {
     keras.layers.UnitNormalization: _nothing,
     keras.layers.Normalization: _nothing,
     keras.layers.PReLU: _nothing,
+    layers.WinogradConv2D: _winograd,
     layers.SelfAttention2D: _self_attention_2d,
     layers.TokenAttention: _token_attention,
     layers.EvoNormS0: _nothing,
