@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import re
 import tomllib
 import typing
@@ -169,9 +170,7 @@ class Recipe:
     input_size: int = _value("height and width the net sees, pixels", 224, minimum=1)
     channels: int = _value("color channels, 1 or 3", 3, choices=(1, 3))
     mean: tuple[float, ...] = _value("channel means, for pixels in 0..1", (0.485, 0.456, 0.406))
-    std: tuple[float, ...] = _value(
-        "channel deviations, for pixels in 0..1", (0.229, 0.224, 0.225), above=0
-    )
+    std: tuple[float, ...] = _value("channel deviations, for pixels in 0..1", (0.229, 0.224, 0.225))
     interpolation: str = _value("resizing", "bicubic", choices=("bilinear", "bicubic"))
     crop_fraction: float = _value(
         "share of the resized image evaluation crops out", 0.875, above=0, maximum=1
@@ -252,6 +251,8 @@ class Recipe:
                     f"`{name}` must have one value for each of `channels` = {self.channels}. "
                     f"Received: {getattr(self, name)}"
                 )
+        # It checks their values.
+        preprocessing_of(self)
         if self.lighting and self.channels != 3:
             raise ValueError(
                 "`lighting` is noise of RGB colors, and must be 0 for `channels` = "
@@ -548,6 +549,8 @@ def _check_limits(each: dataclasses.Field, value: Any) -> None:
     for limit, (words, fits) in bounds.items():
         if limit in limits and not all(fits(number, limits[limit]) for number in numbers):
             raise ValueError(f"`{each.name}` must be {words} {limits[limit]}. Received: {value!r}")
+    if math.inf in numbers:
+        raise ValueError(f"`{each.name}` must be finite. Received: {value!r}")
 
 
 def _shown(value: Any) -> str:

@@ -16,6 +16,7 @@ from keras_preact.images.pillow import is_tensorflow, to_pillow
 from keras_preact.tensor import Tensor
 
 INTERPOLATIONS = tuple(resampling.KERNELS)
+_DIVIDED = ", of pixels in 0..1: divide that of pixels in 0..255 by 255. Received"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,8 @@ class Preprocessing:
     Args:
         input_size: Height and width the net sees, in pixels.
         mean: Mean of each channel, for pixels in 0..1. Its length is the number of channels.
-        std: Standard deviation of each channel, for pixels in 0..1.
+        std: Standard deviation of each channel, for pixels in 0..1; `1 / 255` leaves pixels in
+            0..255, and 1 in 0..1.
         crop_fraction: Share of the resized image's shorter side that the crop keeps, in (0, 1].
         interpolation: `"bilinear"` or `"bicubic"`.
 
@@ -55,8 +57,10 @@ class Preprocessing:
                 "`mean` and `std` must have one value for each of 1 or 3 channels. "
                 f"Received: mean={self.mean}, std={self.std}"
             )
-        if min(self.std) <= 0:
-            raise ValueError(f"Every value of `std` must be above 0. Received: {self.std}")
+        if not all(0 <= value <= 1 for value in self.mean):
+            raise ValueError(f"Every value of `mean` must be in 0..1{_DIVIDED}: {self.mean}")
+        if not all(0 < value <= 1 for value in self.std):
+            raise ValueError(f"Every value of `std` must be above 0, up to 1{_DIVIDED}: {self.std}")
         if not 0 < self.crop_fraction <= 1:
             raise ValueError(f"`crop_fraction` must be in (0, 1]. Received: {self.crop_fraction}")
         object.__setattr__(self, "crop_fraction", float(self.crop_fraction))
