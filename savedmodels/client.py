@@ -52,8 +52,8 @@ class _Client:
         """Send a request.
 
         Args:
-            inputs: Arrays, or lists of bytes, by the names of the signature's inputs. Numbers of
-                another dtype are converted to the signature's if it holds them.
+            inputs: Arrays of numbers, or arrays or lists of bytes, by the names of the signature's
+                inputs. Numbers of another dtype are converted to the signature's if it holds them.
             signature: Name of the signature.
 
         Returns:
@@ -319,7 +319,9 @@ def _to_json(value: Any) -> Any:
         raise RequestFailed(
             None, f"JSON does not hold the shape {array.shape}: send an empty batch over gRPC"
         )
-    return array.tolist()
+    listed = array.tolist()
+    # An array of bytes lists them as they are, and anything that is no array gives itself.
+    return listed if array.dtype.kind not in "OS" or listed is value else _to_json(listed)
 
 
 def _text(array: np.ndarray) -> np.ndarray:

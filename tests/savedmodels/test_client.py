@@ -95,7 +95,7 @@ def test_a_name_may_have_any_characters(server, target, monkeypatch):
 
 def test_one_version(server, target):
     client = connect(target, "net", version=1)
-    for files in ([b""], (b"",)):
+    for files in ([b""], (b"",), np.array([b""], object), np.array([b"text"])):
         assert client.predict({"image_bytes": files}, "classify")["errors"].tolist() == [UNKNOWN]
     with pytest.raises(RequestFailed, match="NOT_FOUND|404"):
         connect(target, "net", version=2).classify([b""])
