@@ -110,9 +110,10 @@ def _answers(
     Raises:
         ValueError: If there are no images, or the net's answers are not numbers.
     """
+    # JAX takes no tensors of TensorFlow.
     answers = [
         (np.asarray(model.predict_on_batch(images), "float32"), truth(labels))
-        for images, labels in batches
+        for images, labels in batches.as_numpy_iterator()
     ]
     if not answers:
         raise ValueError("There are no images to evaluate on.")
