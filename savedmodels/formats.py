@@ -148,10 +148,13 @@ def _in_float32(model: keras.Model) -> keras.Model:
 
 
 def _from_pixels(model: keras.Model, preprocessing: Preprocessing) -> keras.Model:
-    """Put the normalization of images in front of a model."""
+    """Put the normalization of images in front of a model, and its one output behind it.
+
+    The model itself may give its output in a dictionary.
+    """
     images = keras.Input(model.inputs[0].shape[1:], name="images", dtype="float32")
-    normalized = _Normalization(preprocessing)(images)
-    return keras.Model(images, model(normalized), name=model.name)
+    (output,) = keras.tree.flatten(model(_Normalization(preprocessing)(images)))
+    return keras.Model(images, output, name=model.name)
 
 
 class _Normalization(keras.layers.Layer):

@@ -135,12 +135,13 @@ def _like(tensor: Tensor) -> Tensor:
 
 
 def _rest(model: keras.Model, tensor: Tensor) -> keras.Model:
-    """Build the model from a tensor in another one to its output."""
-    if tensor is model.output:
+    """Build the model from a tensor in another one to its output, which may be in a dictionary."""
+    output = model.outputs[0] if len(model.outputs) == 1 else model.output
+    if tensor is output:
         x = _like(tensor)
         return keras.Model(x, x)
     try:
-        return keras.Model(tensor, model.output)
+        return keras.Model(tensor, output)
     except ValueError as error:
         raise ValueError(
             f"The output of {model.name!r} must depend on that of its last unit only. Received a "

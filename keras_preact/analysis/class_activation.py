@@ -94,13 +94,14 @@ def occlusion(
         `draw_class_activation` draws it with `square=(size / height, size / width)`.
 
     Raises:
-        ValueError: If the model is not functional or has several inputs, the square is larger than
-            the image, or a size is not positive.
+        ValueError: If the model is not functional or has several inputs or outputs, the square is
+            larger than the image, or a size is not positive.
     """
     model = required_functional(model)
-    if len(model.inputs) != 1:
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ValueError(
-            f"`model` must have one input. Received: {model.name!r}, which has {len(model.inputs)}"
+            f"`model` must have one input and one output. Received: {model.name!r}, which has "
+            f"{len(model.inputs)} and {len(model.outputs)}"
         )
     images = np.array(ops.convert_to_numpy(images))
     height_axis = 2 if input_axis(model) == 1 else 1
@@ -110,7 +111,7 @@ def occlusion(
             f"`size` must be from 1 to {min(height, width)}, as the images are {height} x {width}, "
             f"and `stride` 1 or more. Received: size={size}, stride={stride}"
         )
-    scores = ops.convert_to_numpy(model(images, training=False))
+    scores = _scores(model, images)
     classes = _checked_classes(classes, scores)
     rows = np.arange(len(images))
     lost = [
@@ -312,7 +313,13 @@ def _covered(
     square = [slice(None)] * 4
     square[height_axis : height_axis + 2] = slice(top, top + size), slice(left, left + size)
     covered[tuple(square)] = value
-    return ops.convert_to_numpy(model(covered, training=False))
+    return _scores(model, covered)
+
+
+def _scores(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Return a model's one output, which may be in a dictionary."""
+    (scores,) = keras.tree.flatten(model(images, training=False))
+    return ops.convert_to_numpy(scores)
 
 
 def _places(length: int, size: int, stride: int) -> list[int]:

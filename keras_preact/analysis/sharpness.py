@@ -75,8 +75,10 @@ def sharpness(
     compute = keras.losses.get(loss)
     x, y = ops.convert_to_tensor(x), ops.convert_to_tensor(y)
 
-    def mean_loss(scores: Tensor) -> Tensor:
-        return ops.mean(compute(y, scores))
+    def mean_loss(outputs: Any) -> Tensor:
+        # The one output may be in a dictionary.
+        found = keras.tree.flatten(outputs)
+        return ops.mean(compute(y, found[0] if len(found) == 1 else outputs))
 
     product = _PRODUCTS[keras.backend.backend()]
     rng = np.random.default_rng(seed)

@@ -132,6 +132,21 @@ def test_a_net_in_a_model_is_taken_apart_with_what_is_around_it():
     assert (flow.inputs > 0).all()
 
 
+def test_the_one_output_may_be_in_a_dictionary():
+    inner = net(architecture=TINY)
+    x = keras.Input(X.shape[1:])
+    for model in (
+        keras.Model(inner.input, {"kind": inner.output}),
+        keras.Model(x, {"kind": inner(x)}),
+    ):
+        for look in (
+            lambda each: analysis.occlusion(each, X, size=16),
+            lambda each: analysis.scores_without(each, X, []),
+            lambda each: analysis.sharpness(each, X, np.array(CLASSES), iterations=1).eigenvalue,
+        ):
+            np.testing.assert_allclose(look(model), look(inner), rtol=1e-4, atol=1e-6)
+
+
 def test_what_cannot_be_taken_apart_is_refused_with_the_reason():
     with pytest.raises(ValueError, match="'two' must depend on that of its last unit only"):
         analysis.take_apart(on_image_and_table())

@@ -260,6 +260,13 @@ def test_a_file_keeps_the_channels_last_whatever_the_setting(tmp_path):
     np.testing.assert_allclose(FORMATS["onnx"].load(file)(pixels), wanted, atol=1e-5)
 
 
+def test_the_one_output_may_be_in_a_dictionary(tmp_path):
+    images = keras.Input((8, 8, 3))
+    model = keras.Model(images, {"mean": keras.layers.GlobalAveragePooling2D()(images)})
+    file = export_format(model, tmp_path / "1", "onnx", preprocessing=Preprocessing(input_size=8))
+    assert FORMATS["onnx"].load(file)(np.zeros((1, 8, 8, 3), "float32")).shape == (1, 3)
+
+
 def test_what_cannot_be_exported(net, tmp_path):
     with pytest.raises(ValueError, match="one of .*'onnx'.*Received: 'coreml'"):
         export_format(net, tmp_path / "1", "coreml", preprocessing=PREPROCESSING)
