@@ -41,6 +41,7 @@ from training.net import prepare_net
 from training.recipe import (
     Recipe,
     add_recipe_arguments,
+    decisive,
     differences,
     fewest_micro_batches,
     fixed_batch,
@@ -399,7 +400,7 @@ def _check_output(path: Path, about: dict[str, Any]) -> None:
             raise ValueError(f"{path} is damaged: it has no recipe.")
         before, now = _flat(noted), _flat(about)
         # An earlier version noted less.
-        if changes := differences({**now, **before}, now):
+        if changes := differences(decisive({**now, **before}), decisive(now)):
             raise ValueError(
                 f"{path.parent} holds results of other values. Give another --output, or the same "
                 "values:\n  " + "\n  ".join(changes)

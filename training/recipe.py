@@ -25,6 +25,10 @@ AUTO = "auto"
 # Allowed values of `freeze`.
 FROZEN_PARTS = r"none|stem|stage[2-9]\d*|body"
 
+# Values that decide nothing of what is trained, so that work goes on with others: `cache_gib` is
+# none of them, since images in memory are shuffled and cropped by other random numbers.
+UNDECISIVE = ("max_corrupt_images", "jit_compile", "steps_per_execution")
+
 # The headings of `--help`, each with the first field under it.
 _GROUPS = {
     "model": "net",
@@ -475,6 +479,11 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]
+
+
+def decisive(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a recipe, perhaps among others, that decide what is trained."""
+    return {name: value for name, value in values.items() if name not in UNDECISIVE}
 
 
 def _known_fields(values: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy as np
 
 import keras_preact
 from keras_preact.files import PARTIAL, read_json, write_json
-from training.recipe import Recipe, differences
+from training.recipe import Recipe, decisive, differences
 from training.records.checkpoint import Progress, save_net
 from training.records.report import draw_curves, write_history_csv
 from training.task import ONE_CLASS
@@ -210,7 +210,7 @@ class Run:
     def _check_same_run(self, recorded: dict[str, Any]) -> None:
         # A value that an earlier version did not know had the default's effect.
         recipe = {**dataclasses.asdict(Recipe()), **recorded["recipe"]}
-        changes = differences(recipe, self._description["recipe"])
+        changes = differences(decisive(recipe), decisive(self._description["recipe"]))
         for name in ("source", "class_names", "images"):
             changes += differences({name: recorded[name]}, {name: self._description[name]})
         # Each loader draws random numbers of its own.

@@ -33,6 +33,7 @@ from training.listing.listing import summary
 from training.recipe import (
     Recipe,
     add_recipe_arguments,
+    decisive,
     differences,
     fixed_batch,
     override_recipe,
@@ -302,7 +303,7 @@ def check_folder(folder: SearchFolder, description: dict[str, Any]) -> None:
         changes = []
         for name, value in description.items():
             if isinstance(value, dict):
-                changes += differences(recorded[name], value)
+                changes += differences(decisive(recorded[name]), decisive(value))
             else:
                 changes += differences({name: recorded[name]}, {name: value})
         if changes:

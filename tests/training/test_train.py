@@ -267,6 +267,15 @@ def test_a_run_of_a_version_with_fewer_values_goes_on(train, finished, tmp_path,
     assert "class_weight: 'none' then, 'balanced' now" in capsys.readouterr().err
 
 
+def test_a_run_goes_on_with_values_that_do_not_decide_what_is_trained(
+    train, finished, tmp_path, capsys
+):
+    output = finished.copy(tmp_path / "run")
+    others = ["--max-corrupt-images", "40", "--steps-per-execution", "3", "--jit-compile"]
+    assert train(output, *finished.options, *others) == 0
+    assert "is finished" in capsys.readouterr().out
+
+
 def test_help_is_complete(capsys):
     with pytest.raises(SystemExit) as exit_:
         parse_arguments(["--help", "--recipe", "imagenet_paper"])

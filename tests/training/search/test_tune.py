@@ -73,6 +73,8 @@ def test_a_folder_of_another_search_is_refused_with_what_differs(required, tmp_p
         "learning_rate: 0.1 then, 0.3 now",
     ):
         assert line in error
+    same = _described([*required, "--max-corrupt-images", "40"])
+    check_folder(SearchFolder(tmp_path / "search"), same)
     (tmp_path / "space.toml").write_text("units = [1, 2, 3]")
     assert main(required) == 2
     assert "units: [1, 2] then, [1, 2, 3] now" in capsys.readouterr().err
