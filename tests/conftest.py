@@ -51,6 +51,17 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def frozen() -> None:
+    """Let it pass over what the tests of other files leave, too.
+
+    Keras and KerasTuner look for all garbage whenever they clear a session, which takes longer the
+    more there is to look at: in the end a second, hundreds of times.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def graphs_as_traced(request: pytest.FixtureRequest) -> Iterator[None]:
     """Run TensorFlow's graphs as they are traced, except in numerical tests.
