@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 
 import keras
@@ -15,10 +14,10 @@ from keras_preact.preprocessing import CIFAR10_CLASSES
 from keras_preact.weights import load_in_order, named_weights
 from keras_preact.weights.__main__ import main
 from tests.nets import TINY, images, net, scores
+from tests.weights import cifar10
 from training.evaluate import evaluate
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-CHECKPOINTS = SHARED / "cifar10-checkpoints"
+CHECKPOINTS = cifar10.ARCHIVE.with_name("cifar10-checkpoints")
 # How the nets of gahaalt/ResNets-in-tensorflow2 differ from those of arXiv:1603.05027.
 OPTIONS = {
     "activated_stem": "true",
@@ -41,12 +40,10 @@ def _convert(source: Path, to: Path, depth: int) -> int:
 
 def _cifar10() -> tuple[np.ndarray, np.ndarray]:
     """Return the test images, normalized as the nets' author did, and their labels."""
-    with tarfile.open(SHARED / "cifar-10-batches-bin.tar.xz") as archive:
-        content = archive.extractfile("cifar-10-batches-bin/test_batch.bin").read()
-    records = np.frombuffer(content, np.uint8).reshape(-1, 3073)
-    pixels = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) / np.float32(255)
+    images, labels = cifar10.read_test_images()
+    pixels = images / np.float32(255)
     mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-    return ((pixels - mean) / std).astype("float32"), records[:, 0]
+    return ((pixels - mean) / std).astype("float32"), labels
 
 
 class Answers:

@@ -6,8 +6,6 @@ import dataclasses
 import hashlib
 import re
 import socket
-import tarfile
-from pathlib import Path
 
 import h5py
 import keras
@@ -24,8 +22,8 @@ from keras_preact.weights import (
     save_half_precision,
 )
 from keras_preact.weights.catalogue import CATALOGUE
+from tests.weights import cifar10
 
-ARCHIVE = Path(__file__).parents[3] / "shared" / "data" / "cifar-10-batches-bin.tar.xz"
 SHIPPED = [entry for entry in list_weights() if entry.url is None]
 BY_NAME = pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: entry.name)
 
@@ -90,13 +88,10 @@ def test_a_damaged_or_missing_file_says_so(monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def cifar_test() -> tuple[np.ndarray, np.ndarray]:
     """Return the test images of CIFAR-10, as a net takes them, and their labels."""
-    if not ARCHIVE.exists():
-        pytest.skip(f"needs {ARCHIVE.name} in ../shared/data")
-    with tarfile.open(ARCHIVE) as archive:
-        file = archive.extractfile("cifar-10-batches-bin/test_batch.bin")
-        records = np.frombuffer(file.read(), np.uint8).reshape(10_000, 1 + 3 * 32 * 32)
-    images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return keras_preact.preprocess_input(images.astype("float32"), weights="cifar10"), records[:, 0]
+    if not cifar10.ARCHIVE.exists():
+        pytest.skip(f"needs {cifar10.ARCHIVE.name} in ../shared/data")
+    images, labels = cifar10.read_test_images()
+    return keras_preact.preprocess_input(images.astype("float32"), weights="cifar10"), labels
 
 
 def accuracy(builder: str, images: np.ndarray, labels: np.ndarray) -> float:
