@@ -15,11 +15,11 @@ from keras_preact.composition import (
 )
 from keras_preact.images.resampling import cubic
 from keras_preact.input_channels import adapt_convolution
-from keras_preact.layer_names import data_format, first_convolution, has_stages
+from keras_preact.layer_names import block_of, data_format, first_convolution, has_stages
 from keras_preact.layers import SelfAttention2D, TokenEmbedding
 from keras_preact.named_weights import NamedWeights, named_weights, set_named_weights
 from keras_preact.spec.rules import POSITIVE_INTEGER, is_positive_integer, plain
-from keras_preact.transforms.graph_config import Config, functional_config
+from keras_preact.transforms.graph_config import Config, functional_config, layers_of, nested_graph
 
 
 def adapt_input_channels(model: keras.Model, channels: int) -> keras.Model:
@@ -163,6 +163,16 @@ def _rebuild(layer: Config, input_shape: tuple[int | None, ...]) -> None:
     layer.pop("build_config", None)
     if "batch_shape" in layer["config"]:
         layer["config"]["batch_shape"] = input_shape
+    if block_of(layer["name"]) is not None:
+        for _, block in nested_graph(layer, ""):
+            _take_any_tokens(block)
+
+
+def _take_any_tokens(block: Config) -> None:
+    """Let a block of an encoder that is a nested model take any number of tokens."""
+    for layer in layers_of(block, (keras.layers.InputLayer,)):
+        batch, _, width = layer["config"]["batch_shape"]
+        layer["config"]["batch_shape"] = (batch, None, width)
 
 
 def _check_layers(model: keras.Model) -> None:

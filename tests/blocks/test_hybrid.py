@@ -128,6 +128,10 @@ def test_nested_blocks_give_the_same_scores(rematerialize, plain, tmp_path):
     assert {"encoder_block1", "encoder_block2"} <= {layer.name for layer in nested.layers}
     set_named_weights(nested, named_weights(model))
     np.testing.assert_allclose(scores(nested), scores(model), atol=1e-5)
+    resized = (
+        scores(transforms.resize_input(each, 8, 12), X[:, :8, :12]) for each in (nested, model)
+    )
+    np.testing.assert_allclose(*resized, atol=1e-5)
     assert set(keras_preact.layer_depths(nested).values()) == {0, 1, 2, 3, 4, 5, 6}
     transforms.freeze(nested, 4)
     assert len(nested.trainable_variables) == 2
