@@ -34,9 +34,9 @@ from training.data import evaluation_pipeline
 from training.label_evaluation import LabelEvaluation, measured_labels
 from training.listing.find import add_source_arguments
 from training.listing.listing import is_same_set, summary
-from training.loading.corrupt import unreadable
+from training.loading.corrupt import named
 from training.net import build_net
-from training.recipe import recipe_for
+from training.recipe import Recipe, recipe_for
 from training.records.report import draw_confusion
 from training.sources import ImageSource, open_source
 from training.task import LABELS
@@ -218,13 +218,55 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data", metavar="SOURCE", help="as for training.train (default: what the run used)"
     )
-    add_source_arguments(parser)
+    add_test_arguments(parser)
     parser.add_argument("--split", choices=("test", "train"), default="test", help="default: test")
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="where to write (default: the model's folder)"
     )
     parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="default: 128")
     return parser.parse_args(arguments)
+
+
+def add_test_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which images a net is tested on, and how they are read.
+
+    Args:
+        parser: Where to add them, for `open_for` and `recipe_of_tests`.
+    """
+    add_source_arguments(parser)
+    parser.add_argument(
+        "--max-corrupt-images",
+        type=int,
+        metavar="N",
+        help="unreadable images that are left out before it stops (default: as in the run, or "
+        f"{Recipe.max_corrupt_images})",
+    )
+
+
+def recipe_of_tests(
+    options: argparse.Namespace,
+    preprocessing: Preprocessing,
+    record: Mapping[str, Any],
+    batch_size: int = Recipe.batch_size,
+) -> Recipe:
+    """Return the recipe by which the images are read that a net is tested on.
+
+    Args:
+        options: The options read by a parser with `add_test_arguments`.
+        preprocessing: The preprocessing of the net's images.
+        record: The record of its run; empty where there is none.
+        batch_size: Images of a batch.
+
+    Returns:
+        The recipe; its other values are the defaults.
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+    limit = options.max_corrupt_images
+    if limit is None:
+        limit = record.get("recipe", {}).get("max_corrupt_images", Recipe.max_corrupt_images)
+    return recipe_for(preprocessing, batch_size=batch_size, max_corrupt_images=limit)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -306,14 +348,10 @@ def _run(options: argparse.Namespace) -> None:
     _check_fit(net, source)
     if not net.knows(source.class_names):
         print(f"Note: the classes of {name} are not named as those the net was trained on.")
-    recipe = recipe_for(net.preprocessing, batch_size=options.batch_size)
+    recipe = recipe_of_tests(options, net.preprocessing, net.record, options.batch_size)
     batches = evaluation_pipeline(source, recipe, options.split)
-    try:
+    with named(source):
         evaluation = _measured(net.model, batches, source)
-    except tf.errors.OpError as error:
-        if not (reason := unreadable(error, source)):
-            raise
-        raise ValueError(reason) from error
     output = options.output or net.folder
     about = {"model": net.name, "source": source.name, "split": options.split}
     if isinstance(evaluation, LabelEvaluation):

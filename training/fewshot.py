@@ -36,7 +36,7 @@ from training.hyperrule import apply_rule
 from training.listing.few import few_images
 from training.listing.find import add_validation_split, find_listing
 from training.listing.listing import Listing, check_splits
-from training.loading.corrupt import unreadable
+from training.loading.corrupt import named
 from training.net import prepare_net
 from training.recipe import (
     Recipe,
@@ -355,12 +355,8 @@ def run(arguments: Sequence[str]) -> None:
             f"Received: --shots {shots} of {classes} classes"
         )
     task = Task(options.data, listing, recipe, options, options.output, devices)
-    try:
+    with named(from_listing(task.name, listing)):
         results = measure(task, options.methods, options.shots, options.draws, options.steps)
-    except Exception as error:
-        if not (reason := unreadable(error, from_listing(task.name, listing))):
-            raise
-        raise ValueError(reason) from error
     text = table(results)
     title = f"{recipe.init} on {Path(options.data).name}"
     heading = f"# {title}\n\nTest accuracy in percent, least / median / largest of {options.draws} "

@@ -22,6 +22,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_preact import from_config_folder, push_to_hub, to_config_folder
 from keras_preact.files import replacing
@@ -30,9 +31,16 @@ from keras_preact.preprocessing import Preprocessing, Preprocessor
 from keras_preact.weights import save_half_precision
 from keras_preact.weights.hugging_face import library, repository
 from training.data import evaluation_pipeline
-from training.evaluate import Evaluation, evaluate, open_for
+from training.evaluate import (
+    Evaluation,
+    add_test_arguments,
+    evaluate,
+    open_for,
+    recipe_of_tests,
+)
+from training.loading.corrupt import named
 from training.net import build_net, file_of
-from training.recipe import Recipe, recipe_for
+from training.recipe import Recipe
 from training.sources import ImageSource
 from training.trained import Trained, add_trained_arguments, load_trained, read_record
 
@@ -41,13 +49,18 @@ LICENCE = "apache-2.0"
 
 
 def publish(
-    trained: Trained, source: str, output: Path, name: str, data: str, licence: str = LICENCE
+    trained: Trained,
+    tests: tf.data.Dataset,
+    output: Path,
+    name: str,
+    data: str,
+    licence: str = LICENCE,
 ) -> str:
     """Write weights and card of a trained net.
 
     Args:
         trained: The net, with the record of its run.
-        source: Its images, as for `training.train`.
+        tests: Batches of test images and their labels, from `evaluation_pipeline`.
         output: The folder.
         name: Name of both files, less their endings.
         data: Name of the images on the card.
@@ -55,18 +68,15 @@ def publish(
 
     Returns:
         The card.
-
-    Raises:
-        ValueError: If the net has no record of its run, or its classes are not the source's.
     """
-    images = _images(trained, source)
     output.mkdir(parents=True, exist_ok=True)
     weights = output / f"{name}.weights.h5"
     save_half_precision(trained.model, weights)
     # As whoever uses the file builds the net: in float32, whatever the run computed in.
     recipe = Recipe(**trained.record["recipe"]).replace(dtype_policy="float32")
-    model = build_net(recipe, len(images.class_names), weights=str(weights))
-    result = _evaluate(model, images, trained.preprocessing)
+    class_names = trained.record["class_names"]
+    model = build_net(recipe, len(class_names), weights=str(weights))
+    result = evaluate(model, tests, class_names)
     card = _card(trained, weights, data, licence, result)
     with replacing(output / f"{name}.md") as partial:
         partial.write_text(card, encoding="utf-8")
@@ -74,13 +84,18 @@ def publish(
 
 
 def publish_for_hub(
-    trained: Trained, source: str, output: Path, name: str, data: str, licence: str = LICENCE
+    trained: Trained,
+    tests: tf.data.Dataset,
+    output: Path,
+    name: str,
+    data: str,
+    licence: str = LICENCE,
 ) -> str:
     """Write the folder of a trained net that the Hugging Face Hub expects.
 
     Args:
         trained: The net, with the record of its run.
-        source: Its images, as for `training.train`.
+        tests: Batches of test images and their labels, from `evaluation_pipeline`.
         output: The folder in which it is written.
         name: Its name.
         data: Name of the images on the card.
@@ -91,11 +106,9 @@ def publish_for_hub(
 
     Raises:
         ImportError: If the package huggingface_hub is not installed.
-        ValueError: If the net has no record of its run, its classes are not the source's, or there
-            is such a folder.
+        ValueError: If there is such a folder.
     """
-    images = _images(trained, source)
-    result = _evaluate(trained.model, images, trained.preprocessing)
+    result = evaluate(trained.model, tests, trained.record["class_names"])
     metrics = {"accuracy": result.top1}
     if result.top5 is not None:
         metrics["top-5 accuracy"] = result.top5
@@ -112,13 +125,14 @@ def publish_for_hub(
     return (output / name / "README.md").read_text(encoding="utf-8")
 
 
-def _images(trained: Trained, source: str) -> ImageSource:
+def _images(trained: Trained, options: argparse.Namespace) -> ImageSource:
     """Open the images of a net, which must have the classes that it was trained on."""
     if not trained.record:
         raise ValueError(
             f"a card tells how the net was trained, and there is no run.json beside {trained.file}"
         )
-    images = open_for(trained.record, source)
+    source = options.data
+    images = open_for(trained.record, source, options.data_dir, options.validation_split)
     if images.label_sets is not None:
         raise ValueError(
             f"a card is of a net that tells one class per image. Received: {source}, whose images "
@@ -130,11 +144,6 @@ def _images(trained: Trained, source: str) -> ImageSource:
             f"{trained.record['class_names']}"
         )
     return images
-
-
-def _evaluate(model: keras.Model, images: ImageSource, preprocessing: Preprocessing) -> Evaluation:
-    batches = evaluation_pipeline(images, recipe_for(preprocessing))
-    return evaluate(model, batches, images.class_names)
 
 
 def _card(trained: Trained, weights: Path, data: str, licence: str, result: Evaluation) -> str:
@@ -242,9 +251,12 @@ def _run(options: argparse.Namespace) -> None:
         _check_written(trained, folder, options.data_name, options.licence)
         print(f"Written before: {folder}")
     else:
+        images = _images(trained, options)
+        recipe = recipe_of_tests(options, trained.preprocessing, trained.record)
         write = publish_for_hub if options.hub or options.push else publish
-        values = (options.data, options.output, options.name, options.data_name, options.licence)
-        print(write(trained, *values))
+        values = (options.output, options.name, options.data_name, options.licence)
+        with named(images):
+            print(write(trained, evaluation_pipeline(images, recipe), *values))
     if options.push:
         print(push_to_hub(folder, options.push))
 
@@ -298,6 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_trained_arguments(parser)
     parser.add_argument("--data", required=True, metavar="SOURCE", help="as for training.train")
+    add_test_arguments(parser)
     parser.add_argument("--data-name", required=True, metavar="TEXT", help="what the card calls it")
     parser.add_argument("--name", required=True, help="of the files, less their endings")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder")

@@ -9,6 +9,7 @@ import huggingface_hub
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import keras_preact
 from keras_preact.files import write_json
@@ -154,6 +155,23 @@ def test_an_upload_that_failed_is_done_again_without_an_evaluation(
     net.save(run / "model.keras")
     assert publish(command) == 2
     assert f"{folder} has other weights than" in capsys.readouterr().err
+
+
+def test_as_many_images_may_be_unreadable_as_in_the_run_or_as_is_said(finished, tmp_path, capsys):
+    run, images, output = finished.copy(tmp_path / "run"), tmp_path / "images", tmp_path / "out"
+    record = read_run(run)
+    for name in record["class_names"]:
+        (images / "test" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(images / "test" / name / "1.png")
+    (images / "test" / "0" / "2.png").write_bytes(b"no image")
+    record["recipe"]["max_corrupt_images"] = 0
+    write_json(run / "run.json", record)
+    command = ["--model", str(run), "--data", str(images), "--output", str(output)]
+    assert publish([*command, *NAMES]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("training.publish: 1 unreadable images, but only 0 may be skipped")
+    assert evaluate([*command, "--max-corrupt-images", "1"]) == 0
+    assert "Images  10" in capsys.readouterr().out
 
 
 def test_what_cannot_be_published(finished, tmp_path, capsys):

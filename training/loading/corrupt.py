@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -62,3 +64,21 @@ def unreadable(error: Exception, images: Any) -> str | None:
         if damage := images.split(name).damage():
             return damage
     return text
+
+
+@contextmanager
+def named(images: Any) -> Iterator[None]:
+    """Name what cannot be read of the images that a block reads.
+
+    Args:
+        images: The source of the images.
+
+    Raises:
+        ValueError: If a pipeline in it was stopped by images or records; see `unreadable`.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not (reason := unreadable(error, images)):
+            raise
+        raise ValueError(reason) from error
