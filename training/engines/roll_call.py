@@ -211,7 +211,8 @@ def lost_worker(error: Exception) -> str | None:
     """
     if type(error).__name__ not in ("UnavailableError", "AbortedError"):
         return None
-    found = re.search(r"/job:worker/replica:0/task:(\d+)", str(error))
+    # Not where the operation was placed, `/job:worker/replica:0/task:0/device:CPU:0`: that is here.
+    found = re.search(r"/job:worker/(?:replica:0/)?task:(\d+)\b(?!/device)", str(error))
     who = f"Worker {found[1]}" if found else "Another worker"
     return f"{who} is gone. The same command, for all workers, goes on after the last checkpoint."
 

@@ -168,6 +168,34 @@ def test_of_many_missing_workers_some_are_named():
     assert named.endswith("worker 3 at host3:2222 and 28 more of 32 workers")
 
 
+_TASK = "/job:worker/replica:0/task:"
+_LOST = (
+    "Collective ops is aborted by: recvmsg:Connection reset by peer\nfrom remote target " + _TASK
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "who"),
+    [
+        # Within an epoch.
+        (f"{_LOST}1 while calling", "Worker 1"),
+        # At its end, where an operation asks the others that says its place: on worker 0, 2 and 0.
+        (f"{{{{function_node device_{_TASK}0/device:CPU:0}}}} {_LOST}1 while calling", "Worker 1"),
+        (f"{{{{function_node device_{_TASK}2/device:CPU:0}}}} {_LOST}0 … {_LOST}1 …", "Worker 0"),
+        (
+            f"{{{{function_node device_{_TASK}0/device:CPU:0}}}} Collective ops is aborted by: "
+            f"Error reported from /job:worker/task:12: … unhealthy …:\n{_TASK}12",
+            "Worker 12",
+        ),
+        ("Socket closed", "Another worker"),
+    ],
+)
+def test_who_is_gone_is_told_from_where_an_operation_was(message, who):
+    error = type("UnavailableError", (Exception,), {})(message)
+    assert roll_call.lost_worker(error).startswith(f"{who} is gone. The same command, ")
+    assert roll_call.lost_worker(ValueError(message)) is None
+
+
 @pytest.mark.parametrize(
     ("addresses", "message"),
     [
