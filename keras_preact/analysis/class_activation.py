@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,12 +54,12 @@ def grad_cam(
     """
     model = required_functional(model)
     run = _Run(model, _layer_of_maps(model, layer), _classifier(model), _as_tensors(model, images))
-    activations, features, predicted = run(None)
-    weights = _class_weights(run.classifier, classes, predicted)
+    activations, predicted = run(None)
+    classes = _checked_classes(classes, ops.convert_to_numpy(ops.cast(predicted, "float32")))
+    chosen = ops.one_hot(classes, predicted.shape[1], dtype="float32")
 
     def scores(change: Tensor) -> list[Tensor]:
-        features = ops.cast(run(change)[1], "float32")
-        return [ops.sum(features * weights)]
+        return [ops.sum(ops.cast(run(change)[1], "float32") * chosen)]
 
     (value,), pull = linearize(scores, ops.zeros_like(activations))
     gradients = ops.cast(pull([ops.ones_like(value)]), "float32")
@@ -194,24 +195,27 @@ class _Run:
     classifier: keras.layers.Dense
     inputs: Any
 
-    def __call__(self, change: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the maps, what the classifier takes, and what it gives.
+    def __call__(self, change: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the maps, and the scores that the classifier gives before its activation.
 
         Args:
             change: What is added to the maps.
         """
-        maps, taken, given = [], [], []
+        maps, given = [], []
 
         def at_layer(inputs: Tensor, outputs: Tensor) -> Tensor:
             maps.append(outputs)
             return outputs if change is None else outputs + change
 
         def at_classifier(inputs: Tensor, outputs: Tensor) -> Tensor:
-            taken.append(inputs)
             given.append(outputs)
             return outputs
 
-        with tapped(self.layer, at_layer), tapped(self.classifier, at_classifier):
+        with (
+            tapped(self.layer, at_layer),
+            tapped(self.classifier, at_classifier),
+            _without_activation(self.classifier),
+        ):
             self.model(self.inputs, training=False)
         for layer, calls in ((self.layer, maps), (self.classifier, given)):
             if len(calls) != 1:
@@ -224,7 +228,17 @@ class _Run:
                 f"`layer` must give maps. Received: {self.layer.name!r}, which gives "
                 f"{getattr(maps[0], 'shape', type(maps[0]).__name__)}"
             )
-        return maps[0], taken[0], given[0]
+        return maps[0], given[0]
+
+
+@contextlib.contextmanager
+def _without_activation(layer: keras.layers.Dense) -> Iterator[None]:
+    """Let a dense layer give what it gives before its activation."""
+    activation, layer.activation = layer.activation, None
+    try:
+        yield
+    finally:
+        layer.activation = activation
 
 
 def _classifier(model: keras.Model) -> keras.layers.Dense:
@@ -274,17 +288,6 @@ def _as_tensors(model: keras.Model, images: Any) -> Any:
     if len(model.inputs) == 1:
         return ops.convert_to_tensor(images)
     return keras.tree.map_structure(ops.convert_to_tensor, images)
-
-
-def _class_weights(
-    classifier: keras.layers.Dense,
-    classes: Sequence[int] | np.ndarray | None,
-    predicted: Tensor,
-) -> Tensor:
-    """Return the weights of the class of each image, float32 `(batch, features)`."""
-    kernel = ops.convert_to_numpy(ops.cast(classifier.kernel, "float32"))
-    scores = ops.convert_to_numpy(ops.cast(predicted, "float32"))
-    return ops.convert_to_tensor(kernel.T[_checked_classes(classes, scores)])
 
 
 def _checked_classes(classes: Sequence[int] | np.ndarray | None, scores: np.ndarray) -> np.ndarray:

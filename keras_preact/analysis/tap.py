@@ -18,17 +18,19 @@ def tapped(layer: keras.layers.Layer, tap: Callable[[Tensor, Tensor], Tensor]) -
         layer: The layer. Its calls on symbolic tensors are none.
         tap: From the first argument of a call and its outputs to the outputs that go on.
     """
-    call = layer.call
+    # Keras calls the one or the other.
+    method = "quantized_call" if layer.quantization_mode else "call"
+    call = getattr(layer, method)
     # Past Keras's own tracking of attributes.
     own = vars(layer)
-    before = {name: own[name] for name in ("call",) if name in own}
+    before = {name: own[name] for name in (method,) if name in own}
 
     def tapping(*args: Tensor, **kwargs: Tensor) -> Tensor:
         return tap(args[0], call(*args, **kwargs))
 
-    own["call"] = tapping
+    own[method] = tapping
     try:
         yield
     finally:
-        del own["call"]
+        del own[method]
         own.update(before)

@@ -206,7 +206,10 @@ def _write_graph(
     # TensorFlow would trace the functions a second time, since what they are saved for is part of
     # what it knows a trace by.
     traces = {name: function.get_concrete_function() for name, function in functions.items()}
-    tf.saved_model.save(module, str(folder), signatures=traces)
+    # Where weights are constants, TensorFlow cannot write the gradients of quantized layers.
+    quantized = any(layer.quantization_mode for layer in served._flatten_layers())
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=not (freeze and quantized))
+    tf.saved_model.save(module, str(folder), signatures=traces, options=options)
     (folder / ASSETS).mkdir(exist_ok=True)
     (folder / EXTRA).mkdir()
 

@@ -26,7 +26,8 @@ def with_dtype(model: keras.Model, dtype: str) -> keras.Model:
     """Build the same net under another dtype policy.
 
     As when a net is built with the policy, dense layers but those of a transformer encoder compute
-    in the dtype of their weights, so that class scores are float32 in mixed precision.
+    in the dtype of their weights, so that class scores are float32 in mixed precision. Layers that
+    `model.quantize` has changed stay quantized, under the policy that Keras makes of this one.
 
     Args:
         model: A functional model.
@@ -36,7 +37,8 @@ def with_dtype(model: keras.Model, dtype: str) -> keras.Model:
         A model with weights of its own, not compiled.
 
     Raises:
-        ValueError: If the model is not functional, or there is no such policy.
+        ValueError: If the model is not functional, there is no such policy, or Keras has no such
+            policy of a quantized layer.
     """
     policy = keras.dtype_policies.get(dtype)
     config = functional_config(model)
@@ -93,7 +95,12 @@ def _set_dtype(layer: Config, graph_name: str, policy: keras.DTypePolicy) -> Non
             config["dtype"] = policy.compute_dtype
     # Of an operation, such as `keras.ops.cast`, the dtype is an argument.
     elif isinstance(config.get("dtype"), dict):
-        config["dtype"] = keras.saving.serialize_keras_object(policy)
+        given = config["dtype"]["config"]
+        if "source_name" in given:
+            # A quantized layer stays so: its policy is made of another one.
+            given["source_name"] = policy.name
+        else:
+            config["dtype"] = keras.saving.serialize_keras_object(policy)
     if is_kind(layer, (StackedUnits,)):
         _set_dtypes(config["template"]["config"], policy)
 

@@ -22,8 +22,11 @@ def _cam(model: keras.Model, classes: list[int]) -> np.ndarray:
     return heat / heat.max(axis=(1, 2), keepdims=True)
 
 
-def test_for_the_last_maps_it_is_class_activation_mapping():
+@pytest.mark.parametrize("quantized", [False, True])
+def test_for_the_last_maps_it_is_class_activation_mapping(quantized):
     model = net({})
+    if quantized:
+        model.get_layer("predictions").quantize("int8")
     np.testing.assert_allclose(grad_cam(model, X, [3, 7]), _cam(model, [3, 7]), atol=NET)
     predicted = scores(model).argmax(axis=1)
     np.testing.assert_array_equal(grad_cam(model, X), grad_cam(model, X, predicted))

@@ -423,6 +423,17 @@ def test_a_net_of_another_kind_has_no_features(tmp_path):
     }
 
 
+def test_a_quantized_net_is_served_from_constants_in_16_bits(tmp_path):
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
+    model.layers[-1].quantize("int8")
+    loaded = export(model, tmp_path, dtype="bfloat16", warm_up_batch_sizes=())
+    np.testing.assert_allclose(
+        probabilities(loaded.signatures, PHOTOS), expected(model, COLOR, PHOTOS), atol=0.02
+    )
+
+
 def test_stacked_units_in_another_precision_unfolded(tmp_path):
     architecture = keras_preact.Architecture(
         units=(3,), channels=(8,), strides=(1,), stem="cifar", stem_channels=8, scan_units=True

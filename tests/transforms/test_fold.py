@@ -383,6 +383,14 @@ def test_another_precision_of_stacked_units():
     assert_equal(half, model, atol=net_tolerance("bfloat16"))
 
 
+def test_another_precision_of_a_quantized_classifier():
+    model = nets.net(architecture=TINY)
+    model.get_layer("predictions").quantize("int8")
+    half = with_dtype(model, "bfloat16")
+    assert half.get_layer("predictions").dtype_policy.name == "int8_from_bfloat16"
+    assert_equal(half, model, atol=net_tolerance("bfloat16"))
+
+
 def test_no_such_precision():
     with pytest.raises(ValueError, match="int7"):
         with_dtype(net(), "int7")
