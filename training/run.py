@@ -219,8 +219,10 @@ class Run:
             ("validation_split", None),
             ("activation", ONE_CLASS.activation),
         ):
-            then = recorded.get(name, default)
-            changes += differences({name: then}, {name: self._description.get(name, default)})
+            then, now = recorded.get(name, default), self._description.get(name, default)
+            # An earlier version noted no `validation_split` of shards; of others `images` tells it.
+            if then is not None:
+                changes += differences({name: then}, {name: now})
         if changes:
             raise FileExistsError(
                 f"{self.output} holds another run. Give another --output, or the same values:\n  "

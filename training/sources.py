@@ -303,7 +303,7 @@ def open_source(
         validation_split: Share of the images that is held out for testing, of class folders,
             `labels.csv`, CIFAR's or `.npz` files, as `training.listing.held_out.hold_out` does; 1
             for all. Of a set with a test split it is a share of the training images, and that split
-            is set aside.
+            is set aside. Shards of `training.prepare` have the one that they were written with.
         default_split: The same, where it is not given, of a set without any split.
 
     Returns:
@@ -323,7 +323,8 @@ def open_source(
             f"the folder, for example `tar xf {name} -C FOLDER`."
         )
     if path.is_dir() and (opened := _open_shard_folder(path)):
-        _check_no_split(name, validation_split)
+        if validation_split != opened.held_out:
+            _check_no_split(name, validation_split)
         return opened
     if listing := find_listing(name, validation_split, default_split):
         return from_listing(name if name == "digits" else str(path), listing)
@@ -389,7 +390,7 @@ def _shards(root: Path, split: str) -> list[str]:
 
 def _open_shards(root: Path, shards: Mapping[str, list[str]]) -> ImageSource:
     """Open TFRecord shards in the layout that `open_source` documents."""
-    _check_finished(root)
+    held_out = _prepared_split(root)
     class_names, first_label = _read_class_names(root)
 
     def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -404,17 +405,25 @@ def _open_shards(root: Path, shards: Mapping[str, list[str]]) -> ImageSource:
         split: RecordSplit(paths, sum(map(_count_records, paths)), parse)
         for split, paths in renamed(shards).items()
     }
-    return ImageSource(str(root), class_names, splits)
+    return ImageSource(str(root), class_names, splits, held_out=held_out)
 
 
-def _check_finished(root: Path) -> None:
-    """Check that `training.prepare`, if the shards are its own, has written all of them."""
+def _prepared_split(root: Path) -> float | None:
+    """Return the share that `training.prepare` held out, if the shards are its own, and all there.
+
+    Raises:
+        ValueError: If some are missing.
+    """
     path = root / PREPARED
-    if path.exists() and read_json(path)["status"] != "finished":
+    if not path.exists():
+        return None
+    record = read_json(path)
+    if record["status"] != "finished":
         raise ValueError(
             f"Some of the shards in {str(root)!r} are still missing: start the same command of "
             "training.prepare again, which goes on."
         )
+    return record.get("validation_split")
 
 
 def _read_class_names(root: Path) -> tuple[list[str], int]:

@@ -342,6 +342,9 @@ def _completed(folder: SearchFolder, description: dict[str, Any]) -> dict[str, A
     if all(recorded[limit] is None for limit in ("max_flops", "max_parameters", "max_latency")):
         # There is nothing to fill.
         recorded["fill"] = description["fill"]
+    if recorded["validation_split"] is None:
+        # Of shards it was not noted. Of other sets the number of images tells.
+        recorded["validation_split"] = description["validation_split"]
     recipe = {**json.loads(json.dumps(dataclasses.asdict(Recipe()))), **recorded["recipe"]}
     space = {"regnet": {}, **recorded["space"]}
     return {**recorded, "recipe": recipe, "space": space}

@@ -11,6 +11,7 @@ from PIL import Image
 from tests.savedmodels.files import exif
 from tests.training.shards import record, write_shard
 from training import data, prepare
+from training.evaluate import open_for
 from training.loading.reading import pixels_of
 from training.prepare import main, resized
 from training.recipe import Recipe
@@ -135,6 +136,23 @@ def test_the_shards_are_a_source_with_the_same_images(folder, capsys):
     assert [label for label, _ in contents(small, "train")] == [
         label for label, _ in contents(source, "train")
     ]
+
+
+def test_a_net_trained_on_shards_is_tested_on_what_was_held_out_when_they_were_written(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number in range(9):
+            (tmp_path / "set" / name / f"{number}.png").write_bytes(picture(4, 4, "PNG"))
+    folder, output = tmp_path / "set", str(tmp_path / "out")
+    assert run(folder) == 0
+    source, expected = open_source(output), open_source(str(folder))
+    assert source.held_out == expected.held_out == 0.2
+    # As `run.json` records it.
+    record = {"source": output, "validation_split": source.held_out}
+    for name in (output, str(folder)):
+        assert contents(open_for(record, name), "test") == contents(expected, "test")
+    with pytest.raises(ValueError, match="must not be given for .*Received: 0.3"):
+        open_source(output, None, 0.3)
 
 
 def test_it_goes_on_after_the_shards_that_are_there(folder, capsys, monkeypatch):

@@ -109,6 +109,8 @@ def test_a_run_killed_while_its_first_checkpoint_is_written_goes_on(tmp_path):
         assert not again.finished
         with pytest.raises(FileExistsError, match="seed: 0 then, 1 now"):
             run.Run(tmp_path / "run", description(seed=1))
+    # Of shards, an earlier version did not note that images were held out when they were written.
+    run.Run(tmp_path / "run", description() | {"validation_split": 0.2})
     # What is recorded stays when the run goes on.
     write_json(tmp_path / "run" / "run.json", run.read_run(again.output) | {"history": [{}]})
     run.Run(tmp_path / "run", description()).start([], [])

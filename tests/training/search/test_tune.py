@@ -87,6 +87,8 @@ def test_a_search_of_a_version_that_knew_fewer_values_goes_on(required, tmp_path
     del described["recipe"]["patience"]
     write_json(folder.description, described)
     check_folder(folder, _described(required))
+    # It did not note what was held out when shards were written, either.
+    check_folder(folder, _described(required) | {"validation_split": 0.2})
     with pytest.raises(FileExistsError, match="patience: 0 then, 3 now"):
         check_folder(folder, _described([*required, "--patience", "3"]))
 
