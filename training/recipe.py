@@ -29,6 +29,16 @@ FROZEN_PARTS = r"none|stem|stage[2-9]\d*|body"
 # none of them, since images in memory are shuffled and cropped by other random numbers.
 UNDECISIVE = ("max_corrupt_images", "jit_compile", "steps_per_execution")
 
+# Arguments of a builder that are no options of a run, and why.
+_NOT_OPTIONS = {
+    "classes": "the set of images decides it",
+    "include_top": "every net that is trained has its head",
+    "input_shape": "`input_size` and `channels` decide it",
+    "weights": "`init` names them",
+    "dtype": "`dtype_policy` decides it",
+    "data_format": "images have their channels last",
+}
+
 # The headings of `--help`, each with the first field under it.
 _GROUPS = {
     "model": "net",
@@ -257,6 +267,12 @@ class Recipe:
                 )
         # It checks their values.
         preprocessing_of(self)
+        for name, reason in _NOT_OPTIONS.items():
+            if name in self.model_options:
+                raise ValueError(
+                    f"`{name}` must not be in `model_options`: {reason}. "
+                    f"Received: {self.model_options[name]!r}"
+                )
         if self.lighting and self.channels != 3:
             raise ValueError(
                 "`lighting` is noise of RGB colors, and must be 0 for `channels` = "

@@ -90,6 +90,12 @@ def test_values_from_a_file(tmp_path):
         ("std = [58, 57, 57]", "divide that of pixels in 0..255 by 255. Received: (58.0, 57.0, "),
         ("mean = [124, 116, 104]", "`mean` must be in 0..1, of pixels in 0..1: divide that"),
         ("mean = [0.5, nan, 0.5]", "`mean` must be in 0..1"),
+        (
+            "model_options.classes = 5",
+            "`classes` must not be in `model_options`: the set of images",
+        ),
+        ("model_options.input_shape = [32, 32, 3]", "`input_size` and `channels` decide it. Rec"),
+        ("model_options.include_top = false", "`include_top` must not be in `model_options`"),
         ("weight_decay = inf", "`weight_decay` must be finite. Received: inf"),
         ("momentum = 1", "`momentum` must be below 1. Received: 1.0"),
         ("learning_rate = nan", "`learning_rate` must be above 0. Received: nan"),
