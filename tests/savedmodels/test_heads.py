@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 
 import keras
 import numpy as np
@@ -15,10 +16,12 @@ from savedmodels.client import RequestFailed, connect
 from savedmodels.client import main as client_main
 from savedmodels.export import main as export
 from savedmodels.formats import export_format
+from savedmodels.memory import memory_by_stage
 from savedmodels.predict import main as predict
 from savedmodels.quantize import main as quantize
 from savedmodels.runtimes import FORMATS
 from savedmodels.server import LocalServer
+from tests import forked
 
 PREPROCESSING = Preprocessing(input_size=16, crop_fraction=1.0)
 NAMES = ["odd", "low", "prime"]
@@ -174,7 +177,8 @@ def test_predictions_of_no_classes(served, images, capsys):
     assert "tells no classes apart: its signatures give embedding" in capsys.readouterr().err
 
 
-def test_logits_from_the_command_line(nets, images, tmp_path, capsys):
+def test_logits_from_the_command_line(nets, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("savedmodels.export.measured_memory", partial(forked.call, memory_by_stage))
     nets["logits"].save(tmp_path / "net.keras")
     options = ["--model", str(tmp_path / "net.keras"), "--output", str(tmp_path), "--name", "net"]
     half = Preprocessing(input_size=16, mean=(0.5,) * 3, std=(0.5,) * 3, crop_fraction=1.0)

@@ -1,4 +1,4 @@
-"""Fetches a file of weights in a process of its own: `python fetching.py URL`."""
+"""Fetches a file of weights in a process of its own: `python -m tests.weights.fetching URL`."""
 
 import hashlib
 import sys

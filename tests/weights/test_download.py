@@ -7,8 +7,6 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,9 +19,8 @@ import pytest
 
 from keras_preact.weights import DownloadError, cached_path, load_weights
 from keras_preact.weights.catalogue import CATALOGUE
+from tests import forked
 from tests.weights.conftest import BUILDER, NAME, make_entry
-
-ROOT = Path(__file__).parents[2]
 
 
 def _files(cache: Path) -> set[str]:
@@ -261,41 +258,38 @@ class TestProcesses:
     """Downloads in processes of their own, which share the cache."""
 
     @pytest.fixture
-    def start(self, entry):
-        processes = []
+    def start(self, entry, tmp_path):
+        """Return a function that starts one, whose output a file of the folder has."""
+        started = []
 
-        def start() -> subprocess.Popen:
-            process = subprocess.Popen(
-                [sys.executable, Path(__file__).with_name("fetching.py"), entry.url],
-                # NumPy's backend is the quickest to import.
-                env={**os.environ, "KERAS_BACKEND": "numpy", "PYTHONPATH": str(ROOT)},
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            processes.append(process)
-            return process
+        def start(name: str) -> forked.Command:
+            with open(tmp_path / name, "w") as log:
+                started.append(forked.start(["tests.weights.fetching", entry.url], log))
+            return started[-1]
 
         yield start
-        for process in processes:
+        for process in started:
             process.kill()
             process.wait()
 
-    def test_two_at_once_download_once(self, start, server, cache):
+    def test_two_at_once_download_once(self, start, server, cache, tmp_path):
         server.halfway = True
-        both = [start(), start()]
-        for process in both:
-            assert process.stdout.readline() == "fetching\n"
+        both = {name: start(name) for name in ("one.txt", "other.txt")}
+        for name, process in both.items():
+            while not (tmp_path / name).read_text().startswith("fetching\n"):
+                assert process.poll() is None
+                time.sleep(0.01)
         server.go_on.set()
         digest = hashlib.md5(server.content).hexdigest()
-        for process in both:
-            output, _ = process.communicate(timeout=120)
-            assert output.splitlines()[-1] == f"md5 {digest}"
+        for name, process in both.items():
+            assert process.wait() == 0
+            assert (tmp_path / name).read_text().splitlines()[-1] == f"md5 {digest}"
         assert server.offsets == [0]
         assert _files(cache) == {"net.weights.h5"}
 
     def test_a_killed_download_goes_on_in_the_next_process(self, start, entry, server, cache, net):
         server.halfway = True
-        process = start()
+        process = start("killed.txt")
         partial = cached_path(entry).with_name("partial-net.weights.h5")
         half = len(server.content) // 2
         deadline = time.monotonic() + 120
