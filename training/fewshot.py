@@ -80,7 +80,7 @@ class Task:
 
     def source(self, shots: int, draw: int) -> ImageSource:
         """Return the few training images of a draw, and all test images."""
-        return from_listing(self.name, few_images(self.listing, shots, draw))
+        return from_listing(self.name, few_images(self.listing, shots, draw, self.recipe.seed))
 
     def recipe_for(self, source: ImageSource) -> Recipe:
         """Return the recipe for these training images, its rule applied."""
@@ -143,7 +143,7 @@ def finetune(task: Task, steps: int, shots: int, draw: int) -> float:
     source = task.source(shots, draw)
     ruled = task.recipe_for(source)
     images, devices = source.num_examples("train"), task.devices.replicas
-    recipe = in_one_epoch(ruled, steps, images, devices).replace(seed=draw)
+    recipe = in_one_epoch(ruled, steps, images, devices).replace(seed=ruled.seed + draw)
     job = Job(recipe, PipelineBatches(source, recipe, task.devices), task.devices)
     options = argparse.Namespace(
         recipe=f"{shots} images per class, draw {draw}", data_on_device=False, deterministic=False

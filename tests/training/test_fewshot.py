@@ -15,6 +15,7 @@ from training.listing.few import few_images
 from training.listing.find import find_listing
 from training.net import build_net
 from training.recipe import Recipe, load_recipe
+from training.run import read_run
 from training.schedules import learning_rate_schedule
 
 
@@ -27,6 +28,9 @@ def test_a_draw_has_as_many_images_of_each_class(digits):
     few, again, other = (few_images(digits, 3, draw) for draw in (0, 0, 1))
     assert few.labels["train"] == [number for number in range(10) for _ in range(3)]
     assert few.names == again.names and few.names["train"] != other.names["train"]
+    # A second study has no draw of the first.
+    second = [few_images(digits, 3, draw, seed=1).names["train"] for draw in range(3)]
+    assert few.names["train"] not in second and other.names["train"] not in second
     assert few.names["test"] == digits.names["test"]
     places = [digits.names["train"].index(name) for name in few.names["train"]]
     np.testing.assert_array_equal(few.images["train"], digits.images["train"][places])
@@ -106,8 +110,21 @@ def test_an_unreadable_image_is_named(tiny_recipe, init, tmp_path, capsys):
 def test_the_command(tiny_recipe, init, tmp_path, capsys):
     output = tmp_path / "few"
     command = ["--recipe", str(tiny_recipe), "--init", str(init), "--data", "digits"]
-    command += ["--output", str(output), "--shots", "1", "2", "--draws", "2", "--steps", "3"]
+    command += [
+        "--seed",
+        "7",
+        "--output",
+        str(output),
+        "--shots",
+        "1",
+        "2",
+        "--draws",
+        "2",
+        "--steps",
+        "3",
+    ]
     assert main(command) == 0
+    assert read_run(output / "finetune" / "1-1")["seed"] == 7 + 1
     results = json.loads((output / "results.json").read_text())
     assert {method: list(map(len, each.values())) for method, each in results.items()} == {
         "probe": [2, 2],

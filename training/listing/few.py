@@ -9,13 +9,14 @@ import numpy as np
 from training.listing.listing import Listing, chosen
 
 
-def few_images(listing: Listing, shots: int, draw: int) -> Listing:
+def few_images(listing: Listing, shots: int, draw: int, seed: int = 0) -> Listing:
     """Keep a few training images of each class; all test images stay.
 
     Args:
         listing: Images of one class each, with a training split.
         shots: Images of each class.
         draw: Number of the draw, which decides which ones.
+        seed: Decides it too: draws of another seed are others.
 
     Returns:
         The listing with those.
@@ -26,7 +27,7 @@ def few_images(listing: Listing, shots: int, draw: int) -> Listing:
     if listing.label_sets is not None:
         raise ValueError("Images with several labels have no classes to draw a few images of each.")
     labels = np.asarray(listing.labels["train"])
-    random = np.random.default_rng(draw)
+    random = np.random.default_rng((draw, seed))
     places: list[int] = []
     for number, name in enumerate(listing.class_names):
         members = np.flatnonzero(labels == number)
