@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import math
 import re
 import shutil
 import sys
@@ -258,6 +259,18 @@ def test_a_file_keeps_the_channels_last_whatever_the_setting(tmp_path):
         keras.config.set_image_data_format("channels_last")
     wanted = preprocessing.normalize(pixels).numpy().mean(axis=(1, 2))
     np.testing.assert_allclose(FORMATS["onnx"].load(file)(pixels), wanted, atol=1e-5)
+
+
+def test_gelu_is_written(tmp_path):
+    images = keras.Input((8, 8, 3))
+    model = keras.Model(images, keras.layers.Activation("gelu")(images))
+    preprocessing = Preprocessing(input_size=8)
+    file = export_format(model, tmp_path / "1", "onnx", preprocessing=preprocessing)
+    pixels = np.linspace(0, 255, 8 * 8 * 3, dtype="float32").reshape(1, 8, 8, 3)
+    x = preprocessing.normalize(pixels).numpy()
+    # Its definition (arXiv:1606.08415), in float64; float32 rounds numbers below 4 by 2e-7.
+    wanted = x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
+    np.testing.assert_allclose(FORMATS["onnx"].load(file)(pixels), wanted, atol=1e-6)
 
 
 def test_the_one_output_may_be_in_a_dictionary(tmp_path):
