@@ -173,6 +173,20 @@ def test_seconds_of_an_interrupted_run_are_refused(tmp_path):
         seconds_to_accuracy.run("cifar_fast", 0, options)
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN slice")
+def test_a_measure_that_says_the_same_of_all_nets_keeps_the_best_by_chance(monkeypatch):
+    from benchmarks import rank_rungs
+
+    monkeypatch.setattr(rank_rungs, "BOOTSTRAPS", 2)
+    final = [0.6] * 3 + [0.5] * 21
+    rows = [rank_rungs.row("nothing", [1.0] * 24, each) for each in (final, final[::-1])]
+    for *_, kept, lost in rows:
+        assert 1.3 < float(kept.removesuffix(" of 3")) < 1.7
+        # In a ninth of the orders none of the three is kept, and ten points are lost.
+        assert 0.7 < float(lost) < 1.5
+    assert rank_rungs.row("all", final, final)[-2:] == ["3 of 3", "0.0"]
+
+
 def test_runs_of_other_images_are_an_error_of_the_command(tmp_path, capsys):
     run = growth.Plan("a", 60_000, tmp_path).folder("from scratch", 0, 0)
     run.mkdir(parents=True)
