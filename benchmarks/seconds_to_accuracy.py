@@ -1,6 +1,7 @@
-"""Seconds a short recipe needs to come near what a standard one reaches, on CIFAR-10.
+r"""Seconds a short recipe needs to come near what a standard one reaches, on CIFAR-10.
 
-    KERAS_BACKEND=jax python -m benchmarks.seconds_to_accuracy --data cifar10 --output runs/speed
+    KERAS_BACKEND=jax python -m benchmarks.seconds_to_accuracy \
+        --data DATA/cifar-10-batches-bin --output runs/speed
 
 The images live on the device (`training.train --data-on-device`). A run that an earlier call of the
 same command finished is not begun again; one that was interrupted is refused, since the epoch after
@@ -76,7 +77,7 @@ def summarize(records: list[dict[str, Any]]) -> tuple[object, ...]:
 def main() -> None:
     """Train, print and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", required=True, help="a folder train/CLASS/*.jpg + test/CLASS/…")
+    parser.add_argument("--data", required=True, help="CIFAR-10, in a folder or .npz files")
     parser.add_argument("--output", required=True, type=Path, help="the folder of the runs")
     parser.add_argument("--standard", default="cifar_standard", help="the recipe to come near")
     parser.add_argument("--short", default="cifar_fast", help="the recipe that is timed")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures.process import BrokenProcessPool
@@ -162,6 +164,14 @@ def test_work_of_earlier_versions_goes_on(tmp_path, capsys):
     (tmp_path / "steps.csv").write_text("step,loss\n1,2.5\n")
     assert first_steps.recorded(tmp_path / "steps.csv", {"seed": 1}) == [{"step": 1, "loss": 2.5}]
     assert "steps.csv has no steps.json beside it" in capsys.readouterr().out
+
+
+def test_commands_in_docstrings_name_folders_of_images():
+    """Some read no set by its name, and none downloads one before it measures."""
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+        for data in re.findall(r"--data (\S+)", docstring):
+            assert data.startswith(("DATA/", "DIR", "runs/")), path.name
 
 
 def test_seconds_of_an_interrupted_run_are_refused(tmp_path):
