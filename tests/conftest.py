@@ -26,8 +26,13 @@ _HOME = os.environ["KERAS_HOME"]
 
 def pytest_configure() -> None:
     """Let XLA, under TensorFlow and JAX, spend less on code that runs once than it takes to run."""
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    os.environ.setdefault("XLA_FLAGS", flags)
+    flags = [
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+        # What they write takes longer to compile than what the older ones do.
+        "--xla_cpu_use_fusion_emitters=false",
+    ]
+    os.environ.setdefault("XLA_FLAGS", " ".join(flags))
     _reach_this_machine_directly()
     # It reports every conversion to its authors, and waits for seconds where it cannot.
     sys.modules["openvino_telemetry"] = None
