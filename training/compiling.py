@@ -18,6 +18,7 @@ from training.task import LABELS, ONE_CLASS, Task
 TINY = 1.2e-38
 
 
+@keras.saving.register_keras_serializable(package="keras_preact")
 class Crossentropy(keras.losses.Loss):
     """Cross-entropy of probabilities, with a gradient however confident a wrong answer is.
 
@@ -39,7 +40,12 @@ class Crossentropy(keras.losses.Loss):
         labels = (1 - self.label_smoothing) * y_true + share
         return -ops.sum(labels * ops.log(ops.maximum(y_pred, TINY)), axis=-1)
 
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return {**super().get_config(), "label_smoothing": self.label_smoothing}
 
+
+@keras.saving.register_keras_serializable(package="keras_preact")
 class BinaryCrossentropy(keras.losses.Loss):
     """Mean over labels of the cross-entropy of each label's own probability.
 
@@ -62,6 +68,10 @@ class BinaryCrossentropy(keras.losses.Loss):
         there = labels * ops.log(ops.maximum(y_pred, TINY))
         absent = (1 - labels) * ops.log(ops.maximum(1 - y_pred, TINY))
         return -ops.mean(there + absent, axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return {**super().get_config(), "label_smoothing": self.label_smoothing}
 
 
 def binary_crossentropy(
@@ -92,6 +102,7 @@ def _loss(task: Task, label_smoothing: float) -> keras.losses.Loss:
     return loss(label_smoothing=label_smoothing)
 
 
+@keras.saving.register_keras_serializable(package="keras_preact")
 def in_top5(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """Tell of which images the class is among the five likeliest, as `training.evaluate` does.
 

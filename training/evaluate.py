@@ -38,7 +38,7 @@ from training.loading.corrupt import named
 from training.net import build_net
 from training.recipe import Recipe, recipe_for
 from training.records.report import draw_confusion
-from training.sources import ImageSource, open_source
+from training.sources import ImageSource, open_source, prepared_split
 from training.task import LABELS
 from training.trained import add_trained_arguments, load_trained, preprocessing_for
 
@@ -419,6 +419,9 @@ def open_for(
     """
     recorded = record.get("validation_split")
     source = record.get("source")
+    if recorded is None and source:
+        # An earlier version noted none of shards.
+        recorded = prepared_split(Path(source))
     if validation_split is None and source and is_same_set(name, source):
         validation_split = recorded
     # As `open_source` takes it.

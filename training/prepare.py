@@ -328,8 +328,11 @@ class Preparation:
                 )
             return {}
         recorded = read_json(path)
-        changes = differences({name: recorded.get(name) for name in self._record}, self._record)
-        if changes:
+        before = {name: recorded.get(name) for name in self._record}
+        if before["validation_split"] is None:
+            # An earlier version noted none of shards; of others `images` tells it.
+            before["validation_split"] = self._record["validation_split"]
+        if changes := differences(before, self._record):
             raise FileExistsError(
                 f"{self.output} holds other shards. Give another --output, or the same values:\n  "
                 + "\n  ".join(changes)

@@ -498,8 +498,12 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def decisive(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a recipe, perhaps among others, that decide what is trained."""
-    return {name: value for name, value in values.items() if name not in UNDECISIVE}
+    """Return the values that decide what is trained, of a recipe or what has one in it."""
+    return {
+        name: decisive(value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+        if name not in UNDECISIVE
+    }
 
 
 def _known_fields(values: dict[str, Any]) -> dict[str, Any]:

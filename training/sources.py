@@ -390,7 +390,7 @@ def _shards(root: Path, split: str) -> list[str]:
 
 def _open_shards(root: Path, shards: Mapping[str, list[str]]) -> ImageSource:
     """Open TFRecord shards in the layout that `open_source` documents."""
-    held_out = _prepared_split(root)
+    held_out = prepared_split(root)
     class_names, first_label = _read_class_names(root)
 
     def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -408,8 +408,11 @@ def _open_shards(root: Path, shards: Mapping[str, list[str]]) -> ImageSource:
     return ImageSource(str(root), class_names, splits, held_out=held_out)
 
 
-def _prepared_split(root: Path) -> float | None:
+def prepared_split(root: Path) -> float | None:
     """Return the share that `training.prepare` held out, if the shards are its own, and all there.
+
+    Args:
+        root: Folder of shards, or any other path.
 
     Raises:
         ValueError: If some are missing.

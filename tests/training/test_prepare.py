@@ -147,12 +147,22 @@ def test_a_net_trained_on_shards_is_tested_on_what_was_held_out_when_they_were_w
     assert run(folder) == 0
     source, expected = open_source(output), open_source(str(folder))
     assert source.held_out == expected.held_out == 0.2
-    # As `run.json` records it.
-    record = {"source": output, "validation_split": source.held_out}
-    for name in (output, str(folder)):
-        assert contents(open_for(record, name), "test") == contents(expected, "test")
+    # As `run.json` records it, and as an earlier version did.
+    for share in (source.held_out, None):
+        record = {"source": output, "validation_split": share}
+        for name in (output, str(folder)):
+            assert contents(open_for(record, name), "test") == contents(expected, "test")
     with pytest.raises(ValueError, match="must not be given for .*Received: 0.3"):
         open_source(output, None, 0.3)
+
+
+def test_it_goes_on_where_an_earlier_version_noted_no_share_of_shards(folder):
+    output = folder.with_name("out") / "prepare.json"
+    assert run(folder, "--validation-split", "0.2") == 0
+    values = json.loads(output.read_text())
+    output.write_text(json.dumps(values | {"validation_split": None}))
+    assert run(folder, "--validation-split", "0.2") == 0
+    assert json.loads(output.read_text()) == values
 
 
 def test_it_goes_on_after_the_shards_that_are_there(folder, capsys, monkeypatch):

@@ -288,13 +288,15 @@ def test_help_is_complete(capsys):
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_a_compiled_model_is_saved_and_loaded(small_net, tmp_path, momentum):
-    net = small_net(input_shape=(8, 8, 1), classes=3)
+    net = small_net(input_shape=(8, 8, 1), classes=7)
     model = compile_for_training(net, Recipe(ema_momentum=momentum), 10)
+    images, labels = np.random.default_rng(0).random((2, 8, 8, 1), "float32"), np.eye(7)[:2]
+    expected = model.evaluate(images, labels, verbose=0)
     model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
-    images = np.random.default_rng(0).random((2, 8, 8, 1), "float32")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(images), net(images))
-    # Without averages the file needs nothing of this package's training.
+    assert loaded.evaluate(images, labels, verbose=0) == expected
+    # Without averages the file needs nothing of this package's training, once it is trained.
     assert (type(loaded) is type(net)) == (momentum == 0)
 
 

@@ -16,7 +16,7 @@ from typing import Any, get_origin, get_type_hints
 import tomli_w
 
 from keras_preact.files import read_json, replacing, write_json
-from training.recipe import Recipe, load_recipe
+from training.recipe import Recipe, decisive, load_recipe
 from training.records.checkpoint import previous
 from training.run import LAST_CHECKPOINT, read_history, read_run
 
@@ -205,7 +205,8 @@ class SearchFolder:
 
     def claimed(self, description: dict[str, Any]) -> bool:
         """Return whether the folder is that of this search, with as many trials."""
-        return {**self._recorded(), _ENDED: True} == {**description, _ENDED: True}
+        recorded, now = ({**each, _ENDED: True} for each in (self._recorded(), description))
+        return decisive(recorded) == decisive(now)
 
     def ended(self) -> bool:
         """Return whether its search has nothing left to do."""

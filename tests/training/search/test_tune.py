@@ -701,6 +701,10 @@ def test_a_worker_without_a_chief_writes_nothing_and_says_who_is_missing(
     assert main(worker) == 2
     assert "Waited 0.001 minutes for the chief at 127.0.0.1:1." in capsys.readouterr().err
 
+    # Values that decide nothing may be others on another machine.
+    assert main([*worker, "--max-corrupt-images", "40"]) == 2
+    assert "Waited 0.001 minutes for the chief at 127.0.0.1:1." in capsys.readouterr().err
+
     folder.end(_described(required))
     assert main(worker) == 0
     folder.claim(_described([*required, "--oracle", "random"]))
