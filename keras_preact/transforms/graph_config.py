@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_preact.composition import functional, inside, required_functional
+from keras_preact.composition import functional, inside, layers_by_path, required_functional
 from keras_preact.layers import BatchNormalization, Conv2D, DepthwiseConv2D, Rematerialized
 from keras_preact.named_weights import NamedWeights, set_named_weights
 
@@ -130,8 +130,22 @@ def rebuilt(model: keras.Model, config: Config, weights: NamedWeights) -> keras.
     """
     kind = keras.Model if isinstance(model, keras.Sequential) else type(model)
     result = kind.from_config(config)
+    _quantize_inside(result, model)
     set_named_weights(result, weights)
     return result
+
+
+def _quantize_inside(result: keras.Model, model: keras.Model) -> None:
+    """Quantize the layers of a built model that those of the same paths in another model are.
+
+    The configuration of a layer that holds layers, such as `keras.layers.MultiHeadAttention`, does
+    not tell that `model.quantize` has changed those.
+    """
+    quantized = {path: layer for path, layer in layers_by_path(model) if layer.quantization_mode}
+    for path, layer in layers_by_path(result):
+        if path in quantized and not layer.quantization_mode:
+            own = quantized[path]
+            layer.quantize(own.quantization_mode, config=own.quantization_config)
 
 
 def tensors(value: Any) -> Iterator[Config]:

@@ -391,6 +391,17 @@ def test_another_precision_of_a_quantized_classifier():
     assert_equal(half, model, atol=net_tolerance("bfloat16"))
 
 
+def test_another_precision_of_quantized_layers_within_a_layer():
+    """Its configuration does not tell of them."""
+    inputs = keras.Input((4, 8))
+    model = keras.Model(inputs, keras.layers.MultiHeadAttention(2, 4, name="mha")(inputs, inputs))
+    model.quantize("int8", filters="query")
+    half = with_dtype(model, "bfloat16")
+    assert half.get_layer("mha").query_dense.dtype_policy.name == "int8_from_bfloat16"
+    x = np.random.default_rng(0).normal(size=(2, 4, 8))
+    assert_equal(half, model, x, atol=net_tolerance("bfloat16"))
+
+
 def test_no_such_precision():
     with pytest.raises(ValueError, match="int7"):
         with_dtype(net(), "int7")
