@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_preact.analysis.channel_axis import input_axis, maps_axis
-from keras_preact.analysis.differentiation import linearize
+from keras_preact.analysis.differentiation import check_differentiable, linearize
 from keras_preact.analysis.pictures.figures import new_figure, save_figure
 from keras_preact.analysis.tap import tapped
 from keras_preact.composition import named_layers, nets, required_functional
@@ -50,9 +50,10 @@ def grad_cam(
 
     Raises:
         ValueError: If there is no such layer or several, it gives no maps, it is not called just
-            once, or the model has no classifier.
+            once, or the model has no classifier; on TensorFlow, if it has float8 layers.
     """
     model = required_functional(model)
+    check_differentiable(model)
     run = _Run(model, _layer_of_maps(model, layer), _classifier(model), _as_tensors(model, images))
     activations, predicted = run(None)
     classes = _checked_classes(classes, ops.convert_to_numpy(ops.cast(predicted, "float32")))

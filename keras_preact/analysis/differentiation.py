@@ -13,6 +13,24 @@ from keras_preact.tensor import Tensor
 PullBack = Callable[[Sequence[Tensor]], Tensor]
 
 
+def check_differentiable(model: keras.Model) -> None:
+    """Check that gradients can be taken through a model's layers.
+
+    Raises:
+        ValueError: If Keras runs on TensorFlow and `model.quantize` has made layers float8.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return
+    float8 = [
+        layer.name for layer in model._flatten_layers() if layer.quantization_mode == "float8"
+    ]
+    if float8:
+        raise ValueError(
+            "`model` must have no float8 layers, through which Keras takes no gradients on "
+            f"TensorFlow. Received: {model.name!r}, whose {float8} are float8"
+        )
+
+
 def linearize(
     function: Callable[[Tensor], Sequence[Tensor]], x: Tensor
 ) -> tuple[list[Tensor], PullBack]:

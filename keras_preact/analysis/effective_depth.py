@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops
 
 from keras_preact.analysis.chain import Chain, take_apart
-from keras_preact.analysis.differentiation import PullBack, norm
+from keras_preact.analysis.differentiation import PullBack, check_differentiable, norm
 from keras_preact.analysis.gradient_flow import head_gradient, linearized_unit
 from keras_preact.analysis.pictures.figures import new_figure, save_figure
 from keras_preact.tensor import Tensor
@@ -75,9 +75,11 @@ def path_gradients(
         The norms by length.
 
     Raises:
-        ValueError: If the model is no such net, or a length is not from 0 to the number of units.
+        ValueError: If the model is no such net, or a length is not from 0 to the number of units;
+            on TensorFlow, if the net has float8 layers.
     """
     chain = take_apart(model)
+    check_differentiable(model)
     count = len(chain.units)
     lengths = np.arange(count + 1) if lengths is None else np.asarray(lengths)
     if lengths.size == 0 or lengths.min() < 0 or lengths.max() > count:

@@ -16,7 +16,12 @@ import numpy as np
 from keras import ops
 
 from keras_preact.analysis.chain import Chain, ResidualUnit, take_apart
-from keras_preact.analysis.differentiation import PullBack, linearize, norm
+from keras_preact.analysis.differentiation import (
+    PullBack,
+    check_differentiable,
+    linearize,
+    norm,
+)
 from keras_preact.analysis.pictures.figures import new_figure, save_figure
 from keras_preact.tensor import Tensor
 
@@ -64,9 +69,10 @@ def gradient_flow(
         The norms.
 
     Raises:
-        ValueError: If the model is no such net.
+        ValueError: If the model is no such net; on TensorFlow, if it has float8 layers.
     """
     chain = take_apart(model)
+    check_differentiable(model)
     maps = _maps(chain, ops.convert_to_tensor(x, model.compute_dtype), training)
     value, gradient = head_gradient(chain, maps[-1], y, loss, training)
     norms = []

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_preact.analysis.differentiation import check_differentiable
 from keras_preact.composition import named_layers
 from keras_preact.layers import StackedUnits
 from keras_preact.tensor import Tensor
@@ -64,10 +65,12 @@ def sharpness(
         The eigenvalue; `change` is above `tolerance` where the iterations were too few.
 
     Raises:
-        ValueError: If `iterations` is not positive, or nothing is trained.
+        ValueError: If `iterations` is not positive, or nothing is trained; on TensorFlow, if the
+            model has float8 layers.
     """
     if iterations < 1:
         raise ValueError(f"`iterations` must be 1 or more. Received: {iterations}")
+    check_differentiable(model)
     if any(isinstance(layer, StackedUnits) for _, layer in named_layers(model)):
         model = unroll(model)
     if not model.trainable_variables:

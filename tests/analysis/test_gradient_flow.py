@@ -10,9 +10,12 @@ from keras import ops
 from keras_preact.analysis import (
     draw_gradient_flow,
     draw_signal_propagation,
+    grad_cam,
     gradient_flow,
+    path_gradients,
     scores_with_order,
     scores_without,
+    sharpness,
     signal_propagation,
     take_apart,
 )
@@ -161,6 +164,15 @@ def test_what_cannot_be_done_is_said():
     dense = net({"unit": "dense"})
     with pytest.raises(ValueError, match="must end in an addition"):
         take_apart(dense)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="other backends can")
+def test_float8_layers_are_refused():
+    model = net({})
+    model.get_layer("predictions").quantize("float8")
+    for measure in (gradient_flow, path_gradients, grad_cam, sharpness):
+        with pytest.raises(ValueError, match=r"no float8 layers.*whose \['predictions'\]"):
+            measure(model, X, Y)
 
 
 def test_pictures(tmp_path):
