@@ -145,7 +145,9 @@ def _quantize_inside(result: keras.Model, model: keras.Model) -> None:
     for path, layer in layers_by_path(result):
         if path in quantized and not layer.quantization_mode:
             own = quantized[path]
-            layer.quantize(own.quantization_mode, config=own.quantization_config)
+            # Keras 3.12 has no such configuration.
+            config = getattr(own, "quantization_config", None)
+            layer.quantize(own.quantization_mode, config=config)
 
 
 def tensors(value: Any) -> Iterator[Config]:
