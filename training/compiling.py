@@ -18,8 +18,20 @@ from training.task import LABELS, ONE_CLASS, Task
 TINY = 1.2e-38
 
 
+class _SmoothedLoss(keras.losses.Loss):
+    """Loss that moves a share of each label."""
+
+    def __init__(self, label_smoothing: float = 0.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.label_smoothing = label_smoothing
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return {**super().get_config(), "label_smoothing": self.label_smoothing}
+
+
 @keras.saving.register_keras_serializable(package="keras_preact")
-class Crossentropy(keras.losses.Loss):
+class Crossentropy(_SmoothedLoss):
     """Cross-entropy of probabilities, with a gradient however confident a wrong answer is.
 
     `keras.losses.CategoricalCrossentropy` finds the logits behind a softmax on TensorFlow only;
@@ -30,23 +42,15 @@ class Crossentropy(keras.losses.Loss):
         **options: Further arguments of `keras.losses.Loss`.
     """
 
-    def __init__(self, label_smoothing: float = 0.0, **options: Any) -> None:
-        super().__init__(**options)
-        self.label_smoothing = label_smoothing
-
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the loss of each image; labels and probabilities are `(batch, classes)`."""
         share = self.label_smoothing / y_true.shape[-1]
         labels = (1 - self.label_smoothing) * y_true + share
         return -ops.sum(labels * ops.log(ops.maximum(y_pred, TINY)), axis=-1)
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments."""
-        return {**super().get_config(), "label_smoothing": self.label_smoothing}
-
 
 @keras.saving.register_keras_serializable(package="keras_preact")
-class BinaryCrossentropy(keras.losses.Loss):
+class BinaryCrossentropy(_SmoothedLoss):
     """Mean over labels of the cross-entropy of each label's own probability.
 
     `keras.losses.BinaryCrossentropy` finds the logits behind a sigmoid on TensorFlow only; on other
@@ -58,20 +62,12 @@ class BinaryCrossentropy(keras.losses.Loss):
         **options: Further arguments of `keras.losses.Loss`.
     """
 
-    def __init__(self, label_smoothing: float = 0.0, **options: Any) -> None:
-        super().__init__(**options)
-        self.label_smoothing = label_smoothing
-
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the loss of each image; labels and probabilities are `(batch, labels)`."""
         labels = (1 - self.label_smoothing) * y_true + self.label_smoothing / 2
         there = labels * ops.log(ops.maximum(y_pred, TINY))
         absent = (1 - labels) * ops.log(ops.maximum(1 - y_pred, TINY))
         return -ops.mean(there + absent, axis=-1)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments."""
-        return {**super().get_config(), "label_smoothing": self.label_smoothing}
 
 
 def binary_crossentropy(

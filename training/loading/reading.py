@@ -40,7 +40,7 @@ def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
     The thread that tunes an iterator sleeps for up to a minute at a time, and whoever deletes the
     iterator, as after every evaluation, may have to wait for it (TensorFlow 2.21). To rewrite the
-    graph takes a fifth of a second, and these pipelines are as fast without.
+    graph delays the first iterator, and these pipelines are as fast without.
 
     Args:
         dataset: A dataset whose `AUTOTUNE` is about to mean as many parallel calls as there are
