@@ -174,7 +174,9 @@ def _kept(options: argparse.Namespace, recipe: Recipe) -> dict[str, Any] | None:
             f"{options.output / 'run.json'} is damaged: it does not say the batch of the run. "
             "Give it by --batch-size, without --memory-gib."
         ) from error
-    if recipe.batch_size in (AUTO, recorded):
+    # A rule sets the batch later, once the images are known.
+    ruled = recipe.rule != "none" and "batch_size" not in options
+    if ruled or recipe.batch_size in (AUTO, recorded):
         _set(options, recorded, record["recipe"].get("gradient_accumulation_steps", 1))
     return record.get("batch_choice")
 

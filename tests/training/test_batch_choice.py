@@ -188,6 +188,14 @@ def test_a_run_that_was_begun_keeps_its_batch(tiny_recipe, tmp_path):
     options, recipe, arguments = parse(tiny_recipe, tmp_path, "--memory-gib", "1")
     choose_batch(options, recipe, arguments)
     assert "batch_size" not in options
+    # The batch that a rule sets is known later than this, unless the command line gives one.
+    ruled = ("--memory-gib", "1", "--rule", "bit_hyperrule")
+    options, recipe, arguments = parse(tiny_recipe, tmp_path, *ruled)
+    choose_batch(options, recipe, arguments)
+    assert (options.batch_size, options.gradient_accumulation_steps) == (96, 3)
+    options, recipe, arguments = parse(tiny_recipe, tmp_path, *ruled, "--batch-size", "64")
+    choose_batch(options, recipe, arguments)
+    assert "gradient_accumulation_steps" not in options
     write_json(tmp_path / "run.json", {"status": "running"})
     with pytest.raises(ValueError, match="does not say the batch of the run"):
         choose_batch(options, recipe, arguments)
