@@ -19,6 +19,7 @@ _NORMS = (
     EvoNormS0,
     FilterResponseNormalization,
 )
+_UNDER_LORA = ("kernel", "embeddings")
 
 
 def freeze(model: keras.Model, up_to_stage: int, norms: bool = False) -> int:
@@ -30,7 +31,8 @@ def freeze(model: keras.Model, up_to_stage: int, norms: bool = False) -> int:
     transformer encoder counts as one more stage after the last.
 
     Each call sets every layer anew: `freeze(model, 3)` after `freeze(model, 4)` lets stage 4 train
-    again. Call `model.compile` afterwards: Keras reads what trains when it compiles.
+    again. Kernels that LoRA's matrices are added to stay frozen. Call `model.compile` afterwards:
+    Keras reads what trains when it compiles.
 
     Args:
         model: A net built by this package, a functional model that contains its layers, such as a
@@ -72,8 +74,15 @@ def _check_stage(model: keras.Model, up_to_stage: Any) -> None:
 
 def _unfreeze(model: keras.Model) -> None:
     # Layer by layer: on TensorFlow, setting a model's flag to the value it has reaches no layer.
-    for layer in (model, *(each for _, each in named_layers(model))):
+    layers = [model, *(each for _, each in named_layers(model))]
+    for layer in layers:
         layer.trainable = True
+    # Kernels under LoRA's matrices, too, which Keras holds among a layer's trainable variables.
+    for layer in layers:
+        if getattr(layer, "lora_enabled", False):
+            for variable in layer.weights:
+                if variable.name in _UNDER_LORA:
+                    variable.trainable = False
 
 
 def _freeze(model: keras.Model, up_to_stage: int) -> None:

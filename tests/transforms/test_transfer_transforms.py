@@ -185,6 +185,20 @@ def test_frozen_norms_stay_so_through_stacking(form):
     assert _parameters(stacked) == _parameters(separate)
 
 
+def test_kernels_under_lora_stay_frozen():
+    model = net("nested")
+    for _, layer in keras_preact.named_layers(model):
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+            layer.enable_lora(2)
+    every = {each.path for each in model.trainable_variables}
+    freeze(model, 2)
+    assert freeze(model, 0) == 0
+    assert {each.path for each in model.trainable_variables} == every
+    freeze(model, 0, norms=True)
+    names = {each.name for each in model.trainable_variables}
+    assert names == {"lora_kernel_a", "lora_kernel_b", "bias"}
+
+
 def test_norms_of_every_kind_are_frozen():
     for kind, norm in NORMS.items():
         activation = "linear" if norm.activates else "relu"
