@@ -73,7 +73,7 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
         named.pop(HEAD, None)
     if entry or is_address(name):
         _adapt_channels(named, model)
-        adapt_positions(named, model)
+        adapt_positions(named, model, square=entry is not None)
     try:
         set_named_weights(model, named)
     except ValueError as error:
@@ -123,20 +123,22 @@ def _by_whole_paths(named: NamedWeights, model: keras.Model) -> NamedWeights:
     return renamed
 
 
-def adapt_positions(named: NamedWeights, model: keras.Model) -> None:
+def adapt_positions(named: NamedWeights, model: keras.Model, square: bool) -> None:
     """Resize the positions of an encoder's tokens to a model's maps.
 
     Args:
-        named: Weights of a net for square images, which are changed.
-        model: The same net, for images of any size.
+        named: Weights of the same net for images of any size, which are changed.
+        model: The net.
+        square: Whether the weights are known to be those of square images. Otherwise, as in timm,
+            as many tokens as the model's stay as they are, and others are taken for a square.
     """
     for path, layer in token_embeddings(model):
         if path in named:
             tokens = named[path]["1"].shape[1] - 1
-            side = math.isqrt(tokens)
+            side, grid = math.isqrt(tokens), token_grid(layer)
             # Of another number of tokens the grid is not known: they fit as they are, or not.
-            if side**2 == tokens:
-                resize_positions(named, path, (side, side), token_grid(layer))
+            if side**2 == tokens and (square or tokens != math.prod(grid)):
+                resize_positions(named, path, (side, side), grid)
 
 
 def _check(entry: Entry, path: Path) -> None:

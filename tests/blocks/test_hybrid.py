@@ -296,7 +296,7 @@ def test_an_export_gives_the_same_probabilities_and_the_class_token(plain, tmp_p
     assert features["stage3"].shape == (1, 8, 8, 64)
 
 
-@pytest.mark.parametrize("size", [(24, 16), (8, 12)], ids=str)
+@pytest.mark.parametrize("size", [(24, 16), (8, 12), (8, 32)], ids=str)
 def test_positions_are_resized_as_timm_does(size):
     model = net(ENCODER)
     resized = transforms.resize_input(model, *size)
@@ -314,13 +314,13 @@ def test_positions_are_resized_as_timm_does(size):
     # Published weights are of one size, whatever the net's.
     named = named_weights(model)
     loaded = net(ENCODER, input_shape=(*size, 3))
-    adapt_positions(named, loaded)
+    adapt_positions(named, loaded, square=True)
     set_named_weights(loaded, named)
     expected = transforms.resize_input(model, *size)
     np.testing.assert_array_equal(scores(loaded, x), scores(expected, x))
-    # Of images that are not square, they are those of the same images.
+    # Those of images that may not be square are of the same images, 4 x 16 tokens among them.
     named = named_weights(expected)
-    adapt_positions(named, loaded)
+    adapt_positions(named, loaded, square=False)
     set_named_weights(loaded, named)
     np.testing.assert_array_equal(scores(loaded, x), scores(expected, x))
 
