@@ -25,6 +25,7 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from keras_preact.analysis.pictures.figures import plain
 from keras_preact.files import read_json, replacing, write_json
 from keras_preact.messages import did_you_mean
 from training.data import evaluation_pipeline
@@ -266,7 +267,7 @@ def draw_results(path: Path, results: Results, title: str) -> None:
     axes.minorticks_off()
     axes.set_xlabel("training images of each class")
     axes.set_ylabel("test accuracy, %")
-    axes.set_title(title)
+    axes.set_title(plain(title))
     axes.grid(alpha=0.3)
     axes.legend()
     with replacing(path) as partial:

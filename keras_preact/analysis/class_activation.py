@@ -15,7 +15,7 @@ from keras import ops
 
 from keras_preact.analysis.channel_axis import input_axis, maps_axis
 from keras_preact.analysis.differentiation import check_differentiable, linearize
-from keras_preact.analysis.pictures.figures import new_figure, save_figure
+from keras_preact.analysis.pictures.figures import new_figure, plain, save_figure
 from keras_preact.analysis.tap import tapped
 from keras_preact.composition import named_layers, nets, required_functional
 from keras_preact.layer_names import maps_end
@@ -158,11 +158,11 @@ def draw_class_activation(
     count = len(photographs)
     figure = new_figure(figsize=(6, 3 * count), layout="constrained")
     panels = figure.subplots(count, 2, squeeze=False)
-    for (plain, overlaid), photograph, heat, label in zip(
+    for (photo, overlaid), photograph, heat, label in zip(
         panels, photographs, heats, labels, strict=True
     ):
         rows, columns = np.shape(heat)
-        plain.imshow(photograph)
+        photo.imshow(photograph)
         overlaid.imshow(photograph)
         overlaid.imshow(
             heat,
@@ -173,9 +173,9 @@ def draw_class_activation(
                 (rows, columns), square or (1 / rows, 1 / columns), photograph.shape[:2]
             ),
         )
-        overlaid.axis(plain.axis())
-        plain.set_title(label, fontsize=10)
-        for axes in (plain, overlaid):
+        overlaid.axis(photo.axis())
+        photo.set_title(plain(label), fontsize=10)
+        for axes in (photo, overlaid):
             axes.set_axis_off()
     save_figure(figure, path)
 

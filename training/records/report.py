@@ -14,6 +14,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from keras_preact.analysis.pictures.figures import plain
 from keras_preact.files import replacing
 
 # What the best epoch is chosen by.
@@ -44,7 +45,7 @@ def draw_curves(path: str | os.PathLike, history: list[dict[str, Any]], title: s
         title: Title of the plots.
     """
     figure = Figure(figsize=(13, 4.2), dpi=110, layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     loss, measured, rate = figure.subplots(1, 3)
     epochs = [record["epoch"] for record in history]
     metric = next(name for name in _TITLES if f"val_{name}" in history[0])
@@ -117,8 +118,9 @@ def draw_confusion(
     axes.set_ylabel("true class")
     axes.set_title(f"top-1 accuracy {np.trace(confusion) / confusion.sum():.2%}")
     if named:
-        axes.set_xticks(range(classes), class_names, rotation=90)
-        axes.set_yticks(range(classes), class_names)
+        names = [plain(name) for name in class_names]
+        axes.set_xticks(range(classes), names, rotation=90)
+        axes.set_yticks(range(classes), names)
     if classes <= 20:
         for row, column in np.argwhere(confusion):
             dark = shares[row, column] > 0.4

@@ -30,6 +30,18 @@ def new_figure(**options: Any) -> Any:
     return Figure(**options)
 
 
+def plain(text: str) -> str:
+    """Write a text, such as a name, so that it is drawn as it is.
+
+    Args:
+        text: The text, in which matplotlib would take for TeX what is between two dollar signs.
+
+    Returns:
+        The text to hand to matplotlib.
+    """
+    return text.replace("$", r"\$")
+
+
 def save_figure(figure: Any, path: str | os.PathLike, dots_per_inch: int = 150) -> None:
     """Write a figure to a file, whole or not at all.
 
