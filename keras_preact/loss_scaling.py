@@ -22,8 +22,13 @@ def with_loss_scaling(optimizer: keras.Optimizer, model: keras.Model) -> keras.O
         A `keras.optimizers.LossScaleOptimizer` around it where a layer with weights, trained or
         frozen, computes in float16; else the optimizer itself.
     """
-    # Checkpoints name the optimizer's variables: freezing layers must not change it.
-    weighted = (layer for _, layer in named_layers(model) if layer.variables)
-    if any(layer.compute_dtype == "float16" for layer in weighted):
+    if computes_in_float16(model):
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
+
+
+def computes_in_float16(model: keras.Model) -> bool:
+    """Return whether a layer with weights, trained or frozen, computes in float16."""
+    # Checkpoints name the optimizer's variables: freezing layers must not change it.
+    weighted = (layer for _, layer in named_layers(model) if layer.variables)
+    return any(layer.compute_dtype == "float16" for layer in weighted)

@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_preact.analysis.channel_axis import input_axis, maps_axis
-from keras_preact.analysis.differentiation import check_differentiable, linearize
+from keras_preact.analysis.differentiation import differentiable, linearize
 from keras_preact.analysis.pictures.figures import new_figure, plain, save_figure
 from keras_preact.analysis.tap import tapped
 from keras_preact.composition import named_layers, nets, required_functional
@@ -33,7 +33,8 @@ def grad_cam(
 
     Each map is weighted by the mean gradient of the class's score, before the softmax, over its
     pixels. Only the positive part of the sum counts. The gradient is that of the whole model, by
-    whatever ways the layer acts on the score.
+    whatever ways the layer acts on the score. Where it computes in float16, it is that of a copy in
+    float32.
 
     Args:
         model: A functional model with a dense layer at its end, such as a net or one that holds
@@ -52,8 +53,7 @@ def grad_cam(
         ValueError: If there is no such layer or several, it gives no maps, it is not called just
             once, or the model has no classifier; on TensorFlow, if it has float8 layers.
     """
-    model = required_functional(model)
-    check_differentiable(model)
+    model = differentiable(required_functional(model))
     run = _Run(model, _layer_of_maps(model, layer), _classifier(model), _as_tensors(model, images))
     activations, predicted = run(None)
     classes = _checked_classes(classes, ops.convert_to_numpy(ops.cast(predicted, "float32")))

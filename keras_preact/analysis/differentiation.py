@@ -7,20 +7,36 @@ from collections.abc import Callable, Sequence
 import keras
 from keras import ops
 
+from keras_preact.loss_scaling import computes_in_float16
 from keras_preact.tensor import Tensor
+from keras_preact.transforms import with_dtype
 
 # From a gradient at each output, or None for none, to that at the input.
 PullBack = Callable[[Sequence[Tensor]], Tensor]
 
 
-def check_differentiable(model: keras.Model) -> None:
-    """Check that gradients can be taken through a model's layers.
+def differentiable(model: keras.Model) -> keras.Model:
+    """Return a model of the same weights that gradients can be taken through.
+
+    The gradient of a mean loss, at one place in one of many images, is often too small for float16,
+    where it would be 0.
+
+    Args:
+        model: A model; a functional one where it computes in float16.
+
+    Returns:
+        The model itself, or a copy that computes in float32 where the model computes in float16.
 
     Raises:
-        ValueError: If Keras runs on TensorFlow and `model.quantize` has made layers float8.
+        ValueError: If Keras runs on TensorFlow and `model.quantize` has made layers float8, or the
+            model computes in float16 and is not functional.
     """
-    if keras.backend.backend() != "tensorflow":
-        return
+    if keras.backend.backend() == "tensorflow":
+        _check_no_float8(model)
+    return with_dtype(model, "float32") if computes_in_float16(model) else model
+
+
+def _check_no_float8(model: keras.Model) -> None:
     float8 = [
         layer.name for layer in model._flatten_layers() if layer.quantization_mode == "float8"
     ]

@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops
 
 from keras_preact.analysis.chain import Chain, take_apart
-from keras_preact.analysis.differentiation import PullBack, check_differentiable, norm
+from keras_preact.analysis.differentiation import PullBack, differentiable, norm
 from keras_preact.analysis.gradient_flow import head_gradient, linearized_unit
 from keras_preact.analysis.pictures.figures import new_figure, save_figure
 from keras_preact.tensor import Tensor
@@ -33,7 +33,7 @@ class PathGradients:
         lengths: `(lengths,)`: residual branches on a path.
         norms: `(lengths,)`: mean norm of the gradient along one path of that length.
         shares: `(lengths,)`: the norm times the number of such paths, as a share of the sum over
-            all the lengths that were measured.
+            all the lengths that were measured; NaN where no gradient comes back at all.
     """
 
     lengths: np.ndarray
@@ -60,7 +60,7 @@ def path_gradients(
 
     A path of a length passes that many units, at random, through their branch, and the others
     through their shortcut. The whole net is linearized once, which takes as much memory as a step
-    of training.
+    of training. Where it computes in float16, a copy in float32 is measured.
 
     Args:
         model: A net built by this package, of separate or stacked units.
@@ -78,8 +78,8 @@ def path_gradients(
         ValueError: If the model is no such net, or a length is not from 0 to the number of units;
             on TensorFlow, if the net has float8 layers.
     """
+    model = differentiable(model)
     chain = take_apart(model)
-    check_differentiable(model)
     count = len(chain.units)
     lengths = np.arange(count + 1) if lengths is None else np.asarray(lengths)
     if lengths.size == 0 or lengths.min() < 0 or lengths.max() > count:
@@ -132,9 +132,9 @@ def _shares(lengths: np.ndarray, norms: np.ndarray, units: int) -> np.ndarray:
         math.lgamma(units + 1) - math.lgamma(each + 1) - math.lgamma(units - each + 1)
         for each in lengths
     ]
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         logarithms = np.log(norms) + paths
-    weights = np.exp(logarithms - logarithms.max())
+        weights = np.exp(logarithms - logarithms.max())
     return weights / weights.sum()
 
 

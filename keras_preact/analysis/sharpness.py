@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_preact.analysis.differentiation import check_differentiable
+from keras_preact.analysis.differentiation import differentiable
 from keras_preact.composition import named_layers
 from keras_preact.layers import StackedUnits
 from keras_preact.tensor import Tensor
@@ -50,7 +50,8 @@ def sharpness(
     """Find the Hessian's largest eigenvalue, over all weights that are trained.
 
     Each iteration takes the product of the Hessian and a vector, which costs about two gradients
-    (Pearlmutter 1994); no Hessian is made. The net is in inference, and is not changed.
+    (Pearlmutter 1994); no Hessian is made. The net is in inference, and is not changed. Where it
+    computes in float16, a copy in float32 is measured.
 
     Args:
         model: A net; one of stacked units is unrolled, with copies of the weights.
@@ -65,12 +66,12 @@ def sharpness(
         The eigenvalue; `change` is above `tolerance` where the iterations were too few.
 
     Raises:
-        ValueError: If `iterations` is not positive, or nothing is trained; on TensorFlow, if the
-            model has float8 layers.
+        ValueError: If `iterations` is not positive, nothing is trained, or the model computes in
+            float16 and is not functional; on TensorFlow, if it has float8 layers.
     """
     if iterations < 1:
         raise ValueError(f"`iterations` must be 1 or more. Received: {iterations}")
-    check_differentiable(model)
+    model = differentiable(model)
     if any(isinstance(layer, StackedUnits) for _, layer in named_layers(model)):
         model = unroll(model)
     if not model.trainable_variables:

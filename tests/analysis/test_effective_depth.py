@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -54,6 +56,9 @@ def test_no_gradient_comes_along_a_branch_that_is_zero():
     np.testing.assert_array_equal(paths.norms[2:], 0)
     flow = gradient_flow(model, X, Y, training=False)
     assert paths.norms[0] == pytest.approx(flow.shortcuts[0], rel=WIDE_NET)
+    with warnings.catch_warnings(action="error"):
+        flat = path_gradients(model, X, Y, loss=lambda y, scores: 0 * scores[:, 0], lengths=[0, 1])
+    assert not flat.norms.any() and np.isnan(flat.effective_depth)
 
 
 def test_paths_have_as_many_branches_as_there_are_units():

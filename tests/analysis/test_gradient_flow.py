@@ -20,7 +20,8 @@ from keras_preact.analysis import (
     take_apart,
 )
 from keras_preact.weights import named_weights, set_named_weights
-from tests.nets import SMALL, X, net, scores
+from tests.nets import SMALL, TINY, X, net, scores
+from tests.numerics import WIDE_NET
 
 Y = np.array([1, 2])
 # Nets whose units are put together differently: projections that share the first activation,
@@ -164,6 +165,25 @@ def test_what_cannot_be_done_is_said():
     dense = net({"unit": "dense"})
     with pytest.raises(ValueError, match="must end in an addition"):
         take_apart(dense)
+
+
+def test_small_gradients_of_a_net_in_float16_are_those_of_its_weights():
+    """Float16 has no numbers below 6e-8 but 0."""
+    half, whole = (net(architecture=TINY, dtype=each) for each in ("mixed_float16", "float32"))
+    whole.set_weights(half.get_weights())
+
+    def small(y, scores):
+        return 1e-6 * keras.losses.sparse_categorical_crossentropy(y, scores)
+
+    def measured(model):
+        flow = gradient_flow(model, X, Y, small)
+        paths = path_gradients(model, X, Y, small, samples=2)
+        curvature = sharpness(model, X, Y, small, iterations=2)
+        heat = grad_cam(model, X, Y, layer="stem_conv")
+        return flow.inputs, flow.branches, paths.norms, curvature.eigenvalue, heat
+
+    for ours, expected in zip(measured(half), measured(whole), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=WIDE_NET)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="other backends can")
