@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from keras_preact.weights.hugging_face import fetch_weights, is_address, read_co
 from keras_preact.weights.sources import is_weights_file, read
 from training.recipe import Recipe, differences
 from training.run import read_run
-from training.task import ONE_CLASS, Task
+from training.task import LABELS, ONE_CLASS, Task
 
 # Values that a recipe inherits from the net it starts from, unless it gives them itself.
 INHERITED = (
@@ -62,7 +64,8 @@ class Pretrained:
         values: Values of a recipe that belong to the weights, as far as they are known.
         class_names: The classes that its head tells apart, where they are known.
         classes: Their number; None where nothing but the file says it.
-        activation: That of its head, where a run is known to have trained it; else a softmax's.
+        activation: That of its head, where a run, a `.keras` file or the Hub says it; else a
+            softmax's.
     """
 
     weights: str
@@ -179,7 +182,10 @@ def _from_hub(address: str) -> Pretrained:
         values["model"] = config["builder"]
     names = config["class_names"]
     return Pretrained(
-        str(fetch_weights(address)), _inherited(values), None if names is None else tuple(names)
+        str(fetch_weights(address)),
+        _inherited(values),
+        None if names is None else tuple(names),
+        activation=_activation_in(config["model"]),
     )
 
 
@@ -187,7 +193,7 @@ def _from_file(path: Path) -> Pretrained:
     try:
         record = read_run(path.parent)
     except FileNotFoundError:
-        return Pretrained(str(path), {})
+        return Pretrained(str(path), {}, activation=_saved_activation(path))
     except ValueError as error:
         raise ValueError(
             f"{path.parent / 'run.json'} is not the record of a run: {error}"
@@ -198,6 +204,35 @@ def _from_file(path: Path) -> Pretrained:
         tuple(record["class_names"]),
         activation=record.get("activation", ONE_CLASS.activation),
     )
+
+
+def _saved_activation(path: Path) -> str:
+    """Return the activation of the head in a file, of which only a `.keras` file tells it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _activation_in(json.loads(archive.read("config.json")))
+    # A file that is damaged is named where its weights are read.
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return ONE_CLASS.activation
+
+
+def _activation_in(model: dict[str, Any]) -> str:
+    """Return the activation of the head in a model's configuration, as Keras serializes it.
+
+    Logits are taken for those of a softmax.
+    """
+    heads = (
+        each["config"] for each in _layers(model) if each["config"].get("name") == "predictions"
+    )
+    several = any(head.get("activation") == LABELS.activation for head in heads)
+    return (LABELS if several else ONE_CLASS).activation
+
+
+def _layers(model: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the configurations of a model's layers, and of those of models in it."""
+    for layer in model["config"].get("layers", ()):
+        yield layer
+        yield from _layers(layer)
 
 
 def _inherited(values: dict[str, Any]) -> dict[str, Any]:

@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_preact import PreActResNet20
+from keras_preact import PreActResNet20, to_config_folder
 from keras_preact.layers import StackedUnits
 from keras_preact.preprocessing import CIFAR10_CLASSES
-from keras_preact.weights import find_entry, list_weights, named_weights
+from keras_preact.weights import find_entry, hugging_face, list_weights, named_weights
 from keras_preact.weights.catalogue import best_weights
 from training.net import build_net, find_pretrained, prepare_net
 from training.recipe import Recipe, load_recipe, preprocessing_of
 from training.run import read_run
+from training.task import LABELS, ONE_CLASS
 from training.train import main, parse_arguments
 
 DIGITS = [str(digit) for digit in range(10)]
+TINY = {"units": (1, 1), "channels": (8, 16), "strides": (1, 2)}
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +293,31 @@ def test_an_unfinished_run_offers_its_best_net(pretrained, tmp_path):
         find_pretrained(str(tmp_path / "best.keras"))
 
 
+def test_a_net_outside_a_run_says_what_its_head_tells(tmp_path, monkeypatch):
+    """Of the Hub, and in a `.keras` file."""
+    monkeypatch.setattr(
+        hugging_face, "fetch", lambda address, name: tmp_path / address.rpartition("/")[2] / name
+    )
+    recipe = Recipe(input_size=8, channels=1, mean=(0.5,), std=(0.5,), model_options=TINY)
+    for activation, task, other in (
+        ("sigmoid", LABELS, ONE_CLASS),
+        ("softmax", ONE_CLASS, LABELS),
+        # Logits, as before.
+        (None, ONE_CLASS, LABELS),
+    ):
+        net = build_net(recipe, 10, classifier_activation=activation)
+        name = str(activation)
+        to_config_folder(net, tmp_path / name, preprocessing_of(recipe), class_names=DIGITS)
+        net.save(tmp_path / f"{name}.keras")
+        for init in (f"hf://me/{name}", str(tmp_path / f"{name}.keras")):
+            found = find_pretrained(init)
+            assert found.predicts(DIGITS, task), init
+            assert not found.predicts(DIGITS, other), init
+    (tmp_path / "net.keras").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="cannot be read"):
+        find_pretrained(str(tmp_path / "net.keras")).predicts(DIGITS)
+
+
 def test_the_hyperrule_is_recorded_as_plain_values(pretrained, three_classes, tmp_path):
     output = tmp_path / "run"
     fixed = ["--recipe", "bit_hyperrule", "--init", str(pretrained), "--output", str(output)]
@@ -314,8 +341,7 @@ def test_large_images_keep_the_inputs_of_norms_only():
 
     def keeps(**values) -> tuple[bool, list[str]]:
         keras.backend.clear_session(free_memory=False)
-        options = {"units": (1, 1), "channels": (8, 16), "strides": (1, 2)}
-        options |= values.pop("model_options", {})
+        options = TINY | values.pop("model_options", {})
         net = build_net(Recipe(model="PreActResNet20", model_options=options, **values), 3)
         norm = net.get_layer("stage3_unit1_norm1")
         return getattr(norm, "rematerialize", False), [each.path for each in net.variables]
