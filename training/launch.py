@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -55,7 +56,11 @@ def environments(workers: int, gpus_per_worker: int) -> list[dict[str, str]]:
 
     Returns:
         Variables to add to the environment of this process, per worker.
+
+    Raises:
+        ValueError: If fewer GPUs are visible here.
     """
+    gpus = _visible_gpus(workers * gpus_per_worker)
     addresses = [f"localhost:{port}" for port in free_ports(workers)]
     return [
         {
@@ -63,11 +68,26 @@ def environments(workers: int, gpus_per_worker: int) -> list[dict[str, str]]:
                 {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
             ),
             "CUDA_VISIBLE_DEVICES": ",".join(
-                str(index * gpus_per_worker + gpu) for gpu in range(gpus_per_worker)
+                gpus[index * gpus_per_worker : (index + 1) * gpus_per_worker]
             ),
         }
         for index in range(workers)
     ]
+
+
+def _visible_gpus(count: int) -> list[str]:
+    """Return the names of the first GPUs that this process may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [str(gpu) for gpu in range(count)]
+    # For CUDA, the list ends before an entry that is no GPU.
+    names = list(itertools.takewhile(lambda name: name not in ("", "-1"), visible.split(",")))
+    if len(names) < count:
+        raise ValueError(
+            f"The workers need {count} GPUs in all. Received: {len(names)}, of "
+            f"CUDA_VISIBLE_DEVICES={visible!r}"
+        )
+    return names
 
 
 class Job:
@@ -202,7 +222,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=int,
         default=0,
         metavar="N",
-        help="GPUs that each worker has for itself (default: 0, which is the CPU)",
+        help="GPUs that each worker has for itself, of those in CUDA_VISIBLE_DEVICES, if it is set "
+        "(default: 0, which is the CPU)",
     )
     parser.add_argument(
         "--restarts",
@@ -221,12 +242,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--workers must be 1 or more, --gpus-per-worker and --restarts 0 or more. Received: "
             f"{options.workers}, {options.gpus_per_worker}, {options.restarts}"
         )
-    return run_job(
-        options.arguments,
-        options.workers,
-        gpus_per_worker=options.gpus_per_worker,
-        restarts=options.restarts,
-    )
+    try:
+        return run_job(
+            options.arguments,
+            options.workers,
+            gpus_per_worker=options.gpus_per_worker,
+            restarts=options.restarts,
+        )
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -229,7 +229,8 @@ def test_wrong_arguments_end_all_workers(tiny_recipe, tmp_path):
     assert not output.exists()
 
 
-def test_every_worker_has_a_place_and_gpus_of_its_own():
+def test_every_worker_has_a_place_and_gpus_of_its_own(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     environments = launch.environments(3, gpus_per_worker=2)
     configs = [json.loads(each["TF_CONFIG"]) for each in environments]
     assert [config["task"]["index"] for config in configs] == [0, 1, 2]
@@ -238,6 +239,15 @@ def test_every_worker_has_a_place_and_gpus_of_its_own():
     assert len(set(addresses)) == 3
     assert [each["CUDA_VISIBLE_DEVICES"] for each in environments] == ["0,1", "2,3", "4,5"]
     assert launch.environments(1, gpus_per_worker=0)[0]["CUDA_VISIBLE_DEVICES"] == ""
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [("2,3", ["2", "3"]), ("GPU-0a,GPU-0b,GPU-0c", ["GPU-0a", "GPU-0b"])],
+)
+def test_workers_have_gpus_that_the_launcher_may_use(monkeypatch, visible, names):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in launch.environments(2, 1)] == names
 
 
 def test_free_ports_are_free():
@@ -276,9 +286,11 @@ def test_workers_do_not_split_their_processor(monkeypatch):
         (["--workers", "0"], "Received: 0, 0, 0"),
         (["--workers", "2", "--restarts", "-1"], "Received: 2, 0, -1"),
         (["--workers", "two"], "invalid int value: 'two'"),
+        (["--workers", "2", "--gpus-per-worker", "1"], "need 2 GPUs in all. Received: 1, of CUDA"),
     ],
 )
-def test_wrong_options_of_the_launcher_are_refused(capsys, options, message):
+def test_wrong_options_of_the_launcher_are_refused(monkeypatch, capsys, options, message):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,-1,4")
     with pytest.raises(SystemExit) as exit_:
         launch.main([*options, "--", "--recipe", "digits"])
     assert exit_.value.code == 2
