@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_preact.preprocessing import Preprocessing
 from keras_preact.tensor import Tensor
+from training.loading.image_set import MAX_PIXELS
 from training.recipe import Recipe
 
 # The purpose of a generator's numbers: with it, the seed and the epoch they are drawn from.
@@ -32,7 +33,7 @@ class DeviceImages(keras.layers.Layer):
     center of the square that is cut out last.
 
     Args:
-        images: uint8 `(images, height, width, channels)`, fewer than 2**31 pixels.
+        images: uint8 `(images, height, width, channels)`, of up to `MAX_PIXELS` pixels in all.
         preprocessing: Gives the color statistics.
         cutout: Side of the square, in pixels; 0 cuts nothing out.
         **options: As for `keras.layers.Layer`.
@@ -54,9 +55,9 @@ class DeviceImages(keras.layers.Layer):
                 f"Received: {images.dtype} {images.shape}"
             )
         count, self._height, self._width, self._channels = images.shape
-        if count * self._height * self._width >= 2**31:
+        if count * self._height * self._width > MAX_PIXELS:
             raise ValueError(
-                f"`images` must have fewer than 2**31 pixels. Received: {images.shape}"
+                f"`images` must have {MAX_PIXELS:,} pixels or fewer. Received: {images.shape}"
             )
         self._preprocessing = preprocessing
         self._cutout = cutout

@@ -22,8 +22,8 @@ from training.listing.listing import Listing, check_splits
 from training.loading.corrupt import CorruptImages
 
 SPLITS = ("train", "test")
-# ImageNet would take hours to decode, and 190 GiB.
-MAX_BYTES = 2**33
+# On the device, int32 numbers the pixels. ImageNet would take hours to decode, and 190 GiB.
+MAX_PIXELS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,12 @@ def _decoded(
     """Decode all images, or read them from the cache, and say which ones are unreadable and why."""
     sources = _both(listing.images)
     shape = (preprocessing.input_size, preprocessing.input_size, preprocessing.channels)
-    size = len(sources) * int(np.prod(shape))
-    if size > MAX_BYTES:
+    side = preprocessing.input_size
+    pixels = len(sources) * side**2
+    if pixels > MAX_PIXELS:
         raise ValueError(
-            f"{name!r} has {len(sources)} images, {size / 2**30:.1f} GiB at {shape}; images are "
-            f"kept on the device up to {MAX_BYTES / 2**30:.0f} GiB."
+            f"Images on the device have {MAX_PIXELS:,} pixels in all, or fewer. Received: "
+            f"{len(sources):,} images of {side} x {side} pixels in {name!r}, {pixels:,} pixels"
         )
     if isinstance(listing.images["train"], np.ndarray):
         return _decode(sources, preprocessing, shape)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_preact.preprocessing import Preprocessing
 from tests.full_disk import full_disk
 from training.loading import image_set
 from training.loading.image_set import load_image_set
@@ -158,6 +159,13 @@ def test_what_is_no_folder_says_what_is_taken():
         load_image_set("cifar10", preprocessing)
     with pytest.raises(FileNotFoundError, match="no/such/folder"):
         load_image_set("no/such/folder", preprocessing)
+
+
+def test_more_pixels_than_the_device_numbers_are_refused_undecoded(monkeypatch):
+    monkeypatch.delattr(image_set, "_decode")
+    large = Preprocessing(input_size=1100, mean=(0.5,), std=(0.5,))
+    with pytest.raises(ValueError, match="1,797 images of 1100 x 1100 .*, 2,174,370,000 pixels"):
+        load_image_set("digits", large)
 
 
 def test_a_missing_split_is_named(folder):
