@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import keras
@@ -104,6 +105,7 @@ def loss_landscape(
     """Measure the loss at the points of a line or a plane.
 
     The net is in inference, with the moving statistics that it has; its weights are put back.
+    Penalties, such as those of weight regularizers, are left out.
 
     Args:
         model: The net, in the middle; a functional model.
@@ -116,7 +118,7 @@ def loss_landscape(
         batch_size: Images at a time.
         path: A file, `.npz`, that keeps each row of points once it is measured. Where it is there
             already, the rows that it has are not measured again; it must be of the same net,
-            directions, images and targets.
+            directions, images, targets and loss.
         progress: Function called with the number of rows done, and of all, after each row.
 
     Returns:
@@ -125,13 +127,14 @@ def loss_landscape(
     Raises:
         ValueError: If the model is not functional, there are no directions or more than two, they
             do not fit the net, or the file is of other coordinates, or of another net, directions,
-            images or targets.
+            images, targets or loss.
     """
     coordinates = np.asarray(coordinates, "float64")
     model = required_functional(model)
     _check_directions(model, directions)
     shape = (len(coordinates),) * len(directions)
-    about = _digest([*model.get_weights(), *itertools.chain(*directions), x, y]) if path else ""
+    arrays = [*model.get_weights(), *itertools.chain(*directions), x, y]
+    about = _digest(arrays, _description(loss)) if path else ""
     losses, done = _load(path, coordinates, shape, about)
     mean_loss = _mean_loss(model, x, y, loss, batch_size)
     weights = [ops.convert_to_numpy(each) for each in model.trainable_variables]
@@ -209,11 +212,20 @@ def _check_directions(model: keras.Model, directions: Sequence[Direction]) -> No
             )
 
 
+class _Unpenalized(keras.Model):
+    """Model whose loss is that of its outputs alone."""
+
+    @property
+    def losses(self) -> list[Tensor]:
+        """Return no penalties, such as those of weight regularizers."""
+        return []
+
+
 def _mean_loss(
     model: keras.Model, x: Tensor, y: Tensor, loss: Any, batch_size: int
 ) -> Callable[[], float]:
     """Return a function that evaluates the net's mean loss at its present weights."""
-    evaluated = keras.Model(model.inputs, model.outputs)
+    evaluated = _Unpenalized(model.inputs, model.outputs, name=model.name)
     evaluated.compile(loss=loss)
 
     def evaluate() -> float:
@@ -235,9 +247,25 @@ def _move(
         variable.assign(moved)
 
 
-def _digest(arrays: Sequence[Tensor]) -> str:
-    """Return the same text for the same arrays only."""
-    digest = hashlib.sha256()
+def _description(loss: Any) -> str:
+    """Return the same text for the same loss only, whatever names Keras has for it."""
+    loss = keras.losses.get(loss)
+    if isinstance(loss, keras.losses.Loss):
+        # Keras's own losses say all but this in their configuration.
+        arguments = getattr(loss, "_fn_kwargs", None)
+        return f"{keras.losses.serialize(loss)}{arguments}"
+    named = loss if hasattr(loss, "__qualname__") else type(loss)
+    description = f"{named.__module__}.{named.__qualname__}"
+    if code := getattr(loss, "__code__", None):
+        # All lambdas have one name.
+        constants = [each for each in code.co_consts if not isinstance(each, CodeType)]
+        description += f"{code.co_names}{constants}{code.co_code.hex()}"
+    return description
+
+
+def _digest(arrays: Sequence[Tensor], description: str) -> str:
+    """Return the same text for the same arrays and the same description only."""
+    digest = hashlib.sha256(description.encode())
     for each in map(ops.convert_to_numpy, arrays):
         digest.update(f"{each.shape}{each.dtype}".encode())
         digest.update(np.ascontiguousarray(each).data)
@@ -259,7 +287,8 @@ def _load(
             )
         if str(file.get("about")) != about:
             raise ValueError(
-                f"{path} holds losses of another net, other directions, images or targets."
+                f"{path} holds losses of another net or loss, or of other directions, images or "
+                "targets."
             )
         return losses, int(file["rows"])
 

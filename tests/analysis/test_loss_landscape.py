@@ -64,6 +64,8 @@ def test_sharpness_of_weights_of_another_kind(dtype):
 
 def test_lines_and_planes_of_a_quadratic():
     model = _quadratic()
+    # Counts in no analysis.
+    model.trainable_variables[0].regularizer = keras.regularizers.L2(0.1)
     weights = model.get_weights()[0]
     directions = [[RNG.standard_normal((4, 1)).astype("float32")] for _ in range(2)]
     places = [-1.0, 0.0, 0.5]
@@ -102,6 +104,25 @@ def test_what_was_measured_is_kept(tmp_path):
     model.set_weights([2 * each for each in model.get_weights()])
     with pytest.raises(ValueError, match="losses of another net"):
         loss_landscape(model, *arguments, path=path)
+
+
+@pytest.mark.parametrize(
+    ("loss", "same", "other"),
+    [
+        ("mse", "mean_squared_error", "mean_absolute_error"),
+        (keras.losses.Huber(2.0), keras.losses.Huber(2.0), keras.losses.Huber(0.1)),
+        (lambda y, x: 2 * (x - y), lambda y, x: 2 * (x - y), lambda y, x: 3 * (x - y)),
+    ],
+    ids=["name", "object", "function"],
+)
+def test_what_was_measured_of_another_loss_is_refused(loss, same, other, tmp_path):
+    direction = [np.ones((4, 1), "float32")]
+    arguments = (_quadratic(), INPUTS, TARGETS, [direction], [0.0])
+    path = tmp_path / "line.npz"
+    first, again = (loss_landscape(*arguments, each, path=path) for each in (loss, same))
+    np.testing.assert_array_equal(first.losses, again.losses)
+    with pytest.raises(ValueError, match="of another net or loss"):
+        loss_landscape(*arguments, other, path=path)
 
 
 @pytest.mark.parametrize("unit", ["bottleneck", "inverted_bottleneck"])
