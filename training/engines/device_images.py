@@ -78,8 +78,7 @@ class DeviceImages(keras.layers.Layer):
             views: int32 `(batch, 6)`.
 
         Returns:
-            Normalized images `(batch, height, width, channels)` in the compute dtype; with the
-            channels first where Keras has them so.
+            Normalized images `(batch, height, width, channels)` in the compute dtype.
         """
         image, down, right, mirrored, cut_row, cut_column = (
             ops.reshape(part, (-1, 1, 1)) for part in ops.split(views, self.VIEW, axis=1)
@@ -94,10 +93,7 @@ class DeviceImages(keras.layers.Layer):
         pixels = ops.take(self._pixels, ops.where(inside, place, 0), axis=0)
         pixels = self._preprocessing.normalize(ops.cast(pixels, "float32"))
         pixels = ops.where(ops.expand_dims(inside & shown, -1), pixels, 0.0)
-        pixels = ops.cast(pixels, self.compute_dtype)
-        if keras.config.image_data_format() == "channels_first":
-            return ops.transpose(pixels, (0, 3, 1, 2))
-        return pixels
+        return ops.cast(pixels, self.compute_dtype)
 
     def _cut(self, place: Tensor, center: Tensor) -> Tensor:
         """Return which rows, or columns, the square covers."""
@@ -105,10 +101,7 @@ class DeviceImages(keras.layers.Layer):
         return (place >= start) & (place < start + self._cutout)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
-        spatial = (self._height, self._width)
-        if keras.config.image_data_format() == "channels_first":
-            return (input_shape[0], self._channels, *spatial)
-        return (input_shape[0], *spatial, self._channels)
+        return (input_shape[0], self._height, self._width, self._channels)
 
 
 def plain_views(places: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Images on the device against plain NumPy, and the draws of an epoch."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -11,6 +12,13 @@ SIDE = 6
 IMAGES = np.random.default_rng(0).integers(256, size=(5, SIDE, SIDE, 3)).astype("uint8")
 PREPROCESSING = Preprocessing(input_size=SIDE, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 MEAN, STD = np.array(PREPROCESSING.mean), np.array(PREPROCESSING.std)
+
+
+@pytest.fixture
+def channels_first():
+    keras.config.set_image_data_format("channels_first")
+    yield
+    keras.config.set_image_data_format("channels_last")
 
 
 def recipe(**values):
@@ -28,6 +36,14 @@ def normalized(image):
 
 def test_plain_views_show_the_images_as_they_are():
     np.testing.assert_allclose(shown(plain_views(range(5)), 4), normalized(IMAGES), atol=1e-5)
+
+
+def test_channels_are_last_whatever_keras_s_setting(channels_first):
+    """As every net that is trained has them."""
+    layer = DeviceImages(IMAGES, PREPROCESSING)
+    views = keras.Input((DeviceImages.VIEW,), dtype="int32")
+    assert layer(views).shape == (None, SIDE, SIDE, 3)
+    np.testing.assert_allclose(shown(plain_views([1])), normalized(IMAGES[[1]]), atol=1e-5)
 
 
 @pytest.mark.parametrize("down", [-2, 0, 1])
