@@ -316,6 +316,24 @@ def test_saving(tmp_path):
     np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(m(images)) for m in (model, copy)))
 
 
+def test_losses_of_activities_are_those_of_separate_units():
+    changes = {"units": (3, 1), "scan_units": False, "rematerialize": False}
+    architecture = ARCHITECTURES["stacked"].replace(**changes)
+    model = keras_preact.PreActResNet(architecture, classes=6, input_shape=(8, 9, 3))
+    for unit in range(1, 4):
+        regularizer = keras.regularizers.L2(0.01)
+        model.get_layer(f"stage2_unit{unit}_conv1").activity_regularizer = regularizer
+    model = keras.models.clone_model(model)
+    inside = keras.models.clone_model(model)
+    inside.set_weights(model.get_weights())
+    rematerialized = keras.Model(inside.input, layers.Rematerialized(inside)(inside.input))
+    (images, labels), losses = _batch(), []
+    for each in (model, transforms.stack(model), rematerialized):
+        each.compile(keras.optimizers.SGD(0.01), "categorical_crossentropy")
+        losses.append([each.train_on_batch(images[:, ::4, ::4], labels) for _ in range(2)])
+    np.testing.assert_allclose(losses[1:], losses[:1] * 2, rtol=1e-4)
+
+
 def test_features():
     extractor = keras_preact.feature_extractor(_filled("bottleneck"))
     assert extractor.strides == {"stage2": 4, "stage3": 8}

@@ -41,8 +41,7 @@ class RecomputedNorm(keras.layers.Layer):
 
         def compute(inputs: Tensor, *values: Tensor) -> Tensor:
             # As a layer, which casts its variables in the backward pass as well.
-            outputs, _ = pure_call(self, variables, values, inputs, training=False)
-            return outputs
+            return pure_call(self, variables, values, inputs, training=False)[0]
 
         outputs = keras.remat(compute)(inputs, *values)
         set_source(outputs, Source((inputs, *values), compute))

@@ -15,7 +15,7 @@ from keras_preact.tensor import Tensor
 class Rematerialized(keras.layers.Wrapper):
     """Layer of which only the input is kept for the backward pass (arXiv:1604.06174).
 
-    Outputs, gradients and updates of moving statistics are those of the layer itself: its
+    Outputs, losses, gradients and updates of moving statistics are those of the layer itself: its
     variables go in and come out as tensors, so that computing twice updates once, and random
     layers draw the same masks again.
 
@@ -43,15 +43,17 @@ class Rematerialized(keras.layers.Wrapper):
                 next(remaining) if variable.trainable else value
                 for variable, value in zip(variables, current, strict=True)
             ]
-            outputs, values = pure_call(self.layer, variables, values, x, training=True)
-            return outputs, *(ops.stop_gradient(values[index]) for index in states)
+            outputs, values, losses = pure_call(self.layer, variables, values, x, training=True)
+            return outputs, *(ops.stop_gradient(values[index]) for index in states), *losses
 
         trained = [
             value for variable, value in zip(variables, current, strict=True) if variable.trainable
         ]
-        outputs, *updates = keras.remat(compute)(inputs, *trained)
+        outputs, *others = keras.remat(compute)(inputs, *trained)
+        updates, losses = others[: len(states)], others[len(states) :]
         for index, value in zip(states, updates, strict=True):
             variables[index].assign(value)
+        self.add_loss(losses)
         return outputs
 
     def _states(self, variables: list[keras.Variable]) -> list[int]:

@@ -30,7 +30,8 @@ class StackedUnits(keras.layers.Layer):
 
     Every variable of a unit is held once, with a leading axis of length n for the n units, and the
     units run in a loop whose body is traced once. So the graph does not grow with depth. Weights,
-    batch statistics, dropout masks and drop path rates are each unit's own.
+    batch statistics, dropout masks and drop path rates are each unit's own. Losses of activity
+    regularizers are summed over the units.
 
     `unit_layers` gives the layers of a unit, each for all units at once: frozen, it is frozen in
     all of them, and its `weights` hold those of all. A single unit cannot be frozen, nor its inside
@@ -185,17 +186,20 @@ class StackedUnits(keras.layers.Layer):
 
             if self.rematerialize and training:
                 unit = keras.remat(unit)
-            x, *updates = unit(x, *slices[: len(weights)])
-            return x, updates
+            x, *collected = unit(x, *slices[: len(weights)])
+            return x, collected
 
-        outputs, updates = loop(
+        losses = [ops.zeros((len(self.unit_names),))] if self._unit.is_regularized else []
+        outputs, collected = loop(
             step,
             ops.cast(inputs, self.compute_dtype),
             [*weights, *numbers, *seeds],
-            [weights[index] for index in states],
+            [*(weights[index] for index in states), *losses],
         )
+        updates, losses = collected[: len(states)], collected[len(states) :]
         for index, value in zip(states, updates, strict=True):
             self.stacked[index].assign(value)
+        self.add_loss([ops.sum(each) for each in losses])
         return outputs
 
     def _seeds(self) -> list[Any]:
@@ -270,6 +274,7 @@ class _Template:
         # Each layer, also one inside another, and whether it trains.
         parts = model._flatten_layers(include_self=False)
         flags = {part: trainable and part.trainable for part in parts}
+        self.is_regularized = any(part.activity_regularizer is not None for part in parts)
         _set_trainable(dict.fromkeys(flags, True))
         # The weights that a training step changes by itself: moving statistics.
         self.states = [index for index, (_, each) in enumerate(self.weights) if not each.trainable]
@@ -294,18 +299,33 @@ class _Template:
         states: list[int],
         training: bool,
     ) -> tuple[Tensor, ...]:
-        """Return the unit's output, then the new values of the weights that are states."""
+        """Return the unit's output, the new values of the weights that are states, and its loss.
+
+        There is a loss, the sum of all, if a layer has an activity regularizer.
+
+        Raises:
+            ValueError: If other layers add losses.
+        """
         variables = [variable for _, variable in self.weights]
         if seeds:
             variables += self.seeds
-        outputs, values = pure_call(
+        outputs, values, losses = pure_call(
             self.model,
             variables,
             [*weights, *seeds],
             [x, *numbers] if numbers else x,
             training=training,
         )
-        return outputs, *(ops.stop_gradient(values[index]) for index in states)
+        updates = [ops.stop_gradient(values[index]) for index in states]
+        if self.is_regularized:
+            return outputs, *updates, sum(ops.cast(each, "float32") for each in losses)
+        if losses:
+            raise ValueError(
+                "Layers of stacked units may have an `activity_regularizer`, but no `add_loss`; "
+                "those of separate units (`keras_preact.transforms.unroll`) may. "
+                f"Received: {len(losses)} losses of the unit {self.model.name!r}"
+            )
+        return outputs, *updates
 
 
 def _key_offsets(count: int, dtype: str) -> np.ndarray:

@@ -363,6 +363,19 @@ def test_forward_mode_gradients_by_stacked_weights():
     np.testing.assert_allclose(forward.jvp(loss), expected, rtol=1e-4)
 
 
+def test_losses_of_other_layers_are_refused():
+    class Penalized(keras.layers.Dense):
+        def call(self, inputs):
+            self.add_loss(keras.ops.mean(inputs))
+            return super().call(inputs)
+
+    x = keras.Input((None, None, 1))
+    template = keras.Model(x, Penalized(1, name="unit_conv1")(x), name="unit")
+    units = StackedUnits(template, ["stage2_unit2", "stage2_unit3"])
+    with pytest.raises(ValueError, match="but no `add_loss`.*Received: 1 losses of the unit"):
+        units(np.ones((2, 4, 4, 1), "float32"))
+
+
 def test_drop_path_that_does_not_fit():
     with pytest.raises(ValueError, match="one rate for each of the 2 units. Received: 1"):
         units = _dropping_units([0.1, 0.2])
