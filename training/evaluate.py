@@ -407,7 +407,7 @@ def open_for(
     Args:
         record: The record of its run; empty where there is none.
         name: As for `training.sources.open_source`.
-        data_dir: The same.
+        data_dir: The same; that of the run by default, where the set is the run's.
         validation_split: The same; 0 for the set's own test split, where its run held out others.
 
     Returns:
@@ -422,8 +422,9 @@ def open_for(
     if recorded is None and source:
         # An earlier version noted none of shards.
         recorded = prepared_split(Path(source))
-    if validation_split is None and source and is_same_set(name, source):
-        validation_split = recorded
+    if source and is_same_set(name, source):
+        data_dir = data_dir or record.get("data_dir")
+        validation_split = recorded if validation_split is None else validation_split
     # As `open_source` takes it.
     validation_split = validation_split or None
     return open_source(name, data_dir, validation_split, default_split=recorded or 1)

@@ -300,6 +300,8 @@ def run_command(arguments: Sequence[str]) -> int:
         choice = choose_batch(options, recipe, arguments)
         job = prepare(options, override_recipe(recipe, options))
         description = describe(options, job.recipe, job.images)
+        # It decides nothing: evaluations find the images there.
+        description["data_dir"] = options.data_dir
         run = Run(options.output, description | {"batch_choice": choice} if choice else description)
         if run.finished:
             print(f"The run in {run.output} is finished; nothing is left to do.")

@@ -121,6 +121,17 @@ def test_the_held_out_images_of_a_run_are_found_again(tmp_path, monkeypatch):
     assert open_for({}, folder, None, 0.3).num_examples("test") == held_out
 
 
+def test_the_folder_of_the_sets_of_a_run_is_found_again(finished, monkeypatch):
+    monkeypatch.setattr("training.evaluate.open_source", lambda name, data_dir, *_, **__: data_dir)
+    record = read_run(finished.folder)
+    assert open_for(record, "digits") == "sets"
+    assert open_for(record, "digits", "others") == "others"
+    assert open_for(record, "cifar10") is None
+    # Earlier versions recorded none.
+    del record["data_dir"]
+    assert open_for(record, "digits") is None
+
+
 def test_classes_of_one_name_are_told_apart(tmp_path):
     evaluation = Evaluation(("crane", "crane", "cat"), np.diag([10, 0, 9]), 0)
     evaluation.confusion[1, 0] = 10
