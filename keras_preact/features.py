@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import Any
 
 import keras
 
 from keras_preact.composition import functional, nested_net, output_of
 from keras_preact.layer_names import activated_end, has_stages, stage_numbers, stage_opening
 from keras_preact.spec.rules import plain
+from keras_preact.tensor import Tensor
+
+# A layer, and what `keras.ops.image.resize` is in a graph.
+_RESIZING = ("Resizing", "Resize")
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -16,27 +22,69 @@ class FeatureExtractor(keras.Model):
     """Net that returns a dict of maps, `{"stage2": …, "stage3": …}`, instead of class scores."""
 
     @property
-    def strides(self) -> dict[str, int]:
-        """Return the stride of each map: input pixels, down and across, per pixel of the map."""
+    def strides(self) -> dict[str, float]:
+        """Return the stride of each map: input pixels, down and across, per pixel of the map.
+
+        Raises:
+            ValueError: If a layer before the net has not one stride, as one that resizes images of
+                unknown size.
+        """
         return {name: map_stride(each) for name, each in self.output.items()}
 
 
-def map_stride(tensor: keras.KerasTensor) -> int:
+def map_stride(tensor: keras.KerasTensor) -> float:
     """Return the stride of a map: pixels of a net's input, down and across, per pixel of the map.
 
-    The strides on all ways from the input to the map have the same product.
+    The strides on all ways from the input to the map have the same product. Layers before the net
+    that enlarge images divide it, so that it may be a fraction.
+
+    Raises:
+        ValueError: If a layer on the way has not one stride, as one that resizes images of unknown
+            size.
     """
-    stride = 1
+    stride = _stride(tensor)
+    return int(stride) if stride.denominator == 1 else float(stride)
+
+
+def _stride(tensor: keras.KerasTensor) -> Fraction:
+    stride = Fraction(1)
     while True:
         operation, index, place = tensor._keras_history
         node = operation._inbound_nodes[index]
         if node.is_input:
             return stride
         if isinstance(operation, keras.Model):
-            stride *= map_stride(operation.outputs[place])
+            stride *= _stride(operation.outputs[place])
         else:
-            stride *= getattr(operation, "strides", (1,))[0]
+            stride *= _stride_of(operation, node)
         tensor = node.input_tensors[0]
+
+
+def _stride_of(operation: Any, node: Any) -> Fraction:
+    """Return the stride of a layer or operation in one of its calls."""
+    if isinstance(operation, keras.layers.UpSampling2D):
+        strides = [Fraction(1, size) for size in operation.size]
+    elif isinstance(operation, keras.layers.Conv2DTranspose):
+        strides = [Fraction(1, stride) for stride in operation.strides]
+    elif type(operation).__name__ in _RESIZING:
+        strides = _ratios(operation.data_format, node.input_tensors[0], node.outputs[0])
+    else:
+        strides = [Fraction(stride) for stride in getattr(operation, "strides", (1,))]
+    if len(set(strides)) != 1:
+        before, after = node.input_tensors[0].shape, node.outputs[0].shape
+        raise ValueError(
+            f"{operation.name!r} (of type {type(operation).__name__}) must have the same stride "
+            "down and across; where it resizes images, their size must be known. "
+            f"Received: {before} to {after}. The net behind it has strides of its own."
+        )
+    return strides[0]
+
+
+def _ratios(data_format: str, before: Tensor, after: Tensor) -> list[Fraction]:
+    """Return how many pixels of one map there are per pixel of another; none where unknown."""
+    axes = slice(2, 4) if data_format == "channels_first" else slice(1, 3)
+    sizes = list(zip(before.shape[axes], after.shape[axes], strict=True))
+    return [] if any(None in each for each in sizes) else [Fraction(*each) for each in sizes]
 
 
 def feature_extractor(model: keras.Model, stages: Sequence[int] | None = None) -> FeatureExtractor:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import keras_preact
+from tests.nets import TINY
 
 X = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype("float32")
 
@@ -28,6 +29,35 @@ def test_every_stage_but_the_stem_by_default():
 def test_strides_with_channels_first():
     net = keras_preact.PreActResNet20(include_top=False, data_format="channels_first")
     assert keras_preact.feature_extractor(net).strides == {"stage2": 1, "stage3": 2, "stage4": 4}
+
+
+@pytest.mark.parametrize(
+    ("before", "strides"),
+    [
+        (keras.layers.UpSampling2D(2), {"stage2": 0.5, "stage3": 1}),
+        (keras.layers.Conv2DTranspose(3, 3, strides=2), {"stage2": 0.5, "stage3": 1}),
+        (keras.layers.Resizing(8, 16), {"stage2": 2, "stage3": 4}),
+        (lambda x: keras.ops.image.resize(x, (8, 16)), {"stage2": 2, "stage3": 4}),
+        (keras.layers.Resizing(8, 8), None),
+        (keras.layers.UpSampling2D((1, 2)), None),
+    ],
+)
+def test_strides_count_pixels_of_images_that_are_resized(before, strides):
+    net = keras_preact.PreActResNet(TINY, include_top=False, input_shape=(None, None, 3))
+    inputs = keras.Input((16, 32, 3))
+    features = keras_preact.feature_extractor(keras.Model(inputs, net(before(inputs))))
+    if strides:
+        assert features.strides == strides
+        return
+    with pytest.raises(ValueError, match=r"same stride down and across.*Received: \(None, 16, 32"):
+        features.strides  # noqa: B018
+
+
+def test_strides_of_images_that_are_resized_from_any_size():
+    net = keras_preact.PreActResNet(TINY, include_top=False, input_shape=(16, 16, 3))
+    model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Resizing(16, 16), net])
+    with pytest.raises(ValueError, match="'resizing.*their size must be known"):
+        keras_preact.feature_extractor(model).strides  # noqa: B018
 
 
 def test_maps_are_what_the_next_layers_see():

@@ -23,10 +23,10 @@ class FeaturePyramid(keras.Model):
     """Net that returns a dict of maps of equal channels, `{"P2": …, "P3": …}`."""
 
     @property
-    def strides(self) -> dict[str, int]:
-        """Return the stride of each map: input pixels, down and across, per pixel of the map."""
+    def strides(self) -> dict[str, float]:
+        """Return the stride of each map, as of `keras_preact.FeatureExtractor`."""
         names = [layer.name for layer in self.layers]
-        strides: dict[str, int] = {}
+        strides: dict[str, float] = {}
         for level in self.output:
             stage = int(level.removeprefix("P"))
             has_stage = f"fpn_output{stage}" in names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -33,7 +34,7 @@ class ImageEncoder(keras.Model):
         """
         features = feature_extractor(self, stage_numbers(self))
         levels = {
-            stride.bit_length() - 1: features.output[stage]
+            int(math.log2(stride)): features.output[stage]
             for stage, stride in features.strides.items()
         }
         return {f"P{level}": levels[level] for level in sorted(levels)}
@@ -77,9 +78,13 @@ def as_image_encoder(model: keras.Model) -> ImageEncoder:
         ValueError: If the model is no such net, or the stride of a stage is no power of two.
     """
     strides = feature_extractor(model, stage_numbers(model)).strides
-    if odd := {stage: stride for stage, stride in strides.items() if stride.bit_count() != 1}:
+    if odd := {name: each for name, each in strides.items() if not _is_power_of_two(each)}:
         raise ValueError(
             "Level l of a pyramid has the stride 2^l, so the strides of all stages must be powers "
             f"of two. Received: {odd} in {model.name!r}"
         )
     return ImageEncoder(model.input, output_of(maps_end(model)), name=f"{model.name}_encoder")
+
+
+def _is_power_of_two(stride: float) -> bool:
+    return stride >= 1 and math.log2(stride).is_integer()
