@@ -13,6 +13,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from keras_preact.files import replacing
+from keras_preact.images.kinds import ending
 from training.listing.find import add_source_arguments
 from training.sources import ImageSource, open_source
 
@@ -26,8 +27,8 @@ def write_samples(source: ImageSource, folder: Path, count: int) -> list[Path]:
         count: Number of images.
 
     Returns:
-        The paths, `{place}_class{label}.png` or `.jpg`; of several labels with the numbers of all,
-        as in `{place}_labels0+2.png`.
+        The paths, `{place}_class{label}.png`, with the ending of the file's kind; of several labels
+        with the numbers of all, as in `{place}_labels0+2.png`.
 
     Raises:
         ValueError: If the source has no test split.
@@ -39,8 +40,7 @@ def write_samples(source: ImageSource, folder: Path, count: int) -> list[Path]:
     for place, (_, item) in split.examples().take(count).enumerate():
         image, label = split.read(item)
         encoded = (image if image.dtype == tf.string else tf.io.encode_png(image)).numpy()
-        suffix = "png" if encoded.startswith(b"\x89PNG") else "jpg"
-        path = folder / f"{int(place):05d}_{_answer(source, int(label))}.{suffix}"
+        path = folder / f"{int(place):05d}_{_answer(source, int(label))}{ending(encoded)}"
         with replacing(path) as partial:
             partial.write_bytes(encoded)
         paths.append(path)
@@ -80,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=3, help="number of images (default: 3)")
     arguments = parser.parse_args(argv)
     try:
+        if arguments.count < 1:
+            raise ValueError(f"--count must be 1 or more. Received: {arguments.count}")
         source = open_source(arguments.data, arguments.data_dir, arguments.validation_split)
         paths = write_samples(source, arguments.output, arguments.count)
     except (OSError, ValueError) as error:
