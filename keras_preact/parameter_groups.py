@@ -46,11 +46,13 @@ def layer_depths(model: keras.Model) -> dict[str, int]:
             nets.
 
     Returns:
-        Depth by `variable.path`, in the order of `model.trainable_variables`. Frozen variables are
-        left out, and do not change the depth of the others.
+        Depth by `variable.path`, in the order of `model.trainable_variables`. Variables of two nets
+        may have one path and one depth. Frozen variables are left out, and do not change the depth
+        of the others.
 
     Raises:
-        ValueError: If the model is no such net, or two of its variables have the same path.
+        ValueError: If the model is no such net, or two of its variables have the same path and
+            different depths, as in two nets of which one has more stages.
     """
     depths: dict[int, int] = {}
     others = 0
@@ -63,12 +65,13 @@ def layer_depths(model: keras.Model) -> dict[str, int]:
             depths |= {id(variable): depth for variable in layer.trainable_variables}
     by_path: dict[str, int] = {}
     for variable in model.trainable_variables:
-        if variable.path in by_path:
+        depth = depths.get(id(variable), others)
+        if by_path.setdefault(variable.path, depth) != depth:
             raise ValueError(
-                f"Two variables of {model.name!r} have the path {variable.path!r}. "
-                "Give their layers different names."
+                "Variables of one path must have one depth: take the depths of each net by itself, "
+                f"`layer_depths(model.get_layer(…))`. Received: {model.name!r} with depths "
+                f"{by_path[variable.path]} and {depth} of {variable.path!r}"
             )
-        by_path[variable.path] = depths.get(id(variable), others)
     return by_path
 
 

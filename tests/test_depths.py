@@ -8,13 +8,15 @@ import pytest
 import keras_preact
 from keras_preact import layer_depths
 from keras_preact.transforms import freeze, replace_head
+from tests.nets import TINY
 
-NET = {"units": (3, 1), "channels": (8, 16), "strides": (1, 2), "stem": "cifar"}
+NET = TINY.replace(units=(3, 1))
 
 
-def _net(**changes) -> keras.Model:
-    architecture = keras_preact.Architecture(**NET, unit="basic", stem_channels=8, **changes)
-    return keras_preact.PreActResNet(architecture, classes=4, input_shape=(16, 16, 3))
+def _net(name: str | None = None, **changes) -> keras.Model:
+    return keras_preact.PreActResNet(
+        NET.replace(**changes), classes=4, input_shape=(16, 16, 3), name=name
+    )
 
 
 @pytest.mark.parametrize("changes", [{}, {"rematerialize": True}, {"scan_units": True}], ids=str)
@@ -40,6 +42,20 @@ def test_a_head_of_ones_own():
     model = replace_head(_net(), None)
     model = keras.Model(model.input, keras.layers.Dense(2, name="mine")(model.output))
     assert layer_depths(model)["mine/kernel"] == 3
+
+
+def _side_by_side(*nets: keras.Model) -> keras.Model:
+    inputs = keras.Input((16, 16, 3))
+    outputs = keras.layers.Concatenate()([net(inputs) for net in nets])
+    return keras.Model(inputs, keras.layers.Dense(2, name="mine")(outputs))
+
+
+def test_two_nets_have_the_depths_of_one():
+    depths = layer_depths(_side_by_side(_net(name="a"), _net(name="b")))
+    assert depths == {**layer_depths(_net()), "mine/kernel": 3, "mine/bias": 3}
+    deeper = _net(units=(1, 1, 1), channels=(8, 16, 32), strides=(1, 2, 2), name="b")
+    with pytest.raises(ValueError, match="depths 3 and 4 of 'head_norm/gamma'"):
+        layer_depths(_side_by_side(_net(name="a"), deeper))
 
 
 def test_a_model_of_someone_else():
