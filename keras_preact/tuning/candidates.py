@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import zlib
@@ -146,6 +147,18 @@ class Candidates:
         hp = keras_tuner.HyperParameters()
         self.declare(hp)
         return hp
+
+    def description(self) -> dict[str, Any]:
+        """Return what, beside the hyperparameters, decides which net a trial's values stand for."""
+        net = {
+            each.name: getattr(self.base, each.name)
+            for each in dataclasses.fields(self.base)
+            if getattr(self.base, each.name) != each.default
+        }
+        limits = dataclasses.asdict(self.constraints) if self.constraints.limited else {}
+        if not self._is_timed:
+            limits.pop("latency_batch_size", None)
+        return {**net, "input_shape": self._input_shape, "classes": self._classes, **limits}
 
     def fields(self, values: Values) -> dict[str, Any]:
         """Return the fields of a candidate's architecture that the space lets vary.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import math
 import os
 import random
@@ -45,7 +46,13 @@ class Constrained(keras_tuner.Oracle):
     def __init__(self, hypermodel: PreActHyperModel, **options: Any) -> None:
         self.candidates = hypermodel.candidates
         self._of_the_net = {CHANNELS, *hypermodel.candidates.hyperparameters().values}
-        super().__init__(hyperparameters=hypermodel.hyperparameters(), **options)
+        own = hypermodel.hyperparameters()
+        self._own = list(own.values)
+        super().__init__(hyperparameters=own, **options)
+        objective = [self.objective.name, self.objective.direction]
+        about = {"oracle": type(self).__name__, "objective": objective, **hypermodel.description()}
+        # As a file has it.
+        self._about = json.loads(json.dumps(about))
 
     def _drawn(self) -> Iterator[dict[str, Any]]:
         """Yield new candidates that seem to keep to the limits, among so many drawn at random."""
@@ -107,6 +114,10 @@ class Constrained(keras_tuner.Oracle):
             trial.metrics = type(trial.metrics)()
         return retried
 
+    def get_state(self) -> dict[str, Any]:
+        """Return what was done, and of which search it is."""
+        return {**super().get_state(), "about": self._about}
+
     def save(self) -> None:
         """Write the state, whole or not at all."""
         write_json(self._get_oracle_fname(), self.get_state())
@@ -124,12 +135,14 @@ class Constrained(keras_tuner.Oracle):
 
         Raises:
             OSError: If a file is missing.
-            ValueError: If one is damaged. The message names it.
+            ValueError: If one is damaged, or they are of another search. The message names it.
         """
         path = Path(self._get_oracle_fname())
         state = read_json(path)
         with _damaged(path):
             begun = list(state["start_order"])
+            about = self._about_state(state)
+        self._check_search(about)
         # KerasTuner reads whatever lies in folders of such names, and not where the path of the
         # search, such as "runs [1]", is a pattern too.
         self.trials = {each: self._read_trial(each) for each in begun}
@@ -141,6 +154,36 @@ class Constrained(keras_tuner.Oracle):
         self._retry_queue = [each for each in self._retry_queue if each not in ended]
         # Killed after the oracle's file was written, it is in there already.
         self.end_order += [each for each in ended if each not in self.end_order]
+
+    def _about_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return of which search a state is; earlier versions noted the hyperparameters only."""
+        space = {
+            each["config"]["name"]: each["config"] for each in state["hyperparameters"]["space"]
+        }
+        values = {name: space.get(name, {}).get("values") for name in self._own}
+        return state.get("about", {**self._about, **values})
+
+    def _check_search(self, about: dict[str, Any]) -> None:
+        """Check that the search in the folder is this one.
+
+        Args:
+            about: What the folder holds.
+
+        Raises:
+            ValueError: If its values stand for other nets.
+        """
+        differing = [
+            name for name in {**about, **self._about} if about.get(name) != self._about.get(name)
+        ]
+        if differing:
+            there, here = (
+                ", ".join(f"{name}={search.get(name)}" for name in differing)
+                for search in (about, self._about)
+            )
+            raise ValueError(
+                f"{self._project_dir} holds another search, with {there}. Received: {here}. Give "
+                "the tuner another `project_name`, or `overwrite=True` to remove that search."
+            )
 
     def _read_trial(self, trial_id: str) -> Trial:
         path = Path(self._project_dir) / f"trial_{trial_id}" / "trial.json"

@@ -15,7 +15,7 @@ from keras_preact.architecture import RULES, Architecture
 from keras_preact.loss_scaling import with_loss_scaling
 from keras_preact.messages import did_you_mean
 from keras_preact.parameter_groups import decayed_variables
-from keras_preact.spec.rules import POSITIVE_INTEGER
+from keras_preact.spec.rules import POSITIVE_INTEGER, plain
 from keras_preact.tuning.candidates import Candidates, declare
 from keras_preact.tuning.constraints import Constraints
 from keras_preact.tuning.space import OPTIMIZER, SearchSpace
@@ -118,6 +118,16 @@ class PreActHyperModel(keras_tuner.HyperModel):
         hp = keras_tuner.HyperParameters()
         self.declare_hyperparameters(hp)
         return hp
+
+    def description(self) -> dict[str, Any]:
+        """Return what decides, by name, which net and training a trial's values stand for.
+
+        Returns:
+            Values that JSON can hold.
+        """
+        space = self.hyperparameters().get_config()["space"]
+        values = {each["config"]["name"]: each["config"].get("values") for each in space}
+        return plain({**self.candidates.description(), **values})
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Build a trial's model.

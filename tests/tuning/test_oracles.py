@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import keras_preact
+from keras_preact.files import read_json, write_json
 from keras_preact.tuning import ORACLES, Constraints, PreActHyperModel, SearchSpace, make_oracle
 from keras_preact.tuning.rungs import halving_sizes
 from tests.tuning.spaces import SHAPE, SPACE
@@ -141,6 +142,44 @@ def test_a_search_killed_between_two_files_goes_on(name, hypermodel, tmp_path):
     again = resumed.create_trial("worker")
     assert again.trial_id == proposed.trial_id
     assert chosen(again) == chosen(proposed)
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["", "earlier version"])
+def test_a_search_of_other_values_is_not_continued(earlier, architecture, tmp_path):
+    def search_of(values):
+        space = SearchSpace(units=(1, 2), choices={"attention": values})
+        return made("random", PreActHyperModel(architecture, space, classes=10), tmp_path)
+
+    search_of((None, "se")).create_trial("worker")
+    path = tmp_path / "search" / "oracle.json"
+    if earlier:
+        state = read_json(path)
+        del state["about"]
+        write_json(path, state)
+    search_of((None, "se")).reload()
+    message = (
+        r"search holds another search, with attention=\['none', 'se'\]. "
+        r"Received: attention=\['none', 'eca'\].*`overwrite=True`"
+    )
+    with pytest.raises(ValueError, match=message):
+        search_of((None, "eca")).reload()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("random", {"constraints": Constraints(max_flops=10**9)}, "max_flops=None, fill=None"),
+        ("random", {"classes": 9}, "classes=10. Received: classes=9"),
+        ("random", {"net": keras_preact.PreActResNet20}, r"units=\[1, 1\].*=\[3, 3, 3\]"),
+        ("halving", {}, "oracle=Random. Received: oracle=SuccessiveHalving"),
+    ],
+)
+def test_a_search_of_other_nets_is_not_continued(name, changes, message, architecture, tmp_path):
+    arguments = {"net": architecture, "space": SearchSpace(learning_rate=(0.1,)), "classes": 10}
+    made("random", PreActHyperModel(**arguments), tmp_path).create_trial("worker")
+    other = PreActHyperModel(**{**arguments, **changes})
+    with pytest.raises(ValueError, match=f"holds another search, with .*{message}"):
+        made(name, other, tmp_path).reload()
 
 
 @pytest.mark.parametrize("name", RUNGS)
