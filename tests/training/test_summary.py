@@ -51,6 +51,7 @@ RUN = {
         {"command": "python -m training.fewshot"},
         {"recipe": RUN["recipe"] | {"init": "imagenet"}},
         {"recipe": RUN["recipe"] | {"model_options": {"attention": "se"}}},
+        {"recipe": {"model": "SEPreActResNet50"}},
     ],
 )
 def test_attention_is_proposed_only_where_the_command_works(changes, tmp_path, capsys):
