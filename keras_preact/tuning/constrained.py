@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import keras_tuner
+from keras_tuner.engine.hyperparameters import Fixed, HyperParameter
 from keras_tuner.engine.trial import Trial
 
 from keras_preact.files import read_json, replacing, write_json
@@ -59,7 +60,12 @@ class Constrained(keras_tuner.Oracle):
         for _ in range(DRAWS):
             draw = random.Random(self._seed_state)
             self._seed_state += 1
-            values = {hp.name: hp.prob_to_value(draw.random()) for hp in self.hyperparameters.space}
+            values: dict[str, Any] = {}
+            # A condition is on a hyperparameter before.
+            for hp in self.hyperparameters.space:
+                value = hp.prob_to_value(draw.random())
+                if _is_active(hp, values):
+                    values[hp.name] = value
             # To fill a budget takes a while, and hardly any candidate cannot.
             seems_to_hold = self.candidates.constraints.fills or self.candidates.holds(values)
             if seems_to_hold and not self._duplicate(values):
@@ -71,7 +77,14 @@ class Constrained(keras_tuner.Oracle):
 
     def _vector(self, values: dict[str, Any]) -> list[float]:
         """Return a candidate as a point of the cube whose axes are the hyperparameters."""
-        return [hp.value_to_prob(values[hp.name]) for hp in self.hyperparameters.space]
+        # As in KerasTuner's own vectors. What a build has added, earlier trials do not have.
+        return [
+            hp.value_to_prob(
+                values[hp.name] if hp.name in values and _is_active(hp, values) else hp.default
+            )
+            for hp in self.hyperparameters.space
+            if not isinstance(hp, Fixed)
+        ]
 
     def _learnable(self, result: Callable[[Trial], float]) -> list[Trial]:
         """Return the completed trials whose result is a finite number.
@@ -199,6 +212,11 @@ def _damaged(path: Path) -> Iterator[None]:
         yield
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
+
+
+def _is_active(hp: HyperParameter, values: Mapping[str, Any]) -> bool:
+    """Return whether a candidate has a hyperparameter, by the conditions of its scope."""
+    return all(condition.is_active(values) for condition in hp.conditions)
 
 
 def own_values(values: Mapping[str, Any]) -> dict[str, Any]:

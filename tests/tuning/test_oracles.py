@@ -338,6 +338,31 @@ def test_a_rung_waits_for_trials_that_may_yet_be_better(hypermodel, tmp_path):
     assert [len(members) for members in rungs(search(oracle)).values()] == [14, 4, 1]
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_hyperparameters_may_be_fixed_or_depend_on_others(name, architecture, tmp_path):
+    """Those that `compile` adds, as KerasTuner allows."""
+    space = SearchSpace(units=((1, 2), (1, 2)))
+    hypermodel = PreActHyperModel(architecture, space, input_shape=SHAPE, classes=10)
+    oracle = made(name, hypermodel, tmp_path, max_trials=12 if name == "random" else 7)
+    hp = oracle.get_space()
+    hp.Fixed("clipnorm", 1.0)
+    hp.Choice("optimizer", ["sgd", "adam"])
+    with hp.conditional_scope("optimizer", ["sgd"]):
+        hp.Choice("momentum", [0.5, 0.9])
+    oracle.update_space(hp)
+    begun = []
+    while (trial := oracle.create_trial("worker")).status == "RUNNING":
+        values = trial.hyperparameters.values
+        assert ("momentum" in values) == (values["optimizer"] == "sgd")
+        if not values.get("tuner/round"):
+            begun.append(chosen(trial))
+        oracle.update_trial(trial.trial_id, {"val_accuracy": values["units_stage2"] / 2})
+        trial.status = "COMPLETED"
+        oracle.end_trial(trial)
+    # Four nets, trained in three ways.
+    assert len(begun) == len(set(begun)) >= (12 if name == "random" else 5)
+
+
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
