@@ -23,7 +23,7 @@ from training.loading.corrupt import CorruptImages
 from training.sources import ImageSource
 
 # Images that a thread reads at a time. Setting a chunk up takes one or two milliseconds, as long as
-# preparing two images, and at the end of an epoch a few chunks are read in vain.
+# preparing two images.
 CHUNK = 64
 # The same of whole photographs, which take up to 100 MB each once they are decoded.
 WHOLE = 8
