@@ -64,7 +64,8 @@ class Constraints:
     @property
     def limited(self) -> bool:
         """Whether there is any limit."""
-        return self != Constraints(latency_batch_size=self.latency_batch_size, fill=self.fill)
+        limits = (self.max_parameters, self.max_flops, self.max_latency)
+        return any(limit is not None for limit in limits)
 
     @property
     def fills(self) -> bool:
