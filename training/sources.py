@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +16,9 @@ from keras_preact.messages import did_you_mean
 from training.listing.find import find_listing
 from training.listing.held_out import DEFAULT_SHARE
 from training.listing.listing import TEST_SPLITS, Listing, read_class_names, renamed
+from training.listing.shards import DATASET_INFO, find_shards
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
-SHARD_PATTERNS = ("{split}-*.tfrecord*", "{split}-?????-of-?????")
 # Record of `training.prepare` beside its shards.
 PREPARED = "prepare.json"
 OPEN_SHARDS = 16
@@ -349,12 +348,11 @@ def _check_no_split(name: str, validation_split: float | None) -> None:
 
 def _open_shard_folder(root: Path) -> ImageSource | None:
     """Open a folder prepared by TensorFlow Datasets, or of TFRecord shards, if it is one."""
-    if (root / "dataset_info.json").exists():
+    if (root / DATASET_INFO).exists():
         import tensorflow_datasets as tfds
 
         return _from_builder(str(root), tfds.builder_from_directory(root))
-    shards = {split: _shards(root, split) for split in ("train", *TEST_SPLITS)}
-    shards = {split: paths for split, paths in shards.items() if paths}
+    shards = find_shards(root)
     return _open_shards(root, shards) if shards else None
 
 
@@ -375,16 +373,6 @@ def from_listing(name: str, listing: Listing) -> ImageSource:
         left_out=listing.left_out,
         held_out=listing.held_out,
         label_sets=listing.label_sets,
-    )
-
-
-def _shards(root: Path, split: str) -> list[str]:
-    """List the TFRecord shards of a split, in order."""
-    patterns = [pattern.format(split=split) for pattern in SHARD_PATTERNS]
-    return sorted(
-        str(root / file)
-        for file in os.listdir(root)
-        if any(fnmatch.fnmatchcase(file, pattern) for pattern in patterns)
     )
 
 

@@ -173,6 +173,14 @@ def test_a_damaged_record_is_named(record, init, tmp_path, capsys):
     assert f"{tmp_path / 'fewshot.json'} is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("file", ["validation-00000-of-00001", "dataset_info.json"])
+def test_records_are_refused(file, init, tmp_path, capsys):
+    (tmp_path / file).touch()
+    command = ["--init", str(init), "--data", str(tmp_path), "--output", str(tmp_path / "few")]
+    assert main(command) == 2
+    assert "--data must be a set whose images are listed one by one" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -13,6 +13,7 @@ from training.listing.folders import list_class_folders
 from training.listing.held_out import DEFAULT_SHARE, hold_out
 from training.listing.labels_csv import find_labeled_files
 from training.listing.listing import UNSPLIT, Listing
+from training.listing.shards import holds_records
 
 
 def find_listing(
@@ -28,7 +29,7 @@ def find_listing(
         default_split: The same, where it is not given, of a set without any split.
 
     Returns:
-        The listing; None if the name is no folder and none of these.
+        The listing; None if the name is none of these, as that of a folder of TFRecord shards.
 
     Raises:
         ValueError: If what lies there is no set of labeled images.
@@ -74,7 +75,7 @@ def _find(name: str) -> Listing | None:
     if name == "digits":
         return list_digits()
     path = Path(name).expanduser()
-    if path.is_dir():
+    if path.is_dir() and not holds_records(path):
         return (
             find_cifar(path)
             or _find_arrays(path)

@@ -133,7 +133,7 @@ def _not_found(name: str) -> Exception:
     return kind(
         "Images on the device come from `digits` or from a folder with train/CLASS/*.jpg and "
         "test/CLASS/*.jpg, CIFAR's binary files or .npz files. "
-        f"Received: {name!r}, which is no folder"
+        f"Received: {name!r}, which {'holds TFRecord shards' if path.is_dir() else 'is no folder'}"
     )
 
 

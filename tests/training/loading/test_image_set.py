@@ -153,10 +153,13 @@ def test_unreadable_images_are_left_out_up_to_a_limit(folder):
         load_image_set(str(folder), preprocessing, max_corrupt_images=0)
 
 
-def test_what_is_no_folder_says_what_is_taken():
+def test_what_is_not_listed_says_what_is_taken(tmp_path):
     preprocessing = preprocessing_of(load_recipe("digits"))
     with pytest.raises(ValueError, match=r"`digits` or from a folder.*'cifar10'"):
         load_image_set("cifar10", preprocessing)
+    (tmp_path / "train-00000-of-00001.tfrecord").touch()
+    with pytest.raises(ValueError, match=f"come from `digits` .*'{tmp_path}', which holds TFRec"):
+        load_image_set(str(tmp_path), preprocessing)
     with pytest.raises(FileNotFoundError, match="no/such/folder"):
         load_image_set("no/such/folder", preprocessing)
 
