@@ -20,13 +20,18 @@ class Rematerialized(keras.layers.Wrapper):
     layers draw the same masks again.
 
     Args:
-        layer: A layer or a functional model with one input and one output.
+        layer: A layer or a model with one input and one output.
         **kwargs: As for `keras.layers.Wrapper`.
     """
 
     def __init__(self, layer: keras.layers.Layer, **kwargs: Any) -> None:
         super().__init__(layer, **kwargs)
         self.autocast = False
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Build the layer, by a call, since not every one has a `build` that does."""
+        if not self.layer.built:
+            self._symbolic_output(keras.KerasTensor(input_shape))
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         if not training:
@@ -67,4 +72,13 @@ class Rematerialized(keras.layers.Wrapper):
         ]
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        return self.layer.compute_output_shape(input_shape)
+        return self._symbolic_output(keras.KerasTensor(input_shape)).shape
+
+    def compute_output_spec(
+        self, inputs: keras.KerasTensor, training: bool = False
+    ) -> keras.KerasTensor:
+        return self._symbolic_output(inputs)
+
+    def _symbolic_output(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
+        """Call the layer outside the graph that this one is in, which builds it, too."""
+        return self.layer(keras.KerasTensor(inputs.shape, inputs.dtype))

@@ -115,6 +115,24 @@ def test_rematerialised_random_layers_draw_the_same_masks_again():
     assert (np.asarray(layer(x, training=True)) != np.asarray(y)).any()
 
 
+def test_layers_that_a_call_builds_are_rematerialised():
+    class Unit(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(2, dtype="mixed_bfloat16")
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    x = np.ones((3, 4), "float32")
+    in_a_graph, called = Rematerialized(Unit()), Rematerialized(Unit())
+    output = in_a_graph(keras.Input((4,)))
+    assert (output.shape, output.dtype) == ((None, 2), "bfloat16")
+    for layer in (in_a_graph, called):
+        np.testing.assert_array_equal(layer(x, training=True), layer.layer(x))
+        assert len(layer.trainable_variables) == 2
+
+
 def _dropping_units(rates: list[float]) -> StackedUnits:
     """Return units that double a map, or, dropped, hand it on."""
     x, rate = keras.Input((None, None, 1)), keras.Input(batch_shape=(), name="drop_path_rate")
