@@ -12,9 +12,10 @@ from typing import Any
 import keras_tuner
 
 from keras_preact import analysis
-from keras_preact.architecture import Architecture
+from keras_preact.architecture import RULES, Architecture
 from keras_preact.blocks.units import UNITS
 from keras_preact.dense import dense_channels
+from keras_preact.spec.rules import of_word
 from keras_preact.tuning.budget import fill
 from keras_preact.tuning.constraints import Constraints
 from keras_preact.tuning.regnet import regnet_stages
@@ -394,7 +395,13 @@ class Candidates:
 
     def _choice(self, name: str, values: Values) -> Any:
         """Return the value of a field that a trial's word or number stands for."""
-        return self._words[name][values[name]] if name in self._words else values[name]
+        value = values[name]
+        if name not in self._words:
+            return value
+        if value in self._words[name]:
+            return self._words[name][value]
+        # KerasTuner's users override a space by any value of the field.
+        return RULES[name].check(name, of_word(value, RULES[name]))
 
     def _kind(self, values: Values) -> tuple[Any, ...]:
         """Return a key that nets share if they differ only in units and channels."""

@@ -91,6 +91,21 @@ def test_widths_follow_from_the_other_values(tuner, architecture, tmp_path):
     assert 380_000 <= cost.flops <= 400_000
 
 
+def test_a_choice_may_be_overridden_by_another_value_of_its_field(architecture):
+    """KerasTuner's way: `hyperparameters` of a tuner that know the name already."""
+    space = SearchSpace(units=(1, 2), choices={"attention": (None, "se"), "unit": ("basic",)})
+    hypermodel = PreActHyperModel(architecture, space, input_shape=SHAPE, classes=10)
+    hp = keras_tuner.HyperParameters()
+    hp.Fixed("attention", "eca")
+    model = hypermodel.build(hp)
+    assert hypermodel.candidates.architecture(hp.values).attention == "eca"
+    assert model_cost(model).total == hypermodel.candidates.cost(hp.values)
+    for name, word in (("attention", "ecca"), ("unit", "basi")):
+        hp.values = {**hypermodel.hyperparameters().values, name: word}
+        with pytest.raises(keras_tuner.errors.FailedTrialError, match=f"`{name}` must be .*{word}"):
+            hypermodel.build(hp)
+
+
 @pytest.mark.parametrize("fill", [True, False])
 def test_a_recorded_latency_is_not_measured_again(fill, architecture, monkeypatch):
     slowness = 1.0
