@@ -150,7 +150,7 @@ def make_oracle(
 def _objective(argument: str, value: str | keras_tuner.Objective) -> keras_tuner.Objective:
     if isinstance(value, keras_tuner.Objective):
         return value
-    if value not in OBJECTIVES:
+    if not isinstance(value, str) or value not in OBJECTIVES:
         raise ValueError(
             f"`{argument}` must be one of {', '.join(OBJECTIVES)}, or a `keras_tuner.Objective`. "
             f"Received: {value!r}"

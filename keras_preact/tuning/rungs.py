@@ -55,6 +55,21 @@ class Rungs(Constrained, HyperbandOracle):
         rungs = range(len(bracket["rounds"]))
         bracket["sizes"] = [self._get_size(bracket["bracket_num"], rung) for rung in rungs]
 
+    def update_trial(self, trial_id: str, metrics: dict[str, Any], step: int = 0) -> Trial:
+        """Note what a trial reports.
+
+        Raises:
+            keras_tuner.errors.FatalValueError: If the metric that trials are continued by is not
+                among it. It ends the search: no trial would have it.
+        """
+        trial = super().update_trial(trial_id, metrics, step)
+        if not trial.metrics.exists(self.promote_by.name):
+            raise keras_tuner.errors.FatalValueError(
+                f"`promote_by` must be a metric that trials report: {', '.join(metrics)}. "
+                f"Received: {self.promote_by.name!r}"
+            )
+        return trial
+
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Propose a candidate, or to continue a trial."""
         self._remove_completed_brackets()

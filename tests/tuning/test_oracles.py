@@ -210,6 +210,14 @@ def test_trials_may_be_continued_by_another_metric(name, hypermodel, tmp_path):
             assert sorted(map(chosen, trials)) == sorted(map(chosen, lowest))
 
 
+def test_a_metric_that_no_trial_reports_ends_the_search_at_once(hypermodel, tmp_path):
+    promote_by = keras_tuner.Objective("top1", "max")
+    oracle = made("halving", hypermodel, tmp_path, promote_by=promote_by)
+    message = "`promote_by` must be a .* report: val_accuracy, loss. Received: 'top1'"
+    with pytest.raises(keras_tuner.errors.FatalValueError, match=message):
+        end(oracle, oracle.create_trial("worker"))
+
+
 # A Gaussian process has no say in what is continued, and takes a while.
 @pytest.mark.parametrize("name", ["halving", "hyperband"])
 def test_what_is_continued_could_be_continued_all_along(name, hypermodel, tmp_path):
@@ -435,6 +443,10 @@ def test_a_retried_trial_gets_its_new_result(hypermodel, tmp_path):
         (
             {"objective": "top1"},
             "`objective` must be one of val_accuracy.*Received: 'top1'",
+        ),
+        (
+            {"objective": ["val_accuracy", "val_loss"]},
+            r"`objective` must be one of val_accuracy.*Received: \['val_accuracy', 'val_loss'\]",
         ),
     ],
 )
