@@ -33,9 +33,11 @@ NO_PIP := $(PYTHON) has no ensurepip and cannot make a virtual environment. \
 CHECK_PYTHON := import sys; v = sys.version_info; v >= (3, 11) or sys.exit("$(OLD)".format(*v)); \
 	from importlib.util import find_spec; find_spec("ensurepip") or sys.exit("$(NO_PIP)".format(*v))
 
+# The pip that a Python brings is as old as itself, and takes twice as long to choose what to install.
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c '$(CHECK_PYTHON)'
 	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --upgrade pip
 	@echo "Installing into $(VENV): more than a gigabyte, so a few minutes"
 
 # A stamp file says which environment stands; it is made again when the requirements change.
@@ -80,8 +82,8 @@ lint: $(VENV)/lint.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 
-# The checks run beside the suites, so that no core idles.
-test: $(VENV)/lint.stamp
+# The checks, and the installation of what they need, run beside the suites, so that no core idles.
+test: $(VENV)/test.stamp
 	@$(MAKE) --no-print-directory --jobs=2 --keep-going lint suites
 
 suites: $(VENV)/test.stamp
