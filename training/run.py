@@ -20,6 +20,7 @@ import numpy as np
 
 import keras_preact
 from keras_preact.files import PARTIAL, read_json, write_json
+from training.listing.listing import is_same_set
 from training.recipe import Recipe, decisive, differences
 from training.records.checkpoint import Progress, save_net
 from training.records.report import draw_curves, write_history_csv
@@ -211,7 +212,10 @@ class Run:
         # A value that an earlier version did not know had the default's effect.
         recipe = {**dataclasses.asdict(Recipe()), **recorded["recipe"]}
         changes = differences(decisive(recipe), decisive(self._description["recipe"]))
-        for name in ("source", "class_names", "images"):
+        names = ["class_names", "images"]
+        if not is_same_set(str(recorded["source"]), self._description["source"]):
+            names.append("source")
+        for name in names:
             changes += differences({name: recorded[name]}, {name: self._description[name]})
         # Each loader draws random numbers of its own.
         for name, default in (

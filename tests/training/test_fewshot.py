@@ -98,13 +98,14 @@ def test_an_unreadable_image_is_named(tiny_recipe, init, tmp_path, capsys):
         for split in ("train", "test"):
             (tmp_path / split / name).mkdir(parents=True)
             Image.new("L", (8, 8)).save(tmp_path / split / name / "1.png")
-    damaged = tmp_path / "test" / "x" / "2.png"
-    damaged.write_bytes(b"no image")
-    command = ["--recipe", str(tiny_recipe), "--init", str(init), "--data", str(tmp_path)]
-    command += ["--output", str(tmp_path / "few"), "--shots", "1", "--methods", "probe"]
-    assert main([*command, "--max-corrupt-images", "0"]) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("training.fewshot: 1 unreadable images") and str(damaged) in said
+    (tmp_path / "test" / "x" / "2.png").write_bytes(b"no image")
+    command = ["--recipe", str(tiny_recipe), "--init", str(init), "--shots", "1"]
+    command += ["--output", str(tmp_path / "few"), "--methods", "probe"]
+    # The second time the set is the same, by another path.
+    for data in (tmp_path, tmp_path / "train" / ".."):
+        assert main([*command, "--data", str(data), "--max-corrupt-images", "0"]) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith("training.fewshot: 1 unreadable images") and "test/x/2.png" in said
 
 
 def test_the_command(tiny_recipe, init, tmp_path, capsys):

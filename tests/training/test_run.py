@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -115,6 +116,15 @@ def test_a_run_killed_while_its_first_checkpoint_is_written_goes_on(tmp_path):
     write_json(tmp_path / "run" / "run.json", run.read_run(again.output) | {"history": [{}]})
     run.Run(tmp_path / "run", description()).start([], [])
     assert run.read_run(tmp_path / "run")["history"] == [{}]
+
+
+def test_a_run_goes_on_however_its_set_is_written(tmp_path):
+    folder = run.Run(tmp_path, description() | {"source": "photos"})
+    folder.start([], [])
+    for source in ("./photos/", str(Path("photos").resolve())):
+        run.Run(tmp_path, description() | {"source": source})
+    with pytest.raises(FileExistsError, match="source: 'photos' then, 'pictures' now"):
+        run.Run(tmp_path, description() | {"source": "pictures"})
 
 
 def test_a_run_killed_before_its_first_record_goes_on(tmp_path):
