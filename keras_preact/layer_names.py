@@ -155,14 +155,17 @@ def stage_numbers(model: Any) -> tuple[int, ...]:
         The numbers, ascending.
 
     Raises:
-        ValueError: If it is no such model.
+        ValueError: If it is no such model. The message names the nets in it.
     """
     numbers = _stages(model)
     if not has_stages(model):
+        layers = model._flatten_layers() if isinstance(model, keras.Model) else []
+        held = [layer.name for layer in layers if has_stages(layer)]
         raise ValueError(
             "`model` must be a net of keras_preact, with layers named as "
             "`keras_preact.layer_names` documents. "
             f"Received: {getattr(model, 'name', model)!r} (of type {type(model).__name__})"
+            + (f", which holds {held}: give `model.get_layer({held[0]!r})`" if held else "")
         )
     return numbers
 

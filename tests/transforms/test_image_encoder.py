@@ -182,3 +182,8 @@ def test_refused():
         _encoder(strides=(1, 3, 2, 2))
     with pytest.raises(ValueError, match="`model` must be a net of keras_preact"):
         as_image_encoder(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
+    net = nets.net(architecture=nets.TINY, name="body")
+    with pytest.raises(
+        ValueError, match=r"which holds \['body'\]: give `model.get_layer\('body'\)"
+    ):
+        as_image_encoder(keras.Sequential([keras.Input((16, 16, 3)), net]))
