@@ -100,12 +100,20 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         The temperature: above 1 where the net is too sure of itself.
 
     Raises:
-        ValueError: If the shapes do not fit, scores are not numbers, or the labels ask for a
-            temperature of 0 or of infinity, as where every prediction is right.
+        ValueError: If the shapes do not fit, scores are not numbers, a true class has probability
+            0, or the labels ask for a temperature of 0 or of infinity, as where every prediction is
+            right.
     """
     logits, labels = _checked(logits, labels)
-    logits = logits - logits.max(axis=1, keepdims=True)
-    true = np.take_along_axis(logits, labels[:, np.newaxis], axis=1)[:, 0]
+    largest = logits.max(axis=1, keepdims=True)
+    true = np.take_along_axis(logits, labels[:, np.newaxis], axis=1)
+    if infinite := int((~np.isfinite(largest) | ~np.isfinite(true)).sum()):
+        raise ValueError(
+            "No temperature makes the loss finite where the true class has probability 0. Give the "
+            "scores before the softmax, or clip the probabilities. Received: infinite scores for "
+            f"{infinite} of {len(logits)} images"
+        )
+    logits, true = logits - largest, (true - largest)[:, 0]
 
     def slope(inverse: float) -> float:
         """Return the slope of the mean cross-entropy over the inverse temperature; it rises."""

@@ -94,6 +94,15 @@ def test_no_temperature_fits_predictions_that_are_all_right():
         fit_temperature([[1.0, 0.0], [0.0, np.nan]], [0, 1])
 
 
+def test_a_true_class_of_probability_zero_is_told():
+    with np.errstate(divide="ignore"):
+        logarithms = np.log([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [1.0, 0.0]])
+    with pytest.raises(ValueError, match="infinite scores for 1 of 4 images"):
+        fit_temperature(logarithms, np.array([0, 1, 1, 1]))
+    # Another class may have it.
+    assert fit_temperature(logarithms, np.array([0, 1, 1, 0])) > 0
+
+
 def test_picture(tmp_path):
     measured = {"calibrated": reliability(softmax(LOGITS, axis=1), LABELS)}
     draw_reliability(tmp_path / "reliability.svg", measured)
