@@ -239,7 +239,7 @@ class ServedModel:
             return [_to_array(tensor) for tensor in results]
         finally:
             for tensor in results:
-                load_library().TF_DeleteTensor(tensor)
+                library.TF_DeleteTensor(tensor)
 
     def _output(self, info: TensorInfo) -> _Output:
         operation, _, index = info.name.partition(":")

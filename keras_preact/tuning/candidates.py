@@ -550,9 +550,9 @@ class Candidates:
 
     def _least(self, values: Values) -> Size:
         """Return the smallest size that a candidate's values may stand for."""
-        units, channels = self._proportions(values)
         if not self.constraints.fills:
-            return units, tuple(max(1, round(each)) for each in channels)
+            return self._size(values)
+        units, _ = self._proportions(values)
         # The widest says, where it is used, why there is no such net.
         widest = max(self.base.channels)
         narrow = (each for each in range(1, widest) if self._exists(values, units, each))
