@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
@@ -32,11 +33,18 @@ def warm_up_requests(folder: Path) -> Iterator[PredictRequest]:
 
     Yields:
         The requests, in their order.
+
+    Raises:
+        ServingError: If their file is damaged.
     """
-    if not (folder / WARM_UP).exists():
+    path = folder / WARM_UP
+    if not path.exists():
         return
-    for record in tf.data.TFRecordDataset(str(folder / WARM_UP)).as_numpy_iterator():
-        yield PredictionLog.FromString(record).predict_log.request
+    try:
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            yield PredictionLog.FromString(record).predict_log.request
+    except (tf.errors.OpError, DecodeError) as error:
+        raise ServingError(15, f"{path} is damaged: {' '.join(str(error).split())}") from error
 
 
 def check(folder: Path) -> list[str]:
@@ -49,8 +57,8 @@ def check(folder: Path) -> list[str]:
         A line for each request: its signature, inputs and outputs.
 
     Raises:
-        ServingError: If the model cannot be loaded, or a request is not answered without an error,
-            or a signature has no request.
+        ServingError: If the model cannot be loaded, or a request cannot be read or is not answered
+            without an error, or a signature has no request.
     """
     with ServedModel(folder) as model:
         return [line for _, line in answers(model, folder)]

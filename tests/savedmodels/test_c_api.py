@@ -8,12 +8,13 @@ import io
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image, ImageOps
 
 import keras_preact
 from keras_preact.serving.export import export_savedmodel
 from savedmodels.c_api import ServedModel, ServingError, load_library
-from savedmodels.check import main, warm_up_requests
+from savedmodels.check import WARM_UP, main, warm_up_requests
 from tests.savedmodels.files import CLASS_NAMES, PREPROCESSING, claiming, encoded, exif, pixels
 
 OF_IMAGES = {"serving_default", "single_pass"}
@@ -97,6 +98,22 @@ def test_a_model_without_warm_up_requests_does_not_pass(exported, tmp_path, caps
     assert main([str(copy)]) == 1
     assert len(closed) == 1
     assert "no warm-up request for ['classify', 'features'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("record", [None, b"no request"])
+def test_damaged_warm_up_requests_are_told_in_one_line(record, exported, tmp_path, capsys):
+    copy, requests = tmp_path / "1", tmp_path / "1" / WARM_UP
+    requests.parent.mkdir(parents=True)
+    for name in ("saved_model.pb", "variables"):
+        (copy / name).symlink_to(exported / name)
+    if record is None:
+        requests.write_bytes((exported / WARM_UP).read_bytes()[:99])
+    else:
+        with tf.io.TFRecordWriter(str(requests)) as writer:
+            writer.write(record)
+    assert main([str(copy)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{requests} is damaged: " in line
 
 
 def test_a_folder_without_a_model(tmp_path, capsys):
