@@ -31,7 +31,8 @@ class StackedUnits(keras.layers.Layer):
     Every variable of a unit is held once, with a leading axis of length n for the n units, and the
     units run in a loop whose body is traced once. So the graph does not grow with depth. Weights,
     batch statistics, dropout masks and drop path rates are each unit's own. Losses of activity
-    regularizers are summed over the units.
+    regularizers are summed over the units. Optimizers that look at whole variables (`clipnorm`,
+    Lamb, Adafactor, Muon) look at all units at once.
 
     `unit_layers` gives the layers of a unit, each for all units at once: frozen, it is frozen in
     all of them, and its `weights` hold those of all. A single unit cannot be frozen, nor its inside
