@@ -10,7 +10,7 @@ import keras
 from keras_preact.blocks.convolutions import he_initializer
 from keras_preact.blocks.layer_factory import LayerFactory
 from keras_preact.blocks.norms import NORMS
-from keras_preact.layers import ChannelPooling, Conv2D, GlobalMean2D
+from keras_preact.layers import ChannelPooling, Conv2D
 from keras_preact.spec.fields import Fields
 from keras_preact.spec.unit import Unit
 from keras_preact.tensor import Tensor
@@ -57,7 +57,7 @@ def attention_channels(net: Fields, channels: int) -> int:
 def _squeeze_and_excitation(x: Tensor, make: LayerFactory, name: str) -> Tensor:
     """Apply one factor per channel: its mean through two dense layers (arXiv:1709.01507)."""
     channels = x.shape[make.channel_axis]
-    gate = _pool(x, GlobalMean2D, make, name=f"{name}_se_squeeze")
+    gate = _pool(x, keras.layers.GlobalAveragePooling2D, make, name=f"{name}_se_squeeze")
     gate = _reduce(channels, make, name=f"{name}_se_reduce")(gate)
     gate = _conv(channels, 1, make, activation="sigmoid", name=f"{name}_se_expand")(gate)
     return make.multiply(x, gate, name=f"{name}_se_scale")
@@ -66,7 +66,7 @@ def _squeeze_and_excitation(x: Tensor, make: LayerFactory, name: str) -> Tensor:
 def _efficient_channel_attention(x: Tensor, make: LayerFactory, name: str) -> Tensor:
     """Apply one factor per channel: a convolution along their means (arXiv:1910.03151)."""
     channels = x.shape[make.channel_axis]
-    gate = _pool(x, GlobalMean2D, make, name=f"{name}_eca_squeeze")
+    gate = _pool(x, keras.layers.GlobalAveragePooling2D, make, name=f"{name}_eca_squeeze")
     sequence = keras.layers.Reshape((channels, 1), dtype=make.dtype, name=f"{name}_eca_sequence")
     convolution = keras.layers.Conv1D(
         1,
@@ -109,7 +109,7 @@ def _convolutional_block_attention(x: Tensor, make: LayerFactory, name: str) -> 
     channels = x.shape[make.channel_axis]
     reduce = _reduce(channels, make, name=f"{name}_reduce")
     expand = _conv(channels, 1, make, name=f"{name}_expand")
-    mean = expand(reduce(_pool(x, GlobalMean2D, make, name=f"{name}_mean")))
+    mean = expand(reduce(_pool(x, keras.layers.GlobalAveragePooling2D, make, name=f"{name}_mean")))
     maximum = expand(reduce(_pool(x, keras.layers.GlobalMaxPooling2D, make, name=f"{name}_max")))
     gate = make.add(mean, maximum, name=f"{name}_sum")
     gate = _sigmoid(gate, make, name=f"{name}_channel_gate")

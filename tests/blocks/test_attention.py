@@ -11,9 +11,9 @@ from timm.models.resnet import Bottleneck, ResNet
 
 import keras_preact
 from keras_preact.blocks.attention import ATTENTIONS, attention_channels, eca_kernel_size
-from keras_preact.layers import GlobalMean2D
+from keras_preact.layers import ChannelPooling, GlobalMean2D
 from keras_preact.transforms import fold, stack, unroll
-from tests.nets import SMALL, X, net, scores
+from tests.nets import SMALL, TINY, X, net, scores
 from tests.numerics import NET, WIDE_NET
 from tests.variants import check_forms, check_training_and_saving, some_slow
 
@@ -171,9 +171,21 @@ def test_shared_layers_survive_every_transform():
 
 
 def test_means_of_large_maps_do_not_overflow():
+    # Keras's own means, of which the layers consist, are in float32.
     mean = GlobalMean2D(dtype="float16")(np.full((1, 112, 112, 1), 10, "float16"))
-    assert keras.backend.standardize_dtype(mean.dtype) == "float16"
-    np.testing.assert_array_equal(keras.ops.convert_to_numpy(mean), [[10]])
+    pooled = ChannelPooling(dtype="float16")(np.full((1, 1, 1, 4096), 60, "float16"))
+    for value, expected in ((mean, [[10]]), (pooled, [[[[60, 60]]]])):
+        assert keras.backend.standardize_dtype(value.dtype) == "float16"
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(value), expected)
+
+
+def test_means_are_keras_own_and_load_under_their_older_name():
+    layer = net({"attention": "se"}, architecture=TINY).get_layer("stage2_unit1_se_squeeze")
+    assert type(layer) is keras.layers.GlobalAveragePooling2D
+    older = {"class_name": "GlobalMean2D", "registered_name": "keras_preact>GlobalMean2D"}
+    config = {**keras.saving.serialize_keras_object(layer), **older, "module": "elsewhere"}
+    loaded = keras.saving.deserialize_keras_object(config)
+    assert isinstance(loaded, GlobalMean2D) and loaded.keepdims
 
 
 def test_a_ratio_that_leaves_less_than_a_channel_leaves_one():
