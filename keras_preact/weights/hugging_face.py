@@ -157,6 +157,31 @@ def read_preprocessing(folder: str | os.PathLike) -> Preprocessing:
     return Preprocessing(input_size=values["input_size"][-1], **own)
 
 
+def read_image_size(address: str) -> tuple[int, int] | None:
+    """Read height and width of the images of a net of this package or of timm.
+
+    Args:
+        address: The repository.
+
+    Returns:
+        Height and width, in pixels; None if there is no `config.json` that tells them.
+
+    Raises:
+        ImportError: If the package huggingface_hub is not installed.
+        keras_preact.weights.DownloadError: If it cannot be downloaded.
+    """
+    try:
+        config = _config(address)
+    except ValueError:
+        return None
+    if "keras_preact" in config:
+        # Every net in such a folder takes the square images of its preprocessing.
+        side = config["keras_preact"]["preprocessing"]["input_size"]
+        return side, side
+    size = config.get("pretrained_cfg", {}).get("input_size")
+    return tuple(size[-2:]) if size else None
+
+
 def timm_preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:
     """Return a preprocessing under timm's names."""
     own = preprocessing.get_config()

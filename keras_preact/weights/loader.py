@@ -17,7 +17,7 @@ from keras_preact.named_weights import NamedWeights, placeholders, set_named_wei
 from keras_preact.transforms.inputs import resize_positions, token_embeddings, token_grid
 from keras_preact.weights.catalogue import CATALOGUE, Entry
 from keras_preact.weights.download import fetch, repair_hint
-from keras_preact.weights.hugging_face import fetch_weights, is_address
+from keras_preact.weights.hugging_face import fetch_weights, is_address, read_image_size
 from keras_preact.weights.identify import HEAD, check_builder
 from keras_preact.weights.sources import of_one_net, read, source_of
 
@@ -73,7 +73,8 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
         named.pop(HEAD, None)
     if entry or is_address(name):
         _adapt_channels(named, model)
-        adapt_positions(named, model, square=entry is not None)
+        if token_embeddings(model):
+            adapt_positions(named, model, _image_size(entry, name))
     try:
         set_named_weights(model, named)
     except ValueError as error:
@@ -123,22 +124,41 @@ def _by_whole_paths(named: NamedWeights, model: keras.Model) -> NamedWeights:
     return renamed
 
 
-def adapt_positions(named: NamedWeights, model: keras.Model, square: bool) -> None:
+def _image_size(entry: Entry | None, address: str) -> tuple[int, int] | None:
+    """Return height and width of the images of published weights; None where nothing tells."""
+    if entry:
+        side = entry.preprocessing.input_size
+        return side, side
+    return read_image_size(address)
+
+
+def adapt_positions(
+    named: NamedWeights, model: keras.Model, image_size: tuple[int, int] | None
+) -> None:
     """Resize the positions of an encoder's tokens to a model's maps.
 
     Args:
         named: Weights of the same net for images of any size, which are changed.
         model: The net.
-        square: Whether the weights are known to be those of square images. Otherwise, as in timm,
-            as many tokens as the model's stay as they are, and others are taken for a square.
+        image_size: Height and width of the images that the weights are for. None where they are
+            not known: as in timm, as many tokens as the model's then stay as they are, and others
+            are taken for a square.
     """
     for path, layer in token_embeddings(model):
         if path in named:
             tokens = named[path]["1"].shape[1] - 1
-            side, grid = math.isqrt(tokens), token_grid(layer)
+            old, new = _grid(tokens, image_size or (1, 1)), token_grid(layer)
             # Of another number of tokens the grid is not known: they fit as they are, or not.
-            if side**2 == tokens and (square or tokens != math.prod(grid)):
-                resize_positions(named, path, (side, side), grid)
+            if old and (image_size or tokens != math.prod(new)):
+                resize_positions(named, path, old, new)
+
+
+def _grid(tokens: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
+    """Return rows and columns of tokens in an image's proportions; None if there are none."""
+    height, width = image_size
+    rows = math.isqrt(tokens * height // width)
+    fits = rows**2 * width == tokens * height and tokens % rows == 0
+    return (rows, tokens // rows) if fits else None
 
 
 def _check(entry: Entry, path: Path) -> None:

@@ -314,15 +314,16 @@ def test_positions_are_resized_as_timm_does(size):
     # Published weights are of one size, whatever the net's.
     named = named_weights(model)
     loaded = net(ENCODER, input_shape=(*size, 3))
-    adapt_positions(named, loaded, square=True)
+    adapt_positions(named, loaded, (16, 16))
     set_named_weights(loaded, named)
     expected = transforms.resize_input(model, *size)
     np.testing.assert_array_equal(scores(loaded, x), scores(expected, x))
     # Those of images that may not be square are of the same images, 4 x 16 tokens among them.
     named = named_weights(expected)
-    adapt_positions(named, loaded, square=False)
-    set_named_weights(loaded, named)
-    np.testing.assert_array_equal(scores(loaded, x), scores(expected, x))
+    for image_size in (None, size):
+        adapt_positions(named, loaded, image_size)
+        set_named_weights(loaded, named)
+        np.testing.assert_array_equal(scores(loaded, x), scores(expected, x))
 
 
 def test_the_same_size_is_the_same_net(plain):

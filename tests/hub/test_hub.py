@@ -228,6 +228,25 @@ def test_one_line_shares_and_one_line_fetches(net, folder, hub):
     np.testing.assert_array_equal(nets.scores(from_config_folder("hf://user/net@v2")), expected)
 
 
+def test_positions_are_those_of_the_published_images(tmp_path, hub):
+    encoder = {"units": (1, 1), "encoder_depth": 1, "encoder_width": 24, "encoder_heads": 3}
+    published = nets.net(encoder, classes=3)
+    to_config_folder(published, tmp_path / "net", PREPROCESSING)
+    options = {"classes": 3, "randomize": False}
+    options["weights"] = push_to_hub(tmp_path / "net", "user/net", token=TOKEN)
+    # As many tokens, in another grid.
+    x = nets.images(2, 8, 32, 3)
+    expected = nets.scores(keras_preact.transforms.resize_input(published, 8, 32), x)
+    wide = nets.net(encoder, **options, input_shape=(8, 32, 3))
+    np.testing.assert_array_equal(nets.scores(wide, x), expected)
+    # As many tokens stay where timm's entries tell the same grid, or nothing tells it.
+    before = published.get_layer("encoder_tokens").positions
+    for config in ({"pretrained_cfg": {"input_size": [3, 8, 32]}}, {}):
+        hub.files["user/net"]["main"]["config.json"] = json.dumps(config).encode()
+        wide = nets.net(encoder, **options, input_shape=(8, 32, 3))
+        np.testing.assert_array_equal(wide.get_layer("encoder_tokens").positions, before)
+
+
 def test_a_fetched_net_needs_no_connection(net, folder, tmp_path, hub, monkeypatch):
     address = push_to_hub(folder, "user/net", token=TOKEN)
     from_config_folder(address)
