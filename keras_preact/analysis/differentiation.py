@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import keras
 from keras import ops
 
+from keras_preact.composition import layers_by_path
 from keras_preact.loss_scaling import computes_in_float16
 from keras_preact.tensor import Tensor
 from keras_preact.transforms import with_dtype
@@ -33,7 +34,18 @@ def differentiable(model: keras.Model) -> keras.Model:
     """
     if keras.backend.backend() == "tensorflow":
         _check_no_float8(model)
-    return with_dtype(model, "float32") if computes_in_float16(model) else model
+    return _in_float32(model) if computes_in_float16(model) else model
+
+
+def _in_float32(model: keras.Model) -> keras.Model:
+    """Return a copy in float32 whose trained variables are at the same place."""
+    copy = with_dtype(model, "float32")
+    layers = dict(layers_by_path(model))
+    for path, layer in layers_by_path(copy):
+        # Keras saves LoRA's matrices merged into the kernel, and begins them anew.
+        if getattr(layer, "lora_enabled", False):
+            layer.set_weights(layers[path].get_weights())
+    return copy
 
 
 def _check_no_float8(model: keras.Model) -> None:
