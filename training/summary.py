@@ -61,12 +61,8 @@ def _following(run: dict[str, Any], output: str) -> str | None:
     recipe = run["recipe"]
     if program[1:] != ["-m", "training.train"] or recipe.get("init"):
         return None
-    # Seconds that other runs do not need.
-    from training.net import recipe_architecture
-    from training.recipe import Recipe
-
-    net = Recipe(model=recipe["model"], model_options=recipe.get("model_options", {}))
-    if recipe_architecture(net).attention is not None:
+    # An earlier version noted the options alone.
+    if run.get("attention", recipe.get("model_options", {}).get("attention")) is not None:
         return None
     command = [_path(Path(sys.executable)), *program[1:], *_without_output(arguments)]
     return shlex.join([*command, "--output", output, "--model-options", 'attention="se"'])

@@ -26,7 +26,7 @@ from training.listing.find import add_source_arguments
 from training.listing.listing import Images
 from training.listing.listing import summary as images_summary
 from training.loading.corrupt import unreadable
-from training.net import find_pretrained
+from training.net import find_pretrained, recipe_architecture
 from training.pace import Pace
 from training.processes import PREEMPTED, WAIT_MINUTES, Preempted, termination
 from training.recipe import (
@@ -254,6 +254,7 @@ def describe(options: argparse.Namespace, recipe: Recipe, images: Images) -> dic
     description = {
         "recipe_name": options.recipe,
         "recipe": dataclasses.asdict(recipe),
+        "attention": recipe_architecture(recipe).attention,
         "seed": recipe.seed,
         "source": images.name,
         "class_names": images.class_names,

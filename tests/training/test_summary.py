@@ -18,7 +18,9 @@ def test_five_lines(finished, tmp_path, capsys):
     assert main([str(run)]) == 2
     assert "evaluation.json" in capsys.readouterr().err
     assert evaluate(["--model", str(run)]) == 0
-    accuracy = read_run(run)["history"][-1]["val_top1"]
+    record = read_run(run)
+    assert record["attention"] is None
+    accuracy = record["history"][-1]["val_top1"]
     capsys.readouterr()
     assert main([str(run), "--exported", str(tmp_path / "models" / "digits")]) == 0
     trained, measured, *_, exported, following = capsys.readouterr().out.splitlines()
@@ -28,7 +30,7 @@ def test_five_lines(finished, tmp_path, capsys):
     _, command = following.split("-m training.train ")
     options, recipe = parse_arguments(shlex.split(command))
     assert recipe.model_options.pop("attention") == "se"
-    assert recipe == parse_arguments(shlex.split(read_run(run)["command"])[3:])[1]
+    assert recipe == parse_arguments(shlex.split(record["command"])[3:])[1]
     assert options.seed == 7
     assert options.output == tmp_path / "my run-se"
     assert not options.output.exists()
@@ -36,7 +38,8 @@ def test_five_lines(finished, tmp_path, capsys):
 
 EVALUATION = {"images": 360, "source": "digits", "split": "test", "top1": 0.5}
 RUN = {
-    "recipe": {"model": "PreActResNet20"},
+    # None of this version's nets: none is needed.
+    "recipe": {"model": "PreActResNet21"},
     "recipe_name": "digits",
     "history": [{"seconds": 1.0}],
     "images": {"train": 1437},
@@ -51,7 +54,7 @@ RUN = {
         {"command": "python -m training.fewshot"},
         {"recipe": RUN["recipe"] | {"init": "imagenet"}},
         {"recipe": RUN["recipe"] | {"model_options": {"attention": "se"}}},
-        {"recipe": {"model": "SEPreActResNet50"}},
+        {"recipe": {"model": "SEPreActResNet50"}, "attention": "se"},
     ],
 )
 def test_attention_is_proposed_only_where_the_command_works(changes, tmp_path, capsys):
