@@ -51,7 +51,8 @@ def grad_cam(
 
     Raises:
         ValueError: If there is no such layer or several, it gives no maps, it is not called just
-            once, or the model has no classifier; on TensorFlow, if it has float8 layers.
+            once, the model has no classifier, or it computes in float16 and holds layers of classes
+            that are not registered with Keras; on TensorFlow, if it has float8 layers.
     """
     model = differentiable(required_functional(model))
     run = _Run(model, _layer_of_maps(model, layer), _classifier(model), _as_tensors(model, images))

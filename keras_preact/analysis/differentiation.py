@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import keras
 from keras import ops
 
-from keras_preact.composition import layers_by_path
+from keras_preact.composition import layers_by_path, named_layers, required_functional
 from keras_preact.loss_scaling import computes_in_float16
 from keras_preact.tensor import Tensor
 from keras_preact.transforms import with_dtype
@@ -30,7 +30,8 @@ def differentiable(model: keras.Model) -> keras.Model:
 
     Raises:
         ValueError: If Keras runs on TensorFlow and `model.quantize` has made layers float8, or the
-            model computes in float16 and is not functional.
+            model computes in float16 and is not functional, or holds layers that Keras cannot
+            build from their configuration.
     """
     if keras.backend.backend() == "tensorflow":
         _check_no_float8(model)
@@ -39,13 +40,37 @@ def differentiable(model: keras.Model) -> keras.Model:
 
 def _in_float32(model: keras.Model) -> keras.Model:
     """Return a copy in float32 whose trained variables are at the same place."""
-    copy = with_dtype(model, "float32")
+    required_functional(model)
+    try:
+        copy = with_dtype(model, "float32")
+    except (NotImplementedError, TypeError, ValueError) as error:
+        strange = [path for path, layer in named_layers(model) if not _can_be_copied(layer)]
+        if not strange:
+            raise
+        raise ValueError(
+            "`model` computes in float16, and gradients are taken through a copy in float32, "
+            "which Keras must be able to build: register the classes of its layers with "
+            "`keras.saving.register_keras_serializable`, and allow `Lambda` layers with "
+            f"`keras.config.enable_unsafe_deserialization`. Received: {model.name!r}, whose "
+            f"{strange} cannot be copied"
+        ) from error
     layers = dict(layers_by_path(model))
     for path, layer in layers_by_path(copy):
         # Keras saves LoRA's matrices merged into the kernel, and begins them anew.
         if getattr(layer, "lora_enabled", False):
             layer.set_weights(layers[path].get_weights())
     return copy
+
+
+def _can_be_copied(layer: keras.layers.Layer) -> bool:
+    """Return whether Keras builds a layer from its configuration; of a model, whatever it holds."""
+    if isinstance(layer, keras.Model):
+        return True
+    try:
+        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    except (NotImplementedError, TypeError, ValueError):
+        return False
+    return True
 
 
 def _check_no_float8(model: keras.Model) -> None:

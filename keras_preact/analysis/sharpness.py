@@ -67,7 +67,8 @@ def sharpness(
 
     Raises:
         ValueError: If `iterations` is not positive, nothing is trained, or the model computes in
-            float16 and is not functional; on TensorFlow, if it has float8 layers.
+            float16 and is not functional, or holds layers of classes that are not registered with
+            Keras; on TensorFlow, if it has float8 layers.
     """
     if iterations < 1:
         raise ValueError(f"`iterations` must be 1 or more. Received: {iterations}")

@@ -191,6 +191,19 @@ def test_small_gradients_of_a_net_in_float16_are_those_of_its_weights():
         np.testing.assert_allclose(ours, expected, rtol=WIDE_NET)
 
 
+def test_layers_of_a_float16_model_that_cannot_be_copied_are_named():
+    class Twice(keras.layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    inner = net(architecture=TINY, dtype="mixed_float16")
+    before = [Twice(name="twice"), keras.layers.Lambda(lambda x: x, name="same")]
+    model = keras.Sequential([keras.Input(X.shape[1:]), *before, inner])
+    for measure in (grad_cam, sharpness):
+        with pytest.raises(ValueError, match=r"float16.*register.*whose \['twice', 'same'\]"):
+            measure(model, X, Y)
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="other backends can")
 def test_float8_layers_are_refused():
     model = net({})
