@@ -14,7 +14,14 @@ from typing import Any
 
 import keras
 
-from keras_preact.layer_names import first_convolution, has_stages, is_container, stage_numbers
+from keras_preact.layer_names import (
+    expression_of,
+    first_convolution,
+    has_stages,
+    layers_by_path,
+    net_paths,
+    stage_numbers,
+)
 from keras_preact.tensor import Tensor
 
 
@@ -52,31 +59,6 @@ def _layers_of_units(
     # Of `keras_preact.layers.StackedUnits`, which this module lies below.
     for name, part in getattr(layer, "unit_layers", dict)().items():
         yield f"{path}_{name}", part
-
-
-def layers_by_path(
-    layer: keras.layers.Layer, prefix: str = ""
-) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Yield every path of every layer inside another, also of one that has several."""
-    for part in _parts(layer):
-        yield prefix + part.name, part
-        yield from layers_by_path(part, inside(prefix, part.name))
-
-
-def inside(prefix: str, name: str) -> str:
-    """Return how the paths of the layers in a nested model begin.
-
-    Args:
-        prefix: How the paths of the layers beside it begin.
-        name: Its name.
-    """
-    return prefix if is_container(name) else f"{prefix}{name}/"
-
-
-def _parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    if isinstance(layer, keras.Model):
-        return layer.layers
-    return layer._flatten_layers(include_self=False, recursive=False)
 
 
 def functional(model: Any) -> Any:
@@ -122,14 +104,15 @@ def only_net(model: keras.Model) -> keras.Model:
     """
     found = nets(model)
     if len(found) > 1:
-        raise _several(model, found)
+        raise _several(model)
     return found[0]
 
 
-def _several(model: keras.Model, found: list[keras.Model]) -> ValueError:
+def _several(model: keras.Model) -> ValueError:
+    paths = net_paths(model)
     return ValueError(
-        f"{model.name!r} holds several nets, {[each.name for each in found]}. Give one of them, "
-        f"such as `model.get_layer({found[0].name!r})`."
+        f"{model.name!r} holds several nets, {paths}. Give one of them, such as "
+        f"{expression_of(paths[0])}."
     )
 
 
@@ -172,7 +155,7 @@ def nested_net(model: keras.Model) -> NestedNet:
         if any(each is net for net in found for each in (layer, *_layers_in(layer)))
     ]
     if len(holding) != 1:
-        raise _several(model, found)
+        raise _several(model)
     (layer,) = holding
     calls = calls_of([layer], model)
     if not isinstance(layer, keras.Model) or len(calls) != 1:

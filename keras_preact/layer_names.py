@@ -37,7 +37,7 @@ A unit that is a nested model is the layer `stage{s}_unit{u}`, and such a block 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,6 +134,31 @@ def transition_name(stage: int) -> str:
     return f"stage{stage}_transition"
 
 
+def layers_by_path(
+    layer: keras.layers.Layer, prefix: str = ""
+) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yield every path of every layer inside another, also of one that has several."""
+    for part in _parts(layer):
+        yield prefix + part.name, part
+        yield from layers_by_path(part, inside(prefix, part.name))
+
+
+def inside(prefix: str, name: str) -> str:
+    """Return how the paths of the layers in a nested model begin.
+
+    Args:
+        prefix: How the paths of the layers beside it begin.
+        name: Its name.
+    """
+    return prefix if is_container(name) else f"{prefix}{name}/"
+
+
+def _parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    if isinstance(layer, keras.Model):
+        return layer.layers
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
 def stage_of(layer_name: str) -> int | None:
     """Return the number of a layer's stage: 1 for the stem, None for the head and any other."""
     if layer_name.startswith("stem_"):
@@ -159,13 +184,12 @@ def stage_numbers(model: Any) -> tuple[int, ...]:
     """
     numbers = _stages(model)
     if not has_stages(model):
-        layers = model._flatten_layers() if isinstance(model, keras.Model) else []
-        held = [layer.name for layer in layers if has_stages(layer)]
+        held = net_paths(model) if isinstance(model, keras.Model) else []
         raise ValueError(
             "`model` must be a net of keras_preact, with layers named as "
             "`keras_preact.layer_names` documents. "
             f"Received: {getattr(model, 'name', model)!r} (of type {type(model).__name__})"
-            + (f", which holds {held}: give `model.get_layer({held[0]!r})`" if held else "")
+            + (f", which holds {held}: give {expression_of(held[0])}" if held else "")
         )
     return numbers
 
@@ -174,6 +198,16 @@ def has_stages(model: Any) -> bool:
     """Return whether the layers of a model, not of those nested in it, are those of a net."""
     numbers = _stages(model)
     return len(numbers) > 1 and numbers[0] == 1
+
+
+def net_paths(model: keras.Model) -> list[str]:
+    """Return the paths of the nets of this package inside a model, at any depth."""
+    return list(dict.fromkeys(path for path, layer in layers_by_path(model) if has_stages(layer)))
+
+
+def expression_of(path: str) -> str:
+    """Return the code that takes a layer from `model`, where `get_layer` finds no nested ones."""
+    return f"`dict(keras_preact.named_layers(model))[{path!r}]`"
 
 
 def _stages(model: Any) -> tuple[int, ...]:

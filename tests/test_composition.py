@@ -49,7 +49,7 @@ def test_a_shared_net_comes_once_and_two_of_an_architecture_have_paths_of_their_
     found = [path for path in paths(model) if path.endswith("stem_conv")]
     assert found == ["a/stem_conv", "b/stem_conv"]
     assert nets(model) == [first, second]
-    with pytest.raises(ValueError, match=r"several nets, \['a', 'b'\].*get_layer\('a'\)"):
+    with pytest.raises(ValueError, match=r"several nets, \['a', 'b'\].*\(model\)\)\['a'\]"):
         nested_net(model)
 
 

@@ -18,7 +18,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_preact.composition import functional, inside, layers_by_path, required_functional
+from keras_preact.composition import functional, layers_by_path, required_functional
+from keras_preact.layer_names import inside
 from keras_preact.layers import BatchNormalization, Conv2D, DepthwiseConv2D, Rematerialized
 from keras_preact.named_weights import NamedWeights, set_named_weights
 

@@ -12,7 +12,7 @@ import h5py
 import ml_dtypes
 import numpy as np
 
-from keras_preact.composition import inside
+from keras_preact.layer_names import inside
 
 # By path of a layer its arrays: under numbers, as `Layer.save_own_variables` gives them, or in the
 # old format under the variables' names, in the order of the numbers.

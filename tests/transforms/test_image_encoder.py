@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import keras
@@ -183,7 +184,9 @@ def test_refused():
     with pytest.raises(ValueError, match="`model` must be a net of keras_preact"):
         as_image_encoder(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
     net = nets.net(architecture=nets.TINY, name="body")
-    with pytest.raises(
-        ValueError, match=r"which holds \['body'\]: give `model.get_layer\('body'\)"
-    ):
-        as_image_encoder(keras.Sequential([keras.Input((16, 16, 3)), net]))
+    inner = keras.Sequential([keras.Input((16, 16, 3)), net], name="inner")
+    model = keras.Sequential([keras.Input((16, 16, 3)), inner])
+    with pytest.raises(ValueError, match=r"which holds \['inner/body'\]: give `.*`") as raised:
+        as_image_encoder(model)
+    (advice,) = re.findall("give `(.*)`", str(raised.value))
+    assert eval(advice, {"keras_preact": keras_preact, "model": model}) is net

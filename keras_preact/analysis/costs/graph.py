@@ -8,7 +8,8 @@ from typing import Any
 
 import keras
 
-from keras_preact.composition import functional, inside, required_functional
+from keras_preact.composition import functional, required_functional
+from keras_preact.layer_names import inside
 from keras_preact.layers import Rematerialized, StackedUnits
 from keras_preact.layers.stacked_units import TEMPLATE_PREFIX
 from keras_preact.tensor import Tensor
