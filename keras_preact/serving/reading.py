@@ -132,4 +132,9 @@ def _pixels(file: Tensor) -> Tensor:
     def jpeg() -> Tensor:
         return tf.reduce_prod(tf.cast(tf.io.extract_jpeg_shape(file)[:2], tf.int64))
 
-    return tf.cond(starts_with(JPEG_SIGNATURE), jpeg, lambda: pixels)
+    # Where the header of a JPEG file is all that the condition waits for, the image may be decoded
+    # before the canvas of a GIF file is looked for. A decoder that fails cancels that, and the
+    # dataset, which leaves out the elements of other errors, ends with the cancellation.
+    with tf.control_dependencies([pixels]):
+        is_jpeg = starts_with(JPEG_SIGNATURE)
+    return tf.cond(is_jpeg, jpeg, lambda: pixels)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from keras_preact.preprocessing import Preprocessing
-from keras_preact.serving.reading import ImageReader
+from keras_preact.serving.reading import ImageReader, _pixels
 from tests.savedmodels.files import encoded, exif
 
 # Dark at the top left, red to the right, green to the bottom.
@@ -71,3 +71,16 @@ def test_exif_after_other_segments(read):
     comment = b"\xff\xfe\x80\x02" + bytes(2**15)
     said, wanted = read([file[:2] + comment + file[2:], file])
     np.testing.assert_array_equal(said, wanted)
+
+
+def test_nothing_is_left_to_begin_when_an_image_is_decoded():
+    """What begins beside a decoder that fails ends the request, not only its image."""
+    file = tf.TensorSpec([], tf.string)
+    graph = tf.function(_pixels, autograph=False).get_concrete_function(file).graph
+    canvas, by_header = (each for each in graph.get_operations() if each.type == "StatelessIf")
+    before, waiting = set(), [by_header.inputs[0].op]
+    while waiting:
+        operation = waiting.pop()
+        before.add(operation.name)
+        waiting += [each.op for each in operation.inputs] + list(operation.control_inputs)
+    assert canvas.name in before
