@@ -321,15 +321,8 @@ def _batches_one_by_one(
         passes = tf.data.Dataset.range(tf.int64.max)
         order = passes.flat_map(lambda number: reader.examples(_order_seed(recipe, epoch, number)))
         examples = order.enumerate().skip(steps_done * recipe.batch_size).filter(is_own)
-        wanted = (steps - steps_done) * part_size
-
-        def read(start: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
-            part = examples.skip(start).take(count)
-            return reader.read(part, prepare, _image_spec(recipe, tf.uint8))
-
-        # What replaces unreadable images is read only once there are some.
-        parts = tf.data.Dataset.from_tensor_slices(([0, wanted], [wanted, -1]))
-        images = parts.flat_map(read).take(wanted)
+        images = reader.read(examples, prepare, _image_spec(recipe, tf.uint8))
+        images = images.take((steps - steps_done) * part_size)
         return images.batch(part_size, drop_remainder=True, num_parallel_calls=AUTOTUNE)
 
     epochs = tf.data.Dataset.range(first_step // steps, tf.int64.max)

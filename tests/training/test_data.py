@@ -410,27 +410,6 @@ def test_files_are_read_once_where_they_fit_into_memory(tmp_path, crop):
             take(make(source, values.replace(cache_gib=0)), 2)
 
 
-def test_an_epoch_reads_no_image_in_vain(tmp_path, monkeypatch):
-    """Chunks of 64 images, several at a time, would be those of many passes over a small set."""
-    read_count, read = tf.Variable(0), reading.ImageReader._read
-
-    def counted(reader, item):
-        read_count.assign_add(1)
-        return read(reader, item)
-
-    monkeypatch.setattr(reading.ImageReader, "_read", counted)
-    values = recipe(batch_size=5)
-    reader = reading.ImageReader(make_source("files", tmp_path), "train", 0)
-    context = tf.distribute.InputContext()
-    # The whole pipeline prepares batches of the next epoch meanwhile.
-    batches = data._batches_one_by_one(reader, values, steps=2, first_step=1, context=context)
-    # The rest of the first epoch, and that with the second.
-    for count in (1, 3):
-        read_count.assign(0)
-        assert len(list(batches.take(count))) == count
-        assert read_count == 5 * count
-
-
 BROKEN = {
     "empty": b"",
     "text": b"this is not an image",

@@ -23,7 +23,7 @@ from training.loading.corrupt import CorruptImages
 from training.sources import ImageSource
 
 # Images that a thread reads at a time. Setting a chunk up takes one or two milliseconds, as long as
-# preparing two images.
+# preparing two images, and at the end of an epoch a few chunks are read in vain.
 CHUNK = 64
 # The same of whole photographs, which take up to 100 MB each once they are decoded.
 WHOLE = 8
@@ -179,7 +179,8 @@ class ImageReader:
             A dataset of prepared images and int64 labels, in the order of the examples. It
             raises an error that names the unreadable images if there are too many.
         """
-        chunk = _chunk(spec)
+        # After the images of a small set come those of its next pass, often in vain.
+        chunk = max(1, min(_chunk(spec), self.split.num_examples))
 
         def load(place: tf.Tensor, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             image, label = self._read(item)
