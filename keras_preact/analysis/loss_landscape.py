@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 import keras
@@ -24,6 +23,10 @@ from keras_preact.transforms.graph_config import DEPTHWISE_LAYERS
 
 # Arrays to add to the trainable variables, one per variable.
 Direction = list[np.ndarray]
+
+# A loss is known again by its values for drawn outputs: those of probabilities, and larger ones.
+_SCALES = (1.0, 10.0)
+_KNOWN_IMAGES = 128
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def loss_landscape(
         batch_size: Images at a time.
         path: A file, `.npz`, that keeps each row of points once it is measured. Where it is there
             already, the rows that it has are not measured again; it must be of the same net,
-            directions, images, targets and loss.
+            directions, images, targets and loss, which is known by its values for drawn outputs.
         progress: Function called with the number of rows done, and of all, after each row.
 
     Returns:
@@ -127,23 +130,26 @@ def loss_landscape(
     Raises:
         ValueError: If the model is not functional, there are no directions or more than two, they
             do not fit the net, or the file is of other coordinates, or of another net, directions,
-            images, targets or loss.
+            images, targets or loss, or of an earlier version.
     """
     coordinates = np.asarray(coordinates, "float64")
     model = required_functional(model)
     _check_directions(model, directions)
     shape = (len(coordinates),) * len(directions)
-    arrays = [*model.get_weights(), *itertools.chain(*directions), x, y]
-    about = _digest(arrays, _description(loss)) if path else ""
+    evaluated = _Unpenalized(model.inputs, model.outputs, name=model.name)
+    evaluated.compile(loss=loss)
+    about: dict[str, Any] = {}
+    if path is not None:
+        about["about"] = _digest([*model.get_weights(), *itertools.chain(*directions), x, y])
+        about["known_losses"] = _known_losses(evaluated, x, y)
     losses, done = _load(path, coordinates, shape, about)
-    mean_loss = _mean_loss(model, x, y, loss, batch_size)
     weights = [ops.convert_to_numpy(each) for each in model.trainable_variables]
     try:
         for row in range(done, len(coordinates)):
             for column in np.ndindex(shape[1:]):
                 point = [coordinates[place] for place in (row, *column)]
                 _move(model, weights, directions, point)
-                losses[row, *column] = mean_loss()
+                losses[row, *column] = evaluated.evaluate(x, y, batch_size, verbose=0)
             _save(path, coordinates, losses, row + 1, about)
             if progress:
                 progress(row + 1, len(coordinates))
@@ -221,17 +227,30 @@ class _Unpenalized(keras.Model):
         return []
 
 
-def _mean_loss(
-    model: keras.Model, x: Tensor, y: Tensor, loss: Any, batch_size: int
-) -> Callable[[], float]:
-    """Return a function that evaluates the net's mean loss at its present weights."""
-    evaluated = _Unpenalized(model.inputs, model.outputs, name=model.name)
-    evaluated.compile(loss=loss)
+def _known_losses(evaluated: keras.Model, x: Tensor, y: Tensor) -> list[float]:
+    """Return the losses of drawn outputs, by which a loss is known again, whatever it is made of.
 
-    def evaluate() -> float:
-        return float(evaluated.evaluate(x, y, batch_size=batch_size, verbose=0))
+    Args:
+        evaluated: A compiled model, whose outputs have the shapes of those that are drawn.
+        x: Images.
+        y: Targets.
+    """
+    targets = ops.convert_to_numpy(y[:_KNOWN_IMAGES])
+    if targets.dtype.kind == "f":
+        # As Keras does with targets that it evaluates.
+        targets = targets.astype(keras.backend.floatx())
+    outputs = evaluated(ops.convert_to_tensor(x[:1]), training=False)
+    rng = np.random.default_rng(0)
 
-    return evaluate
+    def loss(scale: float) -> float:
+        def draw(output: Tensor) -> Tensor:
+            values = scale * rng.random((len(targets), *output.shape[1:]))
+            return ops.convert_to_tensor(values, output.dtype)
+
+        drawn = keras.tree.map_structure(draw, outputs)
+        return float(evaluated.compute_loss(y=ops.convert_to_tensor(targets), y_pred=drawn))
+
+    return list(map(loss, _SCALES))
 
 
 def _move(
@@ -247,25 +266,9 @@ def _move(
         variable.assign(moved)
 
 
-def _description(loss: Any) -> str:
-    """Return the same text for the same loss only, whatever names Keras has for it."""
-    loss = keras.losses.get(loss)
-    if isinstance(loss, keras.losses.Loss):
-        # Keras's own losses say all but this in their configuration.
-        arguments = getattr(loss, "_fn_kwargs", None)
-        return f"{keras.losses.serialize(loss)}{arguments}"
-    named = loss if hasattr(loss, "__qualname__") else type(loss)
-    description = f"{named.__module__}.{named.__qualname__}"
-    if code := getattr(loss, "__code__", None):
-        # All lambdas have one name.
-        constants = [each for each in code.co_consts if not isinstance(each, CodeType)]
-        description += f"{code.co_names}{constants}{code.co_code.hex()}"
-    return description
-
-
-def _digest(arrays: Sequence[Tensor], description: str) -> str:
-    """Return the same text for the same arrays and the same description only."""
-    digest = hashlib.sha256(description.encode())
+def _digest(arrays: Sequence[Tensor]) -> str:
+    """Return the same text for the same arrays only."""
+    digest = hashlib.sha256()
     for each in map(ops.convert_to_numpy, arrays):
         digest.update(f"{each.shape}{each.dtype}".encode())
         digest.update(np.ascontiguousarray(each).data)
@@ -273,7 +276,10 @@ def _digest(arrays: Sequence[Tensor], description: str) -> str:
 
 
 def _load(
-    path: str | os.PathLike | None, coordinates: np.ndarray, shape: tuple[int, ...], about: str
+    path: str | os.PathLike | None,
+    coordinates: np.ndarray,
+    shape: tuple[int, ...],
+    about: dict[str, Any],
 ) -> tuple[np.ndarray, int]:
     """Return the losses measured so far, and their number of rows."""
     if path is None or not Path(path).exists():
@@ -285,10 +291,21 @@ def _load(
                 f"{path} holds losses of the shape {losses.shape} at {there}. "
                 f"Expected: {shape} at {coordinates}"
             )
-        if str(file.get("about")) != about:
+        if "known_losses" not in file:
             raise ValueError(
-                f"{path} holds losses of another net or loss, or of other directions, images or "
-                "targets."
+                f"{path} is of an earlier version, whose losses may count penalties: remove it, or "
+                "give another path, to measure anew."
+            )
+        if str(file["about"]) != about["about"]:
+            raise ValueError(
+                f"{path} holds losses of another net, or of other directions, images or targets."
+            )
+        known, own = file["known_losses"], about["known_losses"]
+        # Machines sum in different orders.
+        if not np.allclose(known, own, rtol=1e-5, atol=1e-6, equal_nan=True):
+            raise ValueError(
+                f"{path} is of another loss, which is {known} for drawn outputs. Expected: "
+                f"{np.array(own)}, as `loss`"
             )
         return losses, int(file["rows"])
 
@@ -298,10 +315,10 @@ def _save(
     coordinates: np.ndarray,
     losses: np.ndarray,
     rows: int,
-    about: str,
+    about: dict[str, Any],
 ) -> None:
     if path is None:
         return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        np.savez(partial, coordinates=coordinates, losses=losses, rows=rows, about=about)
+        np.savez(partial, coordinates=coordinates, losses=losses, rows=rows, **about)

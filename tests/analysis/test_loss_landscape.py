@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -100,20 +103,26 @@ def test_what_was_measured_is_kept(tmp_path):
     whole = loss_landscape(model, *arguments)
     np.testing.assert_array_equal(resumed.losses, whole.losses)
     with pytest.raises(ValueError, match=r"at \[0. 1. 2.\]. Expected: \(2, 2\)"):
-        loss_landscape(model, INPUTS, TARGETS, directions, [0.0, 1.0], path=path)
+        loss_landscape(model, INPUTS, TARGETS, directions, [0.0, 1.0], "mse", path=path)
     model.set_weights([2 * each for each in model.get_weights()])
     with pytest.raises(ValueError, match="losses of another net"):
         loss_landscape(model, *arguments, path=path)
+
+
+def _weighted(factor: float) -> Callable:
+    return lambda y, outputs: factor * ops.square(outputs - y)
 
 
 @pytest.mark.parametrize(
     ("loss", "same", "other"),
     [
         ("mse", "mean_squared_error", "mean_absolute_error"),
+        (["mse"], "mse", ["mae"]),
         (keras.losses.Huber(2.0), keras.losses.Huber(2.0), keras.losses.Huber(0.1)),
-        (lambda y, x: 2 * (x - y), lambda y, x: 2 * (x - y), lambda y, x: 3 * (x - y)),
+        (_weighted(2.0), _weighted(2.0), _weighted(3.0)),
+        [partial(keras.losses.huber, delta=delta) for delta in (2.0, 2.0, 0.1)],
     ],
-    ids=["name", "object", "function"],
+    ids=["name", "list", "object", "closure", "partial"],
 )
 def test_what_was_measured_of_another_loss_is_refused(loss, same, other, tmp_path):
     direction = [np.ones((4, 1), "float32")]
@@ -121,8 +130,15 @@ def test_what_was_measured_of_another_loss_is_refused(loss, same, other, tmp_pat
     path = tmp_path / "line.npz"
     first, again = (loss_landscape(*arguments, each, path=path) for each in (loss, same))
     np.testing.assert_array_equal(first.losses, again.losses)
-    with pytest.raises(ValueError, match="of another net or loss"):
+    with pytest.raises(ValueError, match="is of another loss"):
         loss_landscape(*arguments, other, path=path)
+
+
+def test_a_file_of_an_earlier_version_is_refused_as_such(tmp_path):
+    path = tmp_path / "line.npz"
+    np.savez(path, coordinates=[0.0], losses=[1.0], rows=1, about="")
+    with pytest.raises(ValueError, match=r"line.npz is of an earlier version.*penalties"):
+        loss_landscape(_quadratic(), INPUTS, TARGETS, [[np.ones((4, 1))]], [0.0], "mse", path=path)
 
 
 @pytest.mark.parametrize("unit", ["bottleneck", "inverted_bottleneck"])
