@@ -130,10 +130,11 @@ def _both(column: Mapping[str, Iterable[Any]]) -> list[Any]:
 def _not_found(name: str) -> Exception:
     path = Path(name).expanduser()
     kind = ValueError if path.exists() or path.name == name else FileNotFoundError
+    held = "holds TFRecord shards or a set of TensorFlow Datasets"
     return kind(
         "Images on the device come from `digits` or from a folder with train/CLASS/*.jpg and "
         "test/CLASS/*.jpg, CIFAR's binary files or .npz files. "
-        f"Received: {name!r}, which {'holds TFRecord shards' if path.is_dir() else 'is no folder'}"
+        f"Received: {name!r}, which {held if path.is_dir() else 'is no folder'}"
     )
 
 

@@ -157,9 +157,13 @@ def test_what_is_not_listed_says_what_is_taken(tmp_path):
     preprocessing = preprocessing_of(load_recipe("digits"))
     with pytest.raises(ValueError, match=r"`digits` or from a folder.*'cifar10'"):
         load_image_set("cifar10", preprocessing)
-    (tmp_path / "train-00000-of-00001.tfrecord").touch()
-    with pytest.raises(ValueError, match=f"come from `digits` .*'{tmp_path}', which holds TFRec"):
-        load_image_set(str(tmp_path), preprocessing)
+    for name in ("train-00000-of-00001.tfrecord", "dataset_info.json"):
+        folder = tmp_path / name[:5]
+        folder.mkdir()
+        (folder / name).touch()
+        match = f"come from `digits` .*'{folder}', which holds TFRecord .* or .* TensorFlow Data"
+        with pytest.raises(ValueError, match=match):
+            load_image_set(str(folder), preprocessing)
     with pytest.raises(FileNotFoundError, match="no/such/folder"):
         load_image_set("no/such/folder", preprocessing)
 
