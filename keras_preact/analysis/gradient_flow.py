@@ -51,8 +51,8 @@ def gradient_flow(
 
     The units are differentiated one by one, from the last to the first. Where a projection shares
     the unit's first normalization with the branch, its part and the branch's still add up to the
-    whole. The model is not changed: no statistics are updated. Where it
-    computes in float16, a copy in float32 is measured.
+    whole. The model is not changed: no statistics are updated. Where it computes in float16, a copy
+    in float32 is measured.
 
     Args:
         model: A net built by this package, of separate or stacked units.
