@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_preact.analysis.pictures.figures import new_figure, save_figure
+from keras_preact.analysis.pictures.figures import new_figure, plain, save_figure
 from keras_preact.spec.rules import POSITIVE_INTEGER
 from keras_preact.tensor import Tensor
 
@@ -147,7 +147,7 @@ def draw_reliability(
         ImportError: If matplotlib is not installed.
     """
     figure = new_figure(figsize=(4.2 * len(measured), 5), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     panels = figure.subplots(2, len(measured), height_ratios=(3, 1), sharex=True, squeeze=False)
     for (above, below), (label, each) in zip(panels.T, measured.items(), strict=True):
         centers = (each.edges[1:] + each.edges[:-1]) / 2
@@ -155,7 +155,7 @@ def draw_reliability(
         above.bar(centers, each.accuracies, width, color="#0b6fb8", edgecolor="white")
         above.bar(centers, each.gaps, width, each.accuracies, color="#b8560b", alpha=0.4)
         above.plot([0, 1], [0, 1], "--", color="#888888")
-        above.set_title(f"{label}: expected error {each.expected_error:.2%}", fontsize=10)
+        above.set_title(f"{plain(label)}: expected error {each.expected_error:.2%}", fontsize=10)
         above.set_ylabel("accuracy (orange: gap to confidence)")
         below.bar(centers, each.counts, width, color="#888888", edgecolor="white")
         below.set_ylabel("images")

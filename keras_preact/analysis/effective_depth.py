@@ -21,7 +21,7 @@ from keras import ops
 from keras_preact.analysis.chain import Chain, take_apart
 from keras_preact.analysis.differentiation import PullBack, differentiable, norm
 from keras_preact.analysis.gradient_flow import head_gradient, linearized_unit
-from keras_preact.analysis.pictures.figures import new_figure, save_figure
+from keras_preact.analysis.pictures.figures import new_figure, plain, save_figure
 from keras_preact.tensor import Tensor
 
 
@@ -154,8 +154,8 @@ def draw_path_gradients(
     figure = new_figure(figsize=(10, 4), layout="constrained")
     single, together = figure.subplots(1, 2)
     for label, each in nets.items():
-        single.semilogy(each.lengths, each.norms, marker=".", label=label)
-        depth = f"{label}: effective depth {each.effective_depth:.1f}"
+        single.semilogy(each.lengths, each.norms, marker=".", label=plain(label))
+        depth = f"{plain(label)}: effective depth {each.effective_depth:.1f}"
         together.plot(each.lengths, each.shares, marker=".", label=depth)
     single.set_ylabel("norm of the gradient along one path")
     together.set_ylabel("share of all paths of the length")
@@ -163,5 +163,5 @@ def draw_path_gradients(
         axes.set_xlabel("residual branches on the path")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     save_figure(figure, path)

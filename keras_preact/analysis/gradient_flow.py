@@ -17,7 +17,7 @@ from keras import ops
 
 from keras_preact.analysis.chain import Chain, ResidualUnit, take_apart
 from keras_preact.analysis.differentiation import PullBack, differentiable, linearize, norm
-from keras_preact.analysis.pictures.figures import new_figure, save_figure
+from keras_preact.analysis.pictures.figures import new_figure, plain, save_figure
 from keras_preact.tensor import Tensor
 
 
@@ -161,6 +161,7 @@ def draw_gradient_flow(
     figure = new_figure(figsize=(10, 4), layout="constrained")
     whole, parts = figure.subplots(1, 2)
     for place, (label, flow) in enumerate(flows.items()):
+        label = plain(label)
         depth = np.linspace(0, 1, len(flow.units))
         color = f"C{place}"
         whole.semilogy(depth, flow.inputs, color=color, label=label)
@@ -172,5 +173,5 @@ def draw_gradient_flow(
         axes.set_xlabel("place of the unit (0: first, 1: last)")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     save_figure(figure, path)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_preact.analysis.gradient_flow import GradientFlow, gradient_flow
-from keras_preact.analysis.pictures.figures import new_figure, save_figure
+from keras_preact.analysis.pictures.figures import new_figure, plain, save_figure
 from keras_preact.tensor import Tensor
 
 
@@ -101,9 +101,9 @@ def draw_gradient_history(
     for axes, (label, history) in zip(panels, histories.items(), strict=True):
         units = np.arange(1, history.inputs.shape[1] + 1)
         mesh = axes.pcolormesh(units, history.steps, logarithms[label], shading="nearest", **scale)
-        axes.set_title(label, fontsize=10)
+        axes.set_title(plain(label), fontsize=10)
         axes.set_xlabel("unit")
     panels[0].set_ylabel("steps of training")
     figure.colorbar(mesh, ax=list(panels), label="gradient's norm, power of ten")
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     save_figure(figure, path)

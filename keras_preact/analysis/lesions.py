@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_preact.analysis.chain import Chain, ResidualUnit, take_apart
-from keras_preact.analysis.pictures.figures import new_figure, save_figure
+from keras_preact.analysis.pictures.figures import new_figure, plain, save_figure
 from keras_preact.tensor import Tensor
 
 
@@ -200,7 +200,7 @@ def draw_lesion_study(
     figure = new_figure(figsize=(14, 4), layout="constrained")
     single, several, order = figure.subplots(1, 3, sharey=True)
     for place, (label, study) in enumerate(studies.items()):
-        style = {"color": f"C{place}", "label": label}
+        style = {"color": f"C{place}", "label": plain(label)}
         single.plot(np.linspace(0, 1, len(study.units)), study.without, marker=".", **style)
         single.axhline(study.error, color=style["color"], linestyle=":")
         several.plot(study.counts, np.median(study.deleted, axis=1), marker=".", **style)
@@ -220,7 +220,7 @@ def draw_lesion_study(
     for axes in (single, several, order):
         axes.grid(alpha=0.3)
     single.legend(fontsize=8)
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     save_figure(figure, path)
 
 

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_preact.analysis.pictures.figures import new_figure, save_figure
+from keras_preact.analysis.pictures.figures import new_figure, plain, save_figure
 from keras_preact.composition import named_layers, required_functional
 from keras_preact.files import replacing
 from keras_preact.layers import StackedUnits
@@ -179,7 +179,7 @@ def draw_loss_landscape(path: str | os.PathLike, landscape: LossLandscape, title
     else:
         figure = new_figure(figsize=(11, 4.8), layout="constrained")
         _draw_plane(figure, landscape.coordinates, losses)
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     save_figure(figure, path)
 
 

@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_preact.analysis.chain import take_apart
 from keras_preact.analysis.differentiation import norm
-from keras_preact.analysis.pictures.figures import new_figure, save_figure
+from keras_preact.analysis.pictures.figures import new_figure, plain, save_figure
 from keras_preact.tensor import Tensor
 
 
@@ -86,10 +86,11 @@ def draw_signal_propagation(
     }
     for axes, (name, label) in zip(figure.subplots(1, 3), fields.items(), strict=True):
         for each, signal in signals.items():
-            axes.semilogy(np.linspace(0, 1, len(signal.units)), getattr(signal, name), label=each)
+            depth = np.linspace(0, 1, len(signal.units))
+            axes.semilogy(depth, getattr(signal, name), label=plain(each))
         axes.set_xlabel("place of the unit (0: first, 1: last)")
         axes.set_title(label, fontsize=10)
         axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     save_figure(figure, path)

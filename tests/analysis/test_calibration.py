@@ -104,6 +104,6 @@ def test_a_true_class_of_probability_zero_is_told():
 
 
 def test_picture(tmp_path):
-    measured = {"calibrated": reliability(softmax(LOGITS, axis=1), LABELS)}
+    measured = {"$5_to_$10": reliability(softmax(LOGITS, axis=1), LABELS)}
     draw_reliability(tmp_path / "reliability.svg", measured)
-    assert "calibrated: expected error 0.00%" in (tmp_path / "reliability.svg").read_text()
+    assert "$5_to_$10: expected error 0.00%" in (tmp_path / "reliability.svg").read_text()

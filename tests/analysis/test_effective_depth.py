@@ -116,8 +116,8 @@ def test_gradients_over_training(tmp_path):
     for one, other in zip(model.weights, _trained([]).weights, strict=True):
         one, other = (ops.convert_to_numpy(each) for each in (one, other))
         np.testing.assert_allclose(one, other, rtol=NET, atol=LAYER)
-    draw_gradient_history(tmp_path / "history.svg", {"a net": history}, "A title")
-    assert "a net" in (tmp_path / "history.svg").read_text()
+    draw_gradient_history(tmp_path / "history.svg", {"$a_$b": history}, "$A_$B")
+    assert "$a_$b" in (tmp_path / "history.svg").read_text()
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras runs step by step on torch")
@@ -143,7 +143,7 @@ def test_pictures(tmp_path):
     model = net({})
     labels = scores(model).argmax(axis=-1)
     study = lesion_study(model, X, labels, counts=(1, 2), samples=2)
-    draw_lesion_study(tmp_path / "lesions.svg", {"a net": study}, "A title")
-    draw_path_gradients(tmp_path / "paths.svg", {"a net": path_gradients(model, X, Y, samples=2)})
-    assert "A title" in (tmp_path / "lesions.svg").read_text()
-    assert "effective depth" in (tmp_path / "paths.svg").read_text()
+    draw_lesion_study(tmp_path / "lesions.svg", {"$a_$b": study}, "$A_$B")
+    draw_path_gradients(tmp_path / "paths.svg", {"$a_$b": path_gradients(model, X, Y, samples=2)})
+    assert "$A_$B" in (tmp_path / "lesions.svg").read_text()
+    assert "$a_$b: effective depth" in (tmp_path / "paths.svg").read_text()

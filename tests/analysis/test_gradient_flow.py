@@ -215,9 +215,9 @@ def test_float8_layers_are_refused():
 
 def test_pictures(tmp_path):
     model = net({})
-    draw_gradient_flow(tmp_path / "flow.svg", {"a net": gradient_flow(model, X, Y)}, "A title")
-    signals = {"a net": signal_propagation(model, X)}
+    draw_gradient_flow(tmp_path / "flow.svg", {"$a_$b": gradient_flow(model, X, Y)}, "$A_$B")
+    signals = {"$a_$b": signal_propagation(model, X)}
     draw_signal_propagation(tmp_path / "signals.png", signals)
     drawn = (tmp_path / "flow.svg").read_text()
-    assert "a net: branch" in drawn and "A title" in drawn
+    assert "$a_$b: branch" in drawn and "$A_$B" in drawn
     assert (tmp_path / "signals.png").stat().st_size > 10_000

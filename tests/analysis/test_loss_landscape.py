@@ -181,5 +181,5 @@ def test_pictures(tmp_path):
         measured = loss_landscape(
             _quadratic(), INPUTS, TARGETS, directions[:count], places, "mean_squared_error"
         )
-        draw_loss_landscape(tmp_path / f"{count}.svg", measured, "A quadratic")
-        assert "A quadratic" in (tmp_path / f"{count}.svg").read_text()
+        draw_loss_landscape(tmp_path / f"{count}.svg", measured, "$A_$B")
+        assert "$A_$B" in (tmp_path / f"{count}.svg").read_text()
