@@ -27,7 +27,7 @@ class FeatureExtractor(keras.Model):
 
         Raises:
             ValueError: If a layer before the net has not one stride, as one that resizes images of
-                unknown size.
+                unknown size, or a slice such as `::2`.
         """
         return {name: map_stride(each) for name, each in self.output.items()}
 
@@ -40,7 +40,7 @@ def map_stride(tensor: keras.KerasTensor) -> float:
 
     Raises:
         ValueError: If a layer on the way has not one stride, as one that resizes images of unknown
-            size.
+            size, or a slice such as `::2`.
     """
     stride = _stride(tensor)
     return int(stride) if stride.denominator == 1 else float(stride)
@@ -62,29 +62,55 @@ def _stride(tensor: keras.KerasTensor) -> Fraction:
 
 def _stride_of(operation: Any, node: Any) -> Fraction:
     """Return the stride of a layer or operation in one of its calls."""
+    kind, before, after = type(operation).__name__, node.input_tensors[0], node.outputs[0]
     if isinstance(operation, keras.layers.UpSampling2D):
         strides = [Fraction(1, size) for size in operation.size]
-    elif isinstance(operation, keras.layers.Conv2DTranspose):
-        strides = [Fraction(1, stride) for stride in operation.strides]
-    elif type(operation).__name__ in _RESIZING:
-        strides = _ratios(operation.data_format, node.input_tensors[0], node.outputs[0])
+    elif isinstance(operation, keras.layers.Conv2DTranspose) or kind == "ConvTranspose":
+        strides = [Fraction(1, stride) for stride in _strides(operation)]
+    elif kind in _RESIZING:
+        strides = _ratios(operation, before, after)
+    elif kind == "GetItem":
+        strides = [] if _leaves_out_pixels(node.arguments) else [Fraction(1)]
     else:
-        strides = [Fraction(stride) for stride in getattr(operation, "strides", (1,))]
+        strides = [Fraction(stride) for stride in _strides(operation)]
     if len(set(strides)) != 1:
-        before, after = node.input_tensors[0].shape, node.outputs[0].shape
         raise ValueError(
-            f"{operation.name!r} (of type {type(operation).__name__}) must have the same stride "
-            "down and across; where it resizes images, their size must be known. "
-            f"Received: {before} to {after}. The net behind it has strides of its own."
+            f"{operation.name!r} (of type {kind}) must have one stride, known and the same down "
+            "and across: it has no slices such as `::2`, and where it resizes images, their size "
+            f"must be known. Received: {before.shape} to {after.shape}. The net behind it has "
+            "strides of its own."
         )
     return strides[0]
 
 
-def _ratios(data_format: str, before: Tensor, after: Tensor) -> list[Fraction]:
-    """Return how many pixels of one map there are per pixel of another; none where unknown."""
-    axes = slice(2, 4) if data_format == "channels_first" else slice(1, 3)
-    sizes = list(zip(before.shape[axes], after.shape[axes], strict=True))
-    return [] if any(None in each for each in sizes) else [Fraction(*each) for each in sizes]
+def _strides(operation: Any) -> Sequence[int]:
+    """Return the strides of an operation, 1 where it has none; those of a layer are a tuple."""
+    strides = getattr(operation, "strides", 1)
+    if strides is None:
+        strides = operation.pool_size
+    return (strides,) if isinstance(strides, int) else strides
+
+
+def _ratios(operation: Any, before: Tensor, after: Tensor) -> list[Fraction]:
+    """Return how many pixels there are per pixel of a resized map; none where unknown."""
+    axes = slice(2, 4) if operation.data_format == "channels_first" else slice(1, 3)
+    if None in (*before.shape[axes], *after.shape[axes]):
+        return []
+    (height, width), (rows, columns) = before.shape[axes], after.shape[axes]
+    # The map is cropped or padded to the proportions of the new one before.
+    fitting = (width * rows // columns, height * columns // rows)
+    if operation.crop_to_aspect_ratio:
+        height, width = min(height, fitting[0]), min(width, fitting[1])
+    elif operation.pad_to_aspect_ratio:
+        height, width = max(height, fitting[0]), max(width, fitting[1])
+    return [Fraction(height, rows), Fraction(width, columns)]
+
+
+def _leaves_out_pixels(arguments: Any) -> bool:
+    """Return whether the arguments of a `GetItem` have a slice such as `::2`."""
+    key = arguments.args[1]
+    slices = [each for each in (key if isinstance(key, tuple) else (key,)) if type(each) is slice]
+    return any(each.step not in (None, 1, -1) for each in slices)
 
 
 def feature_extractor(model: keras.Model, stages: Sequence[int] | None = None) -> FeatureExtractor:
