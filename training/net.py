@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -400,7 +401,12 @@ def _check_architecture(pretrained: Pretrained, recipe: Recipe) -> None:
 
 
 def _architecture(values: dict[str, Any]) -> Architecture:
-    return _builder(values["model"]).architecture.replace(**values.get("model_options", {}))
+    builder = _builder(values["model"])
+    # Of the options of a net some are arguments of its builder, such as `classifier_activation`.
+    arguments = inspect.signature(builder).parameters
+    options = values.get("model_options", {})
+    fields = {name: options[name] for name in options if name not in arguments}
+    return builder.architecture.replace(**fields)
 
 
 def _sizes(architecture: Architecture) -> dict[str, Any]:

@@ -12,16 +12,17 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score, log_loss
 
+import keras_preact
 from savedmodels.export import main as export
 from savedmodels.predict import main as predict
 from training.engines.prepare import prepare
 from training.evaluate import main as evaluate
 from training.fewshot import main as fewshot
 from training.listing.labels_csv import find_labeled_files
-from training.net import prepare_net
+from training.net import prepare_net, recipe_architecture
 from training.prepare import main as prepare_shards
 from training.publish import main as publish
-from training.recipe import load_recipe
+from training.recipe import Recipe, load_recipe
 from training.run import read_run
 from training.samples import main as samples
 from training.summary import main as summary
@@ -204,6 +205,12 @@ def test_values_that_make_no_sense_for_labels_are_refused(arguments, tmp_path, c
     assert main(digits) == 2
     assert "must be 'softmax', or not be in `model_options`" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_options_of_a_net_may_be_arguments_of_its_builder():
+    options = {"classifier_activation": "sigmoid", "name": "net", "attention": "se"}
+    architecture = recipe_architecture(Recipe(model="PreActResNet20", model_options=options))
+    assert architecture == keras_preact.PreActResNet20.architecture.replace(attention="se")
 
 
 def test_commands_for_one_class_refuse_labels(run, finished, images, tiny_recipe, tmp_path, capsys):
