@@ -7,7 +7,14 @@ from typing import Any
 import keras
 
 from keras_preact.composition import nets
-from keras_preact.layer_names import block_of, in_encoder, stage_numbers, stage_of
+from keras_preact.layer_names import (
+    block_of,
+    expression_of,
+    in_encoder,
+    net_paths,
+    stage_numbers,
+    stage_of,
+)
 
 
 def decayed_variables(model: keras.Model) -> list[Any]:
@@ -69,8 +76,8 @@ def layer_depths(model: keras.Model) -> dict[str, int]:
         if by_path.setdefault(variable.path, depth) != depth:
             raise ValueError(
                 "Variables of one path must have one depth: take the depths of each net by itself, "
-                f"`layer_depths(model.get_layer(…))`. Received: {model.name!r} with depths "
-                f"{by_path[variable.path]} and {depth} of {variable.path!r}"
+                f"such as {expression_of(net_paths(model)[0])}. Received: {model.name!r} with "
+                f"depths {by_path[variable.path]} and {depth} of {variable.path!r}"
             )
     return by_path
 
