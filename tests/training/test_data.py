@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import time
 from pathlib import Path
 
 import keras
@@ -15,6 +16,7 @@ from tests.training.shards import record, write_shard
 from training import data
 from training.loading import decoded, reading
 from training.loading.decoded import DecodedImages
+from training.loading.reading import untuned
 from training.recipe import Recipe
 from training.sources import open_source
 
@@ -510,6 +512,22 @@ def test_mirrored_strategy_trains_on_the_global_batch(tmp_path, kind):
         data.training_pipeline(source, values), epochs=2, steps_per_epoch=2, verbose=0
     )
     assert len(history.history["loss"]) == 2
+
+
+def test_an_iterator_of_a_strategy_can_be_deleted_while_it_reads():
+    """Without the rewriting of its graph, TensorFlow 2.21 crashes here."""
+
+    def wait(number):
+        time.sleep(0.1)
+        return number
+
+    slow = tf.data.Dataset.range(9).map(lambda number: tf.numpy_function(wait, [number], tf.int64))
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    for _ in range(2):
+        iterator = iter(strategy.experimental_distribute_dataset(untuned(slow.batch(1))))
+        next(iterator)
+        time.sleep(0.15)
+        del iterator
 
 
 def test_distributed_batches_are_shares_of_the_global_one(tmp_path):

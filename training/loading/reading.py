@@ -36,11 +36,11 @@ SCALES = (1, 2, 4, 8)
 
 
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Make a dataset that is neither rewritten nor tuned by TensorFlow.
+    """Make a dataset whose iterators have no thread that tunes them.
 
-    The thread that tunes an iterator sleeps for up to a minute at a time, and whoever deletes the
-    iterator, as after every evaluation, may have to wait for it (TensorFlow 2.21). To rewrite the
-    graph delays the first iterator, and these pipelines are as fast without.
+    That thread sleeps for up to a minute at a time, and whoever deletes the iterator, as after
+    every evaluation, may have to wait for it. Its graph is rewritten, though that gains little: an
+    iterator for several devices may crash when it is deleted if it is not (TensorFlow 2.21).
 
     Args:
         dataset: A dataset whose `AUTOTUNE` is about to mean as many parallel calls as there are
@@ -50,7 +50,6 @@ def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
         The dataset, with the same elements.
     """
     options = tf.data.Options()
-    options.experimental_optimization.apply_default_optimizations = False
     options.autotune.enabled = False
     options.autotune.initial_parallelism = os.cpu_count() or 1
     return dataset.with_options(options)
