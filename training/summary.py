@@ -44,9 +44,10 @@ def summary(folder: Path, exported: Path | None = None) -> str:
 
 def _trained(run: dict[str, Any]) -> str:
     seconds = sum(epoch["seconds"] for epoch in run["history"])
+    epochs = len(run["history"])
     return (
         f"{run['recipe']['model']} on {run['images']['train']:,} images of {run['source']}, "
-        f"{len(run['history'])} epochs, {seconds:.0f} s"
+        f"{epochs} {'epoch' if epochs == 1 else 'epochs'}, {seconds:.0f} s"
     )
 
 

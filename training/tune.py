@@ -29,7 +29,7 @@ from training import processes
 from training.cores import usable_cores
 from training.hyperrule import apply_rule
 from training.listing.find import add_source_arguments
-from training.listing.listing import summary
+from training.listing.listing import is_same_set, summary
 from training.recipe import (
     Recipe,
     add_recipe_arguments,
@@ -323,7 +323,7 @@ def check_folder(folder: SearchFolder, description: dict[str, Any]) -> None:
 
 
 def _completed(folder: SearchFolder, description: dict[str, Any]) -> dict[str, Any]:
-    """Read the record of a search, with what an earlier version did not know as it had effect then.
+    """Read the record of a search, put as this version and this command would put the same.
 
     Args:
         folder: Of the search.
@@ -345,6 +345,8 @@ def _completed(folder: SearchFolder, description: dict[str, Any]) -> dict[str, A
     if recorded["validation_split"] is None:
         # Of shards it was not noted. Of other sets the number of images tells.
         recorded["validation_split"] = description["validation_split"]
+    if is_same_set(str(recorded["source"]), description["source"]):
+        recorded["source"] = description["source"]
     recipe = {**json.loads(json.dumps(dataclasses.asdict(Recipe()))), **recorded["recipe"]}
     space = {"regnet": {}, **recorded["space"]}
     return {**recorded, "recipe": recipe, "space": space}

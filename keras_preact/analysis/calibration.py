@@ -118,7 +118,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     def slope(inverse: float) -> float:
         """Return the slope of the mean cross-entropy over the inverse temperature; it rises."""
         weights = np.exp(inverse * logits)
-        expected = np.where(weights > 0, weights * logits, 0).sum(axis=1) / weights.sum(axis=1)
+        products = np.multiply(weights, logits, where=weights > 0, out=np.zeros_like(logits))
+        expected = products.sum(axis=1) / weights.sum(axis=1)
         return float((expected - true).mean())
 
     low, high = 1 / _LARGEST_TEMPERATURE, _LARGEST_TEMPERATURE

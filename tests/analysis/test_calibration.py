@@ -94,6 +94,7 @@ def test_no_temperature_fits_predictions_that_are_all_right():
         fit_temperature([[1.0, 0.0], [0.0, np.nan]], [0, 1])
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_a_true_class_of_probability_zero_is_told():
     with np.errstate(divide="ignore"):
         logarithms = np.log([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [1.0, 0.0]])

@@ -63,6 +63,7 @@ def test_attention_is_proposed_only_where_the_command_works(changes, tmp_path, c
         (tmp_path / "run.json").write_text(json.dumps(record))
         assert main([str(tmp_path)]) == 0
     first, second = capsys.readouterr().out.split("Trained")[1:]
+    assert "digits, 1 epoch, 1 s" in first
     assert "--output=a" not in first and "Try next" not in second
 
 

@@ -240,6 +240,12 @@ def trained(monkeypatch) -> list[tuple[str, int]]:
     return done
 
 
+def test_another_spelling_of_the_set_is_the_same_search(required, tmp_path):
+    folder, described = _folder(tmp_path), _described(required)
+    folder.claim({**described, "source": "./digits/"})
+    check_folder(folder, described)
+
+
 def test_trials_are_continued_by_the_training_loss(required, tmp_path, trained):
     output = tmp_path / "search"
     command = [*required, "--output", str(output), "--oracle", "halving", "--epochs", "3"]
