@@ -200,6 +200,8 @@ class PreActHyperModel(keras_tuner.HyperModel):
             loss = keras.losses.BinaryCrossentropy(from_logits=logits)
             accuracy = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0 if logits else 0.5)
         model.compile(with_loss_scaling(optimizer, model), loss, metrics=[accuracy])
+        # TensorFlow traces a step again that has made variables.
+        model.optimizer.build(model.trainable_variables)
 
 
 def _architecture(net: Any) -> Architecture:

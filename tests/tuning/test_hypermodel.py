@@ -48,6 +48,7 @@ def test_the_loss_is_scaled_where_the_nets_compute_in_float16(dtype, scales, arc
     model = hypermodel.build(hypermodel.hyperparameters())
     optimizer = model.optimizer
     assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer) == scales
+    assert optimizer.built
     sgd = optimizer.inner_optimizer if scales else optimizer
     assert sgd.momentum == 0.9
     decayed = {each.path for each in keras_preact.decayed_variables(model)}
