@@ -369,9 +369,13 @@ def test_a_feature_pyramid():
 
 
 @pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="about the other backends")
-def test_import_needs_no_tensorflow():
+def test_neither_tensorflow_nor_matplotlib_is_needed():
+    """To build a net, to prepare its images and to import all that analyzes it."""
     code = (
-        "import sys, keras_preact; keras_preact.PreActResNet20(); "
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "import numpy as np, keras_preact.show\n"
+        "keras_preact.PreActResNet20(units=(1, 1, 1))\n"
+        "keras_preact.Preprocessor('cifar10')(np.zeros((40, 60, 3), 'uint8'))\n"
         "print('tensorflow' in sys.modules)"
     )
     root = Path(__file__).parents[1]
@@ -383,6 +387,15 @@ def test_import_needs_no_tensorflow():
         env={**os.environ, "PYTHONPATH": str(root)},
     )
     assert result.stdout.strip() == "False"
+
+
+def test_images_are_prepared_by_the_formulas():
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), "uint8")
+    values = Preprocessing(input_size=16, mean=(0.3, 0.4, 0.5), std=(0.2, 0.3, 0.4))
+    expected = (values.resize_and_crop(image) / 255 - values.mean) / values.std
+    np.testing.assert_allclose(Preprocessor(values)(image), expected, atol=1e-6)
+    received = keras_preact.preprocess_input(image)
+    np.testing.assert_allclose(received, image / 127.5 - 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -1,7 +1,5 @@
-import importlib.util
 import io
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -441,28 +439,6 @@ def test_decode_predictions_refuses(shape, top, message):
         decode_predictions(np.zeros((1, 1000)), weights="cifar10")
     with pytest.raises(ValueError, match="'imagenet' or 'cifar10'. Received: 'cifar100'"):
         decode_predictions(np.zeros((1, 100)), weights="cifar100")
-
-
-@pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="needs JAX")
-def test_it_is_the_same_on_other_backends(tmp_path):
-    """With neither TensorFlow nor a net, in a process of its own."""
-    np.save(tmp_path / "picture.npy", picture())
-    program = (
-        "import sys, numpy as np\n"
-        "sys.modules['tensorflow'] = None\n"
-        "from keras_preact.preprocessing import *\n"
-        "pixels = np.load(sys.argv[1] + '/picture.npy')\n"
-        "values = Preprocessing(input_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)\n"
-        "np.save(sys.argv[1] + '/resized.npy', Preprocessor(values)(pixels))\n"
-        "np.save(sys.argv[1] + '/normalized.npy', preprocess_input(pixels))\n"
-    )
-    root = Path(__file__).parents[1]
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(root)}
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=environment, check=True)
-    resized = np.load(tmp_path / "resized.npy")
-    np.testing.assert_allclose(resized, Preprocessor(SMALL)(picture()), atol=1e-6)
-    normalized = np.load(tmp_path / "normalized.npy")
-    np.testing.assert_allclose(normalized, preprocess_input(picture()), atol=1e-6)
 
 
 def test_the_wheel_holds_the_data_files(tmp_path):
