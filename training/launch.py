@@ -134,15 +134,14 @@ class Job:
             0 if all have succeeded, otherwise the status of the first that did not: 128 plus the
             number of the signal if one ended it, as a shell has it.
         """
-        status = 0
-        while not status and any(process.poll() is None for process in self._processes):
+        while None in (statuses := self._statuses()) and not any(statuses):
             time.sleep(INTERVAL)
-            status = next(filter(None, (process.poll() for process in self._processes)), 0)
+        # Of several at once the least: a signal's is below 0, and those of workers that only miss
+        # another are above those of errors.
+        status = min(filter(None, statuses), default=0)
         if status:
             deadline = time.monotonic() + PATIENCE
-            while time.monotonic() < deadline and any(
-                process.poll() is None for process in self._processes
-            ):
+            while time.monotonic() < deadline and None in self._statuses():
                 time.sleep(INTERVAL)
             # Without the others a worker only waits for them, and does not heed a request.
             self._send(signal.SIGKILL)
@@ -150,6 +149,10 @@ class Job:
             process.wait()
             printer.join()
         return 128 - status if status < 0 else status
+
+    def _statuses(self) -> list[int | None]:
+        """Return the exit status of each worker; None of one that is running."""
+        return [process.poll() for process in self._processes]
 
     def _send(self, number: int) -> None:
         for process in self._processes:

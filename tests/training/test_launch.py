@@ -229,6 +229,46 @@ def test_wrong_arguments_end_all_workers(tiny_recipe, tmp_path):
     assert not output.exists()
 
 
+class Process:
+    """A process of which each look in turn says whether it has ended."""
+
+    pid, stdout = 1, ()
+
+    def __init__(self, looks: list[int | None]) -> None:
+        self.looks = looks
+
+    def poll(self) -> int | None:
+        return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+
+    def send_signal(self, number: int) -> None:
+        pass
+
+    def wait(self) -> int | None:
+        return self.looks[-1]
+
+
+@pytest.mark.parametrize(
+    ("looks", "status"),
+    [
+        ([[None, None, 0], [None, 0]], 0),
+        # Between any two looks.
+        ([[1]], 1),
+        ([[None, 1]], 1),
+        ([[None, None, 1]], 1),
+        ([[None, 0], [None, None, 2]], 2),
+        # A worker that misses another ends with 75.
+        ([[None, PREEMPTED], [None, -signal.SIGKILL]], 128 + signal.SIGKILL),
+        ([[PREEMPTED], [None, 1]], PREEMPTED),
+        ([[PREEMPTED], [1]], 1),
+    ],
+)
+def test_a_job_has_the_status_of_what_failed_first(monkeypatch, looks, status):
+    workers = iter([Process(list(each)) for each in looks])
+    monkeypatch.setattr(launch.subprocess, "Popen", lambda *_, **__: next(workers))
+    monkeypatch.setattr(launch, "INTERVAL", 0.0)
+    assert launch.Job([], len(looks), gpus_per_worker=0).wait() == status
+
+
 def test_every_worker_has_a_place_and_gpus_of_its_own(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     environments = launch.environments(3, gpus_per_worker=2)
