@@ -25,15 +25,6 @@ from tests.odd_files import DAMAGED, FILES, upright
 
 # Together they have every kind of unit: with and without a projection and a stride, and alike.
 ARCHITECTURES = {
-    "basic_same_padding": Architecture(
-        units=(1, 1),
-        channels=(8, 16),
-        strides=(1, 2),
-        unit="basic",
-        stem="cifar",
-        stem_channels=8,
-        padding="same",
-    ),
     "bottleneck": Architecture(
         units=(2, 1),
         channels=(16, 32),
@@ -47,6 +38,7 @@ ARCHITECTURES = {
         strides=(1, 2),
         unit="basic",
         stem_channels=8,
+        padding="same",
         scan_units=True,
         rematerialize=True,
     ),

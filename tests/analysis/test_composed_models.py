@@ -117,7 +117,7 @@ def test_grad_cam_names_what_it_cannot_tell():
 
 def test_a_net_in_a_model_is_taken_apart_with_what_is_around_it():
     x = keras.Input(X.shape[1:])
-    inner = net({"scan_units": True}, architecture=SMALL)
+    inner = net({"scan_units": True, "units": (1, 3)}, architecture=TINY)
     top = layers.Dense(3, activation="softmax")
     model = keras.Model(x, top(inner(layers.Rescaling(2.0)(x))))
     chain = analysis.take_apart(model)
@@ -135,16 +135,15 @@ def test_a_net_in_a_model_is_taken_apart_with_what_is_around_it():
 def test_the_one_output_may_be_in_a_dictionary():
     inner = net(architecture=TINY)
     x = keras.Input(X.shape[1:])
-    for model in (
-        keras.Model(inner.input, {"kind": inner.output}),
-        keras.Model(x, {"kind": inner(x)}),
+    models = keras.Model(inner.input, {"kind": inner.output}), keras.Model(x, {"kind": inner(x)})
+    for look in (
+        lambda each: analysis.occlusion(each, X, size=16),
+        lambda each: analysis.scores_without(each, X, []),
+        lambda each: analysis.sharpness(each, X, np.array(CLASSES), iterations=1).eigenvalue,
     ):
-        for look in (
-            lambda each: analysis.occlusion(each, X, size=16),
-            lambda each: analysis.scores_without(each, X, []),
-            lambda each: analysis.sharpness(each, X, np.array(CLASSES), iterations=1).eigenvalue,
-        ):
-            np.testing.assert_allclose(look(model), look(inner), rtol=1e-4, atol=1e-6)
+        expected = look(inner)
+        for model in models:
+            np.testing.assert_allclose(look(model), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_what_cannot_be_taken_apart_is_refused_with_the_reason():
