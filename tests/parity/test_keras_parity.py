@@ -87,7 +87,7 @@ def _keras_net(units: Sequence[int], include_top: bool) -> keras.Model:
 @pytest.mark.parametrize(
     ("depth", "units", "include_top", "save"),
     [
-        (50, (3, 4, 6, 3), True, _old_weights),
+        (50, FEW, True, _old_weights),
         (50, FEW, False, _old_weights),
         (101, FEW, True, _old_model),
         (152, FEW, False, _new_weights),

@@ -47,6 +47,8 @@ BIT = {
 UNITS = (1, 2, 1, 1)
 # Numbers of two digits among the units' names.
 MANY_UNITS = (1, 1, 11, 1)
+# The least channels that norms of 32 groups allow in bottlenecks.
+CHANNELS = (128, 256, 512, 1024)
 
 
 def _randomize(model: torch.nn.Module) -> torch.nn.Module:
@@ -107,40 +109,48 @@ def _ours(builder: str, **options) -> keras.Model:
     )
 
 
+def _with_units(name: str, units: tuple, **options) -> tuple[torch.nn.Module, keras.Model]:
+    """Return both nets with other units, and bottlenecks of half of the published channels."""
+    builder = BUILDERS[name]
+    if keras_preact.BUILDERS[builder].architecture.unit == "bottleneck":
+        options["channels"] = CHANNELS
+    theirs = _timm(name, layers=units, num_classes=10, **options)
+    return theirs, _ours(builder, units=units, **options)
+
+
 @pytest.mark.numerical
 @pytest.mark.parametrize("name", [name for name in BUILDERS if name not in BIT])
 def test_same_weights_give_the_same_scores_and_maps(name, tmp_path):
-    # One net is whole.
-    units = {"resnetv2_34": MANY_UNITS, "resnetv2_50": (3, 4, 6, 3)}.get(name, UNITS)
-    theirs = _timm(name, layers=units, num_classes=10)
-    _assert_same_net(theirs, _ours(BUILDERS[name], units=units), tmp_path)
+    units = MANY_UNITS if name == "resnetv2_34" else UNITS
+    theirs, ours = _with_units(name, units)
+    _assert_same_net(theirs, ours, tmp_path)
 
 
-@pytest.mark.parametrize("name", BIT)
-def test_wide_nets_with_fewer_units_and_channels(name, tmp_path):
-    # The least channels that norms of 32 groups allow, and a stem as narrow beside them as ever.
-    channels, stem_channels = (128, 256, 512, 1024), 32
+def test_a_wide_net_with_fewer_units_and_channels(tmp_path):
+    # A stem as narrow beside the channels as ever.
+    stem_channels = 32
     theirs = ResNetV2(
         UNITS,
-        channels,
+        CHANNELS,
         stem_chs=stem_channels,
         stem_type="fixed",
         conv_layer=partial(StdConv2d, eps=1e-8),
         num_classes=10,
     )
-    ours = _ours(BIT[name], units=UNITS, channels=channels, stem_channels=stem_channels)
+    ours = _ours("BiTResNet50x1", units=UNITS, channels=CHANNELS, stem_channels=stem_channels)
     _assert_same_net(_randomize(theirs), ours, tmp_path)
 
 
 @pytest.mark.parametrize("name", BIT)
-def test_wide_nets_have_the_published_units_and_channels(name):
+def test_wide_nets_differ_by_the_published_units_and_channels(name):
     with torch.device("meta"):
         theirs = timm.create_model(name, pretrained=False)
-    architecture = keras_preact.BUILDERS[BIT[name]].architecture
-    assert architecture.stem_channels == theirs.stem.conv.out_channels
-    assert architecture.units == tuple(len(stage.blocks) for stage in theirs.stages)
-    assert architecture.channels == tuple(
-        stage.blocks[-1].conv3.out_channels for stage in theirs.stages
+    assert keras_preact.BUILDERS[BIT[name]].architecture == (
+        keras_preact.BiTResNet50x1.architecture.replace(
+            stem_channels=theirs.stem.conv.out_channels,
+            units=tuple(len(stage.blocks) for stage in theirs.stages),
+            channels=tuple(stage.blocks[-1].conv3.out_channels for stage in theirs.stages),
+        )
     )
 
 
@@ -148,9 +158,7 @@ def test_wide_nets_have_the_published_units_and_channels(name):
 @pytest.mark.parametrize("name", ["resnetv2_18", "resnetv2_50"])
 def test_same_maps_at_a_smaller_output_stride(name, stride, tmp_path):
     # Units that follow the one without its stride are dilated.
-    units = (1, 1, 2, 2)
-    theirs = _timm(name, output_stride=stride, layers=units, num_classes=10)
-    ours = _ours(BUILDERS[name], output_stride=stride, units=units)
+    theirs, ours = _with_units(name, (1, 1, 2, 2), output_stride=stride)
     _assert_same_net(theirs, ours, tmp_path)
 
 

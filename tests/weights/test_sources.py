@@ -93,9 +93,10 @@ def test_weights_tell_the_nets_apart():
 
 
 def _shapes(name: str) -> dict:
-    """Return the shapes of a net's weights, cut to one unit per stage."""
-    stages = len(keras_preact.BUILDERS[name].architecture.units)
-    net = keras_preact.BUILDERS[name](include_top=False, weights=None, units=(1,) * stages)
+    """Return the shapes of a net's weights, cut to one unit per stage and half of the channels."""
+    builder = keras_preact.BUILDERS[name]
+    channels = tuple(each // 2 for each in builder.architecture.channels)
+    net = builder(include_top=False, weights=None, units=(1,) * len(channels), channels=channels)
     return {
         layer: {key: array.shape for key, array in arrays.items()}
         for layer, arrays in placeholders(net).items()
