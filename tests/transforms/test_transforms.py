@@ -8,6 +8,7 @@ import pytest
 
 import keras_preact
 from keras_preact import Architecture
+from keras_preact.blocks import nesting
 from keras_preact.layers import DropPath, Rematerialized, StackedUnits
 from keras_preact.transforms import fold, stack, unroll
 from tests.nets import net
@@ -103,14 +104,16 @@ def test_folded_units_are_stacked():
     np.testing.assert_allclose(stacked(X), model(X), atol=1e-5)
 
 
-def test_many_units_become_nested_models():
-    # Little of each, for there are many: three steps of Keras's walk per unit.
-    changes = {"order": "original", "shortcut": "scaling"}
-    model = _net(units=(1, 260), unit="basic", norm="none", **changes)
+def test_units_too_many_to_walk_become_nested_models(monkeypatch):
+    # test_stacked_units has as many as Keras indeed cannot walk.
+    monkeypatch.setattr(nesting, "DEEPEST_GRAPH", 30)
+    # Three steps of Keras's walk per unit.
+    model = _net(units=(1, 12), unit="basic", norm="none", order="original", shortcut="scaling")
     separate = unroll(model)
-    assert isinstance(separate.get_layer("stage3_unit260"), keras.Model)
-    last = model.get_layer("stage3_unit2to260").get_weights()[0][-1]
-    received = separate.get_layer("stage3_unit260").get_weights()[0]
+    assert isinstance(separate.get_layer("stage3_unit12"), keras.Model)
+    np.testing.assert_allclose(separate(X), model(X), rtol=1e-5)
+    last = model.get_layer("stage3_unit2to12").get_weights()[0][-1]
+    received = separate.get_layer("stage3_unit12").get_weights()[0]
     np.testing.assert_array_equal(received, last)
 
 
