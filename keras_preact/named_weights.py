@@ -18,6 +18,7 @@ from keras import ops
 from keras_preact.composition import layers_by_path
 from keras_preact.layer_names import parse, unit_name
 from keras_preact.layers import StackedUnits
+from keras_preact.layers.lora import restart_lora
 from keras_preact.tensor import bytes_of
 
 # By path of the layer, its arrays, under the keys that `Layer.save_own_variables` gives them.
@@ -69,6 +70,8 @@ def collect(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> NamedWeights:
 def set_named_weights(model: keras.Model, named: NamedWeights) -> None:
     """Set the weights of a net to those of another, whose units may have another form.
 
+    LoRA's matrices begin anew: `named_weights` gives kernels that they are merged into.
+
     Args:
         model: A built model.
         named: Weights of every layer of the model. Of a layer that has several paths, those under
@@ -90,6 +93,7 @@ def set_named_weights(model: keras.Model, named: NamedWeights) -> None:
             raise ValueError(f"{name!r} has weights of shapes {shapes}. Received: {given}")
     for path, layer, variables in _layers(model):
         layer.load_own_variables(_gathered(path, layer, variables, named))
+        restart_lora(layer)
 
 
 def _first_norm_hint(stray: Sequence[str], missing: Sequence[str]) -> str:

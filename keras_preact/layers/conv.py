@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_preact.layers.lora import restart_lora
 from keras_preact.layers.padding import FixedPadding, check_odd, pad_widths
 from keras_preact.ops.bias import add_bias
 from keras_preact.ops.choices import enabled
@@ -106,6 +107,11 @@ class Conv2D(PaddedConvolution, keras.layers.Conv2D):
         else:
             outputs = recomputed(form, inputs, self.kernel_in_use(self.kernel))
         return self.finish(outputs, training)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load what `save_own_variables` stored, and begin with LoRA's matrices anew."""
+        super().load_own_variables(store)
+        restart_lora(self)
 
     def _form_in_training(
         self, shape: tuple[int | None, int | None, int | None, int]

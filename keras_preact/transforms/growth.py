@@ -122,7 +122,8 @@ def _with_function_of(model: keras.Model, larger: keras.Model, named: NamedWeigh
             f"{larger.name!r} must have outputs of the same shapes as {model.name!r}, for one "
             f"image {ours}. Received: {theirs}"
         )
-    before = named_weights(larger)
+    # LoRA's matrices as they are, too, which named weights merge into the kernels.
+    before = larger.get_weights()
     try:
         set_named_weights(larger, named)
         difference = _difference(expected, _scores(larger, images))
@@ -135,7 +136,7 @@ def _with_function_of(model: keras.Model, larger: keras.Model, named: NamedWeigh
                 "(no norm over channels, standardized kernel or group)."
             )
     except BaseException:
-        set_named_weights(larger, before)
+        larger.set_weights(before)
         raise
     return larger
 

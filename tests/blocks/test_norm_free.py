@@ -130,6 +130,7 @@ def test_low_rank_adaptation_is_saved_merged_and_loaded(use_bias, tmp_path):
     model.save(tmp_path / "net.keras")
     loaded = keras.models.load_model(tmp_path / "net.keras")
     np.testing.assert_allclose(scores(loaded, x), expected, atol=1e-5)
+    assert np.asarray(loaded.get_layer("conv").lora_kernel_a).any()
     named = named_weights(model)
     assert [each.shape for each in named["conv"].values()] == [each.shape for each in before]
     set_named_weights(loaded, named)

@@ -10,7 +10,7 @@ import keras_preact
 from keras_preact import Architecture
 from keras_preact.blocks.norms import NORMS
 from keras_preact.layers import StackedUnits
-from keras_preact.transforms import freeze, replace_head, stack, unroll
+from keras_preact.transforms import freeze, replace_head, stack, unroll, with_dtype
 from keras_preact.weights import named_weights
 from tests.nets import nested_net
 
@@ -197,6 +197,25 @@ def test_kernels_under_lora_stay_frozen():
     freeze(model, 0, norms=True)
     names = {each.name for each in model.trainable_variables}
     assert names == {"lora_kernel_a", "lora_kernel_b", "bias"}
+
+
+def test_the_lora_matrices_of_a_copy_train():
+    model = net("nested")
+    for _, layer in keras_preact.named_layers(model):
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+            layer.enable_lora(2)
+    copy = with_dtype(model, "float32")
+    np.testing.assert_allclose(copy(X), model(X), atol=1e-5)
+    matrices = [each for each in copy.weights if each.name.startswith("lora_")]
+    before = [np.array(each) for each in matrices]
+    _compile(copy)
+    # Every second matrix begins at 0, and the first ones train from the second step on.
+    for _ in range(2):
+        copy.train_on_batch(X, Y)
+    still = [
+        each.path for each, old in zip(matrices, before, strict=True) if np.array_equal(each, old)
+    ]
+    assert len(matrices) > 10 and still == []
 
 
 def test_norms_of_every_kind_are_frozen():
