@@ -40,7 +40,9 @@ _ARGUMENTS = """
         name: Name of the model.
         data_format: `"channels_last"` or `"channels_first"`; Keras's setting by default.
         dtype: Dtype policy of the layers; Keras's setting by default. The last layer computes in
-            the dtype of its weights, so that class scores are float32 in mixed precision.{options}
+            the dtype of its weights, so that class scores are float32 in mixed precision. In
+            `"mixed_float16"`, `compile` scales the loss; give that of a model around the net, or of
+            one that was loaded, a `keras.optimizers.LossScaleOptimizer`.{options}
 
     Returns:
         A functional `keras.Model`.

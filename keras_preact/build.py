@@ -20,6 +20,7 @@ from keras_preact.blocks.nesting import (
 )
 from keras_preact.blocks.stages import residual_stage, separate_units
 from keras_preact.blocks.stem import stem
+from keras_preact.loss_scaling import scaling_when_compiled
 from keras_preact.messages import require
 from keras_preact.spec.rules import POSITIVE_INTEGER, as_tuple, is_positive_integer, plain
 from keras_preact.tensor import Tensor
@@ -58,7 +59,8 @@ def build(
         check_depth(graph_depth(x))
     x = head(x, make, include_top, pooling, classes, classifier_activation)
     sources = keras.utils.get_source_inputs(inputs)
-    return keras.Model(sources[0] if len(sources) == 1 else sources, x, name=name)
+    model = keras.Model(sources[0] if len(sources) == 1 else sources, x, name=name)
+    return scaling_when_compiled(model)
 
 
 def layer_factory(architecture: Architecture, data_format: str | None, dtype: Any) -> LayerFactory:

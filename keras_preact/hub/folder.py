@@ -14,6 +14,7 @@ import numpy as np
 from keras_preact.files import written_whole
 from keras_preact.hub.card import card
 from keras_preact.images.preprocessing import Preprocessing
+from keras_preact.loss_scaling import scaling_when_compiled
 from keras_preact.messages import require
 from keras_preact.named_weights import NamedWeights, named_weights, set_named_weights
 from keras_preact.output_kinds import check_class_names
@@ -119,7 +120,7 @@ def from_config_folder(folder: str | os.PathLike) -> keras.Model:
     # Code in a configuration is refused: `safe_mode` is on.
     model = keras.saving.deserialize_keras_object(config["model"])
     set_named_weights(model, named)
-    return model
+    return scaling_when_compiled(model)
 
 
 def _check(

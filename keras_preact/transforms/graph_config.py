@@ -21,6 +21,7 @@ import numpy as np
 from keras_preact.composition import functional, layers_by_path, required_functional
 from keras_preact.layer_names import inside
 from keras_preact.layers import BatchNormalization, Conv2D, DepthwiseConv2D, Rematerialized
+from keras_preact.loss_scaling import scaling_when_compiled
 from keras_preact.named_weights import NamedWeights, set_named_weights
 
 DEPTHWISE_LAYERS = (DepthwiseConv2D, keras.layers.DepthwiseConv2D)
@@ -133,7 +134,7 @@ def rebuilt(model: keras.Model, config: Config, weights: NamedWeights) -> keras.
     result = kind.from_config(config)
     _quantize_inside(result, model)
     set_named_weights(result, weights)
-    return result
+    return scaling_when_compiled(result)
 
 
 def _quantize_inside(result: keras.Model, model: keras.Model) -> None:

@@ -9,6 +9,7 @@ import keras
 from keras_preact.blocks.head import classifier, global_pool
 from keras_preact.composition import functional, nested_net, output_of
 from keras_preact.layer_names import body_end, data_format, first_convolution, has_stages
+from keras_preact.loss_scaling import scaling_when_compiled
 from keras_preact.spec.rules import COUNT, plain
 from keras_preact.tensor import Tensor
 
@@ -53,12 +54,14 @@ def replace_head(
         net = nested_net(model)
         _check_end(model, net.model, net.output)
         inner = replace_head(net.model, classes, classifier_activation)
-        return keras.Model(model.input, net.called(inner), name=name or model.name)
-    x = _pooled(model)
-    if classes:
-        policy = first_convolution(model).dtype_policy
-        x = classifier(x, classes, classifier_activation, policy, name="predictions")
-    return keras.Model(model.input, x, name=name or model.name)
+        output = net.called(inner)
+    else:
+        output = _pooled(model)
+        if classes:
+            policy = first_convolution(model).dtype_policy
+            output = classifier(output, classes, classifier_activation, policy, name="predictions")
+    result = keras.Model(model.input, output, name=name or model.name)
+    return scaling_when_compiled(result)
 
 
 def _check_end(model: keras.Model, net: keras.Model, output: Tensor) -> None:

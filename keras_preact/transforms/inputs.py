@@ -17,6 +17,7 @@ from keras_preact.images.resampling import cubic
 from keras_preact.input_channels import adapt_convolution
 from keras_preact.layer_names import block_of, data_format, first_convolution, has_stages
 from keras_preact.layers import SelfAttention2D, TokenEmbedding
+from keras_preact.loss_scaling import scaling_when_compiled
 from keras_preact.named_weights import NamedWeights, named_weights, set_named_weights
 from keras_preact.spec.rules import POSITIVE_INTEGER, is_positive_integer, plain
 from keras_preact.transforms.graph_config import Config, functional_config, layers_of, nested_graph
@@ -129,7 +130,7 @@ def _with_input(model: keras.Model, sizes: dict[int, int]) -> keras.Model:
     shape = list(model.inputs[0].shape)
     for axis, size in sizes.items():
         shape[axis] = size
-    return type(model).from_config(_config_for(model, tuple(shape)))
+    return scaling_when_compiled(type(model).from_config(_config_for(model, tuple(shape))))
 
 
 def _config_for(model: keras.Model, input_shape: tuple[int | None, ...]) -> Config:

@@ -34,7 +34,8 @@ def with_dtype(model: keras.Model, dtype: str) -> keras.Model:
         dtype: Name of a dtype policy, such as `"mixed_bfloat16"`.
 
     Returns:
-        A model with weights of its own, not compiled.
+        A model with weights of its own, not compiled. In `"mixed_float16"` its `compile` scales the
+        loss.
 
     Raises:
         ValueError: If the model is not functional, there is no such policy, or Keras has no such
