@@ -11,6 +11,7 @@ from pathlib import Path
 
 import keras
 import pytest
+from keras.src.utils.naming import reset_uids
 
 from training import processes
 
@@ -106,10 +107,11 @@ def forked_commands(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def clear_keras() -> Iterator[None]:
+def names_anew() -> Iterator[None]:
     """Forget the names of layers, so that every net gets the same ones.
 
-    Looking for garbage before each of 700 tests takes longer than most of them.
+    Keras's own `clear_session` drops TensorFlow's kernels too, also those of functions that many
+    tests call, and to look for garbage before each of 700 tests takes longer than most of them.
     """
-    keras.backend.clear_session(free_memory=False)
+    reset_uids()
     yield
