@@ -165,9 +165,9 @@ def test_a_resumed_run_sees_the_same_batches(pipeline, crop):
     tf.random.set_seed(1)
     whole = take(data.training_pipeline(pipeline, values), 4 * steps)
     tf.random.set_seed(2)
-    for step in (2 * steps, 2 * steps + 1):
-        rest = take(data.training_pipeline(pipeline, values, first_step=step), 4 * steps - step)
-        assert_equal_batches(whole[step:], rest)
+    step = 2 * steps + 1
+    rest = take(data.training_pipeline(pipeline, values, first_step=step), 4 * steps - step)
+    assert_equal_batches(whole[step:], rest)
 
 
 def take_parts(make, workers, batches):
@@ -186,7 +186,7 @@ def test_workers_share_the_batches_of_a_single_process(pipeline):
     def make(context):
         return data.training_pipeline(pipeline, values, first_step=1, context=context)
 
-    assert_equal_batches(take(make(None), 7), take_parts(make, 3, 7))
+    assert_equal_batches(take(make(None), 7), take_parts(make, 2, 7))
 
 
 def test_workers_share_augmented_images(pipeline, request):
@@ -262,14 +262,14 @@ def test_missing_test_split(tmp_path):
         data.evaluation_pipeline(source, recipe())
 
 
-@pytest.mark.parametrize("crop", ["none", "pad", "random_resized"])
+@pytest.mark.parametrize("crop", ["none", "random_resized"])
 def test_images_of_any_size(tmp_path, crop):
     sizes = [(1, 1), (3, 40), (8, 8), (200, 90), (9, 8)]
     for index, size in enumerate(sizes):
         path = tmp_path / "train" / "cat" / f"{index}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(image_bytes(50, kind="JPEG", size=size))
-    values = recipe(crop=crop, pad=0, batch_size=5, max_corrupt_images=0)
+    values = recipe(crop=crop, batch_size=5, max_corrupt_images=0)
     images, _ = take(data.training_pipeline(open_source(str(tmp_path)), values), 1)[0]
     np.testing.assert_allclose(images, 50, atol=1)
 
@@ -344,7 +344,7 @@ def test_crops_from_memory_are_those_of_images_decoded_anew(tmp_path):
         path = tmp_path / "train" / "cat" / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (*size, 3), np.uint8)).save(path)
-    values = recipe(crop="random_resized", **AUGMENTED)
+    values = recipe(crop="random_resized", flip=True)
     source = open_source(str(tmp_path))
     kept, anew = (
         take_parts(
@@ -381,31 +381,32 @@ def test_reading_ends_where_too_large_images_show(tmp_path, monkeypatch, capsys)
     assert capsys.readouterr().out.splitlines() == [read.format(2)]
 
 
-@pytest.mark.parametrize("crop", ["none", "random_resized"])
-def test_long_decoding_says_how_far_it_is(tmp_path, monkeypatch, capsys, crop):
+def test_long_decoding_says_how_far_it_is(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reading, "CHUNK", 4)
     monkeypatch.setattr(reading, "WHOLE", 4)
     source = make_source("files", tmp_path)
-    data.training_pipeline(source, recipe(crop=crop))
+    data.training_pipeline(source, recipe())
     assert "Decoded" not in capsys.readouterr().out
     monkeypatch.setattr(reading, "REPORT_EVERY", 0)
-    data.training_pipeline(source, recipe(crop=crop))
     lines = [f"Decoded {count} of 10 images." for count in (4, 8, 10)]
-    assert capsys.readouterr().out.splitlines() == lines
+    for crop in ("none", "random_resized"):
+        data.training_pipeline(source, recipe(crop=crop))
+        assert capsys.readouterr().out.splitlines() == lines
 
 
-@pytest.mark.parametrize("crop", ["none", "random_resized"])
-def test_files_are_read_once_where_they_fit_into_memory(tmp_path, crop):
+def test_files_are_read_once_where_they_fit_into_memory(tmp_path):
     source = make_source("files", tmp_path)
-    values = recipe(batch_size=2, crop=crop, max_corrupt_images=2)
-    training, testing = (
-        data.training_pipeline(source, values),
-        data.evaluation_pipeline(source, values),
-    )
+    values = recipe(batch_size=2, max_corrupt_images=2)
+    training = [
+        data.training_pipeline(source, values.replace(crop=crop))
+        for crop in ("none", "random_resized")
+    ]
+    testing = data.evaluation_pipeline(source, values)
     first = take(testing, 2)
     for path in tmp_path.glob("*/*/*.png"):
         path.unlink()
-    assert sorted(shades(take(training, 5))) == list(range(10))
+    for batches in training:
+        assert sorted(shades(take(batches, 5))) == list(range(10))
     assert_equal_batches(take(testing, 2), first)
     for make in (data.training_pipeline, data.evaluation_pipeline):
         with pytest.raises(tf.errors.OpError, match="unreadable images"):
@@ -446,9 +447,8 @@ def test_corrupt_images_are_named_and_skipped(tmp_path, caplog, cache_gib, crop)
     assert_equal_batches(whole[5:], resumed)
 
 
-@pytest.mark.parametrize("cache_gib", [0, 1])
-@pytest.mark.parametrize("crop", ["pad", "random_resized"])
-def test_too_many_corrupt_images_stop_the_run(tmp_path, cache_gib, crop):
+@pytest.mark.parametrize(("crop", "cache_gib"), [("pad", 0), ("pad", 1), ("random_resized", 1)])
+def test_too_many_corrupt_images_stop_the_run(tmp_path, crop, cache_gib):
     write_folder(tmp_path)
     for index in range(3):
         (tmp_path / "train" / "dog" / f"broken{index}.png").write_bytes(b"")
@@ -498,9 +498,8 @@ def test_record_with_a_label_that_is_no_class(tmp_path, caplog):
     assert "is none of" in caplog.text
 
 
-@pytest.mark.parametrize("kind", ["files", "records"])
-def test_mirrored_strategy_trains_on_the_global_batch(tmp_path, kind):
-    source = make_source(kind, tmp_path)
+def test_mirrored_strategy_trains_on_the_global_batch(tmp_path):
+    source = make_source("records", tmp_path)
     values = recipe(crop="random_resized")
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with strategy.scope():
