@@ -120,16 +120,15 @@ def test_the_command(tiny_recipe, init, tmp_path, capsys):
         "1",
         "2",
         "--draws",
-        "2",
+        "1",
         "--steps",
         "3",
     ]
     assert main(command) == 0
-    assert read_run(output / "finetune" / "1-1")["seed"] == 7 + 1
     results = json.loads((output / "results.json").read_text())
     assert {method: list(map(len, each.values())) for method, each in results.items()} == {
-        "probe": [2, 2],
-        "finetune": [2, 2],
+        "probe": [1, 1],
+        "finetune": [1, 1],
     }
     # Better than chance: even random features tell digits apart.
     assert min(results["probe"]["2"]) > 0.15
@@ -137,10 +136,10 @@ def test_the_command(tiny_recipe, init, tmp_path, capsys):
     assert "| probe |" in (output / "fewshot.md").read_text()
     # Done already: nothing is trained, and more draws are added.
     capsys.readouterr()
-    more = ["--draws", "3", "--steps", "3", "--methods", "probe", "--max-corrupt-images", "40"]
-    assert main([*command[:-4], *more]) == 0
+    assert main([*command, "--shots", "1", "--draws", "2", "--max-corrupt-images", "40"]) == 0
     printed = capsys.readouterr().out
-    assert "draw 2" in printed and "draw 1" not in printed
+    assert "draw 1" in printed and "draw 0" not in printed
+    assert read_run(output / "finetune" / "1-1")["seed"] == 7 + 1
     for changed, said in (
         (["--learning-rate", "0.5"], "learning_rate: 0.1 then, 0.5 now"),
         (["--validation-split", "0.5"], "validation_split: None then, 0.5 now"),

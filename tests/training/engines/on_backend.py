@@ -10,25 +10,13 @@ import sys
 from pathlib import Path
 
 import keras
-import numpy as np
 
-from training.engines.prepare import prepare
 from training.run import read_run
-from training.train import main, parse_arguments
-
-
-def first_batches(arguments: list[str], count: int) -> list[float]:
-    """Return a number for each array of the first batches."""
-    batches = iter(prepare(*parse_arguments(arguments)).batches.training(0))
-    return [
-        float(np.abs(np.asarray(array, "float64")).sum())
-        for _ in range(count)
-        for array in next(batches)
-    ]
+from training.train import main
 
 
 def run(arguments: list[str], devices: list[str]) -> dict:
-    """Train, and return the history with what the batches were."""
+    """Train, and return the history."""
     keras.backend.clear_session(free_memory=False)
     folder = Path(os.environ["RUNS"]) / "-".join([keras.backend.backend(), *devices])
     arguments = [*arguments, "--output", str(folder)]
@@ -37,7 +25,6 @@ def run(arguments: list[str], devices: list[str]) -> dict:
     status = main(arguments)
     return {
         "status": status,
-        "batches": first_batches(arguments, 2),
         "history": read_run(folder)["history"],
         "devices": read_run(folder)["devices"],
     }

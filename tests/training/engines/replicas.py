@@ -124,16 +124,22 @@ def train_on(devices: int, output: Path) -> None:
         ),
     }
     results = {f"{run} {name}": runs[run][name] for run in runs for name in runs[run]}
+    if devices > 1:
+        results |= statistics_of_parts(net)
+    results["threads"] = tf.config.threading.get_intra_op_parallelism_threads()
+    np.savez(output, **results)
+
+
+def statistics_of_parts(net: keras.Model) -> dict[str, np.ndarray]:
+    """Return how far apart the statistics of replicas lie, before and after they are averaged."""
     # Parts that differ: the statistics drift apart, and are averaged.
-    with strategy.scope():
+    with net.distribute_strategy.scope():
         model = compile_for_training(net, Recipe(ema_momentum=0.5), STEPS)
     images, labels = images_and_labels(distinct=12, copies=2)
     model.fit(images, labels, batch_size=12, verbose=0)
-    results["spread before"] = spread_of_statistics(model)
+    before = spread_of_statistics(model)
     expected = [np.mean(copies, axis=0) for copies in statistics_of_replicas(model)]
     average_statistics(model)
-    results["spread after"] = spread_of_statistics(model)
     for copies, mean in zip(statistics_of_replicas(model), expected, strict=True):
         np.testing.assert_allclose(copies[0], mean, rtol=1e-5)
-    results["threads"] = tf.config.threading.get_intra_op_parallelism_threads()
-    np.savez(output, **results)
+    return {"spread before": before, "spread after": spread_of_statistics(model)}

@@ -55,7 +55,6 @@ def test_labels_are_trained_alike_on_every_backend(job, tmp_path, monkeypatch):
     assert [len(run["devices"]) for run in runs] == [1, 2, 1]
     for run in runs:
         assert run["status"] == 0
-        assert run["batches"] == expected["batches"]
         for received, wanted in zip(run["history"], expected["history"], strict=True):
             for name in ("loss", "val_loss", "val_mAP"):
                 assert received[name] == pytest.approx(wanted[name], abs=1e-4), name

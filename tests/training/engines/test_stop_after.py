@@ -1,11 +1,9 @@
-"""A run that is stopped on purpose and continued ends as one that was not."""
+"""Runs that end early on purpose. `records/test_resume.py` compares them with whole ones."""
 
 from __future__ import annotations
 
 import keras
-import numpy as np
 import pytest
-from tensorflow.python.framework import config
 
 from keras_preact.files import write_json
 from training.engines import fitting
@@ -13,59 +11,11 @@ from training.records.checkpoint import save_checkpoint
 from training.run import read_run
 
 
-@pytest.fixture
-def deterministic():
-    yield "--deterministic"
-    # The tests that follow have the faster operations again; TensorFlow exports no way back.
-    config.disable_op_determinism()
-
-
-def test_a_run_stopped_after_an_epoch_goes_on_as_if_it_were_not(
-    train, deterministic, tmp_path, capsys
-):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    options = (deterministic, "--epochs", "2", "--epoch-steps", "3", "--save-every", "2")
-    assert train(whole, *options) == 0
-    keras.backend.clear_session(free_memory=False)
-    assert train(parts, *options, "--stop-after", "1") == 0
-    assert "Stopped after epoch 1 of 2" in capsys.readouterr().out
-    stopped = read_run(parts)
-    assert stopped["status"] == "running"
-    assert len(stopped["history"]) == 1
-    assert (parts / "model.keras").exists()
-
-    # There already: nothing is trained, nothing changes.
-    keras.backend.clear_session(free_memory=False)
-    assert train(parts, *options, "--stop-after", "1") == 0
-    assert read_run(parts)["history"] == stopped["history"]
-
-    keras.backend.clear_session(free_memory=False)
-    assert train(parts, *options, "--stop-after", "9") == 0
-    histories = []
-    for run in (whole, parts):
-        record = read_run(run)
-        assert record["status"] == "finished"
-        histories.append([{**epoch, "seconds": 0} for epoch in record["history"]])
-    assert histories[0] == histories[1]
-    with (
-        np.load(whole / "checkpoint" / "last.npz") as expected,
-        np.load(parts / "checkpoint" / "last.npz") as received,
-    ):
-        names = set(expected.files) - {"progress"}
-        assert len(names) > 30
-        assert set(received.files) - {"progress"} == names
-        for name in names:
-            np.testing.assert_array_equal(received[name], expected[name], err_msg=name)
-
-
 def test_a_run_ends_when_its_patience_does(train, tmp_path, capsys):
     # Nothing changes the outputs, so no epoch is better than the first.
     still = ["--learning-rate", "1e-12", "--weight-decay", "0", "--warmup-epochs", "0"]
     still += ["--schedule", "constant", "--model-options", 'norm="none"', "units=[1,1]"]
     options = [*still, "--epochs", "9", "--epoch-steps", "2", "--patience", "2"]
-    assert train(tmp_path, *options, "--stop-after", "2") == 0
-    assert not read_run(tmp_path)["stopped_early"]
-    keras.backend.clear_session(free_memory=False)
     assert train(tmp_path, *options) == 0
     ending = "Stopped after epoch 3 of 9: none has been better than epoch 1 (patience = 2)."
     assert ending in capsys.readouterr().out

@@ -49,13 +49,25 @@ def without_times(history: list[dict]) -> list[dict]:
     return [{key: record[key] for key in record if key != "seconds"} for record in history]
 
 
-def test_a_killed_run_ends_as_an_uninterrupted_one(tiny_recipe, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    runs = [command(tiny_recipe, folder, "--epochs", "2") for folder in (whole, killed)]
+def test_a_run_that_was_killed_or_stopped_ends_as_an_uninterrupted_one(tiny_recipe, tmp_path):
+    folders = whole, killed, stopped = [tmp_path / name for name in ("whole", "killed", "stopped")]
+    runs = [command(tiny_recipe, folder, "--epochs", "2") for folder in folders]
     kill_at("epoch 2/2  step 4/11", runs[1], tmp_path / "log.txt")
     assert len(read_run(killed)["history"]) == 1
-    assert "Going on after epoch 1 of 2" in forked.call(train_all, runs)
+    # The second time the run is there already: nothing is trained.
+    runs[2:] = [[*runs[2], "--stop-after", "1"]] * 2
+    printed = forked.call(train_all, runs)
+    assert "Going on after epoch 1 of 2" in printed
+    assert "Stopped after epoch 1 of 2" in printed
+    assert printed.count("epoch 1/1  loss") == 1
     assert_same_outcome(whole, killed)
+    record = read_run(stopped)
+    assert (record["status"], len(record["history"])) == ("running", 1)
+    assert not record["stopped_early"]
+    assert (stopped / "model.keras").exists()
+    forked.call(train_all, [[*runs[2], "--stop-after", "9"]])
+    assert read_run(stopped)["status"] == "finished"
+    assert_same_outcome(whole, stopped)
 
 
 @pytest.mark.slow
