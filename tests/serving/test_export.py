@@ -46,9 +46,10 @@ def exported(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def described(model, tmp_path_factory):
-    """Return an export without class names, of which something is known."""
+    """Return an export without class names, of which something is known, for any size."""
     path = tmp_path_factory.mktemp("described") / "1"
-    return export_savedmodel(model, path, preprocessing=COLOR, about=ABOUT)
+    options = {"image_dtype": "uint8", "any_size": True, "top_k": 9, "about": ABOUT}
+    return export_savedmodel(model, path, preprocessing=COLOR, **options)
 
 
 @pytest.fixture(scope="module")
@@ -329,8 +330,8 @@ def weights_in_use(model, options):
     )
 
 
-def test_images_of_any_size_as_bytes(model, tmp_path):
-    loaded = export(model, tmp_path, image_dtype="uint8", any_size=True, top_k=9, about=ABOUT)
+def test_images_of_any_size_as_bytes(model, described):
+    loaded = tf.saved_model.load(str(described))
     serve = loaded.signatures["serving_default"]
     image = pixels(encoded(Image.open(io.BytesIO(PHOTOS[0])), "PNG"), 3)
     np.testing.assert_allclose(
@@ -404,7 +405,8 @@ def test_folded_weights_of_16_bits_take_16_bits(small_net, tmp_path):
     assert sizes[True] < 0.6 * sizes[False]
 
 
-def test_warm_up_needs_the_servers_definitions(model, tmp_path, monkeypatch):
+def test_warm_up_needs_the_servers_definitions(tmp_path, monkeypatch):
+    model = of_another_kind()
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis.prediction_log_pb2", None)
     with pytest.raises(ImportError, match="pip install tensorflow-serving-api"):
         export(model, tmp_path)
@@ -413,20 +415,21 @@ def test_warm_up_needs_the_servers_definitions(model, tmp_path, monkeypatch):
     assert not [*tmp_path.rglob("*warmup*")]
 
 
-def test_a_net_of_another_kind_has_no_features(tmp_path):
+def of_another_kind():
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
-    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
-    loaded = export(model, tmp_path)
+    return keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
+
+
+def test_a_net_of_another_kind_has_no_features(tmp_path):
+    loaded = export(of_another_kind(), tmp_path)
     assert set(loaded.signatures) == {
         *("serving_default", "single_pass", "serving_bytes", "classify")
     }
 
 
 def test_a_quantized_net_is_served_from_constants_in_16_bits(tmp_path):
-    inputs = keras.Input((32, 32, 3))
-    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
-    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
+    model = of_another_kind()
     model.layers[-1].quantize("int8")
     loaded = export(model, tmp_path, dtype="bfloat16", warm_up_batch_sizes=())
     np.testing.assert_allclose(
