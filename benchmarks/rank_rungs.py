@@ -186,7 +186,7 @@ def main() -> None:
     description = json.loads(folder.description.read_text(encoding="utf-8"))
     recipe = Recipe(**description["recipe"]).replace(batch_size=IMAGES)
     source = open_source(options.data, None, description["validation_split"])
-    images, _ = next(training_pipeline(source, recipe).as_numpy_iterator())
+    images, *_ = next(training_pipeline(source, recipe).as_numpy_iterator())
     final = [record.results["val_top1"] for record in records]
     found = measures(folder, records, images, len(source.class_names))
     header = ["measure", "tau", "95% of bootstraps", "best nets in its better half", "points lost"]

@@ -16,6 +16,7 @@ mirroring are those of a single process.
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,6 +27,7 @@ from training.augmentation import augment
 from training.augmentation.colors import ColorMap, color_jitter, lighting
 from training.augmentation.pixels import to_uint8
 from training.augmentation.rand_augment import rand_augment
+from training.class_weight import class_weights
 from training.loading.decoded import DecodedImages
 from training.loading.reading import ImageReader, part_of, pixels_of, untuned
 from training.recipe import Recipe, preprocessing_of, steps_per_epoch
@@ -67,14 +69,18 @@ def training_pipeline(
     Returns:
         A dataset of images `(batch, input_size, input_size, channels)`, normalized float32, and
         labels `(batch, classes)`, float32: one-hot, of several labels 0 and 1, and mixed where the
-        recipe says so; `batch` is `batch_size` divided by the number of workers.
+        recipe says so; `batch` is `batch_size` divided by the number of workers. With a
+        `class_weight` follow the weights of the images in the loss, `(batch,)`, float32: of a mixed
+        one, those of its classes in proportion to its label.
 
     Raises:
-        ValueError: If the source has no training split, or less than a batch of images.
+        ValueError: If the source has no training split, or less than a batch of images, or the
+            recipe weighs classes, and images have several labels.
     """
     steps = steps_per_epoch(source, recipe)
     reader = ImageReader(source, "train", recipe.max_corrupt_images)
     worker = context or tf.distribute.InputContext()
+    weights = source_weights(source, recipe)
 
     def finish(number: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple:
         return augment.mix(
@@ -90,6 +96,9 @@ def training_pipeline(
         part = slice(worker.input_pipeline_id * size, (worker.input_pipeline_id + 1) * size)
         return images[part], labels[part]
 
+    def weigh(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        return images, labels, tf.linalg.matvec(labels, tf.constant(weights))
+
     if recipe.crop == "random_resized":
         images = DecodedImages.of(reader, recipe.channels, _max_bytes(recipe)) or reader
         parts = _batches_one_by_one(images, recipe, steps, first_step, worker)
@@ -100,6 +109,8 @@ def training_pipeline(
     else:
         parts = _batches_one_by_one(reader, recipe, steps, first_step, worker)
         batches = parts.map(finish, num_parallel_calls=AUTOTUNE)
+    if weights is not None:
+        batches = batches.map(weigh)
     # Workers would ask one another before every step whether anyone's batches have ended.
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     return _prefetched(batches.apply(endless))
@@ -151,6 +162,38 @@ def evaluation_pipeline(
     size = recipe.micro_batch_size // worker.num_input_pipelines
     batches = images.batch(size, num_parallel_calls=AUTOTUNE)
     return _prefetched(batches.map(finish, num_parallel_calls=AUTOTUNE))
+
+
+def source_weights(source: ImageSource, recipe: Recipe) -> np.ndarray | None:
+    """Return the weight of every class in the loss of a run; see `class_weights`.
+
+    Args:
+        source: The images, of whose training labels all count, whichever worker reads them.
+        recipe: Says how classes weigh.
+    """
+    return class_weights(recipe.class_weight, source, lambda: class_counts(source))
+
+
+# A run asks again wherever it begins, and from shards all records are read.
+@functools.lru_cache(maxsize=1)
+def class_counts(source: ImageSource) -> np.ndarray:
+    """Count the training images of every class; no image file is read.
+
+    Records that hold no example, and labels of none of the classes, are left out, as `ImageReader`
+    leaves them out, which counts and names them.
+
+    Args:
+        source: The images.
+
+    Returns:
+        int64 `(classes,)`.
+    """
+    split, counts = source.split("train"), np.zeros(len(source.class_names), np.int64)
+    labels = split.examples().map(lambda name, item: split.read(item)[1]).ignore_errors()
+    known = labels.filter(lambda label: (label >= 0) & (label < len(counts)))
+    for part in known.batch(4096).as_numpy_iterator():
+        counts += np.bincount(part, minlength=len(counts))
+    return counts
 
 
 def _targets(labels: tf.Tensor, source: ImageSource) -> tf.Tensor:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from training.class_weight import class_weights
 from training.engines.device_images import DeviceImages, draw_views, plain_views
 from training.engines.devices import Devices
 from training.listing.listing import Images
@@ -53,26 +54,27 @@ class DeviceBatches:
         images: The images.
         recipe: Says how they are ordered, augmented and batched.
         devices: The device.
-        class_weights: Weight of the loss per class; None weighs all alike.
+
+    Raises:
+        ValueError: If the recipe weighs classes, and images have several labels.
     """
 
-    def __init__(
-        self,
-        images: ImageSet,
-        recipe: Recipe,
-        devices: Devices,
-        class_weights: np.ndarray | None = None,
-    ) -> None:
+    def __init__(self, images: ImageSet, recipe: Recipe, devices: Devices) -> None:
         self.images = images
         self._recipe = recipe
         self._devices = devices
-        self.class_weights = class_weights
+        self.class_weights = class_weights(recipe.class_weight, images, self._class_counts)
         sets = images.label_sets
         self._targets = (
             np.eye(len(images.class_names), dtype="float32")
             if sets is None
             else sets.astype("float32")
         )
+
+    def _class_counts(self) -> np.ndarray:
+        """Return the number of training images of every class, int64 `(classes,)`."""
+        labels = self.images.labels[np.asarray(self.images.places("train"))]
+        return np.bincount(labels, minlength=len(self.images.class_names))
 
     def model(self, net: keras.Model) -> keras.Model:
         """Return the model from views of the images to the scores of the net."""

@@ -7,9 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import keras
-import numpy as np
 
-from training.class_weight import class_weights
 from training.engines.batches import Batches, DeviceBatches
 from training.engines.devices import Devices, choose_devices, one_device
 from training.engines.fitting import Job
@@ -52,7 +50,8 @@ class Opened:
             recipe: The recipe with its batch, where that was open.
 
         Raises:
-            ValueError: If the devices cannot share the batch, or the images are too few for it.
+            ValueError: If the devices cannot share the batch, the images are too few for it, or the
+                recipe weighs classes, and images have several labels.
         """
         recipe = recipe or self.recipe
         _check_batch_size(recipe, self.devices)
@@ -107,23 +106,12 @@ def _open_on_device(options: argparse.Namespace, recipe: Recipe) -> Opened:
         max_corrupt_images=recipe.max_corrupt_images,
         validation_split=options.validation_split,
     )
-    _check_class_weight(recipe, images)
     devices = one_device()
-    labels = images.labels[np.asarray(images.places("train"))]
-    weights = class_weights(recipe.class_weight, [labels], len(images.class_names))
 
     def make_batches(recipe: Recipe) -> Batches:
-        return DeviceBatches(images, recipe, devices, weights)
+        return DeviceBatches(images, recipe, devices)
 
     return Opened(recipe, images, devices, make_batches)
-
-
-def _check_class_weight(recipe: Recipe, images: Images) -> None:
-    if images.label_sets is not None and recipe.class_weight != "none":
-        raise ValueError(
-            "`class_weight` weighs an image by its one class, and must be none for images with "
-            f"several labels. Received: {recipe.class_weight!r}"
-        )
 
 
 def _check_on_device(options: argparse.Namespace, recipe: Recipe) -> None:
@@ -152,18 +140,16 @@ def _open_pipelines(options: argparse.Namespace, recipe: Recipe) -> Opened:
     """Open the images for pipelines of `tf.data`."""
     devices = prepare_machine(recipe, options.devices, options.deterministic, options.wait_minutes)
     # Images on the device need no TensorFlow.
-    from training.engines.pipelines import PipelineBatches, labels_of
+    from training.engines.pipelines import PipelineBatches
     from training.hyperrule import apply_rule
     from training.sources import open_source
 
     source = open_source(options.data, options.data_dir, options.validation_split)
     recipe = override_recipe(apply_rule(recipe, source), options)
     source.num_examples("test")
-    _check_class_weight(recipe, source)
-    weights = class_weights(recipe.class_weight, labels_of(source), len(source.class_names))
 
     def make_batches(recipe: Recipe) -> Batches:
-        return PipelineBatches(source, recipe, devices, weights)
+        return PipelineBatches(source, recipe, devices)
 
     return Opened(recipe, source, devices, make_batches)
 
