@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +19,7 @@ import keras_preact
 from keras_preact.layers import BatchNormalization, Conv2D, ScaleShift
 from keras_preact.ops import choices
 from keras_preact.ops.choices import CHOICES, SWITCHED_HERE, enabled, without
+from tests import forked, one_thread
 from tests.numerics import error, in_float64, tolerance
 
 ROOT = Path(keras_preact.__file__).parent
@@ -141,39 +140,9 @@ def test_the_environment_switches_them_off(imported_with):
         imported_with("bais")
 
 
-ONE_THREAD = """
-import numpy as np, tensorflow as tf
-from keras_preact.layers import Conv2D
-tf.config.threading.set_intra_op_parallelism_threads(1)
-for channels in (1, 4, 7, 8, 12, 15):
-    layer = Conv2D(2 * channels, 1, strides=2, use_bias=False)
-    layer.build((None, None, None, channels))
-
-    @tf.function
-    def step(x):
-        with tf.GradientTape() as tape:
-            y = layer(x, training=True)
-        return tape.gradient(y, layer.kernel.value)
-
-    for size in (32, 56):
-        x = tf.ones((8, size, size, channels))
-        for _ in range(30):
-            gradient = step(x)
-        np.testing.assert_array_equal(gradient, np.full(gradient.shape, 8 * (size // 2) ** 2))
-print("whole")
-"""
-
-
 def test_narrow_strided_1x1_convolutions_train_on_one_thread():
     """TensorFlow 2.21's kernel gradient on oneDNN corrupts the heap there."""
-    found = subprocess.run(
-        [sys.executable, "-c", ONE_THREAD],
-        env={**os.environ, "PYTHONPATH": str(ROOT.parent), "TF_ENABLE_ONEDNN_OPTS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert found.returncode == 0 and found.stdout.endswith("whole\n"), found.stderr
+    forked.call(one_thread.train)
 
 
 @pytest.mark.numerical

@@ -59,7 +59,7 @@ def test_deeplab_v3_plus(tmp_path):
         low_level_feature_key="P2",
     )
     task = keras_hub.models.DeepLabV3ImageSegmenter(backbone, num_classes=3, activation="softmax")
-    task.compile("sgd", "sparse_categorical_crossentropy", metrics=[], jit_compile=False)
+    task.compile("sgd", "sparse_categorical_crossentropy", metrics=[], run_eagerly=True)
     assert task.output_shape == (None, None, None, 3)
     labels = np.random.default_rng(0).integers(0, 3, (2, 64, 64))
     _check_training_and_saving(task, labels, keras_hub.models.ImageSegmenter, tmp_path)
@@ -70,7 +70,7 @@ def test_retinanet(tmp_path):
     task = keras_hub.models.RetinaNetObjectDetector(
         backbone, num_classes=2, bounding_box_format="yxyx", pre_logits_num_conv_layers=1
     )
-    task.compile("sgd", box_loss="auto", classification_loss="auto", jit_compile=False)
+    task.compile("sgd", box_loss="auto", classification_loss="auto", run_eagerly=True)
     # The smallest anchors have 64 x 64 pixels.
     boxes = np.array([[[0, 0, 62, 60]], [[4, 2, 64, 64]]], "float32")
     y = {"boxes": boxes, "labels": np.array([[0], [1]])}
@@ -79,7 +79,7 @@ def test_retinanet(tmp_path):
 
 def test_image_classifier(tmp_path):
     task = keras_hub.models.ImageClassifier(_encoder(), num_classes=4)
-    task.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    task.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
     kind = keras_hub.models.ImageClassifier
     _check_training_and_saving(task, np.array([0, 3]), kind, tmp_path)
     (expected,) = _arrays(task)
