@@ -15,7 +15,8 @@ def serving(
     """Answer on a free port of this machine by a handler, in threads of their own."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
         httpd.daemon_threads = True
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        # It ends when it next looks whether it shall: by default after half a second.
+        threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
         try:
             yield httpd
         finally:
