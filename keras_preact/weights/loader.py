@@ -67,7 +67,7 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
             check_builder(of_one_net(named), entry.builder)
     except ValueError as error:
         hint = f" {repair_hint(entry)}" if entry else ""
-        raise ValueError(f"{misfit}{error}.{hint}") from error
+        raise ValueError(f"{misfit}{_sentence(error)}{hint}") from error
     named = _by_whole_paths(of_one_net(named) if has_stages(model) else named, model)
     if all(layer.name != HEAD for layer in model.layers):
         named.pop(HEAD, None)
@@ -78,7 +78,12 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
     try:
         set_named_weights(model, named)
     except ValueError as error:
-        raise ValueError(f"{misfit}{error}.{_hint(entry, named, model)}") from error
+        raise ValueError(f"{misfit}{_sentence(error)}{_hint(entry, named, model)}") from error
+
+
+def _sentence(error: ValueError) -> str:
+    """Return what an error says, which ends in a full stop or not."""
+    return f"{str(error).removesuffix('.')}."
 
 
 def _hint(entry: Entry | None, named: NamedWeights, model: keras.Model) -> str:

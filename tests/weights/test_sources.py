@@ -73,6 +73,13 @@ def test_convert_finds_out_timms_net(timm_file, scores, tmp_path):
     _close(keras_preact.PreActResNet18d(weights=to, **options), scores)
 
 
+def test_a_strange_name_is_told_in_one_sentence(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"fc1.weight": torch.ones(2)}, path)
+    with pytest.raises(ValueError, match=r"'fc1.weight', which no net of this package has\.$"):
+        keras_preact.PreActResNet18d(weights=path, units=(1, 1, 1, 1))
+
+
 def test_a_truncated_safetensors_file(timm_file, tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(timm_file.read_bytes()[:-1000])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,7 +17,14 @@ from safetensors.torch import load_file, save_file
 import keras_preact
 from keras_preact.weights import export_timm, named_weights
 from keras_preact.weights.converters import CONVERTERS
-from keras_preact.weights.converters.timm import HYBRID, NF_RESNET, RESNETV2, entries
+from keras_preact.weights.converters.timm import (
+    DENSENET,
+    HYBRID,
+    NF_RESNET,
+    RESNETV2,
+    Family,
+    entries,
+)
 from keras_preact.weights.identify import ROUNDING, builder_of, difference
 from keras_preact.weights.timm_export import NAMES, TimmNet, _arguments, adapted_modules
 from tests import nets
@@ -118,14 +128,37 @@ def test_a_new_head_of_zeros(tmp_path):
     ],
 )
 def test_writing_is_the_inverse_of_reading(name, options, family, tmp_path):
+    _check_round_trip(_numbers(name, options), family, tmp_path)
+
+
+def test_torchvisions_files_have_the_names_of_its_first_version(tmp_path):
+    state = _numbers("densenet121", {"block_config": (1, 2, 1, 1), "num_classes": 3})
+    state = {key: each for key, each in state.items() if not key.endswith("num_batches_tracked")}
+    old = re.compile(r"(denselayer\d+\.(?:norm|conv))(\d)")
+    assert len({key for key in state if old.search(key)}) == 5 * 10
+    _check_round_trip(state, DENSENET, tmp_path, lambda key: old.sub(r"\1.\2", key))
+
+
+def _numbers(name: str, options: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the weights of a net of timm's, numbers from 0 on."""
     with torch.device("meta"):
         theirs = timm.create_model(name, **options)
-    state = {
+    return {
         key: torch.arange(each.numel(), dtype=torch.float32).reshape(each.shape)
         for key, each in theirs.state_dict().items()
     }
-    save_file(state, tmp_path / "model.safetensors")
-    tensors = entries(CONVERTERS["timm"](tmp_path / "model.safetensors"), family)
+
+
+def _check_round_trip(
+    state: dict[str, torch.Tensor],
+    family: Family,
+    folder: Path,
+    renamed: Callable[[str], str] = str,
+) -> None:
+    """Check that what is read of a file, under other names perhaps, is written as it was."""
+    path = folder / "model.safetensors"
+    save_file({renamed(key): each for key, each in state.items()}, path)
+    tensors = entries(CONVERTERS["timm"](path), family)
     assert tensors.keys() == state.keys()
     for key, each in state.items():
         assert tensors[key].shape == each.shape, key

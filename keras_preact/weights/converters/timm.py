@@ -1,8 +1,9 @@
 """timm's checkpoints of these nets: `.safetensors` files of PyTorch.
 
 They are those of `resnetv2`, `nf_resnet`, `densenet` and hybrid `vit` nets; torchvision's DenseNets
-have the same names. Names and axes are written here once, for reading and for writing. The prefix
-that training on several GPUs leaves before every name (`module.`) is not read.
+have the same names, or those of its first version. Names and axes are written here once, for
+reading and for writing. The prefix that training on several GPUs leaves before every name
+(`module.`) is not read.
 """
 
 from __future__ import annotations
@@ -127,6 +128,8 @@ _CONV_VARIABLES = {"weight": "kernel", "bias": "bias", "gain": "gain"}
 _COUNTER = "num_batches_tracked"
 # What `DataParallel`, `DistributedDataParallel` and `torch.compile` put before every name.
 _WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.)+")
+# torchvision's files of DenseNets call a layer `denselayer1.norm.1`, its nets `denselayer1.norm1`.
+_FIRST_VERSION = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=\d)")
 # Of a kernel and of a matrix, in the order of PyTorch's: outputs, inputs, height, width.
 _TO_KERAS = {4: (2, 3, 1, 0), 2: (1, 0)}
 
@@ -144,7 +147,7 @@ def read(path: str | os.PathLike) -> NamedWeights:
         ImportError: If the package safetensors is not installed.
         ValueError: If the file is no such checkpoint.
     """
-    tensors = load(path)
+    tensors = {_FIRST_VERSION.sub(r"\1", name): array for name, array in load(path).items()}
     if all(_WRAPPERS.match(name) for name in tensors):
         tensors = {_WRAPPERS.sub("", name, count=1): array for name, array in tensors.items()}
     arrays = (
