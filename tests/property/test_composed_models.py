@@ -7,6 +7,7 @@ must go on to do so.
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import tempfile
 import traceback
@@ -79,6 +80,16 @@ class Case:
         """Whether two calls of the model differ."""
         drops = {"dropout", "drop_path"} & set(self.changes)
         return bool(drops) and any(each.get("training") for each in self.calls)
+
+    @functools.cached_property
+    def outputs(self) -> np.ndarray:
+        """What the model gives."""
+        return _outputs(self.model, self.x)
+
+    @functools.cached_property
+    def spread(self) -> float:
+        """How far calls of the model are apart."""
+        return _spread(self.model, self.x)
 
 
 class Draw(random.Random):
@@ -210,11 +221,11 @@ def _outputs(model: keras.Model, x: Any) -> np.ndarray:
 
 
 def _assert_same(result: Any, case: Case, atol: float = WIDE_NET) -> None:
-    expected, received = _outputs(case.model, case.x), _outputs(result, case.x)
+    expected, received = case.outputs, _outputs(result, case.x)
     assert received.shape == expected.shape
     # Keras hands a call's `training=True` on to the layers that follow it, so that a dropout behind
     # the net may drop too: the model itself tells whether it is random.
-    if _spread(case.model, case.x) > 0:
+    if case.spread > 0:
         assert _spread(result, case.x) > 0
     else:
         error = np.abs(received - expected).max()
