@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -31,7 +31,7 @@ from training.class_weight import class_weights
 from training.loading.decoded import DecodedImages
 from training.loading.reading import ImageReader, part_of, pixels_of, untuned
 from training.recipe import Recipe, preprocessing_of, steps_per_epoch
-from training.sources import ImageSource
+from training.sources import ImageSource, indices_in_order
 
 AUTOTUNE = tf.data.AUTOTUNE
 
@@ -260,9 +260,13 @@ def _seed(recipe: Recipe, purpose: _Purpose, number: tf.Tensor) -> tf.Tensor:
     return _fold(tf.constant([recipe.seed, purpose], tf.int64), number)
 
 
-def _order_seed(recipe: Recipe, epoch: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
-    """Return the seed for the order of one pass, counted within its epoch."""
-    return _fold(_seed(recipe, _Purpose.ORDER, epoch), number)
+def _order(
+    examples: Callable[[tf.Tensor], tf.data.Dataset], recipe: Recipe, epoch: tf.Tensor
+) -> tf.data.Dataset:
+    """Make the order of an epoch, without end: passes over all examples, each shuffled anew."""
+    seed = _seed(recipe, _Purpose.ORDER, epoch)
+    passes = tf.data.Dataset.range(tf.int64.max)
+    return passes.flat_map(lambda number: examples(_fold(seed, number)))
 
 
 def _fold(seed: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
@@ -295,26 +299,19 @@ def _batches_from_memory(
 ) -> tf.data.Dataset:
     """Make shuffled uint8 batches of images decoded beforehand, each with its step."""
     images, labels = _load(reader, recipe)
-    count = len(images)
+    examples = functools.partial(indices_in_order, len(images))
 
-    def gather(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        places = (step % steps) * recipe.batch_size + tf.range(recipe.batch_size, dtype=tf.int64)
-        passes = tf.range(places[0] // count, places[-1] // count + 1)
-        shuffled = tf.map_fn(
-            lambda number: tf.random.experimental.index_shuffle(
-                places % count,
-                seed=_order_seed(recipe, step // steps, number),
-                max_index=count - 1,
-            ),
-            passes,
-        )
-        # The index of every place in the order of its own pass.
-        indices = tf.gather(tf.transpose(shuffled), places // count - passes[0], batch_dims=1)
+    def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
+        batches = _order(examples, recipe, epoch).batch(recipe.batch_size, drop_remainder=True)
+        return batches.take(steps).skip(tf.maximum(first_step - epoch * steps, 0))
+
+    def gather(step: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         moved = _move(tf.gather(images, indices), _seed(recipe, _Purpose.MOVE, step), recipe)
         return step, moved, tf.gather(labels, indices)
 
-    counter = tf.data.Dataset.range(first_step, tf.int64.max)
-    return counter.map(gather, num_parallel_calls=AUTOTUNE)
+    epochs = tf.data.Dataset.range(first_step // steps, tf.int64.max)
+    batches = epochs.flat_map(epoch_batches).enumerate(first_step)
+    return batches.map(gather, num_parallel_calls=AUTOTUNE)
 
 
 def _load(reader: ImageReader, recipe: Recipe) -> tuple[tf.Tensor, tf.Tensor]:
@@ -361,8 +358,7 @@ def _batches_one_by_one(
                 return to_uint8(_random_resized_crop(image, seed, recipe))
             return _move(_stored_image(image, recipe)[tf.newaxis], seed, recipe)[0]
 
-        passes = tf.data.Dataset.range(tf.int64.max)
-        order = passes.flat_map(lambda number: reader.examples(_order_seed(recipe, epoch, number)))
+        order = _order(reader.examples, recipe, epoch)
         examples = order.enumerate().skip(steps_done * recipe.batch_size).filter(is_own)
         images = reader.read(examples, prepare, _image_spec(recipe, tf.uint8))
         images = images.take((steps - steps_done) * part_size)

@@ -86,11 +86,11 @@ def indices_in_order(count: int, seed: tf.Tensor | None = None) -> tf.data.Datas
     Returns:
         A dataset of int64 scalars, each of `range(count)` once.
     """
-    places = tf.data.Dataset.range(count)
     if seed is None:
-        return places
-    shuffle = tf.random.experimental.index_shuffle
-    return places.map(lambda place: shuffle(place, seed=seed, max_index=count - 1))
+        return tf.data.Dataset.range(count)
+    # `index_shuffle` needs no memory, but has 256 orders where there are up to 65,536 examples.
+    order = tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), seed)
+    return tf.data.Dataset.from_tensor_slices(order)
 
 
 class IndexedSplit:

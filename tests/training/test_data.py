@@ -123,6 +123,20 @@ def test_each_epoch_shows_every_image_once_in_another_order(pipeline):
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
 
+def test_the_orders_of_epochs_are_as_many_as_they_can_be(tmp_path):
+    """Each is a permutation of its own, and every image comes as often in every place."""
+    source, epochs = make_source("files", tmp_path), 400
+    values = recipe(batch_size=10)
+    pipelines = [data.training_pipeline(source, values.replace(seed=seed)) for seed in (0, 1)]
+    orders = np.array([shades(take(each, epochs)) for each in pipelines]).reshape(-1, 10)
+    # Of 10! orders, drawn at random, 0.1 pairs are expected to be the same.
+    assert len(np.unique(orders, axis=0)) >= 2 * epochs - 2
+    counts = np.array([np.bincount(place, minlength=10) for place in orders.T])
+    # A binomial distribution has this deviation; of 100 counts the largest is 2.6 of them away.
+    deviation = np.sqrt(len(orders) * 0.1 * 0.9)
+    assert np.abs(counts - len(orders) / 10).max() < 4.5 * deviation
+
+
 @pytest.mark.parametrize("batch_size", [4, 25])
 def test_an_epoch_may_be_several_passes(pipeline, batch_size):
     """Each pass has an order of its own, and ends within a batch or takes up several."""
