@@ -170,6 +170,16 @@ def stage_of(layer_name: str) -> int | None:
     return int(match["stage"]) if match else None
 
 
+def belongs_to_net(path: str) -> bool:
+    """Return whether a layer inside a net, by its path there, is one of the net's own.
+
+    Other layers are those before the net, where it was built on them by `input_tensor`, and those
+    that were added to it, as a decoder's.
+    """
+    name = path.partition("/")[0]
+    return stage_of(name) is not None or in_encoder(name) or name in HEAD
+
+
 def stage_numbers(model: Any) -> tuple[int, ...]:
     """Return the numbers of a net's stages, that of the stem, 1, first.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 
 from keras_preact.composition import named_layers, nets
-from keras_preact.layer_names import HEAD, in_encoder, stage_numbers, stage_of
+from keras_preact.layer_names import HEAD, belongs_to_net, in_encoder, stage_numbers, stage_of
 from keras_preact.layers import EvoNormS0, FilterResponseNormalization
 from keras_preact.spec.rules import COUNT, plain
 
@@ -30,14 +31,15 @@ def freeze(model: keras.Model, up_to_stage: int, norms: bool = False) -> int:
     with it, so that freezing up to it leaves only `predictions` to train: a linear probe. A
     transformer encoder counts as one more stage after the last.
 
-    Each call sets every layer anew: `freeze(model, 3)` after `freeze(model, 4)` lets stage 4 train
-    again. Kernels that LoRA's matrices are added to stay frozen. Call `model.compile` afterwards:
-    Keras reads what trains when it compiles.
+    Each call sets every layer of a net anew: `freeze(model, 3)` after `freeze(model, 4)` lets
+    stage 4 train again. Kernels that LoRA's matrices are added to stay frozen. Call `model.compile`
+    afterwards: Keras reads what trains when it compiles.
 
     Args:
         model: A net built by this package, a functional model that contains its layers, such as a
-            feature extractor, or a model that holds nets, each of which is frozen so; its other
-            layers are left as they are. Changed in place, as are models that share layers with it.
+            feature extractor, or a model that holds nets, each of which is frozen so. Other layers
+            are left as they are: those before a net, also where it was built by `input_tensor`, and
+            those that were added to it. Changed in place, as are models that share layers with it.
         up_to_stage: Number of the last stage to freeze; the stem is stage 1; 0 freezes none.
         norms: Whether to freeze all norms too, also those of the stages that train, as is usual
             where batches are small.
@@ -46,11 +48,13 @@ def freeze(model: keras.Model, up_to_stage: int, norms: bool = False) -> int:
         The number of parameters that are frozen: weights, without the norms' statistics.
 
     Raises:
-        ValueError: If the model is no such net, or has no stage of that number.
+        ValueError: If the model is no such net, has no stage of that number, or is frozen as a
+            whole (`trainable=False`), together with layers that are not a net's.
     """
     up_to_stage, found = plain(up_to_stage), nets(model)
     for net in found:
         _check_stage(net, up_to_stage)
+    _check_around(model, found)
     for net in found:
         _unfreeze(net)
     trainable = _parameters(model)
@@ -72,9 +76,37 @@ def _check_stage(model: keras.Model, up_to_stage: Any) -> None:
         )
 
 
-def _unfreeze(model: keras.Model) -> None:
-    # Layer by layer: on TensorFlow, setting a model's flag to the value it has reaches no layer.
-    layers = [model, *(each for _, each in named_layers(model))]
+def _check_around(model: keras.Model, found: Sequence[keras.Model]) -> None:
+    """Check that whatever holds layers beside those of nets is not frozen as a whole.
+
+    Nothing in it would train, and if all of it did, so would layers that were frozen by themselves.
+    """
+    for layer in [model, *(each for _, each in named_layers(model))]:
+        if layer.trainable or not _holds_others(layer, found):
+            continue
+        raise ValueError(
+            f"{layer.name!r} is frozen as a whole, with layers that are not the net's: nothing in "
+            "it trains. Set its `trainable = True` first, which lets all layers in it train, and "
+            "freeze those again that are not to. Received: a model with `trainable=False`"
+        )
+
+
+def _holds_others(layer: keras.layers.Layer, found: Sequence[keras.Model]) -> bool:
+    """Return whether a layer is around a net, or a net whose graph has other layers as well."""
+    if any(layer is net for net in found):
+        return any(each.weights for path, each in named_layers(layer) if not belongs_to_net(path))
+    return any(each is net for _, each in named_layers(layer) for net in found)
+
+
+def _own_layers(net: keras.Model) -> Iterator[keras.layers.Layer]:
+    return (layer for path, layer in named_layers(net) if belongs_to_net(path))
+
+
+def _unfreeze(net: keras.Model) -> None:
+    # It reaches all layers: `_check_around` sees to it that they are the net's own.
+    if not net.trainable:
+        net.trainable = True
+    layers = list(_own_layers(net))
     for layer in layers:
         layer.trainable = True
     # Kernels under LoRA's matrices, too, which Keras holds among a layer's trainable variables.
@@ -92,8 +124,8 @@ def _freeze(model: keras.Model, up_to_stage: int) -> None:
             layer.trainable = False
 
 
-def _freeze_norms(model: keras.Model) -> None:
-    for _, layer in named_layers(model):
+def _freeze_norms(net: keras.Model) -> None:
+    for layer in _own_layers(net):
         if isinstance(layer, _NORMS):
             layer.trainable = False
 

@@ -307,6 +307,31 @@ def test_each_net_in_a_model_is_frozen_and_other_layers_are_left():
     assert not tower.trainable and len(first.trainable_variables) > 5
 
 
+def test_layers_in_the_graph_of_a_net_that_are_not_its_own_are_left():
+    x = keras.Input(SHAPE)
+    before = keras.Sequential([keras.Input(SHAPE), layers.Conv2D(3, 3)], name="before")
+    before.trainable = False
+    norm = layers.BatchNormalization(name="other")
+    model = net(architecture=TINY, input_shape=None, input_tensor=norm(before(x)))
+    transforms.freeze(model, 3, norms=True)
+    trained = {each.path.split("/")[0] for each in model.trainable_variables}
+    assert trained == {"other", "predictions"}
+    transforms.freeze(model, 0)
+    assert not before.trainable_variables and len(model.trainable_variables) > 10
+    model.trainable = False
+    with pytest.raises(ValueError, match="with layers that are not the net's"):
+        transforms.freeze(model, 2)
+
+
+def test_a_net_in_a_model_that_is_frozen_as_a_whole_is_not_frozen_in_part():
+    model = keras.Sequential([keras.Input(SHAPE), layers.Rescaling(1.0), body()], name="whole")
+    model.trainable = False
+    with pytest.raises(ValueError, match="'whole' is frozen as a whole.*`trainable = True` first"):
+        transforms.freeze(model, 2)
+    model.trainable = True
+    assert transforms.freeze(model, 2) == transforms.freeze(body(), 2)
+
+
 def test_depths_of_a_nested_net_are_its_own_and_other_layers_come_last():
     inner = body()
     depths = keras_preact.layer_depths(nested(inner))
