@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from keras_preact.tuning import Constraints, PreActHyperModel, SearchSpace, read
 from keras_preact.tuning.candidates import Values
 from keras_preact.tuning.space import OPTIMIZER
 from training.compiling import compile_for_training, trainable_model
+from training.engines.callbacks.averaging import AveragedWeights
 from training.net import build_net, recipe_architecture
 from training.recipe import Recipe
 
@@ -21,6 +23,10 @@ SPACES = Path(__file__).parent.parent / "spaces"
 
 class RecipeHyperModel(PreActHyperModel):
     """The nets of a recipe that a search space holds.
+
+    Its models begin with new weights and are compiled with the recipe's schedule, optimizer and
+    loss. `fit` evaluates the average of `ema_momentum`. Batches, epochs and callbacks are those
+    that a tuner's `search` is given: `patience` of the recipe ends nothing.
 
     Args:
         recipe: Values that all trials share. The default of a hyperparameter is the recipe's
@@ -74,6 +80,33 @@ class RecipeHyperModel(PreActHyperModel):
         optimizer = {name: values[name] for name in OPTIMIZER if getattr(self.space, name)}
         return self.base.replace(model_options=options, **optimizer)
 
+    def fit(
+        self,
+        hp: keras_tuner.HyperParameters,
+        model: keras.Model,
+        *args: Any,
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
+        """Train a trial's model, which is evaluated with the average of its weights, if it has one.
+
+        The model goes on with the weights themselves, and so do the files of a tuner: what
+        `get_best_models` returns is the average within `averaging.averaged_weights(model)`.
+
+        Args:
+            hp: The hyperparameters.
+            model: From `build`.
+            *args: Further arguments of `model.fit`.
+            callbacks: Callbacks for `model.fit`.
+            **kwargs: Further arguments of `model.fit`.
+
+        Returns:
+            The history of `model.fit`.
+        """
+        # A second one would take the average for the weights to go on with.
+        others = [each for each in callbacks or () if not isinstance(each, AveragedWeights)]
+        return super().fit(hp, model, *args, callbacks=[AveragedWeights(), *others], **kwargs)
+
     def net(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Build a trial's net, not compiled."""
         recipe = self.recipe(hp.values)
@@ -85,6 +118,11 @@ class RecipeHyperModel(PreActHyperModel):
             raise ValueError(
                 "`steps_per_epoch` must be a number where models are built, since the learning "
                 "rate follows a schedule. Received: None"
+            )
+        if self.base.init:
+            raise ValueError(
+                "`init` of the recipe must be empty where models are built, which begin with new "
+                f"weights; `training.tune` reads them. Received: {self.base.init!r}"
             )
         compile_for_training(model, self.recipe(hp.values), self.steps_per_epoch, model)
 

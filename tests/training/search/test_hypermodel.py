@@ -1,11 +1,13 @@
 """From the values of a trial to the recipe and the model of its training."""
 
+import keras
 import keras_tuner
 import numpy as np
 import pytest
 
 import keras_preact
 from keras_preact.tuning import Constraints, SearchSpace, make_oracle
+from training.engines.callbacks.averaging import AveragedWeights, averaged_weights
 from training.net import build_net, recipe_architecture
 from training.recipe import Recipe, load_recipe
 from training.search import RecipeHyperModel, load_space
@@ -87,6 +89,13 @@ def test_models_need_to_know_the_length_of_an_epoch(recipe):
         hypermodel.build(keras_tuner.HyperParameters())
 
 
+def test_models_begin_with_new_weights(recipe):
+    tuned = recipe.replace(init="cifar10")
+    hypermodel = RecipeHyperModel(tuned, SearchSpace(units=(1, 2)), 10, steps_per_epoch=2)
+    with pytest.raises(ValueError, match="`init` .* must be empty .* Received: 'cifar10'"):
+        hypermodel.build(keras_tuner.HyperParameters())
+
+
 def test_a_tuner_takes_an_oracle_from_here(hypermodel, tmp_path):
     oracle = make_oracle("random", hypermodel, "val_loss", max_trials=1, max_epochs=1)
     tuner = keras_tuner.Tuner(oracle, hypermodel, directory=tmp_path)
@@ -96,6 +105,31 @@ def test_a_tuner_takes_an_oracle_from_here(hypermodel, tmp_path):
     (trial,) = oracle.trials.values()
     assert trial.status == "COMPLETED" and trial.score > 0
     assert trial.metrics.exists("val_top1")
+
+
+def test_a_trial_is_judged_by_the_average_of_its_weights(recipe, tmp_path):
+    """Whether or not its tuner is given the callback, too; its weights are those without it."""
+    averaging = recipe.replace(ema_momentum=0.99, learning_rate=1.0)
+    generator = np.random.default_rng(0)
+    x, y = generator.random((64, 8, 8, 1), "float32"), np.eye(10)[np.arange(64) % 10]
+    weights = []
+    for callbacks in ([], [AveragedWeights()]):
+        hypermodel = RecipeHyperModel(averaging, SearchSpace(units=(1,)), 10, steps_per_epoch=2)
+        oracle = make_oracle("random", hypermodel, "val_loss", max_trials=1, max_epochs=2)
+        tuner = keras_tuner.Tuner(oracle, hypermodel, directory=tmp_path, overwrite=True)
+        keras.utils.set_random_seed(0)
+        data = {"validation_data": (x, y), "callbacks": callbacks, "shuffle": False}
+        tuner.search(x, y, batch_size=32, epochs=2, verbose=0, **data)
+        (trial,) = oracle.trials.values()
+        (model,) = tuner.get_best_models(1)
+        raw = model.evaluate(x, y, verbose=0, return_dict=True)["loss"]
+        with averaged_weights(model):
+            average = model.evaluate(x, y, verbose=0, return_dict=True)["loss"]
+        assert trial.score == pytest.approx(average, rel=1e-6)
+        assert trial.score != pytest.approx(raw, rel=1e-5)
+        weights.append(model.get_weights())
+    for first, second in zip(*weights, strict=True):
+        np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("path", sorted(SPACES.glob("*.toml")), ids=lambda path: path.stem)
