@@ -316,7 +316,8 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, Recip
         if method not in METHODS:
             hint = did_you_mean(method, METHODS, quote="'")
             raise ValueError(f"--methods must be of {', '.join(METHODS)}. Received: {method}{hint}")
-    for name, values in (("shots", options.shots), ("draws", [options.draws])):
+    numbers = {"shots": options.shots, "draws": [options.draws], "steps": [options.steps]}
+    for name, values in numbers.items():
         if min(values) < 1:
             raise ValueError(f"--{name} must be 1 or more. Received: {min(values)}")
     recipe = fixed_batch(override_recipe(recipe, options))

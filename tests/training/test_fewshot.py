@@ -186,6 +186,7 @@ def test_records_are_refused(file, init, tmp_path, capsys):
     [
         (["--methods", "prob"], "Received: prob Did you mean 'probe'"),
         (["--shots", "0"], "--shots must be 1 or more"),
+        (["--steps", "0"], "--steps must be 1 or more. Received: 0"),
         ([], "--init must name the weights"),
     ],
 )
