@@ -2,12 +2,12 @@ r"""Growing a small net against training the large one from scratch, at equal to
 
     python -m benchmarks.growth --data DATA/cifar-10-batches-bin --output benchmarks/results/growth
 
-The large net is a ResNet-20 with maps of half the size (`training/recipes/cifar_ablation.toml` has
-the rest). It starts from scratch; or from the function of a net of a third of its units
-(`deepen`), or of half its channels (`widen`), which was trained for a part of the budget. Every
-epoch costs as many FLOPs, whichever net it trains: three times those of the forward pass, of all
-its images (one for the pass itself, two for the gradients of maps and weights), as a `CostTable`
-counts them. Evaluation is not counted.
+The large net is a ResNet-20 with a stem of 8 channels, half of its own, and maps of half the size
+(`training/recipes/cifar_ablation.toml` has the rest). It starts from scratch; or from the function
+of a net of a third of its units (`deepen`), or of half its channels (`widen`), which was trained
+for a part of the budget. Every epoch costs as many FLOPs, whichever net it trains: three times
+those of the forward pass, of all its images (one for the pass itself, two for the gradients of maps
+and weights), as a `CostTable` counts them. Evaluation is not counted.
 
 Every run is one of `python -m training.train`, a folder of its own under `--runs`, with a one-cycle
 schedule of its own; started again, finished ones are only read and an interrupted one goes on.
