@@ -21,7 +21,7 @@ from keras_preact.analysis import (
 )
 from keras_preact.analysis.lesions import _rank_correlation
 from tests.analysis.test_gradient_flow import Y, linear_net
-from tests.nets import X, net, scores
+from tests.nets import TINY, X, net, scores
 from tests.numerics import LAYER, NET, WIDE_NET
 
 
@@ -38,12 +38,14 @@ def test_paths_of_a_linear_net_are_binomial(shortcut, kept):
 
 
 @pytest.mark.parametrize("changes", [{"order": "original"}, {"scan_units": True}])
-def test_paths_have_every_length(changes):
+def test_paths_have_every_length(changes, tmp_path):
     model = net(changes)
     paths = path_gradients(model, X, Y, samples=2)
     np.testing.assert_array_equal(paths.lengths, np.arange(len(take_apart(model).units) + 1))
     assert (paths.norms > 0).all()
     assert 0 < paths.effective_depth < paths.lengths[-1]
+    draw_path_gradients(tmp_path / "paths.svg", {"$a_$b": paths})
+    assert "$a_$b: effective depth" in (tmp_path / "paths.svg").read_text()
 
 
 def test_no_gradient_comes_along_a_branch_that_is_zero():
@@ -67,8 +69,8 @@ def test_paths_have_as_many_branches_as_there_are_units():
         path_gradients(net({}), X, Y, samples=0)
 
 
-def test_lesions_are_those_of_the_scores():
-    model = net({})
+def test_lesions_are_those_of_the_scores(tmp_path):
+    model = net({"units": (2, 3)}, architecture=TINY)
     labels = scores(model).argmax(axis=-1)
     labels[0] += 1
     seen = []
@@ -82,6 +84,8 @@ def test_lesions_are_those_of_the_scores():
     assert study.deleted.shape == study.moved.shape == study.correlations.shape == (2, 3)
     # One exchange of the net's movable units, which stand side by side or two apart.
     assert (study.correlations[0] < 1).all()
+    draw_lesion_study(tmp_path / "lesions.svg", {"$a_$b": study}, "$A_$B")
+    assert "$A_$B" in (tmp_path / "lesions.svg").read_text()
     with pytest.raises(ValueError, match=r"`counts` must be from 1 to .*\(99,\)"):
         lesion_study(model, X, labels, counts=(99,))
     # As `keras.datasets` has them; compared with each image's, they would all be wrong.
@@ -134,13 +138,3 @@ def test_histories_need_steps(tmp_path):
         GradientHistory(X, Y, every=0)
     with pytest.raises(ValueError, match=r"Nothing was measured in \['a net'\]"):
         draw_gradient_history(tmp_path / "none.svg", {"a net": GradientHistory(X, Y, every=1)})
-
-
-def test_pictures(tmp_path):
-    model = net({})
-    labels = scores(model).argmax(axis=-1)
-    study = lesion_study(model, X, labels, counts=(1, 2), samples=2)
-    draw_lesion_study(tmp_path / "lesions.svg", {"$a_$b": study}, "$A_$B")
-    draw_path_gradients(tmp_path / "paths.svg", {"$a_$b": path_gradients(model, X, Y, samples=2)})
-    assert "$A_$B" in (tmp_path / "lesions.svg").read_text()
-    assert "$a_$b: effective depth" in (tmp_path / "paths.svg").read_text()
