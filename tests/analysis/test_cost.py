@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 
@@ -18,7 +19,7 @@ from keras_preact.analysis import COSTS, NetCost, UnknownLayerError, model_cost
 from keras_preact.analysis.costs.graph import calls
 from keras_preact.analysis.costs.receptive_field import receptive_fields
 from keras_preact.transforms import feature_pyramid
-from tests.nets import FOUR_STAGES, net
+from tests.nets import FOUR_STAGES, TINY, net
 
 BUILDERS = {
     "resnetv2_18d": "PreActResNet18d",
@@ -116,6 +117,14 @@ LAYERS = {
     "depthwise": (
         keras.layers.DepthwiseConv2D(3, depth_multiplier=2),
         torch.nn.Conv2d(8, 16, 3, groups=8),
+    ),
+    "separable": (
+        keras.layers.SeparableConv2D(5, 3, depth_multiplier=2),
+        torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3, groups=8), torch.nn.Conv2d(16, 5, 1)),
+    ),
+    "transposed": (
+        keras.layers.Conv2DTranspose(5, 3, strides=2),
+        torch.nn.ConvTranspose2d(8, 5, 3, stride=2),
     ),
     "dense": (keras.layers.Dense(5), torch.nn.Conv2d(8, 5, 1)),
     "winograd": (keras_preact.layers.WinogradConv2D(5), torch.nn.Conv2d(8, 5, 3, padding=1)),
@@ -295,6 +304,39 @@ def test_a_shared_layer_has_its_parameters_once():
     assert (total.parameters, total.flops) == (148, 2 * 64 * 4 * 36)
 
 
+def test_every_frame_costs_what_an_image_does():
+    tower = net(name="tower", architecture=TINY)
+    image = model_cost(tower)
+    inputs = keras.Input((3, *tower.input_shape[1:]))
+    each = keras.layers.TimeDistributed(tower, name="each")
+    model = keras.Model(inputs, each(keras.layers.Rescaling(2.0)(inputs)))
+    cost = model_cost(model)
+    assert cost.total.parameters == image.total.parameters
+    assert cost.total.flops == 3 * image.total.flops
+    assert cost.training_bytes == 3 * image.training_bytes
+    parting, *inside, joining = cost.layers[1:]
+    assert {parting.name, joining.name} == {"each"}
+    assert [(layer.name, layer.receptive_field) for layer in inside] == [
+        (f"each/tower/{layer.name}", layer.receptive_field) for layer in image.layers
+    ]
+
+
+def test_layers_before_frames_are_in_their_receptive_fields():
+    inputs = x = keras.Input((3, 8, 8, 1))
+    for _ in range(2):
+        x = keras.layers.TimeDistributed(keras.layers.Conv2D(2, 3))(x)
+    assert model_cost(keras.Model(inputs, x)).layers[-1].receptive_field == 5
+
+
+def test_a_wrapped_layer_costs_what_it_does():
+    inputs = keras.Input((8, 8, 4))
+    conv = keras.layers.Conv2D(4, 3, name="conv")
+    (layer,) = model_cost(keras.Model(inputs, conv(inputs))).layers
+    lean = keras_preact.layers.Rematerialized(conv, name="lean")
+    (wrapped,) = model_cost(keras.Model(inputs, lean(inputs))).layers
+    assert wrapped == dataclasses.replace(layer, name="lean/conv", stage="lean/conv")
+
+
 class _Scale(keras.layers.Layer):
     def build(self, input_shape):
         self.scale = self.add_weight(shape=(), name="scale")
@@ -318,6 +360,10 @@ def test_what_cannot_be_counted_is_said():
                 inputs, keras.layers.EinsumDense("bte,ed->btd", (None, 2), name="_any")(tokens)
             )
         )
+    frames = keras.layers.EinsumDense("bhwc,cd->bhwd", (None, 8, 2))(inputs)
+    each = keras.layers.TimeDistributed(keras.layers.Conv1D(2, 3), name="_each")
+    with pytest.raises(ValueError, match="'_each' takes is not known"):
+        model_cost(keras.Model(inputs, each(frames)))
     with pytest.raises(ValueError, match="`model` must be a functional"):
         model_cost(keras.Sequential())
 

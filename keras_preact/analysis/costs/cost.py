@@ -145,8 +145,8 @@ class NetCost:
 def model_cost(model: keras.Model, input_shape: Shape | None = None) -> NetCost:
     """Count the cost of a functional model, by layer and by stage.
 
-    Nothing is computed: the counts follow from the shapes. A layer that is called twice costs its
-    parameters once.
+    Nothing is computed: the counts follow from the shapes. A layer that is called twice, or for
+    every frame of a `keras.layers.TimeDistributed`, costs its parameters once.
 
     Args:
         model: A functional model; its stages are told apart where its layers are named as
@@ -192,8 +192,8 @@ def _layer_cost(
             # The layers of stacked units hold the weights of all of them.
             parameters,
             weight_bytes,
-            call.units * work.flops,
-            call.units * work.activations,
+            call.units * call.frames * work.flops,
+            call.units * call.frames * work.activations,
         ),
         training_bytes=training_bytes,
     )
@@ -251,6 +251,20 @@ def _convolution(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
     """Count one product per output element with the kernel of its channel, `(…, channels in)`."""
     elements = math.prod(output)
     return Work(elements * math.prod(layer.kernel.shape[:-1]), elements)
+
+
+def _transposed(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
+    """Count one product per input element with its kernel, `(…, channels out, channels in)`."""
+    return Work(math.prod(inputs[0]) * math.prod(layer.kernel.shape[:-1]), math.prod(output))
+
+
+def _separable(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
+    """Count a depthwise convolution, and one of one pixel on its maps."""
+    *_, between, channels = layer.pointwise_kernel.shape
+    elements = math.prod(output)
+    pixels = elements // channels
+    flops = pixels * between * math.prod(layer.kernel_size) + elements * between
+    return Work(flops, pixels * between + elements)
 
 
 def _depthwise(layer: Any, inputs: tuple[Shape, ...], output: Shape) -> Work:
@@ -316,6 +330,11 @@ COSTS: dict[type, CostFunction] = {
     keras.layers.Conv1D: _convolution,
     keras.layers.Conv2D: _convolution,
     keras.layers.Conv3D: _convolution,
+    keras.layers.Conv1DTranspose: _transposed,
+    keras.layers.Conv2DTranspose: _transposed,
+    keras.layers.Conv3DTranspose: _transposed,
+    keras.layers.SeparableConv1D: _separable,
+    keras.layers.SeparableConv2D: _separable,
     keras.layers.DepthwiseConv1D: _depthwise,
     keras.layers.DepthwiseConv2D: _depthwise,
     keras.layers.Dense: _dense,

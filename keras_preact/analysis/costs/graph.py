@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -27,6 +27,8 @@ class Call:
         inputs: Symbolic tensors that go in.
         output: The symbolic tensor that comes out; the first, where there are several.
         units: How many units make the call, each with weights of its own.
+        frames: How many frames it is made for, each with the same weights, in a
+            `keras.layers.TimeDistributed`.
         kept_input: Input of the unit that it is a part of, where training keeps nothing else of it.
     """
 
@@ -35,6 +37,7 @@ class Call:
     inputs: tuple[Tensor, ...]
     output: Tensor
     units: int = 1
+    frames: int = 1
     kept_input: Tensor | None = None
 
 
@@ -57,7 +60,7 @@ def calls(model: keras.Model, input_shape: Shape | None = None) -> list[Call]:
     given = _checked_shape(model, input_shape)
     recorded: list[Call] = []
     inputs = keras.KerasTensor((None, *given), dtype=model.inputs[0].dtype)
-    _walk(model, [inputs], recorded.append)
+    _Walk(recorded.append).through(model, [inputs])
     return recorded
 
 
@@ -79,54 +82,80 @@ def _checked_shape(model: keras.Model, input_shape: Shape | None) -> Shape:
     return given
 
 
-def _walk(
-    model: keras.Model,
-    inputs: list[Tensor],
-    record: Callable[[Call], None],
-    rename: Callable[[str], str] = str,
-    units: int = 1,
-    kept_input: Tensor | None = None,
-) -> Tensor:
-    """Record the calls that a model makes of its layers; return its output."""
+@dataclass(frozen=True)
+class _Walk:
+    """Records the calls that a model, or one in it, makes of its layers.
 
-    def called(layer: Any) -> Callable[..., Any]:
+    Attributes:
+        record: Takes each call.
+        rename: From a layer's name in the model to its path.
+        units: As in `Call`.
+        frames: As in `Call`.
+        kept_input: As in `Call`.
+    """
+
+    record: Callable[[Call], None]
+    rename: Callable[[str], str] = str
+    units: int = 1
+    frames: int = 1
+    kept_input: Tensor | None = None
+
+    def through(self, model: keras.Model, inputs: list[Tensor]) -> Any:
+        """Record the calls that a model makes; return its output."""
+        # The walk that a functional model's own shape inference makes.
+        return model._run_through_graph(inputs, operation_fn=self._called)
+
+    def _called(self, layer: Any) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
-            tensors = tuple(_tensors([arguments, options]))
-            part = functional(layer.layer if isinstance(layer, Rematerialized) else layer)
-            rematerializes = isinstance(layer, Rematerialized) or (
-                isinstance(part, StackedUnits) and part.rematerialize
-            )
-            unit_input = tensors[0] if rematerializes else kept_input
+            tensors = _tensors([arguments, options])
+            if isinstance(layer, Rematerialized):
+                walk = replace(self._inside(layer), kept_input=tensors[0])
+                return walk._called(layer.layer)(*arguments, **options)
+            if isinstance(layer, keras.layers.TimeDistributed):
+                return self._each_frame(layer, tensors[0])
+            part = functional(layer)
             if isinstance(part, StackedUnits):
-                own_name = rename(part.name)
-                return _walk(
-                    part.unit_model(),
-                    [*tensors, *part.unit_model().inputs[1:]],
-                    record,
-                    lambda name: f"{own_name}_{name.removeprefix(TEMPLATE_PREFIX)}",
-                    units * len(part.unit_names),
-                    unit_input,
-                )
+                return self._units(part, tensors)
             if isinstance(part, keras.Model) and hasattr(part, "_run_through_graph"):
-                prefix = inside("", part.name)
-                return _walk(
-                    part,
-                    list(tensors),
-                    record,
-                    lambda name: rename(prefix + name),
-                    units,
-                    unit_input,
-                )
+                return self._inside(part).through(part, tensors)
             output = layer.compute_output_spec(*arguments, **options)
-            first = next(iter(_tensors(output)))
-            record(Call(layer, rename(layer.name), tensors, first, units, kept_input))
+            self._record(layer, tuple(tensors), next(iter(_tensors(output))))
             return output
 
         return call
 
-    # The walk that a functional model's own shape inference makes.
-    return model._run_through_graph(inputs, operation_fn=called)
+    def _record(self, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        name = self.rename(layer.name)
+        self.record(Call(layer, name, inputs, output, self.units, self.frames, self.kept_input))
+
+    def _inside(self, layer: Any) -> _Walk:
+        """Return the walk of what a layer holds."""
+        prefix = inside("", layer.name)
+        return replace(self, rename=lambda name: self.rename(prefix + name))
+
+    def _units(self, stack: StackedUnits, tensors: list[Tensor]) -> Any:
+        own_name, model = self.rename(stack.name), stack.unit_model()
+        walk = replace(
+            self,
+            rename=lambda name: f"{own_name}_{name.removeprefix(TEMPLATE_PREFIX)}",
+            units=self.units * len(stack.unit_names),
+            kept_input=tensors[0] if stack.rematerialize else self.kept_input,
+        )
+        return walk.through(model, [*tensors, *model.inputs[1:]])
+
+    def _each_frame(self, layer: keras.layers.TimeDistributed, frames: Tensor) -> Tensor:
+        """Record the calls for one frame, and before and after them what parts and joins frames."""
+        if None in frames.shape[1:]:
+            name = self.rename(layer.name)
+            raise ValueError(f"The shape that {name!r} takes is not known: {frames.shape[1:]}")
+        frame = keras.KerasTensor((None, *frames.shape[2:]), dtype=frames.dtype)
+        self._record(keras.layers.Identity(name=layer.name), (frames,), frame)
+        walk = replace(self._inside(layer), frames=self.frames * frames.shape[1])
+        output = walk._called(layer.layer)(frame)
+        joined = keras.KerasTensor((None, frames.shape[1], *output.shape[1:]), dtype=output.dtype)
+        self._record(keras.layers.Identity(name=layer.name), (output,), joined)
+        return joined
 
 
-def _tensors(value: Any) -> Iterable[Tensor]:
+def _tensors(value: Any) -> list[Tensor]:
     return [each for each in keras.tree.flatten(value) if isinstance(each, keras.KerasTensor)]

@@ -27,7 +27,7 @@ def kept_bytes(made: Sequence[Call]) -> list[int]:
         made: All calls of a model, each after those it takes its inputs from.
 
     Returns:
-        Bytes for each call, of all the units that it stands for.
+        Bytes for each call, of all the units and frames that it stands for.
     """
     seen: set[Any] = set()
     # Maps that are computed again.
@@ -41,7 +41,7 @@ def kept_bytes(made: Sequence[Call]) -> list[int]:
             if key not in seen:
                 seen.add(key)
                 total += size
-        results.append(call.units * total)
+        results.append(call.units * call.frames * total)
     return results
 
 
@@ -104,6 +104,13 @@ def _inside(copies: int) -> Kept:
     return rule
 
 
+def _separable(layer: Any, inputs: Sequence[Tensor], output: Tensor) -> list[tuple[Any, int]]:
+    """Return the input, and the maps between the two convolutions."""
+    *_, between, channels = layer.pointwise_kernel.shape
+    key, size = _whole(output)
+    return [*_inputs(layer, inputs, output), ((key, "between"), size * between // channels)]
+
+
 def _mask(layer: Any, inputs: Sequence[Tensor], output: Tensor) -> list[tuple[Any, int]]:
     key, size = _whole(output)
     return [((key, "mask"), size)]
@@ -116,6 +123,11 @@ KEPT: dict[type, Kept] = {
     keras.layers.Conv1D: _inputs,
     keras.layers.Conv2D: _inputs,
     keras.layers.Conv3D: _inputs,
+    keras.layers.Conv1DTranspose: _inputs,
+    keras.layers.Conv2DTranspose: _inputs,
+    keras.layers.Conv3DTranspose: _inputs,
+    keras.layers.SeparableConv1D: _separable,
+    keras.layers.SeparableConv2D: _separable,
     keras.layers.DepthwiseConv1D: _inputs,
     keras.layers.DepthwiseConv2D: _inputs,
     keras.layers.Dense: _inputs,

@@ -96,6 +96,9 @@ def _after(call: Call, sight: _Sight) -> _Sight:
         return sight
     if _pools(call):
         return replace(sight, field=math.inf, pooled=True)
+    if isinstance(layer, keras.layers.Identity):
+        # Of all frames, each is seen by itself; or nothing changes.
+        return sight
     rank = len(call.output.shape)
     if isinstance(layer, SelfAttention2D) or any(len(each.shape) > rank for each in call.inputs):
         # Every pixel meets every other; or they are flattened, and what comes out has no place in
