@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
 import keras
 
 from keras_preact.composition import functional, nested_net, output_of
-from keras_preact.layer_names import activated_end, has_stages, stage_numbers, stage_opening
+from keras_preact.layer_names import (
+    activated_end,
+    belongs_to_net,
+    has_stages,
+    stage_numbers,
+    stage_opening,
+)
 from keras_preact.spec.rules import plain
 from keras_preact.tensor import Tensor
 
 # A layer, and what `keras.ops.image.resize` is in a graph.
 _RESIZING = ("Resizing", "Resize")
+# Layers and operations that change the size of images and leave that of the pixels.
+_FRAMING = (
+    *("Cropping2D", "ZeroPadding2D", "CenterCrop", "RandomCrop"),
+    *("CropImages", "PadImages", "Pad", "Slice", "GetItem"),
+)
+# These resize an image that is smaller than the crop.
+_ENLARGING = ("CenterCrop", "RandomCrop")
+# For a size that is not known.
+_EXAMPLE_SIZE = 96
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -26,8 +41,8 @@ class FeatureExtractor(keras.Model):
         """Return the stride of each map: input pixels, down and across, per pixel of the map.
 
         Raises:
-            ValueError: If a layer before the net has not one stride, as one that resizes images of
-                unknown size, or a slice such as `::2`.
+            ValueError: If a layer before the net has not one stride, or none that is known
+                (`map_stride`).
         """
         return {name: map_stride(each) for name, each in self.output.items()}
 
@@ -39,55 +54,110 @@ def map_stride(tensor: keras.KerasTensor) -> float:
     that enlarge images divide it, so that it may be a fraction.
 
     Raises:
-        ValueError: If a layer on the way has not one stride, as one that resizes images of unknown
-            size, or a slice such as `::2`.
+        ValueError: If a layer on the way has not one stride, or none that is known: it resizes
+            images of unknown size, is a slice such as `::2`, or neither has `strides`, nor crops or
+            pads, nor keeps the size, as a `Reshape` or `Lambda` may.
     """
-    stride = _stride(tensor)
+    stride = Fraction(1)
+    # Of height and width. The map's are those of the first layer on the way back that has an order.
+    axes = (1, 2)
+    for operation, node in _way_back(tensor):
+        before = _axes_before(operation, axes)
+        stride *= _stride_of(operation, node, before, axes)
+        axes = before
     return int(stride) if stride.denominator == 1 else float(stride)
 
 
-def _stride(tensor: keras.KerasTensor) -> Fraction:
-    stride = Fraction(1)
+def _way_back(tensor: keras.KerasTensor) -> Iterator[tuple[Any, Any]]:
+    """Yield the layers and operations from a map to an input, and their calls as Keras's nodes."""
     while True:
         operation, index, place = tensor._keras_history
         node = operation._inbound_nodes[index]
         if node.is_input:
-            return stride
-        if isinstance(operation, keras.Model):
-            stride *= _stride(operation.outputs[place])
+            return
+        if isinstance(operation, keras.Model) and hasattr(operation, "outputs"):
+            yield from _way_back(operation.outputs[place])
         else:
-            stride *= _stride_of(operation, node)
+            yield operation, node
         tensor = node.input_tensors[0]
 
 
-def _stride_of(operation: Any, node: Any) -> Fraction:
-    """Return the stride of a layer or operation in one of its calls."""
-    kind, before, after = type(operation).__name__, node.input_tensors[0], node.outputs[0]
+def _axes_before(operation: Any, axes: tuple[int, int]) -> tuple[int, int]:
+    """Return the axes of height and width in the input of an operation, by those of its output."""
+    kind, order = type(operation).__name__, getattr(operation, "data_format", None)
+    if kind == "Permute":
+        height, width = (operation.dims[axis - 1] for axis in axes)
+    elif kind == "Transpose":
+        height, width = (operation.axes[axis] if operation.axes else 3 - axis for axis in axes)
+    elif order:
+        height, width = (2, 3) if order == "channels_first" else (1, 2)
+    else:
+        height, width = axes
+    return height, width
+
+
+def _stride_of(
+    operation: Any, node: Any, before: tuple[int, int], after: tuple[int, int]
+) -> Fraction:
+    """Return the stride of a layer or operation in one of its calls.
+
+    Args:
+        operation: The layer or operation.
+        node: Its call.
+        before: Axes of height and width in its input.
+        after: Those in its output.
+    """
+    kind, x, y = type(operation).__name__, node.input_tensors[0], node.outputs[0]
     if isinstance(operation, keras.layers.UpSampling2D):
         strides = [Fraction(1, size) for size in operation.size]
     elif isinstance(operation, keras.layers.Conv2DTranspose) or kind == "ConvTranspose":
         strides = [Fraction(1, stride) for stride in _strides(operation)]
     elif kind in _RESIZING:
-        strides = _ratios(operation, before, after)
-    elif kind == "GetItem":
-        strides = [] if _leaves_out_pixels(node.arguments) else [Fraction(1)]
-    else:
+        strides = _ratios(operation, x, y)
+    elif kind in _FRAMING:
+        strides = [Fraction(1)] if _keeps_pixels(kind, node) else []
+    elif hasattr(operation, "strides"):
         strides = [Fraction(stride) for stride in _strides(operation)]
+    # A net's own layers without strides keep the size.
+    elif belongs_to_net(operation.name) or _keeps_size(operation, node, before, after):
+        strides = [Fraction(1)]
+    else:
+        strides = []
     if len(set(strides)) != 1:
         raise ValueError(
             f"{operation.name!r} (of type {kind}) must have one stride, known and the same down "
-            "and across: it has no slices such as `::2`, and where it resizes images, their size "
-            f"must be known. Received: {before.shape} to {after.shape}. The net behind it has "
-            "strides of its own."
+            "and across: it has no slices such as `::2`, where it resizes images, their size "
+            "must be known, and where it has no `strides`, it keeps their size. "
+            f"Received: {x.shape} to {y.shape}. The net behind it has strides of its own."
         )
     return strides[0]
 
 
+def _keeps_size(operation: Any, node: Any, before: tuple[int, int], after: tuple[int, int]) -> bool:
+    """Return whether there are as many rows and columns after a call as before; see `_stride_of`.
+
+    Where their numbers are not known, an example tells.
+    """
+    x, y = node.input_tensors[0], node.outputs[0]
+    if len(x.shape) != 4 or len(y.shape) != 4:
+        return False
+    if None in x.shape[1:]:
+        examples = {id(each): _example(each) for each in node.input_tensors}
+        arguments, options = node.arguments.fill_in(examples)
+        x = examples[id(x)]
+        y = keras.tree.flatten(operation.compute_output_spec(*arguments, **options))[0]
+    return [x.shape[axis] for axis in before] == [y.shape[axis] for axis in after]
+
+
+def _example(tensor: keras.KerasTensor) -> keras.KerasTensor:
+    batch, *sizes = tensor.shape
+    shape = (batch, *(_EXAMPLE_SIZE if size is None else size for size in sizes))
+    return keras.KerasTensor(shape, dtype=tensor.dtype)
+
+
 def _strides(operation: Any) -> Sequence[int]:
-    """Return the strides of an operation, 1 where it has none; those of a layer are a tuple."""
-    strides = getattr(operation, "strides", 1)
-    if strides is None:
-        strides = operation.pool_size
+    """Return the strides of an operation that has them; those of a layer are a tuple."""
+    strides = operation.pool_size if operation.strides is None else operation.strides
     return (strides,) if isinstance(strides, int) else strides
 
 
@@ -106,11 +176,18 @@ def _ratios(operation: Any, before: Tensor, after: Tensor) -> list[Fraction]:
     return [Fraction(height, rows), Fraction(width, columns)]
 
 
-def _leaves_out_pixels(arguments: Any) -> bool:
-    """Return whether the arguments of a `GetItem` have a slice such as `::2`."""
-    key = arguments.args[1]
-    slices = [each for each in (key if isinstance(key, tuple) else (key,)) if type(each) is slice]
-    return any(each.step not in (None, 1, -1) for each in slices)
+def _keeps_pixels(kind: str, node: Any) -> bool:
+    """Return whether a call of one of `_FRAMING` neither resizes images nor leaves out pixels."""
+    before, after = node.input_tensors[0].shape, node.outputs[0].shape
+    if kind == "GetItem":
+        key = node.arguments.args[1]
+        parts = key if isinstance(key, tuple) else (key,)
+        return all(
+            part is Ellipsis or (type(part) is slice and part.step in (None, 1, -1))
+            for part in parts
+        )
+    known = [each for each in zip(before, after, strict=True) if None not in each]
+    return kind not in _ENLARGING or all(small <= large for large, small in known)
 
 
 def feature_extractor(model: keras.Model, stages: Sequence[int] | None = None) -> FeatureExtractor:
