@@ -430,6 +430,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.processes < 1:
             raise ValueError(f"--processes must be 1 or more. Received: {options.processes}")
+        if options.max_corrupt_images < 0:
+            raise ValueError(
+                f"--max-corrupt-images must be 0 or more. Received: {options.max_corrupt_images}"
+            )
         settings = Settings(
             options.data, options.data_dir, options.validation_split, options.size, options.quality
         )

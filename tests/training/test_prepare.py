@@ -242,6 +242,7 @@ def test_what_cannot_be_done_is_said(folder, capsys):
         (["--size", "0"], "--size must be 1 or more"),
         (["--quality", "101"], "--quality must be in 1..100"),
         (["--processes", "0"], "--processes must be 1 or more"),
+        (["--max-corrupt-images", "-1"], "--max-corrupt-images must be 0 or more. Received: -1"),
         (["--output", str(folder)], "has no prepare.json"),
         (["--data", "nowhere/set"], "nowhere"),
     ):
