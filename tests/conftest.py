@@ -14,6 +14,8 @@ from typing import Any
 # those of the user decide nothing, and what the user has is left alone. Tests that download use it.
 os.environ.setdefault("USERS_KERAS_HOME", os.environ.get("KERAS_HOME", ""))
 os.environ["KERAS_HOME"] = os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="keras_preact-")
+# Threads of torch compute while they wait for one another: most of the time, on shared cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import keras
 import numpy as np
