@@ -182,7 +182,7 @@ def net_inputs(
         size = architecture.input_size if sized else None
         shape = (3, size, size) if make.channel_axis == 1 else (size, size, 3)
     _check_input_shape(shape, make, architecture)
-    _check_order(shape, make.data_format)
+    _check_order(shape, make.data_format, "`input_shape`")
     return keras.Input(shape=shape)
 
 
@@ -198,6 +198,9 @@ def _check_input_tensor(
             f"or of a layer. Received: {type(input_tensor).__name__}"
         )
     _check_input_shape(input_tensor.shape[1:], make, architecture)
+    # The maps of another layer may have three rows.
+    if isinstance(input_tensor._keras_history.operation, keras.layers.InputLayer):
+        _check_order(input_tensor.shape[1:], make.data_format, "The shape of `input_tensor`")
     if input_shape is not None and input_shape != tuple(input_tensor.shape[1:]):
         raise ValueError(
             "`input_shape` must be None or the shape of `input_tensor`. "
@@ -224,10 +227,15 @@ def _check_input_shape(
         )
 
 
-def _check_order(shape: tuple[int | None, ...], data_format: str) -> None:
+def _check_order(shape: tuple[int | None, ...], data_format: str, subject: str) -> None:
     """Refuse a shape that is an image's in the other order of axes.
 
     Three rows, or a single one where width and channels are equal, are channels.
+
+    Args:
+        shape: Shape of an image.
+        data_format: `"channels_last"` or `"channels_first"`.
+        subject: Name of the shape in messages.
     """
     if data_format == "channels_last":
         few, *sides = shape
@@ -240,6 +248,6 @@ def _check_order(shape: tuple[int | None, ...], data_format: str) -> None:
         return
     if few == 3 or (few == 1 and sides[0] == sides[1]):
         raise ValueError(
-            f"`input_shape` must be in the order of `data_format={data_format!r}`: expected "
+            f"{subject} must be in the order of `data_format={data_format!r}`: expected "
             f"{right}, or `data_format={other!r}`. Received: {shape}"
         )

@@ -1,5 +1,6 @@
 """Frequent mistakes are refused with advice."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -62,6 +63,13 @@ def test_an_image_in_the_other_order(shape, data_format, right):
     other = {"channels_last", "channels_first"} - {data_format}
     assert f"expected {right}, or `data_format={other.pop()!r}`" in said
     assert str(shape) in said
+    tensor = keras.Input(shape)
+    options = {"input_tensor": tensor, "data_format": data_format, **TINY}
+    of_tensor = said.replace("`input_shape`", "The shape of `input_tensor`")
+    assert message(lambda: PreActResNet20(**options)) == of_tensor
+    # A layer may have given maps of any shape.
+    options["input_tensor"] = keras.layers.Activation("relu")(tensor)
+    assert PreActResNet20(**options).input_shape == (None, *shape)
 
 
 @pytest.mark.parametrize(
