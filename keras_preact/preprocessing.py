@@ -230,8 +230,8 @@ class Preprocessor:
                 - the path of a JPEG, PNG, GIF, BMP or WebP file, or the file's bytes. The picture
                   is turned as its EXIF orientation says; of a GIF or PNG the first frame is taken;
                 - a `PIL.Image.Image` of any mode, taken as it is;
-                - an array or tensor `(height, width, channels)`, pixels in 0..255, of any
-                  numeric dtype; fractions of a gray level are rounded;
+                - an array or tensor `(height, width, channels)` of whatever library, pixels in
+                  0..255, of any numeric dtype; fractions of a gray level are rounded;
                 - a list of any of these, or an array or tensor `(batch, height, width, channels)`;
                 - in a `tf.data` pipeline or a `tf.function`, a tensor of one image or a batch. One
                   of unknown rank is one image.

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import torch
 from keras import ops
 from PIL import Image
 
@@ -177,6 +178,7 @@ def test_every_kind_of_image_gives_the_same(tmp_path):
         tf.cast(pixels, "bfloat16"),
         tf.constant(pixels),
         ops.convert_to_tensor(pixels),
+        torch.tensor(pixels),
     ]
     expected = preprocessor(pixels)
     assert expected.shape == (16, 16, 3)
@@ -187,6 +189,9 @@ def test_every_kind_of_image_gives_the_same(tmp_path):
     assert isinstance(batch, np.ndarray)
     np.testing.assert_array_equal(batch, np.stack([expected] * len(kinds)))
     np.testing.assert_array_equal(preprocessor(np.stack([pixels, pixels])), batch[:2])
+    np.testing.assert_array_equal(
+        preprocessor(torch.tensor(pixels).expand(2, -1, -1, -1)), batch[:2]
+    )
 
 
 def test_images_of_different_sizes_in_one_list():
@@ -261,6 +266,7 @@ def test_config_holds_everything():
         (np.full((8, 8, 3), np.nan), ValueError, "in 0..255. Received: nan"),
         (np.full((8, 8, 3), "a"), TypeError, "Received: ndarray of dtype <U1"),
         (3, TypeError, "Received: int"),
+        (keras.Input((8, 3), 8), TypeError, "Received: KerasTensor"),
         (b"", ValueError, "Not a readable image: 0 bytes"),
         (b"text", ValueError, "Not a readable image: 4 bytes"),
         (

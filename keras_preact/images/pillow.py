@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -50,7 +51,7 @@ def to_pillow(image: Any, channels: int) -> Image.Image:
 
 
 def to_array(image: Any) -> np.ndarray:
-    """Convert an array or eager tensor, of any backend or of TensorFlow, to an array of numbers.
+    """Convert an array or eager tensor, of whatever library, to an array of numbers.
 
     Raises:
         TypeError: If it is neither, or holds something else.
@@ -59,6 +60,8 @@ def to_array(image: Any) -> np.ndarray:
         image = ops.convert_to_numpy(image)
     elif is_tensorflow(image):
         image = image.numpy()
+    elif hasattr(image, "__array__") and not keras.backend.is_keras_tensor(image):
+        image = np.asarray(image)
     if not isinstance(image, np.ndarray) or not is_numeric(image.dtype):
         received = type(image).__name__
         if hasattr(image, "dtype"):
