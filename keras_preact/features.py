@@ -34,7 +34,10 @@ _EXAMPLE_SIZE = 96
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class FeatureExtractor(keras.Model):
-    """Net that returns a dict of maps, `{"stage2": …, "stage3": …}`, instead of class scores."""
+    """Net that returns a dict of maps, `{"stage2": …, "stage3": …}`, instead of class scores.
+
+    Save it as `.keras`: Keras's old format, `.h5`, keeps neither its class nor the maps' names.
+    """
 
     @property
     def strides(self) -> dict[str, float]:

@@ -20,7 +20,10 @@ _INITIALIZER = {"scale": 1.0, "mode": "fan_in", "distribution": "uniform"}
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class FeaturePyramid(keras.Model):
-    """Net that returns a dict of maps of equal channels, `{"P2": …, "P3": …}`."""
+    """Net that returns a dict of maps of equal channels, `{"P2": …, "P3": …}`.
+
+    Save it as `.keras`: Keras's old format, `.h5`, keeps neither its class nor the maps' names.
+    """
 
     @property
     def strides(self) -> dict[str, float]:

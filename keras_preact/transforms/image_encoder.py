@@ -19,6 +19,7 @@ class ImageEncoder(keras.Model):
     """Net that returns its last maps, with what keras_hub asks of an image encoder.
 
     It has the properties of a `keras_hub.models.FeaturePyramidBackbone`, and needs no keras_hub.
+    Save it as `.keras`: Keras's old format, `.h5`, does not keep its class.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -63,9 +64,9 @@ class ImageEncoder(keras.Model):
 def as_image_encoder(model: keras.Model) -> ImageEncoder:
     """Build the body of a net as an image encoder of keras_hub.
 
-    `keras_hub.models.DeepLabV3Backbone`, `RetinaNetBackbone`, `ImageClassifier` and whatever else
-    takes a backbone with `pyramid_outputs` train on it, and are saved and loaded with it. Where
-    keras_hub makes the input itself, give it `image_shape=encoder.image_shape`.
+    `keras_hub.models.DeepLabV3Backbone`, `RetinaNetBackbone` and `ImageClassifier` train on it, and
+    are saved and loaded with it; others, such as `SegFormerBackbone`, ask more of their encoders.
+    Where keras_hub makes the input itself, give it `image_shape=encoder.image_shape`.
 
     Args:
         model: A net built by this package, or one that contains its layers. Its weights are shared.
