@@ -28,6 +28,7 @@ _ARGUMENTS = """
             Hub, `hf://user/repo`; or the path of a file. Published weights are adapted to another
             number of channels than three.{default_weights}
         input_tensor: Symbolic Keras tensor to use as the input; a new `keras.Input` by default.
+            Layers that it comes from, such as an adapted `Normalization`, keep their weights.
         input_shape: Shape of an image, `(height, width, channels)`, or with the channels first.
             Height and width may be None. The default is three channels, and with the top the size
             that the net was designed for ({size}), without it None. A net whose weights fit one

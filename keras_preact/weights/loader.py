@@ -10,10 +10,15 @@ from pathlib import Path
 
 import keras
 
-from keras_preact.composition import layers_by_path
+from keras_preact.composition import before_net, layers_by_path
 from keras_preact.input_channels import adapt_convolution
 from keras_preact.layer_names import first_convolution, has_stages
-from keras_preact.named_weights import NamedWeights, placeholders, set_named_weights
+from keras_preact.named_weights import (
+    NamedWeights,
+    named_weights,
+    placeholders,
+    set_named_weights,
+)
 from keras_preact.transforms.inputs import resize_positions, token_embeddings, token_grid
 from keras_preact.weights.catalogue import CATALOGUE, Entry
 from keras_preact.weights.download import fetch, repair_hint
@@ -27,8 +32,9 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
 
     Keras matches layers by their order. Here their names match, so that a net whose first layers
     happen to fit is refused, and the file and the model may have their units in different forms:
-    separate, nested or stacked. A model without the top needs no weights for it. Published weights
-    are adapted to a model for images of another number of channels (`adapt_kernel`), and the
+    separate, nested or stacked. A model without the top needs no weights for it. Layers before a
+    net that was built by `input_tensor` keep theirs where the file has none. Published weights are
+    adapted to a model for images of another number of channels (`adapt_kernel`), and the
     positions of an encoder's tokens to images of another size.
 
     Args:
@@ -75,6 +81,8 @@ def load_weights(model: keras.Model, weights: str | os.PathLike | Entry) -> None
         _adapt_channels(named, model)
         if token_embeddings(model):
             adapt_positions(named, model, _image_size(entry, name))
+    if has_stages(model):
+        named = {**named_weights(before_net(model)), **named}
     try:
         set_named_weights(model, named)
     except ValueError as error:

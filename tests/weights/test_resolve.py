@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 
+import keras
 import numpy as np
 import pytest
 
 import keras_preact
+from tests.nets import images, scores
 from tests.weights.conftest import BUILDER, NAME
 
 EXISTING = r"For PreActResNet50 there are \['timm/resnetv2_50.a1h_in1k', 'keras_hub/"
@@ -122,6 +124,15 @@ def test_a_file_with_the_top_loads_into_a_net_without(net, net_file):
     model = BUILDER(weights=net_file, include_top=False)
     kernel = "stage2_unit1_conv1"
     np.testing.assert_array_equal(model.get_layer(kernel).kernel, net.get_layer(kernel).kernel)
+
+
+def test_layers_before_a_net_keep_their_weights(entry, net, net_file):
+    norm = keras.layers.Normalization(name="adapted")
+    norm.adapt(images(4, 32, 32, 3, seed=1) * 3 + 1)
+    x = images(2, 32, 32, 3)
+    for weights in (entry.name, net_file):
+        model = BUILDER(weights=weights, input_tensor=norm(keras.Input((32, 32, 3))))
+        np.testing.assert_allclose(scores(model, x), scores(net, norm(x)), atol=1e-6)
 
 
 def test_a_path_may_be_text(net_file):
