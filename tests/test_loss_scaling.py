@@ -45,6 +45,16 @@ def test_by_the_layers_themselves(half):
     assert _scales(transforms.with_dtype(plain, "mixed_float16"))
 
 
+def test_a_saved_model_goes_on_with_an_optimizer_that_scales(half, tmp_path):
+    half.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(momentum=0.9)), "mse")
+    half.optimizer.build(half.trainable_variables)
+    half.save(tmp_path / "net.keras")
+    optimizer = keras.models.load_model(tmp_path / "net.keras").optimizer
+    assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    assert isinstance(optimizer.inner_optimizer, keras.optimizers.SGD)
+    assert len(optimizer.variables) == len(half.optimizer.variables)
+
+
 def test_of_a_folder(half, tmp_path):
     to_config_folder(half, tmp_path / "net", preprocessing.CIFAR10)
     assert _scales(from_config_folder(tmp_path / "net"))
