@@ -33,6 +33,8 @@ def pytest_configure() -> None:
         "--xla_llvm_disable_expensive_passes=true",
         # What they write takes longer to compile than what the older ones do.
         "--xla_cpu_use_fusion_emitters=false",
+        # Parts of one program are compiled beside one another, and take more time together.
+        "--xla_cpu_parallel_codegen_split_count=1",
     ]
     os.environ.setdefault("XLA_FLAGS", " ".join(flags))
     _reach_this_machine_directly()
