@@ -42,9 +42,9 @@ _ARGUMENTS = """
         data_format: `"channels_last"` or `"channels_first"`; Keras's setting by default.
         dtype: Dtype policy of the layers; Keras's setting by default. The last layer computes in
             the dtype of its weights, so that class scores are float32 in mixed precision. In
-            `"mixed_float16"`, `compile` scales the loss. A file does not keep that: give it a
-            `keras.optimizers.LossScaleOptimizer` where training is to go on from a saved model, and
-            for a model around the net.{options}
+            `"mixed_float16"`, `compile` scales the loss. Give it a
+            `keras.optimizers.LossScaleOptimizer` for a model around the net, and for a loaded one
+            that is compiled again.{options}
 
     Returns:
         A functional `keras.Model`.

@@ -16,6 +16,7 @@ from keras_preact.layer_names import (
     stage_numbers,
     stage_opening,
 )
+from keras_preact.loss_scaling import scaling_when_compiled
 from keras_preact.spec.rules import plain
 from keras_preact.tensor import Tensor
 
@@ -219,7 +220,7 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] | None = None) -
     if isinstance(model, keras.Model) and not has_stages(model):
         net = nested_net(model)
         maps = net.called(feature_extractor(net.model, stages))
-        return FeatureExtractor(model.input, maps, name=name)
+        return scaling_when_compiled(FeatureExtractor(model.input, maps, name=name))
     existing = stage_numbers(model)
     stages = existing[1:] if stages is None else plain(stages)
     if (
@@ -237,4 +238,4 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] | None = None) -
         else stage_opening(model, stage + 1).input
         for stage in stages
     }
-    return FeatureExtractor(model.input, outputs, name=name)
+    return scaling_when_compiled(FeatureExtractor(model.input, outputs, name=name))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 
@@ -33,7 +35,8 @@ def scaling_when_compiled(model: keras.Model) -> keras.Model:
     """Let `model.compile` scale the loss of a functional model that needs it.
 
     It looks at the policy of the model itself, which is the global one, whatever its layers compute
-    in. A configuration does not hold it, so that models that are loaded have the global one again.
+    in. A configuration does not hold it, so that models that are loaded have the global one again;
+    but those that were compiled are loaded with the optimizer that scales, and its state.
 
     Args:
         model: The model.
@@ -45,7 +48,19 @@ def scaling_when_compiled(model: keras.Model) -> keras.Model:
     dtypes = {(layer.variable_dtype, layer.compute_dtype) for layer in _weighted(model)}
     if ("float32", "float16") in dtypes:
         model.dtype_policy = keras.DTypePolicy("mixed_float16")
+        model.get_compile_config = functools.partial(_compile_config, model)
     return model
+
+
+def _compile_config(model: keras.Model) -> dict[str, Any]:
+    """Return what a model's file says of `compile`, with the optimizer that Keras made of another.
+
+    Keras stores the one that `compile` was given, whose variables are not those of the file.
+    """
+    config = type(model).get_compile_config(model)
+    if config:
+        config["optimizer"] = keras.saving.serialize_keras_object(model.optimizer)
+    return config
 
 
 def computes_in_float16(model: keras.Model) -> bool:

@@ -14,8 +14,8 @@ LAYERS = (
     {"weights"},
     {"build", "published", "transforms"},
     {"architecture"},
-    {"blocks", "named_weights", "input_channels"},
-    {"layers", "features", "parameter_groups", "loss_scaling", "dense"},
+    {"blocks", "named_weights", "input_channels", "features"},
+    {"layers", "parameter_groups", "loss_scaling", "dense"},
     {"spec", "ops", "composition"},
     {
         "images",

@@ -86,7 +86,7 @@ def path_gradients(
         raise ValueError(f"`lengths` must be from 0 to the {count} units. Received: {lengths}")
     if samples < 1:
         raise ValueError(f"`samples` must be 1 or more. Received: {samples}")
-    last, pulls = _linearized(chain, ops.convert_to_tensor(x, model.compute_dtype))
+    last, pulls = _linearized(chain, ops.convert_to_tensor(x, keras.config.floatx()))
     _, gradient = head_gradient(chain, last, y, loss, training=False)
     rng = np.random.default_rng(seed)
 

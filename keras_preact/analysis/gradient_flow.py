@@ -69,7 +69,7 @@ def gradient_flow(
     """
     model = differentiable(model)
     chain = take_apart(model)
-    maps = _maps(chain, ops.convert_to_tensor(x, model.compute_dtype), training)
+    maps = _maps(chain, ops.convert_to_tensor(x, keras.config.floatx()), training)
     value, gradient = head_gradient(chain, maps[-1], y, loss, training)
     norms = []
     for unit, each in zip(reversed(chain.units), reversed(maps[:-1]), strict=True):

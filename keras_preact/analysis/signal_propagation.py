@@ -53,7 +53,7 @@ def signal_propagation(model: keras.Model, x: Tensor, training: bool = True) -> 
     axes = [axis for axis in range(4) if axis != chain.channel_axis]
     rows = []
     with keras.StatelessScope():
-        x = chain.stem(ops.convert_to_tensor(x, model.compute_dtype), training=training)
+        x = chain.stem(ops.convert_to_tensor(x, keras.config.floatx()), training=training)
         for unit in chain.units:
             mean, variance = ops.moments(ops.cast(x, "float32"), axes=axes)
             shortcut, branch = unit.terms(x, training)

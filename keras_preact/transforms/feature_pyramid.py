@@ -11,6 +11,7 @@ from keras_preact.composition import functional, only_net
 from keras_preact.features import feature_extractor, map_stride
 from keras_preact.layer_names import data_format, first_convolution
 from keras_preact.layers import Conv2D, NearestResize
+from keras_preact.loss_scaling import scaling_when_compiled
 from keras_preact.spec.rules import POSITIVE_INTEGER
 from keras_preact.tensor import Tensor
 
@@ -86,7 +87,8 @@ def feature_pyramid(
     if extra_level:
         last = max(maps)
         levels[f"P{last + 1}"] = layers.halved(levels[f"P{last}"], name=f"fpn_pool{last + 1}")
-    return FeaturePyramid(functional(model).input, levels, name=f"{model.name}_pyramid")
+    pyramid = FeaturePyramid(functional(model).input, levels, name=f"{model.name}_pyramid")
+    return scaling_when_compiled(pyramid)
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,19 @@ def test_signals_of_a_linear_net_are_powers():
     np.testing.assert_allclose(signal.branch_shares, 0.25 / 1.25, rtol=1e-5)
 
 
+def test_images_that_float16_cannot_hold():
+    """A layer before the net takes them, which computes in float32."""
+    inputs = keras.Input((16, 16, 3))
+    scaled = keras.layers.Rescaling(2.0**-16, dtype="float32")(inputs)
+    half = net(architecture=TINY, input_shape=None, input_tensor=scaled, dtype="mixed_float16")
+    large, whole = X * 2**16, net(architecture=TINY)
+    expected = signal_propagation(whole, X).variances
+    # A rounding to float16 is 0.05% off, and there are some ten of them from the input to the last.
+    np.testing.assert_allclose(signal_propagation(half, large).variances, expected, rtol=0.01)
+    expected = gradient_flow(whole, X, Y).inputs
+    np.testing.assert_allclose(gradient_flow(half, large, Y).inputs, expected, rtol=0.01)
+
+
 def test_measuring_changes_nothing():
     model = net({"dropout": 0.5, "drop_path": 0.5})
     before = [ops.convert_to_numpy(each) for each in model.variables]
