@@ -52,8 +52,13 @@ _UNIT = re.compile(
 _OPENING = re.compile(r"stage\d+_(unit1_norm1|unit1_act1|transition_norm|transition_act)")
 _TRANSITION = re.compile(r"stage(?P<stage>\d+)_transition_.*")
 _CONVOLUTION = re.compile(r"conv(?P<number>\d+)")
-_ENCODER = "encoder_"
-_BLOCK = re.compile(r"encoder_block(?P<block>\d+)(_.*)?")
+# Full names, as a user's layer may begin like them.
+_STEM = re.compile(r"stem_((conv|norm|act)[1-4]?|conv[1-4]?_dropout|pool|pool_blur)")
+_ENCODER = re.compile(r"encoder_(proj|tokens|dropout|norm)")
+_BLOCK = re.compile(
+    r"encoder_block(?P<block>\d+)"
+    r"(_((norm|add|mlp|drop_path)[12]|dropout[1-3]|qkv|attention|proj|act|input))?"
+)
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,7 @@ def _parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 
 def stage_of(layer_name: str) -> int | None:
     """Return the number of a layer's stage: 1 for the stem, None for the head and any other."""
-    if layer_name.startswith("stem_"):
+    if _STEM.fullmatch(layer_name):
         return 1
     name = parse(layer_name)
     if name and not name.prefix:
@@ -235,7 +240,7 @@ def stage_opening(model: keras.Model, stage: int) -> keras.layers.Layer:
 
 def in_encoder(layer_name: str) -> bool:
     """Return whether a layer is part of the transformer encoder that follows the last stage."""
-    return layer_name.startswith(_ENCODER)
+    return bool(_ENCODER.fullmatch(layer_name)) or block_of(layer_name) is not None
 
 
 def block_of(layer_name: str) -> int | None:

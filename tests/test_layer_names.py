@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from keras_preact.layer_names import LayerName, parse, stack_name, stage_of, unit_name
+from keras_preact.layer_names import (
+    LayerName,
+    belongs_to_net,
+    parse,
+    stack_name,
+    stage_of,
+    unit_name,
+)
 
 
 @pytest.mark.parametrize(
@@ -55,3 +62,15 @@ def test_convolutions_of_a_branch_have_numbers(role, number):
 )
 def test_the_stage_of_a_layer(name, stage):
     assert stage_of(name) == stage
+
+
+@pytest.mark.parametrize(
+    "name", ["stem_conv4", "stem_conv1_dropout", "stem_pool_blur", "encoder_block12_drop_path2"]
+)
+def test_layers_of_stem_and_encoder_belong_to_the_net(name):
+    assert belongs_to_net(name)
+
+
+@pytest.mark.parametrize("name", ["stem_filter", "encoder_projection", "encoder_block1_adapter"])
+def test_layers_that_begin_like_those_of_a_net_do_not_belong_to_it(name):
+    assert not belongs_to_net(name)

@@ -49,7 +49,7 @@ def freeze(model: keras.Model, up_to_stage: int, norms: bool = False) -> int:
 
     Raises:
         ValueError: If the model is no such net, has no stage of that number, or is frozen as a
-            whole (`trainable=False`), together with layers that are not a net's.
+            whole (`trainable=False`), around a net or together with layers that are not a net's.
     """
     up_to_stage, found = plain(up_to_stage), nets(model)
     for net in found:
@@ -84,10 +84,11 @@ def _check_around(model: keras.Model, found: Sequence[keras.Model]) -> None:
     for layer in [model, *(each for _, each in named_layers(model))]:
         if layer.trainable or not _holds_others(layer, found):
             continue
+        held = "with layers that are not the net's" if layer in found else "around a net"
         raise ValueError(
-            f"{layer.name!r} is frozen as a whole, with layers that are not the net's: nothing in "
-            "it trains. Set its `trainable = True` first, which lets all layers in it train, and "
-            "freeze those again that are not to. Received: a model with `trainable=False`"
+            f"{layer.name!r} is frozen as a whole, {held}: nothing in it trains. Set "
+            "its `trainable = True` first, which lets all layers in it train, and freeze those "
+            "again that are not to. Received: a model with `trainable=False`"
         )
 
 
